@@ -1,0 +1,459 @@
+"""FallbackChatModel: LangChain on the outside, the engine on the inside."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from difflib import get_close_matches
+from typing import Any, Self
+from uuid import uuid4
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManager, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableConfig, ensure_config
+from langchain_litellm import ChatLiteLLMRouter
+from pydantic import Field
+
+from llm_fallback.driver import Caller, Listener, adrive, drive
+from llm_fallback.engine import Answered, Broke, Call, Failed, Run
+from llm_fallback.errors import StreamCut, StreamStalled, exhausted
+from llm_fallback.events import Record
+from llm_fallback.exchange import Transcript
+from llm_fallback.explain import explain
+from llm_fallback.lease import Lease
+from llm_fallback.overrides import Configuration, configure, refuse_shared
+from llm_fallback.plan import ChainPlan, Feature
+from llm_fallback.spec import Spec
+
+KEY = "llm_fallback"
+"""Where the facts of a call stand in `response_metadata`."""
+
+_OURS = ("chain", "model", "stream", "metadata", "run_manager", "callbacks")
+"""Words of the merged request that are the chain's or LangChain's, not the deployment's."""
+
+_caller: ContextVar[Caller | None] = ContextVar("llm_fallback_caller", default=None)
+
+
+class FallbackChatModel(ChatLiteLLMRouter):
+    """A chat model over a chain of deployments.
+
+    Every call is answered by the first deployment that can, in bounded time; `response_metadata["llm_fallback"]`
+    says who that was and what happened on the way. Build it with `build_chat_model`; the constructor takes the same
+    arguments by name. State (breakers, limits) is shared by everything derived from it.
+
+    Raises SpecError for a wrong spec or override, ChainExhausted when nobody answers, StreamBroken when a stream
+    ends early after a part of it was delivered.
+    """
+
+    spec: Spec = Field(repr=False)
+    chain: str
+    """The chain asked unless a call names another."""
+    listeners: Sequence[Listener] = Field(default=(), exclude=True, repr=False)
+    """Each is called with every event, in the caller's own thread or task."""
+    lease: Lease = Field(exclude=True, repr=False)
+
+    def __init__(self, *, spec: Any = None, lease: Lease | None = None, **settings: Any) -> None:
+        settings.pop("router", None)
+        if lease is None or lease.spec is not spec:
+            configured = configure(spec, settings)
+            lease, settings = Lease(configured.spec), _fields(configured)
+            spec = configured.spec
+        name = settings.get("chain") or lease.plan.default_chain
+        settings |= {"chain": name, "model": name, "model_name": None}
+        super().__init__(router=_NoRouter(name), spec=spec, lease=lease, **settings)
+        # Built on first access: a Router leaves callbacks and prices behind in litellm's globals.
+        del self.__dict__["router"]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "router":
+            from llm_fallback.router import build_router
+
+            self.__dict__["router"] = build_router(self.lease.spec)
+            return self.__dict__["router"]
+        return super().__getattr__(name)  # type: ignore[misc]
+
+    # What a user may ask of it besides answers.
+
+    def with_chain(self, chain: str) -> Self:
+        """A chat model on another chain of the same spec, with the same state."""
+        name = self._chain_called(chain)
+        return self.model_copy(update={"chain": name, "model": name})
+
+    def explain(self, chain: str | None = None) -> dict[str, Any]:
+        """What one call may do, as plain data: tiers, the most requests, the most seconds."""
+        return explain(self.lease.plan.chains[self._chain_called(chain or self.chain)])
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What is known of each deployment now, as plain data."""
+        return self.lease.engine.health.snapshot(self.lease.engine.clock.now())
+
+    def close(self) -> None:
+        """Close all connections, of every copy of this model too; a model that is closed answers no more."""
+        self.lease.close()
+
+    async def aclose(self) -> None:
+        """Like close, and wait until this event loop's connections are closed."""
+        await self.lease.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a FallbackChatModel holds connections and locks: build it in the worker from its spec")
+
+    # LangChain's entries, overridden only to learn the run and the chain a config names.
+
+    def invoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any  # noqa: A002
+    ) -> AIMessage:
+        config, kwargs = self._entered(config, kwargs)
+        with _calling(self._caller_of(config)):
+            return super().invoke(input, config, **kwargs)
+
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any  # noqa: A002
+    ) -> AIMessage:
+        config, kwargs = self._entered(config, kwargs)
+        with _calling(self._caller_of(config)):
+            return await super().ainvoke(input, config, **kwargs)
+
+    def stream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any  # noqa: A002
+    ) -> Iterator[AIMessageChunk]:
+        config, kwargs = self._entered(config, kwargs)
+        chunks = super().stream(input, config, **kwargs)
+        with _calling(self._caller_of(config)):
+            first = next(chunks, None)
+        if first is not None:
+            yield first
+            yield from chunks
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any  # noqa: A002
+    ) -> AsyncIterator[AIMessageChunk]:
+        config, kwargs = self._entered(config, kwargs)
+        chunks = super().astream(input, config, **kwargs)
+        with _calling(self._caller_of(config)):
+            first = await anext(chunks, None)
+        if first is not None:
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+    def _entered(
+        self, config: RunnableConfig | None, kwargs: dict[str, Any]
+    ) -> tuple[RunnableConfig, dict[str, Any]]:
+        """The config with a run id of its own, and the call's words with its chain under LangChain's name for it."""
+        config = ensure_config(config)
+        if config.get("run_id") is None:
+            config["run_id"] = uuid4()
+        refuse_shared(kwargs)
+        chosen = kwargs.pop("chain", None) or kwargs.get("model") or config.get("configurable", {}).get("chain")
+        if chosen is not None:
+            kwargs["model"] = self._chain_called(chosen)
+        return config, kwargs
+
+    def _caller_of(self, config: RunnableConfig) -> Caller:
+        def handlers() -> CallbackManager:
+            return CallbackManager.configure(
+                config.get("callbacks"), self.callbacks, self.verbose, config.get("tags"), self.tags
+            )
+
+        return Caller(
+            self.listeners, config["run_id"], config.get("tags") or (), config.get("metadata") or {}, handlers
+        )
+
+    def _chain_called(self, name: str) -> str:
+        chains = self.lease.plan.chains
+        if name in chains:
+            return name
+        near = get_close_matches(name, chains, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, chains))}"
+        raise ValueError(f"no chain is called {name!r}; {hint}")
+
+    # The seam for requests.
+
+    def completion_with_retry(self, run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any) -> Any:
+        """One call through the chain; the name is ChatLiteLLM's."""
+        run = self._start(kwargs)
+        answer = self._answer(run, self._caller(run_manager))
+        return answer if kwargs.get("stream") else _last(answer)
+
+    async def acompletion_with_retry(
+        self, run_manager: AsyncCallbackManagerForLLMRun | None = None, **kwargs: Any
+    ) -> Any:
+        """One call through the chain; the name is ChatLiteLLM's."""
+        run = self._start(kwargs)
+        answer = self._aanswer(run, self._caller(run_manager))
+        return answer if kwargs.get("stream") else await _alast(answer)
+
+    def _answer(self, run: Run, caller: Caller) -> Generator[Any, None, None]:
+        steps = drive(run, caller)
+        try:
+            for piece in steps:
+                yield piece.raw
+        finally:
+            steps.close()
+        yield _farewell(run)
+
+    async def _aanswer(self, run: Run, caller: Caller) -> AsyncGenerator[Any, None]:
+        steps = adrive(run, caller)
+        try:
+            async for piece in steps:
+                yield piece.raw
+        finally:
+            await steps.aclose()
+        yield _farewell(run)
+
+    def _start(self, words: dict[str, Any]) -> Run:
+        """The call that ChatLiteLLM's merged words ask for."""
+        if self.lease.is_closed:
+            raise RuntimeError("this model is closed; build another with build_chat_model")
+        chain = self.lease.plan.chains[words["model"]]
+        request = {name: value for name, value in words.items() if name not in _OURS}
+        if words.get("metadata"):
+            request["metadata"] = words["metadata"]
+        streamed = bool(words.get("stream"))
+        if streamed:
+            request["stream"] = True
+        chain = _with_total(chain, request.pop("timeout", None), request.pop("max_retries", None))
+        call = Call(
+            chain=chain,
+            request=request,
+            streamed=streamed,
+            judge=_judge(chain),
+            features=_features(request),
+            tokens=_estimated_tokens(request),
+        )
+        return self.lease.engine.start(call)
+
+    def _caller(self, run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None) -> Caller:
+        if run_manager is None:
+            return _caller.get() or Caller(self.listeners)
+        return Caller(
+            self.listeners,
+            run_manager.run_id,
+            run_manager.tags,
+            run_manager.metadata,
+            lambda: run_manager.handlers,
+        )
+
+    # What ChatLiteLLM makes of replies, with the facts added.
+
+    def _merge_call_params(self, params: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        refuse_shared(kwargs)
+        chosen = kwargs.get("chain") or kwargs.get("model") or self.chain
+        return {**params, **kwargs, "model": self._chain_called(chosen)}
+
+    def _reachable_groups(self, params: Mapping[str, Any]) -> list[str] | None:
+        # A chain spans providers, and a thinking block holds only where it was issued: none are replayed.
+        return None
+
+    def _group_entries(self) -> list[dict[str, Any]]:
+        members = self.lease.plan.chains[self.chain].members
+        return [{"litellm_params": dict(member.target.parameters)} for member in members]
+
+    def _litellm_sends_manual_thinking(self, overrides: Mapping[str, Any]) -> bool:
+        return False
+
+    def _create_chat_result(self, response: Any, **params: Any) -> ChatResult:
+        result = super()._create_chat_result(response["reply"].raw, **params)
+        for generation in result.generations:
+            _stamp(generation.message, response["record"], self._model_name(response["record"]))
+        usage = (result.llm_output or {}).get("token_usage")
+        if result.llm_output is not None and hasattr(usage, "model_dump"):
+            # litellm's own class would go into every trace and checkpoint.
+            result.llm_output["token_usage"] = usage.model_dump(exclude_none=True)
+        return result
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        chunks = super()._stream(messages, stop, None, **kwargs)
+        with _calling(self._caller(run_manager)):
+            chunk = next(chunks, None)
+        while chunk is not None:
+            self._finish_chunk(chunk)
+            if run_manager:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+            chunk = next(chunks, None)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        chunks = super()._astream(messages, stop, None, **kwargs)
+        with _calling(self._caller(run_manager)):
+            chunk = await anext(chunks, None)
+        while chunk is not None:
+            self._finish_chunk(chunk)
+            if run_manager:
+                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+            chunk = await anext(chunks, None)
+
+    def _finish_chunk(self, chunk: ChatGenerationChunk) -> None:
+        """Take ChatLiteLLM's name off its chunk; put the facts, and the true name, on the last one."""
+        metadata = chunk.message.response_metadata
+        for name in ("model_name", "model_id", "response_cost"):
+            metadata.pop(name, None)
+        record = (metadata.get("provider_specific_fields") or {}).get(KEY)
+        if record is not None and isinstance(chunk.message, AIMessageChunk):
+            del metadata["provider_specific_fields"]
+            _stamp(chunk.message, record, self._model_name(record))
+            chunk.message.chunk_position = "last"
+
+    def _model_name(self, record: Record) -> str:
+        return self.lease.plan.targets[str(record.deployment)].model_name
+
+    @property
+    def _llm_type(self) -> str:
+        return "llm-fallback"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        members = self.lease.plan.chains[self.chain].members
+        asked = {name: value for name, value in self._default_params.items() if value is not None}
+        return {**asked, "chain": self.chain, "deployments": {m.name: m.target.model for m in members}}
+
+
+class _NoRouter:
+    """Stands in for a Router while ChatLiteLLMRouter's constructor looks for one."""
+
+    def __init__(self, group: str) -> None:
+        self.model_list = [{"model_name": group}]
+
+
+@contextmanager
+def _calling(caller: Caller) -> Iterator[None]:
+    """Known to the engine as the caller of what starts within. Around a first step only: a generator would leak it."""
+    token = _caller.set(caller)
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
+def _fields(configured: Configuration) -> dict[str, Any]:
+    return {**configured.fields, "chain": configured.chain}
+
+
+def _farewell(run: Run) -> dict[str, Any]:
+    """What follows the last piece: the whole plain reply, or a chunk that carries the facts; or the failure."""
+    end = run.end
+    assert end is not None
+    if not isinstance(end, Answered):
+        raise _error(end) from (end.cause if isinstance(end, Failed) else end.fault.cause)
+    if end.reply is not None:
+        return {"reply": end.reply, "record": end.record}
+    # ChatLiteLLM hands a chunk's own fields through to its message, and so the facts reach `_finish_chunk`.
+    return {"choices": [{"delta": {"role": "assistant"}}], "provider_specific_fields": {KEY: end.record}}
+
+
+def _error(end: Failed | Broke) -> Exception:
+    if isinstance(end, Failed):
+        record = end.record
+        return exhausted(
+            record.chain, end.failure, record.attempts, record.skipped, reason=end.reason, out_of_time=end.out_of_time
+        )
+    stalled = end.fault.failure in ("idle_timeout", "timeout")
+    partial = message_of(end.delivered)
+    partial.response_metadata[KEY] = end.record.as_metadata()
+    text = f"{end.record.attempts[-1].deployment}: the stream broke after a part of it was delivered"
+    broken = StreamStalled if stalled else StreamCut
+    return broken(f"{text} ({end.fault.message})", partial, end.record.attempts)
+
+
+def _stamp(message: BaseMessage, record: Record, model_name: str) -> None:
+    for name in ("model_id", "response_cost"):
+        message.response_metadata.pop(name, None)
+    message.response_metadata |= {"model_name": model_name, KEY: record.as_metadata()}
+
+
+def message_of(transcript: Transcript) -> AIMessage:
+    """What was delivered or is to be judged, as a message; tool calls that do not parse are invalid ones."""
+    chunk = AIMessageChunk(
+        content=transcript.text,
+        additional_kwargs={"reasoning_content": transcript.reasoning} if transcript.reasoning else {},
+        tool_call_chunks=[
+            {"type": "tool_call_chunk", "index": i, "id": part.id, "name": part.name, "args": part.arguments}
+            for i, part in sorted(transcript.tool_calls.items())
+        ],
+        chunk_position="last",
+    )
+    return AIMessage(
+        content=chunk.content,
+        additional_kwargs=chunk.additional_kwargs,
+        tool_calls=chunk.tool_calls,
+        invalid_tool_calls=chunk.invalid_tool_calls,
+        response_metadata={"finish_reason": transcript.finish} if transcript.finish else {},
+    )
+
+
+def _judge(chain: ChainPlan) -> Callable[[Transcript], Any] | None:
+    accept = chain.accept
+    return None if accept is None else lambda transcript: accept(message_of(transcript))
+
+
+def _with_total(chain: ChainPlan, timeout: Any, max_retries: Any) -> ChainPlan:
+    from dataclasses import replace
+
+    if timeout is not None:
+        chain = replace(chain, total_s=float(timeout))
+    if max_retries is not None:
+        chain = replace(chain, retries=chain.retries.model_copy(update={"max": int(max_retries)}))
+    return chain
+
+
+def _features(request: Mapping[str, Any]) -> frozenset[Feature]:
+    """What the request needs and must not lose on its way to whichever deployment."""
+    found: set[Feature] = set()
+    if request.get("tools"):
+        found.add("tools")
+    if request.get("response_format"):
+        found.add("response_format")
+    if any(_has_image(message) for message in request["messages"]):
+        found.add("images")
+    return frozenset(found)
+
+
+def _has_image(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    return isinstance(content, list) and any(
+        isinstance(part, dict) and part.get("type") == "image_url" for part in content
+    )
+
+
+def _estimated_tokens(request: Mapping[str, Any]) -> int:
+    """About how many tokens the prompt has, at four characters each: for limits, not for bills."""
+    return sum(len(str(message.get("content") or "")) for message in request["messages"]) // 4
+
+
+def _last(answer: Generator[Any, None, None]) -> Any:
+    return list(answer)[-1]
+
+
+async def _alast(answer: AsyncGenerator[Any, None]) -> Any:
+    return [item async for item in answer][-1]
+
+

@@ -1,0 +1,180 @@
+"""Who makes a call, and how the engine's steps are driven from there, in a thread or in a task.
+
+Both drivers do the same: take the next item, tell facts, answer questions, hand on pieces, and close the engine when
+the caller leaves. Whatever is the user's (listeners, handlers, predicates, logging) runs here, at the caller's.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import logging
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
+from langchain_core.callbacks.manager import ahandle_event, handle_event
+
+from llm_fallback.engine import Question, Run
+from llm_fallback.events import AttemptFailed, BreakerOpened, CallEnded, Event, FellBack
+from llm_fallback.exchange import Piece
+from llm_fallback.portal import portal
+
+logger = logging.getLogger("llm_fallback")
+
+Listener = Callable[[Event], None]
+
+_NOTABLE = frozenset({"auth", "quota_exhausted", "not_found"})
+"""Failures somebody has to do something about; no retry mends them."""
+
+
+@dataclass(eq=False)
+class Caller:
+    """Where facts of a call go: LangChain's handlers of the run, the model's listeners, the log."""
+
+    listeners: Sequence[Listener] = ()
+    run_id: UUID | None = None
+    tags: Sequence[str] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+    find_handlers: Callable[[], CallbackManager | Sequence[BaseCallbackHandler]] = tuple
+    """Looked up only when there is something to tell: a healthy call never needs them."""
+
+    @cached_property
+    def handlers(self) -> list[BaseCallbackHandler]:
+        found = self.find_handlers()
+        return list(found.handlers if isinstance(found, CallbackManager) else found)
+
+    def tell(self, event: Event) -> None:
+        _log(event)
+        self._tell_listeners(event)
+        if self.run_id is not None and isinstance(event, AttemptFailed | FellBack):
+            handle_event(self.handlers, "on_custom_event", "ignore_custom_event", *_custom(event), **self._origin)
+
+    async def atell(self, event: Event) -> None:
+        _log(event)
+        self._tell_listeners(event)
+        if self.run_id is not None and isinstance(event, AttemptFailed | FellBack):
+            await ahandle_event(
+                self.handlers, "on_custom_event", "ignore_custom_event", *_custom(event), **self._origin
+            )
+
+    @property
+    def _origin(self) -> dict[str, Any]:
+        return {"run_id": self.run_id, "tags": list(self.tags), "metadata": self.metadata}
+
+    def _tell_listeners(self, event: Event) -> None:
+        for listener in self.listeners:
+            try:
+                listener(event)
+            except Exception:
+                logger.exception("listener %r failed on %s", listener, event.name)
+
+
+def drive(run: Run, caller: Caller) -> Generator[Piece, None, None]:
+    """Run a call from a thread; the engine's steps run on the portal."""
+    items, context = run.items(), contextvars.copy_context()
+    answer: Any = None
+    try:
+        while (item := portal().run(_step(items, answer), context)) is not None:
+            answer = None
+            if isinstance(item, Piece):
+                yield item
+            elif isinstance(item, Question):
+                answer = _answered(item)
+            else:
+                caller.tell(item)
+    finally:
+        if run.end is None:
+            _leave(items, context)
+        caller.tell(_ended(run))
+
+
+async def adrive(run: Run, caller: Caller) -> AsyncGenerator[Piece, None]:
+    """Run a call from a task; the engine's steps run in it."""
+    items = run.items()
+    answer: Any = None
+    try:
+        while (item := await _step(items, answer)) is not None:
+            answer = None
+            if isinstance(item, Piece):
+                yield item
+            elif isinstance(item, Question):
+                answer = await _aanswered(item)
+            else:
+                await caller.atell(item)
+    finally:
+        if run.end is None:
+            await items.aclose()
+        await caller.atell(_ended(run))
+
+
+async def _step(items: AsyncGenerator[Any, Any], answer: Any) -> Any:
+    """The engine's next item; None when the call has ended."""
+    try:
+        return await items.asend(answer)
+    except StopAsyncIteration:
+        return None
+
+
+def _answered(question: Question) -> Any:
+    answer = question.ask()
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise TypeError("an async predicate or key function cannot be asked from a sync call; use ainvoke or astream")
+    return answer
+
+
+async def _aanswered(question: Question) -> Any:
+    answer = question.ask()
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def _leave(items: AsyncGenerator[Any, Any], context: contextvars.Context) -> None:
+    async def close() -> None:
+        await items.aclose()
+
+    # A dropped stream may be collected on the portal's own thread, which must not wait for itself.
+    if portal().is_current():
+        portal().send(close(), context)
+    else:
+        portal().run(close(), context)
+
+
+def _ended(run: Run) -> CallEnded:
+    record = run.record() if run.end is None else run.end.record
+    if run.end is None:
+        failure = "cancelled"
+    else:
+        failure = getattr(run.end, "failure", None) or getattr(getattr(run.end, "fault", None), "failure", None)
+    return CallEnded(record.chain, record, failure)
+
+
+def _custom(event: AttemptFailed | FellBack) -> tuple[str, dict[str, Any]]:
+    if isinstance(event, AttemptFailed):
+        return event.name, {"chain": event.chain, **event.attempt.as_metadata()}
+    return event.name, {
+        "chain": event.chain,
+        "from": event.source,
+        "to": event.target,
+        "failure": event.failure,
+    }
+
+
+def _log(event: Event) -> None:
+    match event:
+        case AttemptFailed(chain, attempt):
+            level = logging.WARNING if attempt.failure in _NOTABLE else logging.DEBUG
+            logger.log(level, "chain %s: %s", chain, attempt)
+        case FellBack(chain, source, target, failure):
+            logger.info("chain %s: fell back from %s to %s (%s)", chain, source, target, failure)
+        case BreakerOpened(chain, deployment, failure, retry_in_s):
+            logger.warning(
+                "chain %s: breaker of %s opened for %.1f s (%s)", chain, deployment, retry_in_s, failure
+            )
+        case CallEnded(chain, record):
+            logger.debug("chain %s: ended after %.3f s, %d attempts", chain, record.latency_s, len(record.attempts))
+
+

@@ -1,0 +1,241 @@
+"""The named entries of a spec: deployments, chains, runnables, and the defaults of all of them.
+
+Each entry checks itself; whether they fit together is for `agreement`. A secret is a `SecretStr` from here
+on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SecretStr,
+    WithJsonSchema,
+    model_validator,
+)
+
+from llm_fallback.agreement import nearest
+from llm_fallback.backends import BACKENDS, backend_called
+from llm_fallback.profile import Profile
+from llm_fallback.providers import with_slash
+from llm_fallback.secrecy import shown, veiled
+from llm_fallback.settings import (
+    AttemptTimeouts,
+    BreakerOrOff,
+    Budget,
+    ColdStart,
+    HedgeOrOff,
+    Limits,
+    OnStreamBreak,
+    Part,
+    PriceOrFree,
+    Retries,
+    Timeouts,
+    wrong,
+)
+
+_IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, SecretStr) or callable(value):
+        return value
+    if not isinstance(value, str):
+        raise wrong("must be a string", "write ${NAME} to take it from the environment")
+    if not value:
+        raise wrong("is empty", "leave it out where no key is needed")
+    return SecretStr(value)
+
+
+def _judge(value: Any) -> Any:
+    if callable(value) or (isinstance(value, str) and re.match(_IMPORT_PATH, value)):
+        return value
+    raise wrong(
+        f"must be an import path like 'package.module:name', got {shown(value, ()) or 'another text'}"
+    )
+
+
+def _output(value: Any) -> str:
+    if isinstance(value, str) and re.match(rf"{_IMPORT_PATH}|^(text|json)$", value):
+        return value
+    raise wrong(
+        f"must be 'text', 'json' or an import path like 'package.module:Model', got {shown(value, ())}"
+    )
+
+
+def _import_path(judge: Any) -> Any:
+    return f"{judge.__module__}:{judge.__qualname__}" if hasattr(judge, "__qualname__") else judge
+
+
+def _tier(value: Any) -> Any:
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list | tuple):
+        return value
+    raise wrong(f"must be a deployment's name or a list of names, got {shown(value, ())}")
+
+
+def _backend(value: str) -> str:
+    if value in BACKENDS:
+        return value
+    meant = backend_called(value)
+    known = f"the backend is called {meant!r} here" if meant else nearest(value, BACKENDS)
+    raise wrong(f"no backend is called {value!r}", known)
+
+
+ApiKey = Annotated[
+    SecretStr | Callable[[], str],
+    PlainValidator(_key),
+    PlainSerializer(lambda _: "**********", when_used="json"),
+    WithJsonSchema({"type": "string", "minLength": 1}),
+]
+Judge = Annotated[
+    str | Callable[..., bool],
+    PlainValidator(_judge),
+    PlainSerializer(_import_path, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": _IMPORT_PATH}),
+]
+Output = Annotated[
+    str,
+    PlainValidator(_output),
+    WithJsonSchema({"anyOf": [{"enum": ["text", "json"]}, {"type": "string", "pattern": _IMPORT_PATH}]}),
+]
+Tier = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(_tier),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]}
+    ),
+]
+Tiers = tuple[Tier, ...]
+BackendName = Annotated[
+    str, AfterValidator(_backend), WithJsonSchema({"type": "string", "enum": list(BACKENDS)})
+]
+Parameters = Annotated[dict[str, Any], AfterValidator(veiled)]
+
+
+class ChainSettings(Part):
+    """How a chain behaves; a call to `build_chat_model` may override each."""
+
+    timeouts: Timeouts | None = Field(
+        None, description="How long a call and its attempts may take, in seconds."
+    )
+    retries: Retries | None = Field(None, description="Requests beyond one per deployment.")
+    hedge: HedgeOrOff | None = Field(
+        None, description="Ask a second deployment when the first is slow. Default: off."
+    )
+    on_stream_break: OnStreamBreak | None = Field(
+        None,
+        description="When a stream ends early: `raise` StreamBroken (default), `continue` with the next "
+        "deployment, or `hold` every reply until it is whole.",
+    )
+    accept: Judge | None = Field(
+        None, description="Import path of a function from AIMessage to bool; a reply it rejects is a failure."
+    )
+    budget: Budget | None = Field(
+        None, description="What the chain may cost, in US dollars. Default: no limit."
+    )
+
+
+class DeploymentSettings(Part):
+    """How a deployment is asked."""
+
+    params: Parameters = Field(
+        default_factory=dict,
+        description="Request parameters, as litellm takes them: temperature, max_tokens, extra_headers.",
+    )
+    limits: Limits | None = Field(None, description="What may be sent to it. Default: no limit.")
+    breaker: BreakerOrOff | None = Field(None, description="When it is left alone for a while, or `off`.")
+    cold_start: ColdStart | None = Field(None, description="Given: it may be asleep; wait for it to start.")
+
+
+class Defaults(ChainSettings, DeploymentSettings):
+    """What goes for every chain and deployment; each may override it key by key."""
+
+
+class Deployment(DeploymentSettings):
+    """Where a model is served."""
+
+    model: Annotated[str, Field(min_length=1)] = Field(
+        description="litellm's `provider/model`; with a `backend`, the name the model is served under."
+    )
+    backend: BackendName | None = Field(None, description="The serving system, for servers of one's own.")
+    base_model: str | None = Field(
+        None,
+        description="What is served, as litellm's price list names it: decides price and window, and whether "
+        "two deployments serve the same. Default: `model`.",
+    )
+    api_key: ApiKey | None = Field(
+        None,
+        description="The key, best as ${NAME}. Default: the provider's own variable; none with a `backend` or "
+        "an `api_base`. In Python also a function, asked per attempt.",
+    )
+    api_base: str | None = Field(
+        None, description="The server's address, with or without /v1. Default: the provider's own."
+    )
+    price: PriceOrFree | None = Field(
+        None,
+        description="What it costs, in US dollars, or `free`. Default: litellm's price list, else unknown.",
+    )
+    context_window: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        None,
+        description="Longest prompt and reply together, in tokens. Default: litellm's list, else unknown.",
+    )
+    profile: Profile = Field(
+        default_factory=Profile, description="What the model can do, in LangChain's ModelProfile words."
+    )
+    weight: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = Field(
+        1, description="Share of its tier's load, relative to the others. 0: out of rotation."
+    )
+    timeouts: AttemptTimeouts | None = Field(
+        None, description="How long an attempt at it may take, in seconds."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _provider_with_slash(cls, data: Any) -> Any:
+        hosted = (
+            isinstance(data, Mapping) and data.get("backend") is None and isinstance(data.get("model"), str)
+        )
+        return {**data, "model": with_slash(data["model"])} if hosted else data
+
+
+class Chain(ChainSettings):
+    """What an application asks for: deployments in the order they are tried."""
+
+    tiers: Annotated[Tiers, Field(min_length=1)] = Field(
+        description="Deployments, tried in order; a list in the list is one tier whose members share the load."
+    )
+    on_context_window: Tiers | None = Field(
+        None,
+        description="Tiers for a prompt that is too long; [] raises instead. "
+        "Default: the deployments of the chain with a larger window.",
+    )
+    on_content_policy: Tiers | None = Field(
+        None,
+        description="Tiers for a prompt or reply a safety system refuses; [] raises instead. "
+        "Default: the next tier.",
+    )
+
+    def deployments(self) -> tuple[str, ...]:
+        """Every deployment the chain names, once, in order."""
+        tiers = (*self.tiers, *(self.on_context_window or ()), *(self.on_content_policy or ()))
+        return tuple(dict.fromkeys(name for tier in tiers for name in tier))
+
+
+class RunnableSpec(Part):
+    """A prompt, a chain and the shape of the answer, as one Runnable."""
+
+    chain: str | None = Field(None, description="The chain that answers. Default: the default chain.")
+    prompt: str = Field(description="The prompt; {name} is filled from the input.")
+    output: Output = Field(
+        "text", description="`text`, `json`, or the import path of a pydantic model, `package.module:Name`."
+    )

@@ -1,0 +1,207 @@
+"""Everything this library raises on purpose.
+
+    LLMFallbackError
+    ├── SpecError (ValueError)            a spec, override or request parameter is wrong; all mistakes at once
+    ├── ChainExhausted (+ ModelError)     every deployment that could be asked failed
+    ├── StreamBroken (+ ModelError)       a stream ended early after part of it was delivered
+    └── BudgetExceeded                    the next attempt would cost more than is allowed
+
+`ChainExhausted` and `StreamBroken` are also instances of one of LangChain's own error classes
+(`langchain_core.exceptions`), so code written against those keeps working. All of them pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langchain_core import exceptions as langchain
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessage
+
+    from llm_fallback.events import Attempt, Failure, Skip
+
+
+class LLMFallbackError(Exception):
+    """Base class of every error raised by llm_fallback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing wrong with a spec: where it stands, what is wrong, and what to write instead."""
+
+    path: str
+    """Dotted place in the spec, as in `chains.assistant.tiers[1]`; empty for the file as a whole."""
+    problem: str
+    remedy: str | None = None
+    file: str | None = None
+    line: int | None = None
+    """1-based; None where the format keeps no lines (TOML, Python mappings)."""
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        head = " ".join(part for part in (place, self.path) if part)
+        text = f"{head}: {self.problem}" if head else self.problem
+        return f"{text}; {self.remedy}" if self.remedy else text
+
+
+class SpecError(LLMFallbackError, ValueError):
+    """A spec, a build override or a request parameter is wrong. Carries every mistake, not only the first."""
+
+    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        count = len(self.mistakes)
+        head = "1 mistake in the spec" if count == 1 else f"{count} mistakes in the spec"
+        super().__init__("\n".join([f"{head}:", *(f"  {mistake}" for mistake in self.mistakes)]))
+
+    def __reduce__(self) -> tuple[Callable[..., SpecError], tuple[Any, ...]]:
+        return type(self), (self.mistakes,)
+
+
+class ChainExhausted(LLMFallbackError):
+    """No deployment of the chain gave an answer.
+
+    The text has a line for each attempt and each deployment passed over. `__cause__` is the last upstream
+    exception, cleaned of secrets.
+    """
+
+    is_retryable = False
+    """The chain has repeated already; a retry from outside would multiply its requests."""
+
+    def __init__(
+        self, chain: str, failure: Failure, attempts: Sequence[Attempt], skipped: Sequence[Skip], reason: str = ""
+    ) -> None:
+        self.chain = chain
+        self.failure = failure
+        self.attempts = tuple(attempts)
+        self.skipped = tuple(skipped)
+        self.reason = reason
+        head = f"chain {chain!r} has no answer" + (f": {reason}" if reason else "")
+        lines = [f"  {fact}" for fact in (*self.attempts, *self.skipped)]
+        super().__init__("\n".join([head, *lines]))
+
+    def __reduce__(self) -> tuple[Callable[..., ChainExhausted], tuple[Any, ...]]:
+        return type(self), (self.chain, self.failure, self.attempts, self.skipped, self.reason)
+
+
+class ChainContextOverflow(ChainExhausted, langchain.ContextOverflowError):
+    """The prompt is too long for every deployment that could be asked."""
+
+
+class ChainTimeout(ChainExhausted, langchain.ModelTimeoutError, TimeoutError):
+    """`timeouts.total_s` ended the call, or its last attempt timed out."""
+
+
+class ChainRateLimited(ChainExhausted, langchain.ModelRateLimitError):
+    """The last attempt was throttled, or its quota was used up."""
+
+
+class ChainUnauthenticated(ChainExhausted, langchain.ModelAuthenticationError):
+    """The last attempt's credentials were refused (401)."""
+
+
+class ChainForbidden(ChainExhausted, langchain.ModelPermissionDeniedError):
+    """The last attempt's credentials may not use this model (403)."""
+
+
+class ChainModelNotFound(ChainExhausted, langchain.ModelNotFoundError):
+    """The last attempt asked for a model its provider does not know."""
+
+
+class ChainRequestRefused(ChainExhausted, langchain.ModelInvalidRequestError):
+    """The last attempt's request was refused as invalid or by a safety system."""
+
+
+class ChainUnreachable(ChainExhausted, langchain.ModelConnectionError):
+    """The last attempt could not reach its server."""
+
+
+class ChainServerError(ChainExhausted, langchain.ModelAPIError):
+    """The last attempt failed at its server, or brought no usable reply."""
+
+
+# Retrying middleware asks the class found first; the chain's own answer has to win over LangChain's.
+for _kind in (ChainTimeout, ChainRateLimited, ChainUnreachable, ChainServerError):
+    assert _kind.is_retryable is False
+
+_BY_FAILURE: dict[str, type[ChainExhausted]] = {
+    "context_window": ChainContextOverflow,
+    "rate_limited": ChainRateLimited,
+    "quota_exhausted": ChainRateLimited,
+    "auth": ChainUnauthenticated,
+    "not_found": ChainModelNotFound,
+    "bad_request": ChainRequestRefused,
+    "content_policy": ChainRequestRefused,
+    "connection": ChainUnreachable,
+    "timeout": ChainTimeout,
+    "first_token_timeout": ChainTimeout,
+    "idle_timeout": ChainTimeout,
+}
+
+
+def exhausted(
+    chain: str,
+    failure: Failure,
+    attempts: Sequence[Attempt],
+    skipped: Sequence[Skip],
+    *,
+    reason: str = "",
+    out_of_time: bool = False,
+) -> ChainExhausted:
+    """The `ChainExhausted` whose LangChain class fits what happened.
+
+    A prompt found too long anywhere counts most, then the end of `total_s`, then the last failure.
+    """
+    return _class_for(failure, attempts, out_of_time)(chain, failure, attempts, skipped, reason)
+
+
+def _class_for(failure: Failure, attempts: Sequence[Attempt], out_of_time: bool) -> type[ChainExhausted]:
+    if any(attempt.failure == "context_window" for attempt in attempts):
+        return ChainContextOverflow
+    if out_of_time:
+        return ChainTimeout
+    if failure == "auth" and attempts and attempts[-1].status == 403:
+        return ChainForbidden
+    return _BY_FAILURE.get(failure, ChainServerError)
+
+
+class StreamBroken(LLMFallbackError):
+    """A stream ended early after part of the reply was delivered."""
+
+    is_retryable = False
+
+    def __init__(self, message: str, partial: AIMessage, attempts: Sequence[Attempt]) -> None:
+        self.message = message
+        self.partial = partial
+        """What was delivered, as a message."""
+        self.attempts = tuple(attempts)
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Callable[..., StreamBroken], tuple[Any, ...]]:
+        return type(self), (self.message, self.partial, self.attempts)
+
+
+class StreamCut(StreamBroken, langchain.ModelConnectionError):
+    """The stream was cut, or ended without a finish from the server."""
+
+
+class StreamStalled(StreamBroken, langchain.ModelTimeoutError):
+    """Nothing more came within `idle_s`, or `total_s` ended the call in the middle of the reply."""
+
+
+class BudgetExceeded(LLMFallbackError):
+    """The next attempt could go over a budget; nothing was sent for it."""
+
+    def __init__(self, spent: float, limit: float, scope: str) -> None:
+        self.spent = spent
+        """US dollars spent in the scope so far."""
+        self.limit = limit
+        """US dollars allowed in the scope."""
+        self.scope = scope
+        """What the budget covers, as in `chain assistant, per day`."""
+        super().__init__(f"budget of ${limit:g} for {scope} would be exceeded: ${spent:g} spent or reserved")
+
+    def __reduce__(self) -> tuple[Callable[..., BudgetExceeded], tuple[Any, ...]]:
+        return type(self), (self.spent, self.limit, self.scope)

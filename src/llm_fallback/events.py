@@ -1,0 +1,220 @@
+"""What happened: frozen facts, stated once by the engine and read by everybody else.
+
+Metadata, listeners, LangChain's custom events, the ledger and the exporters all read these. Nobody works out a
+second time, from a trace, what the engine knew as it happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal
+
+Failure = Literal[
+    "connection",
+    "timeout",
+    "first_token_timeout",
+    "idle_timeout",
+    "server_error",
+    "overloaded",
+    "rate_limited",
+    "quota_exhausted",
+    "auth",
+    "not_found",
+    "context_window",
+    "content_policy",
+    "bad_request",
+    "invalid_response",
+    "empty_response",
+    "rejected",
+    "stream_broken",
+    "cancelled",
+]
+"""How an attempt can fail. docs/failures.md says what follows from each."""
+
+Outcome = Literal["succeeded", "failed", "cancelled"]
+SkipReason = Literal["breaker_open", "limit", "context_window", "unsupported", "budget"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one attempt, as its server reported them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    """Input tokens read from the provider's cache; part of `input_tokens`."""
+    cache_write_tokens: int = 0
+    """Input tokens written to the provider's cache; part of `input_tokens`."""
+    reasoning_tokens: int = 0
+    """Output tokens spent thinking; part of `output_tokens`."""
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request to one deployment, and what came of it. Times in seconds, cost in US dollars."""
+
+    deployment: str
+    model: str
+    outcome: Outcome
+    failure: Failure | None = None
+    status: int | None = None
+    """HTTP status, where a server answered with one."""
+    message: str | None = None
+    latency_s: float = 0.0
+    time_to_first_token_s: float | None = None
+    cost_usd: Decimal | None = None
+    """None: not known. 0: nothing was billed, or the deployment is declared free."""
+    cost_estimated: bool = False
+    dropped_params: tuple[str, ...] = ()
+    """Sampling parameters this deployment does not take and was not sent."""
+    usage: Usage | None = None
+    started_at: float = field(default=0.0, compare=False)
+    """Seconds since the call began."""
+
+    def __str__(self) -> str:
+        if self.outcome != "failed":
+            return f"{self.deployment}: {self.outcome} after {self.latency_s:.2f} s"
+        status = f" ({self.status})" if self.status else ""
+        text = f"{self.deployment}: {self.failure}{status} after {self.latency_s:.2f} s"
+        return f"{text}: {self.message}" if self.message else text
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain data as it stands in `response_metadata["llm_fallback"]["attempts"]`."""
+        plain: dict[str, Any] = {
+            "deployment": self.deployment,
+            "model": self.model,
+            "outcome": self.outcome,
+            "failure": self.failure,
+            "status": self.status,
+            "message": self.message,
+            "latency_s": round(self.latency_s, 6),
+            "time_to_first_token_s": _rounded(self.time_to_first_token_s),
+            "cost_usd": _as_float(self.cost_usd),
+        }
+        if self.cost_estimated:
+            plain["cost_estimated"] = True
+        if self.dropped_params:
+            plain["dropped_params"] = list(self.dropped_params)
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A deployment passed over without a request."""
+
+    deployment: str
+    reason: SkipReason
+    retry_in_s: float | None = None
+    """Seconds until it could be asked; None where time does not help."""
+
+    def __str__(self) -> str:
+        again = f", free in {self.retry_in_s:.1f} s" if self.retry_in_s is not None else ""
+        return f"{self.deployment}: skipped, {self.reason.replace('_', ' ')}{again}"
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain data as it stands in `response_metadata["llm_fallback"]["skipped"]`."""
+        return {"deployment": self.deployment, "reason": self.reason, "retry_in_s": _rounded(self.retry_in_s)}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One call, whole: who was asked, who answered, how long it took and what it cost."""
+
+    chain: str
+    deployment: str | None
+    """Who answered; None if nobody did."""
+    model: str | None
+    fell_back: bool
+    attempts: tuple[Attempt, ...]
+    skipped: tuple[Skip, ...]
+    latency_s: float
+    time_to_first_token_s: float | None
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """The sum over all attempts; None if any that may have been billed is not known."""
+        total = Decimal(0)
+        for attempt in self.attempts:
+            if attempt.cost_usd is None:
+                return None
+            total += attempt.cost_usd
+        return total
+
+    @property
+    def cost_estimated(self) -> bool:
+        """Whether any attempt's usage had to be estimated."""
+        return any(attempt.cost_estimated for attempt in self.attempts)
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain, JSON-serialisable data: the value of `response_metadata["llm_fallback"]`."""
+        plain: dict[str, Any] = {
+            "chain": self.chain,
+            "deployment": self.deployment,
+            "model": self.model,
+            "fell_back": self.fell_back,
+            "attempts": [attempt.as_metadata() for attempt in self.attempts],
+            "skipped": [skip.as_metadata() for skip in self.skipped],
+            "latency_s": round(self.latency_s, 6),
+            "time_to_first_token_s": _rounded(self.time_to_first_token_s),
+            "cost_usd": _as_float(self.cost_usd),
+        }
+        if self.cost_estimated:
+            plain["cost_estimated"] = True
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """An attempt failed; what is done about it follows."""
+
+    chain: str
+    attempt: Attempt
+    name: Literal["llm_fallback.attempt_failed"] = "llm_fallback.attempt_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class FellBack:
+    """Another deployment is asked because one failed."""
+
+    chain: str
+    source: str
+    target: str
+    failure: Failure
+    name: Literal["llm_fallback.fell_back"] = "llm_fallback.fell_back"
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerOpened:
+    """A deployment is taken out of rotation for a while."""
+
+    chain: str
+    deployment: str
+    failure: Failure
+    retry_in_s: float
+    name: Literal["llm_fallback.breaker_opened"] = "llm_fallback.breaker_opened"
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """A call is over: answered, failed or left by its caller."""
+
+    chain: str
+    record: Record
+    failure: Failure | None = None
+    """None: answered. `cancelled`: the caller left."""
+    name: Literal["llm_fallback.call_ended"] = "llm_fallback.call_ended"
+
+
+Event = AttemptFailed | FellBack | BreakerOpened | CallEnded
+"""What a listener receives."""
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
+
+
+def _as_float(usd: Decimal | None) -> float | None:
+    return None if usd is None else float(usd)

@@ -1,0 +1,132 @@
+"""What passes between the engine and a deployment: one request, and the pieces of its answer.
+
+A transport is anything that opens exchanges. It never lets an exception of somebody else's out: what went wrong
+comes back as a `Fault`, so no traceback with credentials in its frames can travel up from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pydantic import SecretStr
+
+from llm_fallback.events import Usage
+from llm_fallback.faults import Fault
+from llm_fallback.plan import Target
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallPart:
+    """A part of a streamed tool call, or a whole one of a plain reply."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One chunk of a stream."""
+
+    raw: Any
+    """The chunk as the caller gets it."""
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: Sequence[ToolCallPart] = ()
+    finish: str | None = None
+    usage: Usage | None = None
+
+    @property
+    def has_content(self) -> bool:
+        """Whether it brings something of the reply itself; roles, comments and keep-alives do not."""
+        return bool(self.text or self.reasoning or self.tool_calls)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole plain reply."""
+
+    raw: Any
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: Sequence[ToolCallPart] = ()
+    finish: str | None = None
+    """The server's own word; None if it gave none."""
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The stream is over."""
+
+    finish: str | None
+    """The server's own word; None if it gave none, which means the reply is not whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """This deployment cannot take the request; nothing was sent."""
+
+    parameters: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Transcript:
+    """What came of a reply so far."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: dict[int, ToolCallPart] = field(default_factory=dict)
+    finish: str | None = None
+    usage: Usage | None = None
+
+    def add(self, piece: Piece | Reply) -> None:
+        self.text += piece.text
+        self.reasoning += piece.reasoning
+        for part in piece.tool_calls:
+            known = self.tool_calls.get(part.index)
+            self.tool_calls[part.index] = part if known is None else _joined(known, part)
+        self.finish = piece.finish or self.finish
+        self.usage = piece.usage or self.usage
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.text.strip() or self.reasoning or self.tool_calls)
+
+
+def _joined(known: ToolCallPart, part: ToolCallPart) -> ToolCallPart:
+    return ToolCallPart(
+        known.index, known.id or part.id, known.name or part.name, known.arguments + part.arguments
+    )
+
+
+class Exchange(Protocol):
+    """One request to one deployment."""
+
+    dropped_params: tuple[str, ...]
+    """Sampling parameters the deployment does not take and was not sent."""
+
+    async def reply(self) -> Reply | Fault | Unsupported:
+        """Send the request and wait for the whole reply."""
+        ...
+
+    async def next(self) -> Piece | End | Fault | Unsupported:
+        """The next chunk; the first call sends the request."""
+        ...
+
+    async def close(self) -> None:
+        """Drop the connection if the answer is still under way. Never fails."""
+        ...
+
+
+class Transport(Protocol):
+    """Opens exchanges with deployments."""
+
+    def exchange(
+        self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None, timeout_s: float
+    ) -> Exchange:
+        """An exchange that has not sent anything yet. `timeout_s` is a hint for sockets; the engine keeps time."""
+        ...

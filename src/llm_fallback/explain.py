@@ -1,0 +1,41 @@
+"""What one call may do, worked out from the plan alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm_fallback.plan import ChainPlan, Tiers
+
+
+def explain(chain: ChainPlan) -> dict[str, Any]:
+    """Tiers, the most requests and the most seconds of one call, with notes on what decides them."""
+    members = chain.members
+    return {
+        "chain": chain.name,
+        "tiers": _names(chain.tiers),
+        "max_requests": len(members) + (chain.retries.max or 0) if members else 0,
+        "max_seconds": chain.total_s,
+        "notes": list(_notes(chain)),
+    }
+
+
+def _names(tiers: Tiers) -> list[list[str]]:
+    return [[member.name for member in tier.members] for tier in tiers]
+
+
+def _notes(chain: ChainPlan) -> list[str]:
+    notes = [f"{len(chain.members)} deployments are asked at most once each, in order, without a pause"]
+    if chain.retries.max:
+        notes.append(f"then at most {chain.retries.max} repeats, with backoff, if they fit in total_s")
+    for name, tiers in (
+        ("a prompt that is too long", chain.on_context_window),
+        ("a refusal by a safety system", chain.on_content_policy),
+    ):
+        if tiers is not None:
+            where = " then ".join(" or ".join(tier) for tier in _names(tiers))
+            notes.append(f"{name} goes to {where}" if where else f"{name} ends the call")
+    if chain.accept is not None or chain.on_stream_break == "hold":
+        notes.append("a streamed reply is held until it is whole")
+    elif chain.on_stream_break == "raise":
+        notes.append("a stream that breaks after its first content raises StreamBroken")
+    return notes

@@ -1,0 +1,186 @@
+"""What a built model remembers of its deployments between calls: breakers, limits, speeds.
+
+Shared by every copy of the model and by every thread and event loop that uses it, so whoever reads or writes it
+holds `Health.lock`; nothing waits under that lock.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from llm_fallback.breaker import COUNTED, LASTING, Breaker, Ticket
+from llm_fallback.events import Failure, SkipReason
+from llm_fallback.spec import Limits
+
+_MINUTE_S = 60.0
+_REMEMBERED_TIMES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Why a deployment cannot be asked now, and until when."""
+
+    reason: SkipReason
+    until: float
+    named: bool = False
+    """Whether the deployment itself said when to come back."""
+    failure: Failure = "rate_limited"
+    """What the call has failed by, should nothing else be left."""
+
+
+@dataclass(slots=True)
+class _Minute:
+    """Requests and tokens of the last 60 seconds."""
+
+    entries: deque[tuple[float, int]]
+    tokens: int = 0
+
+    def add(self, now: float, tokens: int) -> None:
+        self.entries.append((now, tokens))
+        self.tokens += tokens
+
+    def settle(self, tokens: int) -> None:
+        if self.entries:
+            at, estimated = self.entries.pop()
+            self.entries.append((at, estimated + tokens))
+            self.tokens += tokens
+
+    def forget(self, now: float) -> None:
+        while self.entries and self.entries[0][0] <= now - _MINUTE_S:
+            self.tokens -= self.entries.popleft()[1]
+
+    def free_at(self, now: float, rpm: int | None, tpm: int | None, tokens: int) -> float | None:
+        """None if a request of that many tokens may go now, else when one may."""
+        self.forget(now)
+        if not self.entries:
+            return None  # A request larger than the whole limit goes when nothing else counts against it.
+        waits = [self._requests_free_at(rpm), self._tokens_free_at(tpm, tokens)]
+        return max((wait for wait in waits if wait is not None), default=None)
+
+    def _requests_free_at(self, rpm: int | None) -> float | None:
+        if rpm is None or len(self.entries) < rpm:
+            return None
+        return self.entries[len(self.entries) - rpm][0] + _MINUTE_S
+
+    def _tokens_free_at(self, tpm: int | None, tokens: int) -> float | None:
+        if tpm is None or self.tokens + tokens <= tpm:
+            return None
+        over = self.tokens + tokens - tpm
+        for at, spent in self.entries:
+            over -= spent
+            if over <= 0:
+                return at + _MINUTE_S
+        return self.entries[-1][0] + _MINUTE_S
+
+
+class DeploymentHealth:
+    """Breaker, limits and speeds of one deployment."""
+
+    def __init__(self, breaker: Breaker, limits: Limits | None) -> None:
+        self.breaker = breaker
+        self.limits = limits
+        self.in_flight = 0
+        self._minute = _Minute(deque())
+        self._first_tokens: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
+
+    def block(self, now: float, tokens: int = 0) -> Block | None:
+        """None if a request of about that many tokens may be sent now."""
+        reopens = self.breaker.closed_to(now)
+        if reopens is not None:
+            failure = self.breaker.failure or "server_error"
+            return Block("breaker_open", reopens, self.breaker.named, failure)
+        free = self._free_at(now, tokens)
+        return None if free is None else Block("limit", free)
+
+    def _free_at(self, now: float, tokens: int) -> float | None:
+        if self.limits is None:
+            return None
+        if self.limits.max_parallel is not None and self.in_flight >= self.limits.max_parallel:
+            return math.inf  # Nobody knows when; a release wakes those who wait.
+        return self._minute.free_at(now, self.limits.rpm, self.limits.tpm, tokens)
+
+    def begin(self, now: float, tokens: int = 0) -> Ticket:
+        """Count a request that is about to be sent."""
+        self.in_flight += 1
+        if self.limits is not None:
+            self._minute.add(now, tokens)
+        return self.breaker.begin(now)
+
+    def answered(self, ticket: Ticket, now: float, first_token_s: float | None = None) -> None:
+        self.in_flight -= 1
+        self.breaker.succeeded(ticket, now)
+        if first_token_s is not None:
+            self._first_tokens.append(first_token_s)
+
+    def failed(self, ticket: Ticket, now: float, failure: Failure, retry_after_s: float | None) -> bool:
+        """Count a failure; True if it opened the breaker. A refusal of this one request counts as an answer."""
+        self.in_flight -= 1
+        if failure in COUNTED or failure in LASTING or failure == "rate_limited":
+            return self.breaker.failed(ticket, now, failure, retry_after_s)
+        self.breaker.succeeded(ticket, now)
+        return False
+
+    def dropped(self, ticket: Ticket) -> None:
+        """The caller left; the deployment is none the worse for it."""
+        self.in_flight -= 1
+        self.breaker.dropped(ticket)
+
+    def settle(self, tokens: int) -> None:
+        """Count what a request used beyond the estimate it began with (negative: less)."""
+        if self.limits is not None:
+            self._minute.settle(tokens)
+
+    def first_token_s(self, quantile: float) -> float | None:
+        """That quantile of the last first-token times, in seconds; None before there are any."""
+        if not self._first_tokens:
+            return None
+        ranked = sorted(self._first_tokens)
+        return ranked[min(len(ranked) - 1, math.ceil(quantile * len(ranked)) - 1)]
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Plain data, as `model.state()` shows it."""
+        reopens = self.breaker.closed_to(now)
+        return {
+            "breaker": self.breaker.state(now),
+            "retry_in_s": None if reopens is None else round(reopens - now, 3),
+            "failures": self.breaker.failures(now),
+            "in_flight": self.in_flight,
+            "first_token_p95_s": self.first_token_s(0.95),
+        }
+
+
+class Health:
+    """The health of all deployments of a model."""
+
+    def __init__(self, deployments: Iterable[tuple[str, Breaker, Limits | None]]) -> None:
+        self.lock = threading.Lock()
+        self._of = {name: DeploymentHealth(breaker, limits) for name, breaker, limits in deployments}
+        self._waiting: list[Callable[[], object]] = []
+
+    def __getitem__(self, deployment: str) -> DeploymentHealth:
+        return self._of[deployment]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of)
+
+    def when_released(self, wake: Callable[[], object]) -> None:
+        """Call `wake` once, from whichever thread, when some request has ended."""
+        with self.lock:
+            self._waiting.append(wake)
+
+    def released(self) -> None:
+        """Tell whoever waits for a free place. Called without the lock."""
+        if self._waiting:
+            with self.lock:
+                waiting, self._waiting = self._waiting, []
+            for wake in waiting:
+                wake()
+
+    def snapshot(self, now: float) -> dict[str, dict[str, Any]]:
+        with self.lock:
+            return {name: health.snapshot(now) for name, health in self._of.items()}

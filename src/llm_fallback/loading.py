@@ -1,0 +1,109 @@
+"""Files and mappings in, one Spec out; every mistake at once, with its path, file and line.
+
+Nothing is resolved and nothing is sent: `${NAME}` stays as it is until a model is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from llm_fallback import agreement
+from llm_fallback.documents import Document, unreadable
+from llm_fallback.errors import Mistake, SpecError
+from llm_fallback.marks import Places, Problem
+from llm_fallback.overlays import overlaid
+from llm_fallback.providers import with_slash
+from llm_fallback.reading import read_file, read_mapping, read_spec
+from llm_fallback.spec import Spec, own_words
+from llm_fallback.wording import parsed
+
+Source = Spec | Path | str | Mapping[str, Any] | Sequence[str]
+"""A spec, a file of one, its data, or the models of a chain in one line."""
+
+
+def load_spec(*sources: Source) -> Spec:
+    """One spec from one or more sources: later ones win, mappings merge, lists replace, null removes.
+
+    A path is read as YAML, TOML or JSON by its suffix; a list of models is a chain in one line. A `Spec` alone
+    is returned as it is. Raises SpecError with every mistake in all of them.
+    """
+    outcome = _loaded(sources)
+    # A traceback shows this frame; the sources may hold keys in clear.
+    del sources
+    if isinstance(outcome, Spec):
+        return outcome
+    raise SpecError(outcome)
+
+
+def spec_of_models(models: Sequence[str]) -> Spec:
+    """A spec of one chain, `default`, that tries the models in order; deployments are named after them."""
+    return load_spec(models)
+
+
+def _loaded(sources: Sequence[Source]) -> Spec | list[Mistake]:
+    if len(sources) == 1 and isinstance(sources[0], Spec):
+        return sources[0]
+    documents = [_read(source) for source in sources] or [unreadable("there is no source", "name a file")]
+    mistakes = [mistake for document in documents for mistake in document.mistakes]
+    if not all(document.readable for document in documents):
+        return mistakes
+    outcome = _checked(reduce(overlaid, documents))
+    if isinstance(outcome, Spec) and not mistakes:
+        return outcome
+    return sorted([*mistakes, *([] if isinstance(outcome, Spec) else outcome)], key=_in_file)
+
+
+def _read(source: Source) -> Document:
+    match source:
+        case Spec():
+            return read_spec(source.model_dump(), source.places)
+        case Path() | str():
+            return read_file(Path(source))
+        case Mapping():
+            return read_mapping(source)
+        case Sequence() if all(isinstance(model, str) for model in source):
+            return read_mapping(_in_one_line(source)) if source else unreadable("the list of models is empty")
+    return unreadable(f"a source is a path, a mapping or a list of models, not a {type(source).__name__}")
+
+
+def _checked(document: Document) -> Spec | list[Mistake]:
+    places = Places(document.places)
+    data = own_words(document.data)
+    if "model_list" in data:
+        return [_PROXY.at(places)]
+    outcome = parsed(Spec, data, places)
+    problems = agreement.problems(data)
+    if isinstance(outcome, Spec):
+        return outcome
+    return [problem.at(places) for problem in (*outcome, *problems)]
+
+
+_PROXY = Problem(
+    ("model_list",),
+    "this is the configuration of a LiteLLM proxy, not a spec",
+    "write its models as deployments and chains",
+)
+
+
+def _in_file(mistake: Mistake) -> tuple[str, int]:
+    return mistake.file or "", 0 if mistake.line is None else mistake.line
+
+
+def _in_one_line(models: Sequence[str]) -> dict[str, Any]:
+    names = _names(models)
+    deployments = {name: {"model": model} for name, model in zip(names, models, strict=True)}
+    return {"deployments": deployments, "chains": {"default": {"tiers": names}}}
+
+
+def _names(models: Sequence[str]) -> list[str]:
+    """Short names, the provider before those that would be equal, and a number after those that still are."""
+    whole = [with_slash(model) for model in models]
+    short = [model.rpartition("/")[2] or model for model in whole]
+    clear = [name if short.count(name) == 1 else model for name, model in zip(short, whole, strict=True)]
+    return [
+        name if clear[:index].count(name) == 0 else f"{name}#{clear[: index + 1].count(name)}"
+        for index, name in enumerate(clear)
+    ]

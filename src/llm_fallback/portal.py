@@ -1,0 +1,111 @@
+"""The background loop on which sync callers run the engine: one per process, made on first use.
+
+A step of the engine is handed over with the caller's context variables, the caller waits for it in its own thread,
+and an interrupt of the caller cancels it. Nothing of the user's runs here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Portal:
+    """An event loop in a daemon thread."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="llm_fallback portal", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def run(self, step: Coroutine[Any, Any, T], context: contextvars.Context) -> T:
+        """Run one step to its end in that context and return its result.
+
+        An exception raised in the waiting thread, as by Ctrl-C, cancels the step and waits for its end first.
+        """
+        future: Future[T] = Future()
+        task = _Task(step, future)
+        self.loop.call_soon_threadsafe(task.start, self.loop, context)
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():
+                self.loop.call_soon_threadsafe(task.cancel)
+                _settle(future)
+            raise
+
+    def send(self, step: Coroutine[Any, Any, Any], context: contextvars.Context) -> None:
+        """Run a step whose end nobody waits for."""
+        task = _Task(step, Future())
+        self.loop.call_soon_threadsafe(task.start, self.loop, context)
+
+    def is_current(self) -> bool:
+        """Whether the caller is this loop's own thread, which must never wait for itself."""
+        return threading.current_thread() is self._thread
+
+
+class _Task:
+    """A step on the loop, and the future its caller waits for."""
+
+    def __init__(self, step: Coroutine[Any, Any, T], future: Future[T]) -> None:
+        self._step, self._future = step, future
+        self._task: asyncio.Task[T] | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
+        self._task = loop.create_task(self._step, context=context)
+        self._task.add_done_callback(self._done)
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _done(self, task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            self._future.set_exception(asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
+            self._future.set_exception(error)
+        else:
+            self._future.set_result(task.result())
+
+
+def _settle(future: Future[Any]) -> None:
+    """Wait for a cancelled step to end, so that its request is closed when the interrupt goes on."""
+    try:
+        future.exception(timeout=5)
+    except BaseException:  # noqa: BLE001, S110 - the interrupt that brought us here is the one to report
+        pass
+
+
+_portal: Portal | None = None
+_lock = threading.Lock()
+
+
+def portal() -> Portal:
+    """The process's portal; a forked child gets its own, as threads do not survive a fork."""
+    global _portal
+    if _portal is None or _portal.pid != os.getpid():
+        with _lock:
+            if _portal is None or _portal.pid != os.getpid():
+                _portal = Portal()
+    return _portal
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+# A fork may happen while another thread holds the lock, and nobody in the child would ever release it.
+os.register_at_fork(after_in_child=_renew_lock)

@@ -1,0 +1,137 @@
+"""A Spec resolved into a Plan: variables filled in, settings merged, every secret known by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from pydantic import SecretStr
+
+from llm_fallback.backends import BACKENDS
+from llm_fallback.errors import Mistake, SpecError
+from llm_fallback.plan import ChainPlan, Member, Plan, Target, Tier, Tiers
+from llm_fallback.pricing import FREE, Prices
+from llm_fallback.scrub import password_of, secrets_in
+from llm_fallback.spec import Deployment, Price, Spec
+from llm_fallback.variables import Environment
+
+
+def resolve_spec(spec: Spec, environ: Mapping[str, str]) -> Plan:
+    """The plan of a spec; raises one SpecError naming every variable that is not set."""
+    variables = Environment(environ)
+    targets = {name: _target(spec, name, variables) for name in spec.deployments}
+    mistakes = list(variables.mistakes)
+    chains = {name: _chain(spec, name, targets, mistakes) for name in spec.chains}
+    del variables
+    if mistakes:
+        raise SpecError(mistakes)
+    secrets = tuple(secret for target in targets.values() for secret in _secrets(target))
+    return Plan(chains, spec.default_chain or next(iter(chains)), targets, secrets)
+
+
+def _target(spec: Spec, name: str, variables: Environment) -> Target:
+    own = spec.deployments[name]
+    path = ("deployments", name)
+    model = variables.text(own.model, (*path, "model"))
+    api_base = variables.text(own.api_base, (*path, "api_base")) if own.api_base else None
+    backend = BACKENDS[own.backend] if own.backend else None
+    parameters: dict[str, Any] = dict(variables.value(spec.params(name), (*path, "params")))
+    parameters["model"] = backend.model(model) if backend else model
+    if api_base:
+        parameters["api_base"] = backend.base_url(api_base) if backend else api_base
+    return Target(
+        name=name,
+        model=model,
+        served=_served(own, model),
+        parameters=parameters,
+        api_key=_key(own, variables, (*path, "api_key")),
+        backend=own.backend,
+        borrows_key=own.api_key is None and backend is None and api_base is None,
+        weight=own.weight,
+        prices=_prices(own.price),
+        context_window=own.context_window,
+        profile=dict(own.profile),
+        limits=spec.limits(name),
+        breaker=spec.breaker(name),
+        base_model=own.base_model,
+    )
+
+
+def _served(own: Deployment, model: str) -> str:
+    bare = model if own.backend else model.partition("/")[2] or model
+    return (own.base_model or bare).casefold()
+
+
+def _key(own: Deployment, variables: Environment, path: tuple[str, ...]) -> SecretStr | Callable[[], Any] | None:
+    if isinstance(own.api_key, SecretStr):
+        return SecretStr(variables.text(own.api_key.get_secret_value(), path))
+    return own.api_key
+
+
+def _prices(price: Any) -> Prices | None:
+    if price == "free":
+        return FREE
+    return _declared(price) if isinstance(price, Price) else None
+
+
+def _declared(price: Price) -> Prices:
+    nothing = FREE.input
+    return Prices(
+        input=price.input_per_million if price.input_per_million is not None else nothing,
+        output=price.output_per_million if price.output_per_million is not None else nothing,
+        cached_input=price.cached_input_per_million,
+        cache_write=price.cache_write_per_million,
+        reasoning=price.reasoning_per_million,
+        audio_input=price.audio_input_per_million,
+        audio_output=price.audio_output_per_million,
+        per_request=price.per_request if price.per_request is not None else nothing,
+        per_gpu_hour=price.per_gpu_hour if price.per_gpu_hour is not None else nothing,
+    )
+
+
+def _chain(spec: Spec, name: str, targets: Mapping[str, Target], mistakes: list[Mistake]) -> ChainPlan:
+    own = spec.chains[name]
+
+    def tiers(names: tuple[tuple[str, ...], ...]) -> Tiers:
+        made = (_tier(spec, name, tier, targets) for tier in names)
+        return tuple(tier for tier in made if tier.members)
+
+    total_s = spec.timeouts(name).total_s
+    assert total_s is not None
+    return ChainPlan(
+        name=name,
+        tiers=tiers(own.tiers),
+        on_context_window=None if own.on_context_window is None else tiers(own.on_context_window),
+        on_content_policy=None if own.on_content_policy is None else tiers(own.on_content_policy),
+        total_s=total_s,
+        retries=spec.retries(name),
+        on_stream_break=spec.on_stream_break(name),
+        hedge=spec.hedge(name),
+        accept=_predicate(spec.accept(name), f"chains.{name}.accept", mistakes),
+        budget=spec.budget(name),
+    )
+
+
+def _tier(spec: Spec, chain: str, names: tuple[str, ...], targets: Mapping[str, Target]) -> Tier:
+    in_rotation = (targets[name] for name in names if targets[name].weight > 0)
+    return Tier(tuple(Member(target, spec.timeouts(chain, target.name)) for target in in_rotation))
+
+
+def _predicate(accept: Any, path: str, mistakes: list[Mistake]) -> Callable[[Any], Any] | None:
+    """The function an import path names; a mistake is noted where there is none."""
+    if accept is None or callable(accept):
+        return accept  # type: ignore[no-any-return]
+    module, _, name = accept.partition(":")
+    try:
+        predicate = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        problem = f"{accept!r} cannot be imported ({error})"
+        mistakes.append(Mistake(path, problem, "name it as 'package.module:function'"))
+        return None
+    return predicate  # type: ignore[no-any-return]
+
+
+def _secrets(target: Target) -> list[str]:
+    found = [*secrets_in(target.parameters), *secrets_in(target.api_key)]
+    return [*found, *password_of(str(target.parameters.get("api_base", "")))]

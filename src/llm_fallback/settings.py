@@ -1,0 +1,201 @@
+"""The small parts of a spec: how long, how often, how much, at what price.
+
+Each is closed (an unknown word is a mistake), immutable, and knows which of its fields were written, so
+that one part can override another key by key. The defaults here are the library's.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+)
+from pydantic_core import PydanticCustomError
+
+
+class Part(BaseModel):
+    """A piece of a spec. Its dump holds only what was written: a default written out would override others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were written, an explicit null included."""
+        return {
+            name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set
+        }
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if name in self.model_fields_set}
+
+
+def wrong(text: str, remedy: str | None = None) -> PydanticCustomError:
+    """What a validator raises: a mistake in our own words."""
+    return PydanticCustomError("spec", "{text}", {"text": text, "remedy": remedy})
+
+
+def _not_a_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise wrong(f"must be a number, got {str(value).lower()}")
+    return value
+
+
+def _shape(value: Any) -> str:
+    return "<word>" if isinstance(value, str | bool) else "<other>"
+
+
+def _off(value: Any) -> Any:
+    return "off" if value is False else value
+
+
+Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Dollars = Annotated[Decimal, BeforeValidator(_not_a_switch), Field(ge=0, allow_inf_nan=False)]
+
+
+class AttemptTimeouts(Part):
+    """How long one attempt may take, in seconds. null: no limit of its own (`total_s` still holds)."""
+
+    attempt_s: Seconds | None = Field(
+        120,
+        description="Seconds one attempt may take: to its first token when streaming, else to its reply.",
+    )
+    first_token_s: Seconds | None = Field(
+        None,
+        description="Seconds a streamed attempt may take to its first content, reasoning or tool call. "
+        "None unless given. Plain calls have no first token.",
+    )
+    idle_s: Seconds | None = Field(
+        60, description="Seconds a stream may be silent between two pieces once it has begun."
+    )
+
+
+class Timeouts(AttemptTimeouts):
+    """How long a call and its attempts may take, in seconds."""
+
+    total_s: Seconds = Field(
+        300, description="Seconds a call may keep its caller waiting: attempts, waits and stream together."
+    )
+
+
+class Retries(Part):
+    """Requests beyond one per deployment, made only when nothing else is left to try."""
+
+    max: Annotated[int, Field(strict=True, ge=0)] = Field(
+        2, description="How many more requests a call may make after every deployment was tried. 0: none."
+    )
+    wait_initial_s: Seconds = Field(
+        0.5,
+        description="Upper end of the first random wait before such a request, in seconds; then doubled.",
+    )
+    wait_max_s: Seconds = Field(8, description="Longest such wait, in seconds.")
+
+
+class Breaker(Part):
+    """When a deployment is left alone for a while: when both `failures` and `failure_ratio` are reached."""
+
+    failures: Count = Field(3, description="Failures within the window before it opens.")
+    failure_ratio: Annotated[float, Field(strict=True, gt=0, le=1)] = Field(
+        0.5, description="Share of the window's calls that must have failed before it opens, above 0 up to 1."
+    )
+    window_s: Seconds = Field(60, description="Length of the window that is looked back on, in seconds.")
+    cooldown_s: Seconds = Field(
+        30,
+        description="Seconds it stays open before one probe goes through; doubles per failed probe to 300.",
+    )
+
+
+class Limits(Part):
+    """What may be sent to a deployment. A deployment at a limit is passed over. Nothing given: no limit."""
+
+    rpm: Count | None = Field(None, description="Requests a minute.")
+    tpm: Count | None = Field(None, description="Tokens a minute, input and output together.")
+    max_parallel: Count | None = Field(None, description="Requests under way at the same time.")
+
+
+class Hedge(Part):
+    """Ask one more deployment when the first is slow, and take whoever answers first."""
+
+    after_s: Annotated[
+        Annotated[Seconds, Tag("<other>")] | Annotated[Literal["p95"], Tag("<word>")], Discriminator(_shape)
+    ] = Field(
+        "p95",
+        description="Seconds without a first token (plain calls: a reply) before the second is asked; "
+        "p95: the time 95 % of the deployment's recent calls took.",
+    )
+
+
+class Budget(Part):
+    """What a chain may cost, in US dollars; a call that could go over is not made. Default: no limit."""
+
+    usd_per_call: Dollars | None = Field(
+        None, description="Dollars one call may cost, all its attempts together."
+    )
+    usd_per_run: Dollars | None = Field(
+        None, description="Dollars one run may cost: everything below one root of LangChain."
+    )
+    usd_per_day: Dollars | None = Field(
+        None, description="Dollars all calls of a chain together may cost in a day."
+    )
+
+
+class ColdStart(Part):
+    """For a deployment that scales to zero: how long to wait until it is up."""
+
+    max_wait_s: Seconds = Field(description="Longest time to wait for the deployment to start, in seconds.")
+
+
+class Price(Part):
+    """What a deployment costs, in US dollars; per million means per 1,000,000 tokens."""
+
+    input_per_million: Dollars | None = Field(None, description="Dollars per million input tokens.")
+    output_per_million: Dollars | None = Field(None, description="Dollars per million output tokens.")
+    cached_input_per_million: Dollars | None = Field(
+        None,
+        description="Dollars per million input tokens read from the provider's cache. Default: as input.",
+    )
+    cache_write_per_million: Dollars | None = Field(
+        None,
+        description="Dollars per million input tokens written to the provider's cache. Default: as input.",
+    )
+    reasoning_per_million: Dollars | None = Field(
+        None, description="Dollars per million output tokens spent thinking. Default: as output."
+    )
+    audio_input_per_million: Dollars | None = Field(
+        None, description="Dollars per million audio input tokens. Default: as input."
+    )
+    audio_output_per_million: Dollars | None = Field(
+        None, description="Dollars per million audio output tokens. Default: as output."
+    )
+    per_request: Dollars | None = Field(None, description="Dollars per request, beside its tokens.")
+    per_gpu_hour: Dollars | None = Field(
+        None, description="Dollars per hour of the hardware the server occupies."
+    )
+
+
+BreakerOrOff = Annotated[
+    Annotated[Breaker, Tag("<other>")] | Annotated[Literal["off", False], Tag("<word>")],
+    Discriminator(_shape),
+    AfterValidator(_off),
+]
+"""A breaker, or `off`; YAML 1.1 reads a bare off as false, which means the same."""
+
+PriceOrFree = Annotated[
+    Annotated[Price, Tag("<other>")] | Annotated[Literal["free"], Tag("<word>")], Discriminator(_shape)
+]
+HedgeOrOff = Annotated[
+    Annotated[Hedge, Tag("<other>")] | Annotated[Literal["off", False], Tag("<word>")],
+    Discriminator(_shape),
+    AfterValidator(_off),
+]
+OnStreamBreak = Literal["raise", "continue", "hold"]

@@ -1,0 +1,249 @@
+"""What a user may write, as a whole.
+
+A `Spec` that exists fits together: its names are defined, its backends have addresses, its numbers are in
+range. `load_spec` makes one from files and reports mistakes with their lines; the JSON Schema editors use
+comes from here. Fields hold what was written; methods such as `Spec.timeouts` tell what holds, with every
+default filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import Field, PrivateAttr, SecretStr, model_validator
+from pydantic.json_schema import GenerateJsonSchema
+
+from llm_fallback import agreement
+from llm_fallback.entries import Chain, ChainSettings, Defaults, Deployment, RunnableSpec
+from llm_fallback.errors import Mistake, SpecError
+from llm_fallback.marks import Path, Places, Problem, children, dotted
+from llm_fallback.profile import Profile
+from llm_fallback.settings import (
+    AttemptTimeouts,
+    Breaker,
+    Budget,
+    ColdStart,
+    Hedge,
+    Limits,
+    OnStreamBreak,
+    Part,
+    Price,
+    Retries,
+    Timeouts,
+)
+from llm_fallback.variables import Reference, references
+from llm_fallback.wording import parsed
+
+__all__ = [
+    "AttemptTimeouts",
+    "Breaker",
+    "Budget",
+    "Chain",
+    "ChainSettings",
+    "ColdStart",
+    "Defaults",
+    "Deployment",
+    "Hedge",
+    "Limits",
+    "OnStreamBreak",
+    "Part",
+    "Price",
+    "Profile",
+    "Retries",
+    "RunnableSpec",
+    "Spec",
+    "Timeouts",
+    "json_schema",
+]
+
+_P = TypeVar("_P", bound=Part)
+
+
+class Spec(Part):
+    """Deployments, chains of them, and what goes for all."""
+
+    deployments: Annotated[dict[str, Deployment], Field(min_length=1)] = Field(
+        description="Where models are served, by names of one's own."
+    )
+    chains: dict[str, Chain] = Field(default_factory=dict, description="What applications ask for, by name.")
+    default_chain: str | None = Field(
+        None, description="The chain that is meant when none is named. Default: the only one."
+    )
+    defaults: Defaults = Field(
+        default_factory=Defaults, description="What goes for every chain and deployment."
+    )
+    runnables: dict[str, RunnableSpec] = Field(
+        default_factory=dict, description="Prompts joined to chains, by name; `build_runnables` makes them."
+    )
+
+    _places: Places = PrivateAttr(default_factory=Places)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_words(cls, data: Any) -> Any:
+        return _with_default_chain(own_words(data)) if isinstance(data, Mapping) else data
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = agreement.problems(self.model_dump())
+        if problems:
+            raise ValueError("; ".join(str(problem.at(Places())) for problem in problems))
+        return self
+
+    def model_post_init(self, context: Any) -> None:
+        """Keep where everything stands, if the validation was told."""
+        if isinstance(context, Places):
+            self._places = context
+
+    @property
+    def places(self) -> Places:
+        """The file and line of every path; unknown for what was never in a file."""
+        return self._places
+
+    def timeouts(self, chain: str, deployment: str | None = None) -> Timeouts:
+        """What holds for a call of the chain, or for its attempts at one deployment."""
+        own = None if deployment is None else self.deployments[deployment].timeouts
+        return _filled(Timeouts, self.defaults.timeouts, self.chains[chain].timeouts, own)
+
+    def retries(self, chain: str) -> Retries:
+        """Requests of the chain beyond one per deployment."""
+        return _filled(Retries, self.defaults.retries, self.chains[chain].retries)
+
+    def breaker(self, deployment: str) -> Breaker | None:
+        """The deployment's breaker; None where it is off."""
+        own, default = self.deployments[deployment].breaker, self.defaults.breaker
+        breaker = default if own is None else _over(default, own)
+        return _filled(Breaker, breaker) if breaker is None or isinstance(breaker, Breaker) else None
+
+    def limits(self, deployment: str) -> Limits | None:
+        """What may be sent to the deployment; None for no limit."""
+        limits: Limits | None = self._setting("limits", self.deployments[deployment])
+        return limits
+
+    def cold_start(self, deployment: str) -> ColdStart | None:
+        """How long to wait for the deployment to start; None where it is always up."""
+        cold_start: ColdStart | None = self._setting("cold_start", self.deployments[deployment])
+        return cold_start
+
+    def params(self, deployment: str) -> dict[str, Any]:
+        """The deployment's request parameters over those of the defaults, name by name."""
+        return {**self.defaults.params, **self.deployments[deployment].params}
+
+    def hedge(self, chain: str) -> Hedge | None:
+        """When the chain asks a second deployment; None where it never does."""
+        hedge = self._setting("hedge", self.chains[chain])
+        return hedge if isinstance(hedge, Hedge) else None
+
+    def on_stream_break(self, chain: str) -> OnStreamBreak:
+        """What to do when a stream ends early: as written, else `hold` beside `accept`, else `raise`."""
+        written: OnStreamBreak | None = self._setting("on_stream_break", self.chains[chain])
+        if written is not None:
+            return written
+        return "raise" if self.accept(chain) is None else "hold"
+
+    def accept(self, chain: str) -> str | Callable[..., bool] | None:
+        """Who judges the chain's replies: an import path or a function; None where nobody does."""
+        judge: str | Callable[..., bool] | None = self._setting("accept", self.chains[chain])
+        return judge
+
+    def budget(self, chain: str) -> Budget | None:
+        """What the chain may cost; None for no limit."""
+        budget: Budget | None = self._setting("budget", self.chains[chain])
+        return budget
+
+    def references(self) -> Iterator[tuple[Path, Reference]]:
+        """Every variable the spec names, with the path of the text that names it."""
+        yield from _references(self.defaults.params, ("defaults", "params"))
+        for name, deployment in self.deployments.items():
+            for field in ("model", "base_model", "api_key", "api_base", "params"):
+                yield from _references(getattr(deployment, field), ("deployments", name, field))
+
+    def with_chain_settings(self, chain: str, **settings: Any) -> Spec:
+        """The spec with settings of one chain overridden key by key, as `build_chat_model` takes them.
+
+        Raises SpecError with paths such as `build_chat_model(timeouts.total_s)`.
+        """
+        outcome = self._overridden(chain, settings)
+        if isinstance(outcome, Spec):
+            return outcome
+        raise SpecError([_of_build(problem) for problem in outcome])
+
+    def _setting(self, name: str, entry: Part) -> Any:
+        default = getattr(self.defaults, name)
+        return _over(default, getattr(entry, name)) if name in entry.model_fields_set else default
+
+    def _overridden(self, chain: str, settings: Mapping[str, Any]) -> Spec | list[Problem]:
+        if chain not in self.chains:
+            return [
+                Problem(("chain",), f"no chain is called {chain!r}", agreement.nearest(chain, self.chains))
+            ]
+        overrides = parsed(ChainSettings, settings)
+        if not isinstance(overrides, ChainSettings):
+            return overrides
+        current = self.chains[chain]
+        update = {name: _over(getattr(current, name), value) for name, value in overrides.given().items()}
+        changed = current.model_copy(update=update)
+        problems = list(agreement.stream_break(changed.given(), self.defaults.given(), ()))
+        return problems or self.model_copy(update={"chains": {**self.chains, chain: changed}})
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a spec file, for editors and other tools."""
+    schema = Spec.model_json_schema(schema_generator=_Schema)
+    schema["properties"]["$schema"] = {
+        "type": "string",
+        "description": "The address of this schema, for editors.",
+    }
+    return {
+        "$schema": GenerateJsonSchema.schema_dialect,
+        "title": "llm-fallback",
+        **schema,
+        "patternProperties": {"^x-": {"description": "Anything; ignored. A place for anchors."}},
+    }
+
+
+class _Schema(GenerateJsonSchema):
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def own_words(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec's data without what is not ours: `x-...`, `$schema`, and sections left empty."""
+    return {
+        key: value
+        for key, value in data.items()
+        if not key.startswith("x-") and key != "$schema" and not (value is None and key in Spec.model_fields)
+    }
+
+
+def _with_default_chain(data: dict[str, Any]) -> dict[str, Any]:
+    chains = data.get("chains")
+    if "default_chain" in data or not isinstance(chains, Mapping) or len(chains) != 1:
+        return data
+    return {**data, "default_chain": next(iter(chains))}
+
+
+def _over(base: Any, top: Any) -> Any:
+    if isinstance(base, Part) and isinstance(top, Part):
+        return type(top)(**{**base.given(), **top.given()})
+    return top
+
+
+def _filled(kind: type[_P], *layers: Part | None) -> _P:
+    given: dict[str, Any] = {}
+    for layer in layers:
+        given.update({} if layer is None else layer.given())
+    return kind(**given)
+
+
+def _references(value: Any, path: Path) -> Iterator[tuple[Path, Reference]]:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if isinstance(text, str):
+        yield from ((path, reference) for reference in references(text))
+    for key, item in children(value):
+        yield from _references(item, (*path, key))
+
+
+def _of_build(problem: Problem) -> Mistake:
+    return Mistake(f"build_chat_model({dotted(problem.path)})", problem.text, problem.remedy)

@@ -1,0 +1,278 @@
+"""A step of a script, played: what is sent, when, and how it ends. No I/O.
+
+A player that has sockets sends the acts; one that has none reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
+from typing import Any, TypeAlias
+
+from llm_fallback.testing import brain, wire
+from llm_fallback.testing.answers import Answer
+from llm_fallback.testing.refusals import STATUS, error_body, refusal
+from llm_fallback.testing.scripts import Cut, Empty, Fail, Garbage, Reply, Stall, Step
+from llm_fallback.testing.wire import DONE, Envelope
+
+KEEP_ALIVE_EVERY_S = 0.05
+_JSON = "application/json"
+_STREAM = "text/event-stream"
+_FILLER = ("The", " quick", " brown", " fox", " jumps", " over", " the", " lazy", " dog.")
+_PIECES_LEFT_UNSAID = 3
+_PAGE = b"<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The status line and headers."""
+
+    status: int = 200
+    content_type: str = _JSON
+    length: int | None = None
+    """Bytes of the body; None: told by its end."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A part of the body. A mapping is one event of a stream; bytes go as they are."""
+
+    data: Mapping[str, Any] | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Silence, for ever if `seconds` is None, with `keep_alive` sent every 50 ms if there is any."""
+
+    seconds: float | None = None
+    keep_alive: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Sever:
+    """The connection is reset."""
+
+
+Act: TypeAlias = Head | Send | Wait | Sever
+
+
+def perform(step: Step | None, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+    """What happens to `request` at this step of a script; None answers sensibly."""
+    match step:
+        case Fail():
+            return _fail(step, request, envelope)
+        case Stall():
+            return _stall(step, request, envelope)
+        case Cut():
+            return _cut(step, request, envelope)
+        case Garbage():
+            return _garbage(step, request, envelope)
+        case Empty():
+            return _empty(step, request, envelope)
+        case Reply():
+            return _reply(step, request, envelope)
+        case None:
+            return _reply(Reply(None), request, envelope)
+
+
+def _reply(reply: Reply, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+    answer = brain.answer_as(reply, request)
+    if answer.model is not None:
+        envelope = replace(envelope, model=answer.model)
+    if reply.delay_s:
+        yield Wait(reply.delay_s)
+    if request.get("stream"):
+        yield Head(content_type=_STREAM, headers=reply.headers or {})
+        yield from _paced(_whole_stream(answer, request, envelope), reply.chunk_delay_s)
+    else:
+        yield from _document(wire.completion(answer, envelope, _n(request)), headers=reply.headers or {})
+
+
+def _fail(fail: Fail, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+    if fail.delay_s:
+        yield Wait(fail.delay_s)
+    if isinstance(fail.failure, int) or fail.failure in STATUS:
+        said = refusal(fail, envelope.model)
+        yield Head(said.status, said.content_type, len(said.body), said.headers)
+        yield Send(said.body)
+    elif fail.failure in _ACCIDENTS:
+        yield _ACCIDENTS[fail.failure]
+    else:
+        yield from perform(_STANDS_FOR[fail.failure], request, envelope)
+
+
+_ACCIDENTS: dict[str, Act] = {"connection": Sever(), "timeout": Wait()}
+_STANDS_FOR: dict[str, Step] = {
+    "first_token_timeout": Stall(),
+    "idle_timeout": Stall(after_chunks=2),
+    "empty_response": Empty(),
+    "invalid_response": Garbage(),
+    "stream_broken": Cut(after_chunks=2),
+}
+
+
+def _stall(stall: Stall, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+    if request.get("stream"):
+        said, _ = _broken_off(stall, request, envelope)
+        yield Head(content_type=_STREAM)
+        yield from _frames(wire.openings(envelope), said)
+        yield Wait(keep_alive=_keep_alive(stall, envelope))
+    else:
+        yield Wait()
+
+
+def _keep_alive(stall: Stall, envelope: Envelope) -> bytes:
+    if stall.keep_alive == "comments":
+        return wire.COMMENT
+    if stall.keep_alive == "roles":
+        return b"".join(wire.frame(chunk) for chunk in wire.openings(envelope))
+    return b""
+
+
+def _cut(cut: Cut, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+    if not request.get("stream"):
+        return _cut_document(cut, request, envelope)
+    return _cut_stream(cut, request, envelope)
+
+
+def _cut_stream(cut: Cut, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+    said, unsaid = _broken_off(cut, request, envelope)
+    yield Head(content_type=_STREAM)
+    if cut.after_chunks > 0:
+        yield from _frames(wire.openings(envelope), said)
+    match cut.how:
+        case "reset":
+            yield Sever()
+        case "error_frame" | "overload_frame":
+            yield from (Send(_in_band_error(cut, envelope)), Send(DONE))
+        case "bad_frame":
+            yield Send(_half_a_frame(envelope))
+            yield from _frames(unsaid, [wire.chunk(envelope, {}, finish="stop")])
+            yield Send(DONE)
+        case "abort" | "error":
+            yield from (Send(wire.chunk(envelope, {}, finish=cut.how)), Send(DONE))
+        case "done":
+            yield Send(DONE)
+        case "close":
+            pass
+
+
+def _cut_document(cut: Cut, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+    answer = _answer_to_break(cut, request)
+    whole = wire.encode(wire.completion(answer, envelope))
+    match cut.how:
+        case "reset":
+            yield from (Head(length=len(whole)), Send(whole[: len(whole) // 2]), Sever())
+        case "error_frame" | "overload_frame":
+            status = STATUS[_FAILURE_IN_BAND[cut.how]]
+            yield from _document(_in_band_error(cut, envelope), status=status)
+        case "abort" | "error":
+            yield from _document(wire.completion(replace(answer, finish=cut.how), envelope))
+        case "close" | "done" | "bad_frame":
+            yield from _body(whole[: len(whole) // 2])
+
+
+_FAILURE_IN_BAND = {"error_frame": "server_error", "overload_frame": "overloaded"}
+
+
+def _in_band_error(cut: Cut, envelope: Envelope) -> Mapping[str, Any]:
+    body = error_body(_FAILURE_IN_BAND[cut.how], envelope.model)
+    assert not isinstance(body, str)
+    return body
+
+
+def _garbage(garbage: Garbage, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+    nothing = brain.answer_as(Reply(), request)
+    match garbage.kind, bool(request.get("stream")):
+        case "html", _:
+            return _body(_PAGE, "text/html")
+        case "null", _:
+            return _body(b"null")
+        case "no_choices", True:
+            return _stream([wire.usage_chunk(nothing, envelope)] * 2)
+        case "no_choices", False:
+            return _document(wire.completion(nothing, envelope, n=0))
+        case "truncated", True:
+            return iter((Head(content_type=_STREAM), Send(_half_a_frame(envelope))))
+        case "truncated", False:
+            whole = wire.encode(wire.completion(nothing, envelope))
+            return _body(whole[: len(whole) // 2])
+        case _, True:
+            return iter((Head(content_type=_STREAM), Send(b"data: upstream is starting\n\n"), Send(DONE)))
+        case _:
+            return _body(b"upstream is starting")
+
+
+def _empty(empty: Empty, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+    answer = brain.answer_as(Reply("", finish=empty.finish), request)
+    if request.get("stream"):
+        return _stream(wire.chunks(answer, envelope, with_usage=_usage_wanted(request)))
+    document = wire.completion(answer, envelope)
+    document["choices"][0]["message"]["content"] = empty.content
+    return _document(document)
+
+
+def _broken_off(
+    step: Stall | Cut, request: Mapping[str, Any], envelope: Envelope
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    deltas = wire.deltas(_answer_to_break(step, request), envelope)
+    chunks = [wire.chunk(envelope, delta) for delta in deltas]
+    return chunks[: step.after_chunks], chunks[step.after_chunks :]
+
+
+def _answer_to_break(step: Stall | Cut, request: Mapping[str, Any]) -> Answer:
+    if step.reply is None:
+        filler = islice(cycle(_FILLER), step.after_chunks + _PIECES_LEFT_UNSAID)
+        return brain.answer_as(Reply(chunks=tuple(filler)), request)
+    return brain.answer_as(Reply(step.reply) if isinstance(step.reply, str) else step.reply, request)
+
+
+def _whole_stream(answer: Answer, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Send]:
+    yield from _frames(wire.chunks(answer, envelope, n=_n(request), with_usage=_usage_wanted(request)))
+    yield Send(DONE)
+
+
+def _paced(sends: Iterable[Send], pause_s: float) -> Iterator[Act]:
+    for place, send in enumerate(sends):
+        if pause_s and place > 1:
+            yield Wait(pause_s)
+        yield send
+
+
+def _stream(chunks: Iterable[Mapping[str, Any]]) -> Iterator[Act]:
+    yield Head(content_type=_STREAM)
+    yield from _frames(chunks)
+    yield Send(DONE)
+
+
+def _frames(*parts: Iterable[Mapping[str, Any]]) -> Iterator[Send]:
+    for part in parts:
+        yield from map(Send, part)
+
+
+def _document(
+    document: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Iterator[Act]:
+    body = wire.encode(document)
+    yield Head(status, length=len(body), headers=headers or {})
+    yield Send(body)
+
+
+def _body(body: bytes, content_type: str = _JSON) -> Iterator[Act]:
+    yield Head(content_type=content_type, length=len(body))
+    yield Send(body)
+
+
+def _half_a_frame(envelope: Envelope) -> bytes:
+    whole = wire.encode(wire.chunk(envelope, {"content": "lost"}))
+    return b"data: " + whole[: len(whole) // 2] + b"\n\n"
+
+
+def _n(request: Mapping[str, Any]) -> int:
+    return int(request.get("n") or 1)
+
+
+def _usage_wanted(request: Mapping[str, Any]) -> bool:
+    return bool((request.get("stream_options") or {}).get("include_usage"))

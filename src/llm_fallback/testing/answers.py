@@ -1,0 +1,76 @@
+"""An answer as a fake means it, before any protocol: text, thoughts, tool calls, tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_TOKEN = re.compile(r"\s*\S{1,4}|\s+$")
+_WORD = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call the fake makes; without an id it gets one of its answer's."""
+
+    name: str
+    args: Mapping[str, Any]
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a fake says to one request."""
+
+    pieces: tuple[str, ...] = ()
+    """The text, in the pieces a stream sends."""
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish: str = "stop"
+    usage: Mapping[str, Any] = field(default_factory=dict)
+    """As OpenAI reports it."""
+    model: str | None = None
+    """The model it claims to come from; None: the one asked for."""
+
+    @property
+    def text(self) -> str:
+        """All that is said."""
+        return "".join(self.pieces)
+
+
+def tokens(text: str) -> list[str]:
+    """The text in tokens as this fake counts them: up to four characters of a word, with the space before it."""
+    return _TOKEN.findall(text)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The text in words with the space before each; joined they are the text again."""
+    return tuple(_WORD.findall(text))
+
+
+def split_evenly(text: str, count: int) -> tuple[str, ...]:
+    """The text in `count` pieces of nearly the same length."""
+    cuts = [len(text) * place // count for place in range(count + 1)]
+    return tuple(text[start:end] for start, end in zip(cuts, cuts[1:], strict=False))
+
+
+def usage(prompt_tokens: int, completion_tokens: int, reasoning_tokens: int = 0) -> dict[str, Any]:
+    """Counts in OpenAI's words; reasoning tokens are part of the completion's."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": reasoning_tokens},
+    }
+
+
+def pieces(text: str | None, chunks: Sequence[str] | int | None) -> tuple[str, ...]:
+    """How a stream divides the text: as told, in so many pieces, or word by word."""
+    if isinstance(chunks, int):
+        return split_evenly(text or "", chunks)
+    if chunks is not None:
+        return tuple(chunks)
+    return words(text or "")

@@ -1,0 +1,73 @@
+"""Assertions about what a call went through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from llm_fallback.events import Attempt, Skip
+
+
+class AnsweredMessage(Protocol):
+    """A message of LangChain's."""
+
+    response_metadata: dict[str, Any]
+
+
+def assert_attempts(outcome: AnsweredMessage | BaseException, *expected: str) -> None:
+    """Asserts which deployments were asked, in order, and what came of each.
+
+    `outcome` is a reply, the last chunk of a stream, or an error with attempts such as `ChainExhausted`. An attempt
+    reads `"primary: rate_limited"`, `"backup: succeeded"` or `"slow: cancelled"`. The AssertionError shows the
+    whole course of the call.
+    """
+    attempts, skipped = _course(outcome)
+    actual = [_verdict(attempt) for attempt in attempts]
+    if actual != list(expected):
+        raise AssertionError(_comparison(expected, attempts, skipped))
+
+
+def _course(outcome: AnsweredMessage | BaseException) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    if isinstance(outcome, BaseException):
+        return _course_of_error(outcome)
+    record = outcome.response_metadata.get("llm_fallback")
+    if not isinstance(record, Mapping):
+        raise AssertionError(
+            "the message has no response_metadata['llm_fallback']: it comes from another model, or is a chunk that is "
+            "not the last of its stream"
+        )
+    return list(record["attempts"]), list(record["skipped"])
+
+
+def _course_of_error(error: BaseException) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    facts = vars(error)
+    if "attempts" not in facts:
+        raise AssertionError(f"the error knows of no attempts: {error!r}") from error
+    attempts: Sequence[Attempt] = facts["attempts"]
+    skipped: Sequence[Skip] = facts.get("skipped", ())
+    return [attempt.as_metadata() for attempt in attempts], [skip.as_metadata() for skip in skipped]
+
+
+def _verdict(attempt: Mapping[str, Any]) -> str:
+    failed = attempt["outcome"] == "failed"
+    return f"{attempt['deployment']}: {attempt['failure'] if failed else attempt['outcome']}"
+
+
+def _comparison(
+    expected: Sequence[str], attempts: Sequence[Mapping[str, Any]], skipped: Sequence[Mapping[str, Any]]
+) -> str:
+    lines = [
+        "the call went another way",
+        "expected:",
+        *(f"  {line}" for line in expected or ["(no attempt)"]),
+    ]
+    lines += ["was:", *(f"  {_told(attempt)}" for attempt in attempts)]
+    lines += [] if attempts else ["  (no attempt)"]
+    lines += [f"  {skip['deployment']}: skipped, {skip['reason']}" for skip in skipped]
+    return "\n".join(lines)
+
+
+def _told(attempt: Mapping[str, Any]) -> str:
+    status = f" ({attempt['status']})" if attempt["outcome"] == "failed" and attempt["status"] else ""
+    text = f"{_verdict(attempt)}{status} after {attempt['latency_s']:.2f} s"
+    return f"{text}: {attempt['message']}" if attempt["message"] else text

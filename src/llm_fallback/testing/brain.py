@@ -1,0 +1,128 @@
+"""How a fake answers without a script: sensibly, and always the same. Pure functions over OpenAI's request."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from llm_fallback.testing.answers import Answer, ToolCall, pieces, tokens, usage, words
+from llm_fallback.testing.clues import Clues
+from llm_fallback.testing.prompt import Prompt, Request, prompt_tokens, read
+from llm_fallback.testing.schema_filler import fill
+from llm_fallback.testing.scripts import Reply
+from llm_fallback.testing.tool_use import tool_calls
+
+_LONGEST_ECHO = 200
+_DECODER = json.JSONDecoder()
+
+
+def answer(request: Request) -> Answer:
+    """What makes sense: a call of a bound tool, an instance of a requested schema, or a word on the prompt."""
+    prompt = read(request)
+    calls = tool_calls(request, prompt)
+    meant = (
+        Answer(tool_calls=calls, finish="tool_calls") if calls else _limited(_text(request, prompt), request)
+    )
+    return replace(meant, usage=counted(meant, request))
+
+
+def answer_as(reply: Reply, request: Request) -> Answer:
+    """What a scripted reply says to the request; without a text it says what makes sense."""
+    meant = answer(request) if reply.text is None and reply.chunks is None else _scripted(reply)
+    if isinstance(reply.chunks, int):
+        meant = replace(meant, pieces=pieces(meant.text, reply.chunks))
+    meant = replace(meant, model=reply.model, reasoning=reply.reasoning, finish=reply.finish or meant.finish)
+    return replace(meant, usage=_usage(reply, meant, request))
+
+
+def counted(meant: Answer, request: Request) -> dict[str, Any]:
+    """Usage of a request and its answer, by this fake's own count."""
+    called = "".join(json.dumps(call.args, ensure_ascii=False) + call.name for call in meant.tool_calls)
+    thought = len(tokens(meant.reasoning or ""))
+    choices = int(request.get("n") or 1)
+    said = len(tokens(meant.text)) + len(tokens(called)) + thought
+    return usage(prompt_tokens(request), choices * said, choices * thought)
+
+
+def _scripted(reply: Reply) -> Answer:
+    calls = tuple(ToolCall(call["name"], call.get("args", {}), call.get("id")) for call in reply.tool_calls)
+    return Answer(
+        pieces(reply.text, reply.chunks), tool_calls=calls, finish="tool_calls" if calls else "stop"
+    )
+
+
+def _usage(reply: Reply, meant: Answer, request: Request) -> Mapping[str, Any]:
+    if reply.usage is None:
+        return counted(meant, request)
+    return usage(*reply.usage) if isinstance(reply.usage, tuple) else dict(reply.usage)
+
+
+def _text(request: Request, prompt: Prompt) -> str:
+    wanted = request.get("response_format") or {}
+    if wanted.get("type") == "json_schema":
+        return _filled(wanted["json_schema"].get("schema", {}), prompt)
+    told = _schema_told(prompt.question)
+    if told is not None:
+        return _filled(told, prompt)
+    if wanted.get("type") == "json_object":
+        return json.dumps(_object(prompt), ensure_ascii=False)
+    return _after_tools(prompt) if prompt.results else _echo(prompt)
+
+
+def _filled(schema: Mapping[str, Any], prompt: Prompt) -> str:
+    return json.dumps(fill(schema, Clues(prompt.everything)), ensure_ascii=False)
+
+
+def _object(prompt: Prompt) -> dict[str, Any]:
+    """An object with the keys the prompt has in quotation marks, if it has any that look like keys."""
+    clues = Clues(prompt.everything)
+    keys = [key for key in clues.quotations() if key.isidentifier()] or ["answer"]
+    subject = clues.subject() or prompt.question[:_LONGEST_ECHO]
+    return {key: f"{key} about {subject}" for key in keys}
+
+
+def _schema_told(question: str) -> Mapping[str, Any] | None:
+    """The last JSON schema a prompt spells out, as format instructions do."""
+    told = [found for found in _documents(question) if isinstance(found.get("properties"), dict)]
+    return told[-1] if told else None
+
+
+def _documents(text: str) -> Iterator[dict[str, Any]]:
+    if '"properties"' not in text:
+        return
+    at = text.find("{")
+    while at >= 0:
+        try:
+            document, end = _DECODER.raw_decode(text, at)
+            yield document
+        except ValueError:
+            end = at + 1
+        at = text.find("{", end)
+
+
+def _after_tools(prompt: Prompt) -> str:
+    return " ".join(f"According to {result.tool}: {result.text}" for result in prompt.results)
+
+
+def _echo(prompt: Prompt) -> str:
+    about = re.sub(r"\s+", " ", prompt.question).strip()[:_LONGEST_ECHO]
+    heard = [about] if about else []
+    return " ".join(["A fake answer to:", *heard, *(f"[{kind}]" for kind in prompt.attachments)])
+
+
+def _limited(text: str, request: Request) -> Answer:
+    """The text up to the first stop sequence and within the limit of tokens."""
+    said = _before_stop(text, request.get("stop"))
+    limit = request.get("max_completion_tokens") or request.get("max_tokens")
+    within = tokens(said)
+    if limit is None or len(within) <= limit:
+        return Answer(words(said))
+    return Answer(words("".join(within[:limit])), finish="length")
+
+
+def _before_stop(text: str, stop: str | list[str] | None) -> str:
+    stops = [stop] if isinstance(stop, str) else stop or []
+    return text[: min((text.find(one) for one in stops if one in text), default=len(text))]

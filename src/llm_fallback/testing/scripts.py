@@ -1,0 +1,179 @@
+"""The words of a script: what a fake deployment does with each request it gets.
+
+The same words drive the HTTP server and the in-process model. A word says what a client sees, not how it is done.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, TypeAlias, get_args
+
+from llm_fallback.events import Failure
+
+CutHow = Literal["reset", "close", "done", "error_frame", "overload_frame", "bad_frame", "abort", "error"]
+GarbageKind = Literal["html", "no_choices", "truncated", "null", "not_json"]
+
+_NOT_FROM_A_SERVER = {
+    "rejected": "no server causes it; give the chain an `accept` that refuses a Reply",
+    "cancelled": "no server causes it; leave the stream or cancel the task that reads it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer.
+
+    `text=None` leaves the answer to the fake: it calls a bound tool, fills a requested schema or says something
+    about the prompt. A text is said exactly as it stands, whatever `stop` or `max_tokens` ask for.
+    """
+
+    text: str | None = ""
+    _: KW_ONLY
+    tool_calls: Sequence[Mapping[str, Any]] = ()
+    """Each `{"name": ..., "args": {...}}`, with an `"id"` if it matters."""
+    usage: Mapping[str, Any] | tuple[int, int] | None = None
+    """OpenAI's usage object or (prompt tokens, completion tokens); None: counted."""
+    delay_s: float = 0.0
+    """Seconds of silence before the first byte."""
+    chunks: Sequence[str] | int | None = None
+    """The pieces of a stream, or how many there are; None: word by word. Pieces replace `text`."""
+    reasoning: str | None = None
+    """Sent as `reasoning_content`, before the text."""
+    finish: str | None = None
+    """Finish reason; None: "tool_calls" with tool calls, "stop" without."""
+    chunk_delay_s: float = 0.0
+    """Seconds between two pieces of a stream."""
+    model: str | None = None
+    """The model the answer claims to come from; None: the one asked for."""
+    headers: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """A refusal or an accident: an HTTP status of 400 to 599, or a word of `llm_fallback.events.Failure`."""
+
+    failure: int | str
+    _: KW_ONLY
+    retry_after: float | str | None = None
+    """Retry-After: seconds, or a date as HTTP writes it."""
+    body: Mapping[str, Any] | str | None = None
+    """Instead of the usual body: a mapping is sent as JSON, a text as HTML if it begins with "<"."""
+    headers: Mapping[str, str] | None = None
+    delay_s: float = 0.0
+    """Seconds of silence before it."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.failure, int):
+            _check_status(self.failure)
+        else:
+            _check_word(self.failure)
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """A stream that falls silent for ever after some pieces; without streaming, no answer at all."""
+
+    after_chunks: int = 0
+    """Pieces with content, reasoning or tool calls; the role chunk comes before and does not count."""
+    _: KW_ONLY
+    keep_alive: Literal["comments", "roles"] | None = None
+    """What goes on every 50 ms in the silence: SSE comments, or chunks that say nothing."""
+    reply: Reply | str | None = None
+    """What is broken off; None: a text as long as needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A reply that ends early.
+
+    `reset`: the connection is reset. `close`: the body just ends. `done`: only `[DONE]`. `error_frame`,
+    `overload_frame`: an error inside the stream. `bad_frame`: one frame does not parse, then all goes on. `abort`,
+    `error`: vLLM's finish reasons that are none. `after_chunks=0` sends the status and no piece, not even a role.
+    Without streaming the nearest thing: half a body, an error status, or a body with that finish reason.
+    """
+
+    after_chunks: int = 2
+    """Pieces with content, reasoning or tool calls."""
+    _: KW_ONLY
+    how: CutHow = "reset"
+    reply: Reply | str | None = None
+    """What is broken off; None: a text as long as needed."""
+
+    def __post_init__(self) -> None:
+        _check_choice("how", self.how, get_args(CutHow))
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """Status 200 and nothing that could be read as a reply."""
+
+    kind: GarbageKind = "html"
+
+    def __post_init__(self) -> None:
+        _check_choice("kind", self.kind, get_args(GarbageKind))
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """A proper reply that says nothing."""
+
+    _: KW_ONLY
+    finish: str = "stop"
+    content: Literal[""] | None = ""
+    """What a reply that is not streamed has for content."""
+
+
+Step: TypeAlias = Reply | Fail | Stall | Cut | Garbage | Empty
+Scripted: TypeAlias = Step | str | Sequence[Step | str] | None
+"""A list is played once, a single step for ever; None answers sensibly."""
+
+
+class Script:
+    """What one deployment does, request by request. Threads may share it."""
+
+    def __init__(self, scripted: Scripted = None) -> None:
+        is_list = isinstance(scripted, Sequence) and not isinstance(scripted, str)
+        self._for_ever = None if is_list or scripted is None else step(scripted)
+        self._once = deque(step(word) for word in scripted) if is_list else deque[Step]()
+
+    def next(self) -> Step | None:
+        """What happens to the next request; None: it is answered sensibly."""
+        try:
+            return self._once.popleft()
+        except IndexError:
+            return self._for_ever
+
+
+def step(word: object) -> Step:
+    """One step of a script. A text is a `Reply`; TypeError for what is no word of a script."""
+    if isinstance(word, str):
+        return Reply(word)
+    if isinstance(word, Step):
+        return word
+    raise TypeError(
+        f"{word!r} is no step of a script; write a str, Reply, Fail, Stall, Cut, Garbage or Empty"
+    )
+
+
+def _check_status(status: int) -> None:
+    if not 400 <= status <= 599:
+        raise ValueError(
+            f"Fail({status}): no HTTP error status; for a bad reply with status 200 use Garbage()"
+        )
+
+
+def _check_word(word: str) -> None:
+    if word in _NOT_FROM_A_SERVER:
+        raise ValueError(f"Fail({word!r}): {_NOT_FROM_A_SERVER[word]}")
+    _check_choice("failure", word, [known for known in get_args(Failure) if known not in _NOT_FROM_A_SERVER])
+
+
+def _check_choice(field: str, value: str, choices: Sequence[str]) -> None:
+    if value in choices:
+        return
+    nearest = get_close_matches(value, choices, 1)
+    remedy = f"did you mean {nearest[0]!r}?" if nearest else f"use one of {', '.join(choices)}"
+    raise ValueError(f"{field}={value!r} is not known; {remedy}")

@@ -1,0 +1,164 @@
+"""A real HTTP server that speaks OpenAI's protocol and misbehaves as told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+from llm_fallback.testing.hosting import HOST, Hosted, host
+from llm_fallback.testing.received import Inbox, Received
+from llm_fallback.testing.scripts import Script, Scripted, step
+from llm_fallback.testing.site import Site
+
+_POLL_S = 0.005
+
+
+class FakeServer:
+    """Serves one deployment per script on 127.0.0.1, each under its own path, from a thread of its own.
+
+    with FakeServer({"primary": [Cut(), "fine now"], "backup": "hello"}) as server:
+        model = build_chat_model(server.spec())
+
+    Without scripts it serves one deployment, `fake`, that answers sensibly. It is a context manager in sync and in
+    async code; it may be started again after it was closed, on another port.
+    """
+
+    def __init__(self, scripts: Mapping[str, Scripted] | None = None, *, chain: str = "default") -> None:
+        named: Mapping[str, Scripted] = {"fake": None} if scripts is None else scripts
+        self.chain = chain
+        """What `spec()` calls the chain over the deployments."""
+        self._scripts = {name: Script(scripted) for name, scripted in named.items()}
+        self._inbox = Inbox()
+        self._hosted: Hosted | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as in `http://127.0.0.1:40123`; RuntimeError if it does not."""
+        if self._hosted is None:
+            raise RuntimeError("this FakeServer is not running; use it in a with block, or start() it")
+        return f"http://{HOST}:{self._hosted.port}"
+
+    @property
+    def deployments(self) -> list[str]:
+        """The names that have a script, in their order."""
+        return list(self._scripts)
+
+    def base(self, name: str) -> str:
+        """The `api_base` of a deployment, without /v1."""
+        self._check(name)
+        return f"{self.url}/{quote(name, safe='')}"
+
+    def spec(
+        self,
+        *,
+        backend: str = "openai-compatible",
+        deployments: Mapping[str, Mapping[str, Any]] | None = None,
+        **chain_settings: Any,
+    ) -> dict[str, Any]:
+        """A spec for `load_spec`: a chain that tries the deployments in their order.
+
+        `deployments` has further keys for some of them; `chain_settings` are the chain's.
+        """
+        further = deployments or {}
+        for name in further:
+            self._check(name)
+        return {
+            "deployments": {
+                name: {
+                    "backend": backend,
+                    "model": name,
+                    "api_base": self.base(name),
+                    **further.get(name, {}),
+                }
+                for name in self._scripts
+            },
+            "chains": {self.chain: {"tiers": self.deployments, **chain_settings}},
+        }
+
+    def script(self, name: str, *steps: Scripted) -> None:
+        """Gives a deployment another script from its next request on.
+
+        One step is played for ever; several, or one list, once. Without any it answers sensibly.
+        """
+        self._check(name)
+        self._scripts[name] = Script(steps[0] if len(steps) == 1 else [step(word) for word in steps])
+
+    def received(self, name: str | None = None) -> list[Received]:
+        """The requests so far, oldest first; those of one deployment if it is named."""
+        if name is not None:
+            self._check(name)
+        return [received for received in self._inbox.all() if name in (None, received.deployment)]
+
+    def reset(self) -> None:
+        """Forgets what was received."""
+        self._inbox.clear()
+
+    def wait_until(self, predicate: Callable[[], object], timeout_s: float = 5.0) -> None:
+        """Returns once the predicate is true, as in `lambda: server.received()[0].client_gone_at`.
+
+        It is asked after every change of what was received. TimeoutError, with the requests, if it stays false.
+        """
+        if not self._inbox.wait_until(predicate, timeout_s):
+            raise self._out_of_patience(timeout_s)
+
+    async def await_until(self, predicate: Callable[[], object], timeout_s: float = 5.0) -> None:
+        """`wait_until` for a coroutine: other tasks run meanwhile."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not predicate():
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise self._out_of_patience(timeout_s) from None
+
+    def wait_idle(self, timeout_s: float = 5.0) -> None:
+        """Returns once no request is under way."""
+        self.wait_until(lambda: not any(received.under_way for received in self.received()), timeout_s)
+
+    def start(self) -> Self:
+        """Listens; returns when it does. RuntimeError if it does already."""
+        self._hosted = self._launch().result()
+        return self
+
+    def close(self) -> None:
+        """Ends every connection, whatever is still being sent, and the thread. Does nothing if it is not running."""
+        hosted, self._hosted = self._hosted, None
+        if hosted is not None:
+            hosted.stop().result()
+            hosted.join()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        self._hosted = await asyncio.wrap_future(self._launch())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        hosted, self._hosted = self._hosted, None
+        if hosted is not None:
+            await asyncio.wrap_future(hosted.stop())
+            hosted.join()
+
+    def _launch(self) -> Future[Hosted]:
+        if self._hosted is not None:
+            raise RuntimeError("this FakeServer is running already")
+        return host(Site(self._scripts, self._inbox))
+
+    def _check(self, name: str) -> None:
+        if name not in self._scripts:
+            raise ValueError(f"no deployment {name!r} on this FakeServer; it has {', '.join(self._scripts)}")
+
+    def _out_of_patience(self, timeout_s: float) -> TimeoutError:
+        lines = [f"  {received}" for received in self.received()] or ["  nothing"]
+        return TimeoutError("\n".join([f"not so after {timeout_s:g} s; received:", *lines]))
