@@ -80,7 +80,7 @@ def _deployment(deployment: Mapping[str, Any], path: Path) -> Iterator[Problem]:
 
 def _model(deployment: Mapping[str, Any], path: Path) -> Iterator[Problem]:
     model, backend = deployment.get("model"), deployment.get("backend")
-    if not isinstance(model, str) or references(model):
+    if not isinstance(model, str) or not model or references(model):
         return
     if backend in BACKENDS:
         yield from _served_name(model, str(backend), (*path, "model"))

@@ -13,7 +13,8 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import RunnableConfig, ensure_config
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_litellm import ChatLiteLLMRouter
 from pydantic import Field
 
@@ -27,6 +28,7 @@ from llm_fallback.lease import Lease
 from llm_fallback.overrides import Configuration, configure, refuse_shared
 from llm_fallback.plan import ChainPlan, Feature
 from llm_fallback.spec import Spec
+from llm_fallback.structured import Structured, structured
 
 KEY = "llm_fallback"
 """Where the facts of a call stand in `response_metadata`."""
@@ -53,6 +55,8 @@ class FallbackChatModel(ChatLiteLLMRouter):
     """The chain asked unless a call names another."""
     listeners: Sequence[Listener] = Field(default=(), exclude=True, repr=False)
     """Each is called with every event, in the caller's own thread or task."""
+    structured: Structured | None = Field(default=None, exclude=True, repr=False)
+    """The form replies must have, where `with_structured_output` asked for one."""
     lease: Lease = Field(exclude=True, repr=False)
 
     def __init__(self, *, spec: Any = None, lease: Lease | None = None, **settings: Any) -> None:
@@ -113,6 +117,17 @@ class FallbackChatModel(ChatLiteLLMRouter):
     def __reduce__(self) -> Any:
         raise TypeError("a FallbackChatModel holds connections and locks: build it in the worker from its spec")
 
+    def with_structured_output(
+        self, schema: Any, *, method: Any = "json_schema", include_raw: bool = False, strict: bool | None = None, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Like ChatLiteLLM's, and a reply that does not parse or validate counts as `rejected`: the next deployment
+        is asked with the same request. Streamed replies are held until they are judged."""
+        asked = {"method": method, "strict": strict, **kwargs}
+        traced_as = {"kwargs": {"method": method, "strict": strict}, "schema": convert_to_openai_tool(schema)}
+        form = structured(super().with_structured_output(schema, **asked), traced_as)
+        strictly = self.model_copy(update={"structured": form})
+        return super(FallbackChatModel, strictly).with_structured_output(schema, include_raw=include_raw, **asked)
+
     # LangChain's entries, overridden only to learn the run and the chain a config names.
 
     def invoke(
@@ -163,6 +178,8 @@ class FallbackChatModel(ChatLiteLLMRouter):
         chosen = kwargs.pop("chain", None) or kwargs.get("model") or config.get("configurable", {}).get("chain")
         if chosen is not None:
             kwargs["model"] = self._chain_called(chosen)
+        if self.structured is not None:
+            kwargs.setdefault("ls_structured_output_format", self.structured.traced_as)
         return config, kwargs
 
     def _caller_of(self, config: RunnableConfig) -> Caller:
@@ -233,7 +250,7 @@ class FallbackChatModel(ChatLiteLLMRouter):
             chain=chain,
             request=request,
             streamed=streamed,
-            judge=_judge(chain),
+            judge=_judge(chain, self.structured),
             features=_features(request),
             tokens=_estimated_tokens(request),
         )
@@ -410,9 +427,18 @@ def message_of(transcript: Transcript) -> AIMessage:
     )
 
 
-def _judge(chain: ChainPlan) -> Callable[[Transcript], Any] | None:
+def _judge(chain: ChainPlan, form: Structured | None) -> Callable[[Transcript], Any] | None:
+    """Who says whether a whole reply will do: the asked form first, then the chain's `accept`."""
     accept = chain.accept
-    return None if accept is None else lambda transcript: accept(message_of(transcript))
+    if form is None:
+        return None if accept is None else lambda transcript: accept(message_of(transcript))
+
+    def judge(transcript: Transcript) -> Any:
+        message = message_of(transcript)
+        verdict = form.verdict(message)
+        return verdict if verdict is not True or accept is None else accept(message)
+
+    return judge
 
 
 def _with_total(chain: ChainPlan, timeout: Any, max_retries: Any) -> ChainPlan:

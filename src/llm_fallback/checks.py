@@ -138,34 +138,24 @@ def _beyond(inner: float | None, outer: float | None) -> bool:
 
 def _never_reached(spec: Spec) -> _Found:
     for name, chain in spec.chains.items():
-        order = [member for tier in chain.tiers for member in tier]
-        if _total_written(spec, name) and (late := _late(spec, name, order)):
-            total = spec.timeouts(name).total_s
-            earlier = " + ".join(
-                f"{_attempt(spec.timeouts(name, member)):g}" for member in order[: -len(late)]
-            )
+        order = [member for tier in chain.tiers for member in tier if spec.deployments[member].weight > 0]
+        attempts = [_attempt(spec.timeouts(name, member)) for member in order]
+        total = spec.timeouts(name).total_s
+        reached = sum(sum(attempts[:index]) < total for index in range(len(order)))
+        if _written_anywhere(spec, name) and reached < len(order):
+            spent = " + ".join(f"{attempt:g}" for attempt in attempts[:reached])
+            message = f"if deployments hang, only {reached} of {len(order)} can be asked"
             yield (
                 ("chains", name, "timeouts"),
-                f"if the deployments before hang, {', '.join(map(repr, late))} cannot be asked: "
-                f"their attempt_s ({earlier}) use up total_s {total:g}",
+                f"{message}: their attempt_s ({spent}) use up total_s {total:g}",
             )
-
-
-def _late(spec: Spec, name: str, order: list[str]) -> list[str]:
-    """The deployments whose turn comes after total_s when all before them hang."""
-    spent = 0.0
-    for index, member in enumerate(order):
-        if spent >= spec.timeouts(name).total_s:
-            return order[index:]
-        spent += _attempt(spec.timeouts(name, member))
-    return []
 
 
 def _attempt(timeouts: Timeouts) -> float:
     return timeouts.total_s if timeouts.attempt_s is None else timeouts.attempt_s
 
 
-def _total_written(spec: Spec, name: str) -> bool:
+def _written_anywhere(spec: Spec, name: str) -> bool:
     return _written(spec, name, None, "total_s") or any(
         _written(spec, name, member, "attempt_s") for member in spec.chains[name].deployments()
     )

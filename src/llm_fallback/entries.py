@@ -4,8 +4,6 @@ Each entry checks itself; whether they fit together is for `agreement`. A secret
 on.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -175,8 +173,8 @@ class Deployment(DeploymentSettings):
     )
     api_key: ApiKey | None = Field(
         None,
-        description="The key, best as ${NAME}. Default: the provider's own variable; none with a `backend` or "
-        "an `api_base`. In Python also a function, asked per attempt.",
+        description="The key, best as ${NAME}. Default: the provider's own variable; none with a `backend` "
+        "or an `api_base`. In Python also a function, asked per attempt.",
     )
     api_base: str | None = Field(
         None, description="The server's address, with or without /v1. Default: the provider's own."
@@ -212,7 +210,7 @@ class Chain(ChainSettings):
     """What an application asks for: deployments in the order they are tried."""
 
     tiers: Annotated[Tiers, Field(min_length=1)] = Field(
-        description="Deployments, tried in order; a list in the list is one tier whose members share the load."
+        description="Deployments, tried in order; a list in it is one tier whose members share the load."
     )
     on_context_window: Tiers | None = Field(
         None,

@@ -27,8 +27,8 @@ Source = Spec | Path | str | Mapping[str, Any] | Sequence[str]
 def load_spec(*sources: Source) -> Spec:
     """One spec from one or more sources: later ones win, mappings merge, lists replace, null removes.
 
-    A path is read as YAML, TOML or JSON by its suffix; a list of models is a chain in one line. A `Spec` alone
-    is returned as it is. Raises SpecError with every mistake in all of them.
+    A path is read as YAML, TOML or JSON by its suffix; a list of models is a chain in one line. A `Spec`
+    alone is returned as it is. Raises SpecError with every mistake in all of them.
     """
     outcome = _loaded(sources)
     # A traceback shows this frame; the sources may hold keys in clear.

@@ -16,7 +16,7 @@ def overlaid(base: Document, over: Document) -> Document:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid over it. A null removes what `base` has; where it has nothing the null stays."""
+    """`base` with `over` laid over it. A null removes what `base` has; where it has nothing, null stays."""
     result = dict(base)
     for key, value in over.items():
         if value is None and key in result:

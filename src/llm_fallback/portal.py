@@ -7,6 +7,7 @@ and an interrupt of the caller cancels it. Nothing of the user's runs here.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
 import os
 import threading
@@ -25,6 +26,16 @@ class Portal:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="llm_fallback portal", daemon=True)
         self._thread.start()
+        atexit.register(self._shut)
+
+    def _shut(self) -> None:
+        """Close what async generators hold on the loop, connections among it, before the interpreter ends."""
+        if self.pid == os.getpid() and self._thread.is_alive():
+            closing = asyncio.run_coroutine_threadsafe(self.loop.shutdown_asyncgens(), self.loop)
+            try:
+                closing.result(timeout=1)
+            except TimeoutError:
+                pass
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)

@@ -4,8 +4,6 @@ A copy of `langchain_core.language_models.ModelProfile`, which is slow to import
 the two equal.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, with_config

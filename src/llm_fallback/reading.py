@@ -19,7 +19,7 @@ from llm_fallback.json_reading import read_json
 from llm_fallback.marks import Path, Place, Places, dotted, paths
 from llm_fallback.yaml_reading import read_yaml
 
-_TOML_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
+_TOML_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 def read_mapping(data: Mapping[Any, Any]) -> Document:
@@ -59,7 +59,7 @@ def _read_toml(text: str, file: str) -> tuple[Any, Document]:
     except tomllib.TOMLDecodeError as error:
         problem = str(error)
     line = _TOML_LINE.search(problem)
-    where = None if line is None else int(line[1])
+    where = int(line[1]) if line and line[1] else None
     return None, unreadable(f"is not TOML: {_TOML_LINE.sub('', problem)}", file=file, line=where)
 
 

@@ -4,10 +4,8 @@ Each is closed (an unknown word is a mistake), immutable, and knows which of its
 that one part can override another key by key. The defaults here are the library's.
 """
 
-from __future__ import annotations
-
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,15 +16,17 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     Tag,
+    WithJsonSchema,
     model_serializer,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 
 class Part(BaseModel):
-    """A piece of a spec. Its dump holds only what was written: a default written out would override others."""
+    """A piece of a spec. Its dump holds only what was written: a default in it would override others."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
     def given(self) -> dict[str, Any]:
         """The fields that were written, an explicit null included."""
@@ -60,7 +60,14 @@ def _off(value: Any) -> Any:
 
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=1)]
-Dollars = Annotated[Decimal, BeforeValidator(_not_a_switch), Field(ge=0, allow_inf_nan=False)]
+Dollars = Annotated[
+    Decimal,
+    BeforeValidator(_not_a_switch),
+    Field(ge=0, allow_inf_nan=False),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9.eE+-]+$"}]}
+    ),
+]
 
 
 class AttemptTimeouts(Part):
@@ -181,6 +188,12 @@ class Price(Part):
     per_gpu_hour: Dollars | None = Field(
         None, description="Dollars per hour of the hardware the server occupies."
     )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.given():
+            raise wrong("is empty", "write a price, or 'price: free'")
+        return self
 
 
 BreakerOrOff = Annotated[

@@ -6,8 +6,6 @@ comes from here. Fields hold what was written; methods such as `Spec.timeouts` t
 default filled in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Self, TypeVar
 
@@ -159,12 +157,14 @@ class Spec(Part):
             for field in ("model", "base_model", "api_key", "api_base", "params"):
                 yield from _references(getattr(deployment, field), ("deployments", name, field))
 
-    def with_chain_settings(self, chain: str, **settings: Any) -> Spec:
+    def with_chain_settings(self, chain: str, **settings: Any) -> "Spec":
         """The spec with settings of one chain overridden key by key, as `build_chat_model` takes them.
 
         Raises SpecError with paths such as `build_chat_model(timeouts.total_s)`.
         """
         outcome = self._overridden(chain, settings)
+        # A traceback shows this frame; a setting that is refused may be a key.
+        del settings
         if isinstance(outcome, Spec):
             return outcome
         raise SpecError([_of_build(problem) for problem in outcome])
@@ -173,12 +173,12 @@ class Spec(Part):
         default = getattr(self.defaults, name)
         return _over(default, getattr(entry, name)) if name in entry.model_fields_set else default
 
-    def _overridden(self, chain: str, settings: Mapping[str, Any]) -> Spec | list[Problem]:
+    def _overridden(self, chain: str, settings: Mapping[str, Any]) -> "Spec | list[Problem]":
         if chain not in self.chains:
             return [
                 Problem(("chain",), f"no chain is called {chain!r}", agreement.nearest(chain, self.chains))
             ]
-        overrides = parsed(ChainSettings, settings)
+        overrides = parsed(ChainSettings, settings, whole=Spec)
         if not isinstance(overrides, ChainSettings):
             return overrides
         current = self.chains[chain]
@@ -197,8 +197,8 @@ def json_schema() -> dict[str, Any]:
     }
     return {
         "$schema": GenerateJsonSchema.schema_dialect,
-        "title": "llm-fallback",
         **schema,
+        "title": "llm-fallback",
         "patternProperties": {"^x-": {"description": "Anything; ignored. A place for anchors."}},
     }
 

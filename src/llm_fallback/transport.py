@@ -9,10 +9,9 @@ behind; see docs/decisions/0002).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import litellm
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
@@ -58,7 +57,7 @@ class LiteLLMTransport:
 
     def __init__(self, scrub: Scrubber) -> None:
         self._scrub = scrub
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncHTTPHandler] = WeakKeyDictionary()
+        self._clients: dict[asyncio.AbstractEventLoop, _LoopClient] = {}
         self._dropped: dict[str, tuple[str, ...]] = {}
 
     def exchange(
@@ -66,13 +65,14 @@ class LiteLLMTransport:
     ) -> LiteLLMExchange:
         return LiteLLMExchange(self, target, request, api_key)
 
-    def client(self) -> AsyncHTTPHandler:
+    async def client(self) -> AsyncHTTPHandler:
         """This loop's HTTP client; its connections cannot be used from another loop."""
         loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None:
-            client = self._clients[loop] = AsyncHTTPHandler(timeout=_SOCKET_TIMEOUT_S, event_hooks=wires.HOOKS)
-        return client
+        own = self._clients.get(loop)
+        if own is None:
+            own = self._clients[loop] = _LoopClient()
+            await own.open(lambda: self._clients.pop(loop, None))
+        return own.handler
 
     def dropped(self, target: Target) -> tuple[str, ...]:
         """Parameters this deployment was found not to take."""
@@ -92,17 +92,46 @@ class LiteLLMTransport:
 
     def close(self) -> None:
         """Close the connections of every loop that still runs; those of a closed loop died with it."""
-        clients, self._clients = dict(self._clients), WeakKeyDictionary()
-        for loop, client in clients.items():
+        for loop, client in list(self._clients.items()):
             if loop.is_running():
-                loop.call_soon_threadsafe(_close_soon, loop, client)
+                loop.call_soon_threadsafe(client.close_soon)
 
     async def aclose(self) -> None:
         """Like close, and wait for this loop's."""
-        own = self._clients.pop(asyncio.get_running_loop(), None)
+        own = self._clients.get(asyncio.get_running_loop())
         if own is not None:
             await own.close()
         self.close()
+
+
+class _LoopClient:
+    """An HTTP client that lives no longer than its event loop.
+
+    It is held open by an async generator, because those are what a loop closes on its way out: whoever wraps each
+    call in `asyncio.run` leaves no unclosed session behind.
+    """
+
+    def __init__(self) -> None:
+        self.handler = AsyncHTTPHandler(timeout=_SOCKET_TIMEOUT_S, event_hooks=wires.HOOKS)
+        self._closing: asyncio.Task[None] | None = None
+
+    async def open(self, forget: Callable[[], object]) -> None:
+        self._life = self._live(forget)
+        await anext(self._life)
+
+    async def _live(self, forget: Callable[[], object]) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            forget()
+            await self.handler.close()
+
+    async def close(self) -> None:
+        await self._life.aclose()
+
+    def close_soon(self) -> None:
+        # A loop keeps only weak references to its tasks.
+        self._closing = asyncio.get_running_loop().create_task(self.close())
 
 
 class UpstreamError(Exception):
@@ -124,7 +153,7 @@ class LiteLLMExchange:
         self, transport: LiteLLMTransport, target: Target, request: Mapping[str, Any], api_key: SecretStr | None
     ) -> None:
         self._transport, self._target, self._request, self._key = transport, target, request, api_key
-        self._wire = Wire(keyless=api_key is None and not target.borrows_key)
+        self._wire = Wire(streamed=bool(request.get("stream")), keyless=api_key is None and not target.borrows_key)
         self._stream: Any = None
         self._content_came = False
 
@@ -199,9 +228,10 @@ class LiteLLMExchange:
         return await self._ask_litellm()
 
     async def _ask_litellm(self) -> Any:
-        return await litellm.acompletion(**self._parameters())
+        handler = await self._transport.client() if self._target.backend else None
+        return await litellm.acompletion(**self._parameters(handler))
 
-    def _parameters(self) -> dict[str, Any]:
+    def _parameters(self, handler: AsyncHTTPHandler | None) -> dict[str, Any]:
         target, dropped = self._target, self._transport.dropped(self._target)
         parameters: dict[str, Any] = {
             **revealed(target.parameters),
@@ -216,21 +246,9 @@ class LiteLLMExchange:
         elif not target.borrows_key:
             # litellm would look for somebody else's key; this one is taken off again, or is none.
             parameters["api_key"] = "no-key"
-        if target.backend is not None:
-            parameters["client"] = self._client(parameters)
+        if handler is not None:
+            parameters["client"] = _client(handler, parameters)
         return parameters
-
-    def _client(self, parameters: Mapping[str, Any]) -> AsyncHTTPHandler | AsyncOpenAI:
-        """A client whose wire can be listened to, of the kind this provider of litellm's takes."""
-        handler = self._transport.client()
-        if parameters["model"].startswith("hosted_vllm/"):
-            return handler
-        return AsyncOpenAI(
-            api_key=parameters["api_key"],
-            base_url=parameters["api_base"],
-            http_client=handler.client,
-            max_retries=0,
-        )
 
     def _named_in(self, text: str) -> set[str]:
         return {name for name in {*self._request, *self._target.parameters} if f"{name}" in text and name != "model"}
@@ -373,14 +391,16 @@ def _somebody_listens() -> bool:
     )
 
 
-def _close_soon(loop: asyncio.AbstractEventLoop, client: AsyncHTTPHandler) -> None:
-    task = loop.create_task(client.close())
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)
-
-
-_closing: set[asyncio.Task[None]] = set()
-"""A loop keeps only weak references to its tasks."""
+def _client(handler: AsyncHTTPHandler, parameters: Mapping[str, Any]) -> AsyncHTTPHandler | AsyncOpenAI:
+    """A client whose wire can be listened to, of the kind this provider of litellm's takes."""
+    if parameters["model"].startswith("hosted_vllm/"):
+        return handler
+    return AsyncOpenAI(
+        api_key=parameters["api_key"],
+        base_url=parameters["api_base"],
+        http_client=handler.client,
+        max_retries=0,
+    )
 
 
 def _copied(value: Any) -> Any:

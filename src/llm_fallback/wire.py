@@ -8,7 +8,7 @@ litellm reads them. It hooks into httpx's public event hooks and knows OpenAI's 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ _NOT_FINISHES = frozenset({"abort", "error"})
 class Wire:
     """One response as it came over the wire."""
 
+    streamed: bool
     keyless: bool = False
     """Whether to take off the authorization header litellm invents where no key is given."""
     sent: bool = False
@@ -57,8 +58,9 @@ class Wire:
         self.status, self.headers, self.response = response.status_code, response.headers, response
         if response.status_code >= 400:
             response.stream = _Tap(response.stream, self._remember)
-        elif "text/event-stream" in response.headers.get("content-type", ""):
-            response.stream = _Tap(response.stream, _Frames(self).feed)
+        elif self.streamed:
+            frames = _Frames(self)
+            response.stream = _Tap(response.stream, frames.feed, frames.end)
 
     def _remember(self, data: bytes) -> bytes:
         self.body += data[: _REMEMBERED_BODY - len(self.body)]
@@ -68,8 +70,10 @@ class Wire:
 class _Tap(httpx.AsyncByteStream):
     """A stream that shows every read to a listener, which may shorten it; one cut short is over."""
 
-    def __init__(self, stream: Any, listen: Any) -> None:
-        self._stream, self._listen = stream, listen
+    def __init__(
+        self, stream: Any, listen: Callable[[bytes], bytes], end: Callable[[], object] = lambda: None
+    ) -> None:
+        self._stream, self._listen, self._end = stream, listen, end
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for data in self._stream:
@@ -78,6 +82,7 @@ class _Tap(httpx.AsyncByteStream):
                 yield passed
             if len(passed) < len(data):
                 return
+        self._end()
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -100,6 +105,11 @@ class _Frames:
             passed += len(line) + 1
         self._rest = rest
         return data
+
+    def end(self) -> None:
+        """Take what came after the last line break, too."""
+        rest, self._rest = self._rest, b""
+        self._is_sound(rest)
 
     def _is_sound(self, line: bytes) -> bool:
         if not line.startswith(b"data:"):

@@ -45,20 +45,36 @@ _BESIDE_WORD = {"after_s": "a number of seconds"}
 _OWNERS = ("deployments", "chains")
 
 
-def parsed(kind: type[_M], data: Mapping[str, Any], places: Places | None = None) -> _M | list[Problem]:
-    """The data as a `kind`, or everything wrong with its parts."""
+def parsed(
+    kind: type[_M],
+    data: Mapping[str, Any],
+    places: Places | None = None,
+    *,
+    whole: type[BaseModel] | None = None,
+) -> _M | list[Problem]:
+    """The data as a `kind`, or everything wrong with its parts.
+
+    `whole` is what the kind is a part of, to tell where a word that does not belong here does.
+    """
     try:
         return kind.model_validate(data, context=places)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-    return [_problem(kind, details) for details in errors if details["loc"]]
+    return [
+        _problem(kind, whole or kind, details) for details in errors if details["loc"] and not _echo(details)
+    ]
 
 
-def _problem(root: type[BaseModel], error: ErrorDetails) -> Problem:
+def _echo(error: ErrorDetails) -> bool:
+    """Whether a list is called too short only because what is in it is wrong, which is reported by itself."""
+    return error["type"] == "too_short" and bool(error["input"])
+
+
+def _problem(root: type[BaseModel], whole: type[BaseModel], error: ErrorDetails) -> Problem:
     # Members of a union carry a tag of ours in their path; tags are not written by anybody.
     path = tuple(part for part in error["loc"] if not str(part).startswith("<"))
     if error["type"] == "extra_forbidden":
-        return Problem(path, f"unknown key {path[-1]!r}", _better_key(root, path, error["input"]))
+        return Problem(path, f"unknown key {path[-1]!r}", _better_key(root, whole, path, error["input"]))
     text, remedy = _fault(error, path)
     return Problem(path, text, remedy)
 
@@ -103,14 +119,14 @@ def _number(value: Any) -> str:
     return f"{value:g}"
 
 
-def _better_key(root: type[BaseModel], path: Path, value: Any) -> str:
+def _better_key(root: type[BaseModel], whole: type[BaseModel], path: Path, value: Any) -> str:
     around, word = path[:-1], str(path[-1])
     here = _words(root, around)
     return (
         _translation(root, around, word, value)
         or _in_section(root, around, word)
         or next((f"did you mean {close!r}?" for close in get_close_matches(word, here, n=1)), None)
-        or _elsewhere(root, word, value)
+        or _elsewhere(whole, word, value)
         or f"known are {', '.join(here)}"
     )
 
@@ -131,11 +147,12 @@ def _in_section(root: type[BaseModel], around: Path, word: str) -> str | None:
 
 def _elsewhere(root: type[BaseModel], word: str, value: Any) -> str | None:
     """Where a word, ours or another's, belongs seen from the top: `chains.<name>.retries.max`."""
-    for target in (*_targets(word), word):
-        for owner in _OWNERS:
-            for section in ("", *(f"{section}." for section in _words(root, (owner, "<name>")))):
-                if _exists(root, (owner, "<name>"), section + target):
-                    return f"here it is '{owner}.<name>.{section}{target}'" + _converted(word, value)
+    for owner in _OWNERS:
+        around = (owner, "<name>")
+        sections = (f"{section}.{word}" for section in _words(root, around) if section != "params")
+        for target in (*_targets(word), word, *sections):
+            if _exists(root, around, target):
+                return f"here it is '{owner}.<name>.{target}'" + _converted(word, value)
     return next((f"here it is {target!r}" for target in _targets(word) if _exists(root, (), target)), None)
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llm_fallback.testing.asserts import assert_attempts
-    from llm_fallback.testing.scripts import Cut, Empty, Fail, Garbage, Reply, Stall
     from llm_fallback.testing.received import Received
+    from llm_fallback.testing.scripts import Cut, Empty, Fail, Garbage, Reply, Stall
     from llm_fallback.testing.server import FakeServer
 
 __all__ = ["Cut", "Empty", "Fail", "FakeServer", "Garbage", "Received", "Reply", "Stall", "assert_attempts"]

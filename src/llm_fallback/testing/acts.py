@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from typing import Any, TypeAlias
 
 from llm_fallback.testing import brain, wire
 from llm_fallback.testing.answers import Answer
+from llm_fallback.testing.prompt import Request
 from llm_fallback.testing.refusals import STATUS, error_body, refusal
 from llm_fallback.testing.scripts import Cut, Empty, Fail, Garbage, Reply, Stall, Step
 from llm_fallback.testing.wire import DONE, Envelope
@@ -58,7 +59,7 @@ class Sever:
 Act: TypeAlias = Head | Send | Wait | Sever
 
 
-def perform(step: Step | None, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+def perform(step: Step | None, request: Request, envelope: Envelope) -> Iterator[Act]:
     """What happens to `request` at this step of a script; None answers sensibly."""
     match step:
         case Fail():
@@ -77,7 +78,7 @@ def perform(step: Step | None, request: Mapping[str, Any], envelope: Envelope) -
             return _reply(Reply(None), request, envelope)
 
 
-def _reply(reply: Reply, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+def _reply(reply: Reply, request: Request, envelope: Envelope) -> Iterator[Act]:
     answer = brain.answer_as(reply, request)
     if answer.model is not None:
         envelope = replace(envelope, model=answer.model)
@@ -85,12 +86,12 @@ def _reply(reply: Reply, request: Mapping[str, Any], envelope: Envelope) -> Iter
         yield Wait(reply.delay_s)
     if request.get("stream"):
         yield Head(content_type=_STREAM, headers=reply.headers or {})
-        yield from _paced(_whole_stream(answer, request, envelope), reply.chunk_delay_s)
+        yield from _spoken(answer, request, envelope, reply.chunk_delay_s)
     else:
         yield from _document(wire.completion(answer, envelope, _n(request)), headers=reply.headers or {})
 
 
-def _fail(fail: Fail, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+def _fail(fail: Fail, request: Request, envelope: Envelope) -> Iterator[Act]:
     if fail.delay_s:
         yield Wait(fail.delay_s)
     if isinstance(fail.failure, int) or fail.failure in STATUS:
@@ -113,7 +114,7 @@ _STANDS_FOR: dict[str, Step] = {
 }
 
 
-def _stall(stall: Stall, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+def _stall(stall: Stall, request: Request, envelope: Envelope) -> Iterator[Act]:
     if request.get("stream"):
         said, _ = _broken_off(stall, request, envelope)
         yield Head(content_type=_STREAM)
@@ -131,13 +132,13 @@ def _keep_alive(stall: Stall, envelope: Envelope) -> bytes:
     return b""
 
 
-def _cut(cut: Cut, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+def _cut(cut: Cut, request: Request, envelope: Envelope) -> Iterator[Act]:
     if not request.get("stream"):
         return _cut_document(cut, request, envelope)
     return _cut_stream(cut, request, envelope)
 
 
-def _cut_stream(cut: Cut, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+def _cut_stream(cut: Cut, request: Request, envelope: Envelope) -> Iterator[Act]:
     said, unsaid = _broken_off(cut, request, envelope)
     yield Head(content_type=_STREAM)
     if cut.after_chunks > 0:
@@ -149,17 +150,23 @@ def _cut_stream(cut: Cut, request: Mapping[str, Any], envelope: Envelope) -> Ite
             yield from (Send(_in_band_error(cut, envelope)), Send(DONE))
         case "bad_frame":
             yield Send(_half_a_frame(envelope))
-            yield from _frames(unsaid, [wire.chunk(envelope, {}, finish="stop")])
+            yield from _frames(unsaid, _ending(cut, request, envelope, "stop"))
             yield Send(DONE)
         case "abort" | "error":
-            yield from (Send(wire.chunk(envelope, {}, finish=cut.how)), Send(DONE))
+            yield from _frames(_ending(cut, request, envelope, cut.how))
+            yield Send(DONE)
         case "done":
             yield Send(DONE)
         case "close":
             pass
 
 
-def _cut_document(cut: Cut, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+def _ending(cut: Cut, request: Request, envelope: Envelope, finish: str) -> list[dict[str, Any]]:
+    answer = replace(_answer_to_break(cut, request), finish=finish)
+    return wire.closings(answer, envelope, with_usage=_usage_wanted(request))
+
+
+def _cut_document(cut: Cut, request: Request, envelope: Envelope) -> Iterator[Act]:
     answer = _answer_to_break(cut, request)
     whole = wire.encode(wire.completion(answer, envelope))
     match cut.how:
@@ -183,7 +190,7 @@ def _in_band_error(cut: Cut, envelope: Envelope) -> Mapping[str, Any]:
     return body
 
 
-def _garbage(garbage: Garbage, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+def _garbage(garbage: Garbage, request: Request, envelope: Envelope) -> Iterator[Act]:
     nothing = brain.answer_as(Reply(), request)
     match garbage.kind, bool(request.get("stream")):
         case "html", _:
@@ -205,40 +212,39 @@ def _garbage(garbage: Garbage, request: Mapping[str, Any], envelope: Envelope) -
             return _body(b"upstream is starting")
 
 
-def _empty(empty: Empty, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Act]:
+def _empty(empty: Empty, request: Request, envelope: Envelope) -> Iterator[Act]:
     answer = brain.answer_as(Reply("", finish=empty.finish), request)
     if request.get("stream"):
-        return _stream(wire.chunks(answer, envelope, with_usage=_usage_wanted(request)))
+        return chain([Head(content_type=_STREAM)], _spoken(answer, request, envelope, pause_s=0))
     document = wire.completion(answer, envelope)
     document["choices"][0]["message"]["content"] = empty.content
     return _document(document)
 
 
 def _broken_off(
-    step: Stall | Cut, request: Mapping[str, Any], envelope: Envelope
+    step: Stall | Cut, request: Request, envelope: Envelope
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     deltas = wire.deltas(_answer_to_break(step, request), envelope)
     chunks = [wire.chunk(envelope, delta) for delta in deltas]
     return chunks[: step.after_chunks], chunks[step.after_chunks :]
 
 
-def _answer_to_break(step: Stall | Cut, request: Mapping[str, Any]) -> Answer:
+def _answer_to_break(step: Stall | Cut, request: Request) -> Answer:
     if step.reply is None:
         filler = islice(cycle(_FILLER), step.after_chunks + _PIECES_LEFT_UNSAID)
         return brain.answer_as(Reply(chunks=tuple(filler)), request)
     return brain.answer_as(Reply(step.reply) if isinstance(step.reply, str) else step.reply, request)
 
 
-def _whole_stream(answer: Answer, request: Mapping[str, Any], envelope: Envelope) -> Iterator[Send]:
-    yield from _frames(wire.chunks(answer, envelope, n=_n(request), with_usage=_usage_wanted(request)))
-    yield Send(DONE)
-
-
-def _paced(sends: Iterable[Send], pause_s: float) -> Iterator[Act]:
-    for place, send in enumerate(sends):
-        if pause_s and place > 1:
+def _spoken(answer: Answer, request: Request, envelope: Envelope, pause_s: float) -> Iterator[Act]:
+    n = _n(request)
+    yield from _frames(wire.openings(envelope, n))
+    for place, delta in enumerate(wire.deltas(answer, envelope)):
+        if pause_s and place:
             yield Wait(pause_s)
-        yield send
+        yield from _frames(wire.chunk(envelope, delta, index) for index in range(n))
+    yield from _frames(wire.closings(answer, envelope, n=n, with_usage=_usage_wanted(request)))
+    yield Send(DONE)
 
 
 def _stream(chunks: Iterable[Mapping[str, Any]]) -> Iterator[Act]:
@@ -270,9 +276,9 @@ def _half_a_frame(envelope: Envelope) -> bytes:
     return b"data: " + whole[: len(whole) // 2] + b"\n\n"
 
 
-def _n(request: Mapping[str, Any]) -> int:
+def _n(request: Request) -> int:
     return int(request.get("n") or 1)
 
 
-def _usage_wanted(request: Mapping[str, Any]) -> bool:
+def _usage_wanted(request: Request) -> bool:
     return bool((request.get("stream_options") or {}).get("include_usage"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 _TOKEN = re.compile(r"\s*\S{1,4}|\s+$")
@@ -41,7 +42,7 @@ class Answer:
 
 
 def tokens(text: str) -> list[str]:
-    """The text in tokens as this fake counts them: up to four characters of a word, with the space before it."""
+    """The text in tokens as a fake counts them: up to four characters of a word, with the space before."""
     return _TOKEN.findall(text)
 
 
@@ -53,7 +54,7 @@ def words(text: str) -> tuple[str, ...]:
 def split_evenly(text: str, count: int) -> tuple[str, ...]:
     """The text in `count` pieces of nearly the same length."""
     cuts = [len(text) * place // count for place in range(count + 1)]
-    return tuple(text[start:end] for start, end in zip(cuts, cuts[1:], strict=False))
+    return tuple(text[start:end] for start, end in pairwise(cuts))
 
 
 def usage(prompt_tokens: int, completion_tokens: int, reasoning_tokens: int = 0) -> dict[str, Any]:

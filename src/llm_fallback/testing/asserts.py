@@ -17,9 +17,9 @@ class AnsweredMessage(Protocol):
 def assert_attempts(outcome: AnsweredMessage | BaseException, *expected: str) -> None:
     """Asserts which deployments were asked, in order, and what came of each.
 
-    `outcome` is a reply, the last chunk of a stream, or an error with attempts such as `ChainExhausted`. An attempt
-    reads `"primary: rate_limited"`, `"backup: succeeded"` or `"slow: cancelled"`. The AssertionError shows the
-    whole course of the call.
+    `outcome` is a reply, the last chunk of a stream, or an error with attempts such as `ChainExhausted`. An
+    attempt reads `"primary: rate_limited"`, `"backup: succeeded"` or `"slow: cancelled"`. The AssertionError
+    shows the whole course of the call.
     """
     attempts, skipped = _course(outcome)
     actual = [_verdict(attempt) for attempt in attempts]
@@ -33,8 +33,8 @@ def _course(outcome: AnsweredMessage | BaseException) -> tuple[list[dict[str, An
     record = outcome.response_metadata.get("llm_fallback")
     if not isinstance(record, Mapping):
         raise AssertionError(
-            "the message has no response_metadata['llm_fallback']: it comes from another model, or is a chunk that is "
-            "not the last of its stream"
+            "the message has no response_metadata['llm_fallback']: it comes from another model, or is a "
+            "chunk that is not the last of its stream"
         )
     return list(record["attempts"]), list(record["skipped"])
 

@@ -1,4 +1,4 @@
-"""How a fake answers without a script: sensibly, and always the same. Pure functions over OpenAI's request."""
+"""How a fake answers without a script: sensibly, always the same, as pure functions over OpenAI's request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DECODER = json.JSONDecoder()
 
 
 def answer(request: Request) -> Answer:
-    """What makes sense: a call of a bound tool, an instance of a requested schema, or a word on the prompt."""
+    """A call of a bound tool, an instance of a requested schema, or an echo of the prompt."""
     prompt = read(request)
     calls = tool_calls(request, prompt)
     meant = (
@@ -31,7 +31,7 @@ def answer(request: Request) -> Answer:
 
 def answer_as(reply: Reply, request: Request) -> Answer:
     """What a scripted reply says to the request; without a text it says what makes sense."""
-    meant = answer(request) if reply.text is None and reply.chunks is None else _scripted(reply)
+    meant = answer(request) if reply.is_open else _scripted(reply)
     if isinstance(reply.chunks, int):
         meant = replace(meant, pieces=pieces(meant.text, reply.chunks))
     meant = replace(meant, model=reply.model, reasoning=reply.reasoning, finish=reply.finish or meant.finish)
@@ -64,9 +64,9 @@ def _text(request: Request, prompt: Prompt) -> str:
     wanted = request.get("response_format") or {}
     if wanted.get("type") == "json_schema":
         return _filled(wanted["json_schema"].get("schema", {}), prompt)
-    told = _schema_told(prompt.question)
-    if told is not None:
-        return _filled(told, prompt)
+    schema, rest = _schema_told(prompt.question)
+    if schema is not None:
+        return _filled(schema, replace(prompt, question=rest))
     if wanted.get("type") == "json_object":
         return json.dumps(_object(prompt), ensure_ascii=False)
     return _after_tools(prompt) if prompt.results else _echo(prompt)
@@ -84,20 +84,23 @@ def _object(prompt: Prompt) -> dict[str, Any]:
     return {key: f"{key} about {subject}" for key in keys}
 
 
-def _schema_told(question: str) -> Mapping[str, Any] | None:
-    """The last JSON schema a prompt spells out, as format instructions do."""
-    told = [found for found in _documents(question) if isinstance(found.get("properties"), dict)]
-    return told[-1] if told else None
+def _schema_told(question: str) -> tuple[Mapping[str, Any] | None, str]:
+    """The last JSON schema a prompt spells out, as format instructions do, and what else it says."""
+    if '"properties"' not in question:
+        return None, question
+    schema, rest = None, question
+    for document, source in _documents(question):
+        rest = rest.replace(source, "", 1)
+        schema = document if isinstance(document.get("properties"), dict) else schema
+    return schema, rest
 
 
-def _documents(text: str) -> Iterator[dict[str, Any]]:
-    if '"properties"' not in text:
-        return
+def _documents(text: str) -> Iterator[tuple[dict[str, Any], str]]:
     at = text.find("{")
     while at >= 0:
         try:
             document, end = _DECODER.raw_decode(text, at)
-            yield document
+            yield document, text[at:end]
         except ValueError:
             end = at + 1
         at = text.find("{", end)

@@ -27,8 +27,9 @@ _WHOLE = {
     "description",
 }
 _NO_NAME = {
-    "A", "An", "And", "Create", "Extract", "For", "Get", "Give", "He", "Hello", "Hey", "Hi", "How", "I", "It", "My",
-    "Person", "Please", "Return", "She", "Tell", "The", "This", "Use", "What", "When", "Where", "Who", "Why", "You",
+    "A", "An", "And", "Create", "Extract", "For", "Get", "Give", "He", "Hello", "Hey", "Hi", "How", "I", "It",
+    "My", "Person", "Please", "Return", "She", "Tell", "The", "This", "Use", "What", "When", "Where", "Who",
+    "Why", "You",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from llm_fallback.testing.site import Site, unlimited_request
 
 HOST = "127.0.0.1"
 _BACKLOG = 1024
-_GRACE_S = 0.05
+_GRACE_S = 0.01
 """For answers under way when the site closes; aiohttp takes 0 for ever."""
 
 
@@ -73,4 +73,5 @@ async def _serve(site: Site, started: Future[Hosted], ended: Future[None]) -> No
     await stop.wait()
     listener.close()
     site.closing = True
+    server.pre_shutdown()
     await server.shutdown(_GRACE_S)

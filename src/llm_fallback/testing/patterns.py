@@ -16,7 +16,7 @@ def sample(pattern: str) -> str | None:
     try:
         text = reader.alternatives()
         return text if re.search(pattern, text) else None
-    except (IndexError, re.error):
+    except (ValueError, IndexError, re.error):
         return None
 
 

@@ -51,11 +51,11 @@ class Inbox:
 
     def answered(self, number: int) -> None:
         """All of the answer is on its way."""
-        self._note(number, answered_at=monotonic())
+        self._change(number, lambda one: replace(one, answered_at=monotonic()))
 
     def client_gone(self, number: int) -> None:
         """The client left in the middle of it."""
-        self._note(number, client_gone_at=monotonic())
+        self._change(number, lambda one: replace(one, client_gone_at=monotonic()))
 
     def all(self) -> list[Received]:
         """A snapshot."""
@@ -73,8 +73,8 @@ class Inbox:
         with self._changed:
             return bool(self._changed.wait_for(predicate, timeout_s))
 
-    def _note(self, number: int, **when: float) -> None:
+    def _change(self, number: int, change: Callable[[Received], Received]) -> None:
         with self._changed:
             if number in self._received:
-                self._received[number] = replace(self._received[number], **when)
+                self._received[number] = change(self._received[number])
                 self._changed.notify_all()

@@ -21,7 +21,7 @@ class Refusal:
 
 
 def refusal(fail: Fail, model: str) -> Refusal:
-    """The response to a request for `model` that fails so. The failure must be a status or a word with one."""
+    """The response to a request for `model` that fails with a status or a word of `STATUS`."""
     status = fail.failure if isinstance(fail.failure, int) else STATUS[fail.failure]
     body = error_body(fail.failure, model) if fail.body is None else fail.body
     headers = dict(fail.headers or {})
@@ -94,26 +94,26 @@ BODIES: dict[str, dict[str, Any]] = {
         "rate_limit_exceeded",
     ),
     "quota_exhausted": _openai(
-        "You exceeded your current quota, please check your plan and billing details. For more information on this "
-        "error, read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors.",
+        "You exceeded your current quota, please check your plan and billing details. For more information "
+        "on this error, read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors.",
         "insufficient_quota",
         "insufficient_quota",
     ),
     "auth": _openai("Incorrect API key provided.", "invalid_request_error", "invalid_api_key"),
     "not_found": _vllm("The model `{model}` does not exist.", "NotFoundError", "model", 404),
     "context_window": _vllm(
-        "This model's maximum context length is 256 tokens. However, your prompt contains at least 257 input tokens, "
-        "which exceeds this limit even without any output tokens. Please reduce the length of the input prompt. "
-        "(parameter=input_tokens, value=257)",
+        "This model's maximum context length is 256 tokens. However, your prompt contains at least 257 input "
+        "tokens, which exceeds this limit even without any output tokens. Please reduce the length of the "
+        "input prompt. (parameter=input_tokens, value=257)",
         "BadRequestError",
         "input_tokens",
         400,
     ),
     "content_policy": {
         "error": {
-            "message": "The response was filtered due to the prompt triggering Azure OpenAI's content management "
-            "policy. Please modify your prompt and retry. To learn more about our content filtering policies please "
-            "read our documentation: https://go.microsoft.com/fwlink/?linkid=2198766",
+            "message": "The response was filtered due to the prompt triggering Azure OpenAI's content "
+            "management policy. Please modify your prompt and retry. To learn more about our content "
+            "filtering policies please read our documentation: https://go.microsoft.com/fwlink/?linkid=2198766",
             "type": None,
             "param": "prompt",
             "code": "content_filter",
@@ -134,8 +134,8 @@ BODIES: dict[str, dict[str, Any]] = {
         500,
     ),
     "overloaded": _vllm(
-        "The engine is currently busy and cannot accept new requests. Please try again later or on a different "
-        "instance.",
+        "The engine is currently busy and cannot accept new requests. Please try again later or on a "
+        "different instance.",
         "Service Unavailable",
         None,
         503,

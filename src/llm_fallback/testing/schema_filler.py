@@ -105,9 +105,11 @@ class _Filler:
         if "default" not in schema:
             return True
         plain = self._plain(schema, depth)
+        if "enum" in plain:
+            return self._clues.mentioned(plain["enum"]) is not None
         if _type_of(plain) in ("integer", "number"):
             return self._clues.has_number(lambda number: _number_fits(plain, number))
-        return _type_of(plain) == "string" and "enum" not in plain and self._clues.has_string(name)
+        return _type_of(plain) == "string" and self._clues.has_string(name)
 
     def _add_more(self, filled: dict[str, Any], schema: Schema, field: str, depth: int) -> None:
         more = schema.get("additionalProperties")
@@ -215,8 +217,8 @@ def _is_multiple(number: float, of: float | None) -> bool:
 
 def _invented_number(schema: Schema) -> float:
     low, high = _bounds(schema)
-    number: float = min(max(1, low), high)
-    step = schema.get("multipleOf", 1 if schema.get("type") == "integer" else None)
+    number = min(max(1.0, low), high)
+    step: float | None = schema.get("multipleOf", 1 if schema.get("type") == "integer" else None)
     if step is None:
         return number
     up = math.ceil(number / step) * step

@@ -1,6 +1,7 @@
 """The words of a script: what a fake deployment does with each request it gets.
 
-The same words drive the HTTP server and the in-process model. A word says what a client sees, not how it is done.
+The same words drive the HTTP server and the in-process model. A word says what a client sees, not how it is
+done.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _NOT_FROM_A_SERVER = {
 class Reply:
     """An answer.
 
-    `text=None` leaves the answer to the fake: it calls a bound tool, fills a requested schema or says something
-    about the prompt. A text is said exactly as it stands, whatever `stop` or `max_tokens` ask for.
+    `text=None` leaves the answer to the fake: it calls a bound tool, fills a requested schema or echoes the
+    prompt. A text is said exactly as it stands, whatever `stop` or `max_tokens` ask for.
     """
 
     text: str | None = ""
@@ -49,6 +50,19 @@ class Reply:
     model: str | None = None
     """The model the answer claims to come from; None: the one asked for."""
     headers: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        for call in self.tool_calls:
+            _check_call(call)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the fake is to think of an answer itself."""
+        return (
+            self.text is None
+            and not self.tool_calls
+            and (self.chunks is None or isinstance(self.chunks, int))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +104,10 @@ class Cut:
     """A reply that ends early.
 
     `reset`: the connection is reset. `close`: the body just ends. `done`: only `[DONE]`. `error_frame`,
-    `overload_frame`: an error inside the stream. `bad_frame`: one frame does not parse, then all goes on. `abort`,
-    `error`: vLLM's finish reasons that are none. `after_chunks=0` sends the status and no piece, not even a role.
-    Without streaming the nearest thing: half a body, an error status, or a body with that finish reason.
+    `overload_frame`: an error inside the stream. `bad_frame`: one frame does not parse, then all goes on.
+    `abort`, `error`: vLLM's finish reasons that are none. `after_chunks=0` sends the status and no piece, not
+    even a role. Without streaming the nearest thing: half a body, an error status, or a body with that finish
+    reason.
     """
 
     after_chunks: int = 2
@@ -135,9 +150,12 @@ class Script:
     """What one deployment does, request by request. Threads may share it."""
 
     def __init__(self, scripted: Scripted = None) -> None:
-        is_list = isinstance(scripted, Sequence) and not isinstance(scripted, str)
-        self._for_ever = None if is_list or scripted is None else step(scripted)
-        self._once = deque(step(word) for word in scripted) if is_list else deque[Step]()
+        self._once: deque[Step] = deque()
+        self._for_ever: Step | None = None
+        if isinstance(scripted, Sequence) and not isinstance(scripted, str):
+            self._once.extend(map(step, scripted))
+        elif scripted is not None:
+            self._for_ever = step(scripted)
 
     def next(self) -> Step | None:
         """What happens to the next request; None: it is answered sensibly."""
@@ -156,6 +174,11 @@ def step(word: object) -> Step:
     raise TypeError(
         f"{word!r} is no step of a script; write a str, Reply, Fail, Stall, Cut, Garbage or Empty"
     )
+
+
+def _check_call(call: Mapping[str, Any]) -> None:
+    if not isinstance(call.get("name"), str) or not isinstance(call.get("args", {}), Mapping):
+        raise ValueError(f'tool_calls has {call!r}; write {{"name": "...", "args": {{...}}}}')
 
 
 def _check_status(status: int) -> None:

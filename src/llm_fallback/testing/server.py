@@ -14,8 +14,6 @@ from llm_fallback.testing.received import Inbox, Received
 from llm_fallback.testing.scripts import Script, Scripted, step
 from llm_fallback.testing.site import Site
 
-_POLL_S = 0.005
-
 
 class FakeServer:
     """Serves one deployment per script on 127.0.0.1, each under its own path, from a thread of its own.
@@ -23,8 +21,8 @@ class FakeServer:
     with FakeServer({"primary": [Cut(), "fine now"], "backup": "hello"}) as server:
         model = build_chat_model(server.spec())
 
-    Without scripts it serves one deployment, `fake`, that answers sensibly. It is a context manager in sync and in
-    async code; it may be started again after it was closed, on another port.
+    Without scripts it serves one deployment, `fake`, that answers sensibly. It is a context manager in sync
+    and in async code; it may be started again after it was closed, on another port.
     """
 
     def __init__(self, scripts: Mapping[str, Scripted] | None = None, *, chain: str = "default") -> None:
@@ -100,19 +98,15 @@ class FakeServer:
     def wait_until(self, predicate: Callable[[], object], timeout_s: float = 5.0) -> None:
         """Returns once the predicate is true, as in `lambda: server.received()[0].client_gone_at`.
 
-        It is asked after every change of what was received. TimeoutError, with the requests, if it stays false.
+        It is asked after every change of what was received. TimeoutError, naming the requests, if it stays
+        false.
         """
         if not self._inbox.wait_until(predicate, timeout_s):
             raise self._out_of_patience(timeout_s)
 
     async def await_until(self, predicate: Callable[[], object], timeout_s: float = 5.0) -> None:
-        """`wait_until` for a coroutine: other tasks run meanwhile."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not predicate():
-                    await asyncio.sleep(_POLL_S)
-        except TimeoutError:
-            raise self._out_of_patience(timeout_s) from None
+        """`wait_until` for a coroutine: other tasks run meanwhile, the predicate in another thread."""
+        await asyncio.to_thread(self.wait_until, predicate, timeout_s)
 
     def wait_idle(self, timeout_s: float = 5.0) -> None:
         """Returns once no request is under way."""
@@ -124,7 +118,7 @@ class FakeServer:
         return self
 
     def close(self) -> None:
-        """Ends every connection, whatever is still being sent, and the thread. Does nothing if it is not running."""
+        """Ends every connection, whatever is being sent, and the thread. Harmless if it is not running."""
         hosted, self._hosted = self._hosted, None
         if hosted is not None:
             hosted.stop().result()

@@ -11,7 +11,9 @@ from time import monotonic, time
 from typing import Any, assert_never
 from urllib.parse import unquote
 
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
 
 from llm_fallback.testing import wire
 from llm_fallback.testing.acts import KEEP_ALIVE_EVERY_S, Act, Head, Send, Sever, Wait, perform
@@ -88,7 +90,7 @@ class Delivery:
         """Nothing more is to come; who leaves now leaves nothing behind."""
 
     async def play(self, acts: Iterable[Act]) -> web.StreamResponse:
-        """Sends what the acts say; ConnectionError or CancelledError when the client leaves before the end."""
+        """Sends what the acts say; ConnectionError or CancelledError if the client leaves before the end."""
         for act in acts:
             match act:
                 case Head():
@@ -163,14 +165,21 @@ class Delivery:
         self._inbox.answered(self._number)
 
 
-def unlimited_request(*parts: Any) -> web.BaseRequest:
+def unlimited_request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: web.RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> web.BaseRequest:
     """A request as aiohttp builds it, with no limit on the size of its body: images are large."""
-    return web.BaseRequest(*parts, asyncio.get_running_loop(), client_max_size=0)
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=0)
 
 
 _NO_MESSAGES = {
     "error": {
-        "message": "1 validation error:\n  {'type': 'missing', 'loc': 'body.messages', 'msg': 'Field required'}",
+        "message": "1 validation error:\n  {'type': 'missing', 'loc': 'body.messages'}",
         "type": "Bad Request",
         "param": "body.messages",
         "code": 400,

@@ -12,12 +12,14 @@ from llm_fallback.testing.clues import Clues, name_words
 from llm_fallback.testing.prompt import Prompt, Request
 from llm_fallback.testing.schema_filler import fill
 
-_SMALL_TALK = frozenset(
-    "hi hello hey there thanks thank you how are good morning evening bye goodbye ok okay yes no please".split()
-)
-_SAYS_NOTHING = frozenset(
-    "a an and are at by for from get in is it me of on or please that the this to tool use using value what with you".split()
-)
+_SMALL_TALK = frozenset({
+    "are", "bye", "evening", "good", "goodbye", "hello", "hey", "hi", "how", "morning", "no", "ok", "okay",
+    "please", "thank", "thanks", "there", "yes", "you",
+})  # fmt: skip
+_SAYS_NOTHING = frozenset({
+    "a", "an", "and", "are", "at", "by", "for", "from", "get", "in", "is", "it", "me", "of", "on", "or",
+    "please", "that", "the", "this", "to", "tool", "use", "using", "value", "what", "with", "you",
+})  # fmt: skip
 _WEIGHT_OF_NAME = 3
 
 

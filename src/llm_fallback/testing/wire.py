@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ def frame(document: Mapping[str, Any]) -> bytes:
 
 def encode(document: object) -> bytes:
     """A document as compact JSON, other scripts than Latin left as they are."""
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def completion(answer: Answer, envelope: Envelope, n: int = 1) -> dict[str, Any]:
@@ -41,16 +41,6 @@ def completion(answer: Answer, envelope: Envelope, n: int = 1) -> dict[str, Any]
         "choices": [_choice(answer, envelope, index) for index in range(n)],
         "usage": dict(answer.usage),
     }
-
-
-def chunks(
-    answer: Answer, envelope: Envelope, *, n: int = 1, with_usage: bool = False
-) -> Iterator[dict[str, Any]]:
-    """The answer as a stream: roles, deltas, finishes, and usage if asked for."""
-    yield from openings(envelope, n)
-    for delta in deltas(answer, envelope):
-        yield from (chunk(envelope, delta, index) for index in range(n))
-    yield from closings(answer, envelope, n=n, with_usage=with_usage)
 
 
 def openings(envelope: Envelope, n: int = 1) -> list[dict[str, Any]]:
