@@ -174,6 +174,4 @@ def test_a_finding_says_its_file_and_line(tmp_path):
     """Like a mistake does."""
     path = tmp_path / "a.yaml"
     path.write_text("deployments:\n  a: {model: openai/a}\nchains:\n  main:\n    tiers: [a]\n")
-    assert findings(path) == [
-        f"warning: {path}:5 chains.main.tiers: 'a' is alone: there is nothing to fall back to"
-    ]
+    assert findings(path) == [f"warning: {path}:5 chains.main.tiers: 'a' is alone: there is nothing to fall back to"]

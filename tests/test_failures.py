@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 
 import pytest
 
 from llm_fallback import ChainExhausted, build_chat_model
-from llm_fallback.testing import Cut, Empty, Fail, FakeServer, Garbage, Reply, Stall
-
-MODES = ("invoke", "ainvoke", "stream", "astream", "batch", "abatch")
-STREAMED = ("stream", "astream")
-
-
-async def ask(model, mode, prompt="hi", **kwargs):
-    """The message a mode brings, merged if it came in chunks."""
-    if mode == "invoke":
-        return model.invoke(prompt, **kwargs)
-    if mode == "ainvoke":
-        return await model.ainvoke(prompt, **kwargs)
-    if mode == "batch":
-        return model.batch([prompt], **kwargs)[0]
-    if mode == "abatch":
-        return (await model.abatch([prompt], **kwargs))[0]
-    chunks = list(model.stream(prompt, **kwargs)) if mode == "stream" else [c async for c in model.astream(prompt, **kwargs)]
-    merged = chunks[0]
-    for chunk in chunks[1:]:
-        merged += chunk
-    return merged
-
+from llm_fallback.testing import Empty, Fail, FakeServer, Garbage, Reply, Stall
+from tests.asking import MODES, STREAMED, ask
 
 QUICK = {"timeouts": {"total_s": 5, "attempt_s": 0.6, "first_token_s": 0.3, "idle_s": 0.3}}
 

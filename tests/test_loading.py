@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llm_fallback.errors import SpecError
 from llm_fallback.loading import load_spec, spec_of_models
-from llm_fallback.overlays import merged
+from llm_fallback.loading.overlays import merged
 
 CONTRACT = Path(__file__).parent / "data" / "contract.yaml"
 CANARY = "sk-canary-0123456789abcdef"
@@ -123,18 +123,14 @@ class TestSources:
 
     def test_a_date_in_toml_is_text(self, write):
         """TOML knows dates, providers want their version as text."""
-        name = write(
-            "a.toml", '[deployments.a]\nmodel = "azure/x"\n[deployments.a.params]\napi_version = 2025-04-01\n'
-        )
+        name = write("a.toml", '[deployments.a]\nmodel = "azure/x"\n[deployments.a.params]\napi_version = 2025-04-01\n')
         assert load_spec(name).deployments["a"].params == {"api_version": "2025-04-01"}
 
     def test_one_chain_is_the_default(self):
         """It need not be named; of several one must be."""
         assert load_spec(TWO).default_chain == "main"
         several = {**TWO, "chains": {"a": {"tiers": ["gpt"]}, "b": {"tiers": ["gpt"]}}}
-        assert mistakes(several) == [
-            "default_chain: is missing: there are several chains ('a', 'b'); name one of them"
-        ]
+        assert mistakes(several) == ["default_chain: is missing: there are several chains ('a', 'b'); name one of them"]
         assert load_spec({**several, "default_chain": "b"}).default_chain == "b"
 
     def test_variables_stay_as_they_are(self, write):
@@ -197,9 +193,7 @@ class TestUnreadable:
 
     def test_a_proxy_s_configuration_is_recognised(self, write):
         """One clear mistake, not one for each of its keys."""
-        name = write(
-            "config.yaml", "model_list:\n  - model_name: gpt\n    litellm_params: {model: openai/gpt}\n"
-        )
+        name = write("config.yaml", "model_list:\n  - model_name: gpt\n    litellm_params: {model: openai/gpt}\n")
         [found] = mistakes(name)
         assert found.startswith("config.yaml:1 model_list: this is the configuration of a LiteLLM proxy")
 
@@ -217,8 +211,7 @@ class TestKeys:
             "    weight: 1\n    weight: 2\n  a: {model: x/y}\n"
         )
         assert mistakes(write("a.yaml", yaml)) == [
-            "a.yaml:6 deployments.b.weight: 'weight' stands here a second time, first on line 5; "
-            "keep one of them",
+            "a.yaml:6 deployments.b.weight: 'weight' stands here a second time, first on line 5; keep one of them",
             "a.yaml:7 deployments.a: 'a' stands here a second time, first on line 2; keep one of them",
         ]
         text = '{"deployments": {\n "a": {"model": "openai/a"},\n "a": {"model": "openai/\\u0061"}}}'
@@ -240,8 +233,7 @@ class TestKeys:
         """YAML 1.1 reads `no:` as false; quotes make it a name."""
         text = "deployments:\n  no: {model: openai/a}\n  1: {model: openai/b}\n"
         assert mistakes(write("a.yaml", text)) == [
-            "a.yaml:2 deployments.no: YAML reads the key no as true or false, not as text; "
-            'write "no" with quotes',
+            'a.yaml:2 deployments.no: YAML reads the key no as true or false, not as text; write "no" with quotes',
             'a.yaml:3 deployments.1: YAML reads the key 1 as a number, not as text; write "1" with quotes',
         ]
         assert mistakes({"deployments": {1: {"model": "openai/a"}}}) == [
@@ -286,9 +278,7 @@ class TestMistakes:
 
     def test_json_has_lines_too(self, write):
         """The line is that of the key, however the file is laid out."""
-        text = (
-            '{"deployments": {"a": {\n  "model": "openai/a",\n  "weight":\n    -1,\n  "limits": {"rpm": 0}}}}'
-        )
+        text = '{"deployments": {"a": {\n  "model": "openai/a",\n  "weight":\n    -1,\n  "limits": {"rpm": 0}}}}'
         assert mistakes(write("a.json", text)) == [
             "a.json:3 deployments.a.weight: must be at least 0, got -1",
             "a.json:5 deployments.a.limits.rpm: must be at least 1, got 0",
@@ -337,13 +327,11 @@ class TestMistakes:
             ({"tires": []}, "chains.main.tires: unknown key 'tires'; did you mean 'tiers'?"),
             (
                 {"on_stream_break": "holt"},
-                "chains.main.on_stream_break: must be 'raise', 'continue' or 'hold', got 'holt'; "
-                "did you mean 'hold'?",
+                "chains.main.on_stream_break: must be 'raise', 'continue' or 'hold', got 'holt'; did you mean 'hold'?",
             ),
             (
                 {"hedge": {"after_s": "p96"}},
-                "chains.main.hedge.after_s: must be 'p95' or a number of seconds, got 'p96'; "
-                "did you mean 'p95'?",
+                "chains.main.hedge.after_s: must be 'p95' or a number of seconds, got 'p96'; did you mean 'p95'?",
             ),
             ({"retries": {"max": 1.5}}, "chains.main.retries.max: must be a whole number, got 1.5"),
             ({"timeouts": {"total_s": None}}, "chains.main.timeouts.total_s: must be a number, got null"),
@@ -367,8 +355,7 @@ class TestMistakes:
             ({"tiers": "gpt"}, "chains.main.tiers: must be a list, got 'gpt'"),
             (
                 {"tiers": ["gpt", ["claude", "gpt"]]},
-                "chains.main.tiers[1][1]: 'gpt' stands here a second time; "
-                "it is at chains.main.tiers[0] already",
+                "chains.main.tiers[1][1]: 'gpt' stands here a second time; it is at chains.main.tiers[0] already",
             ),
             (
                 {"accept": "a.b:c", "on_stream_break": "continue"},
@@ -401,8 +388,7 @@ class TestMistakes:
             ),
             (
                 {"backend": "trtllm", "api_base": "http://x"},
-                "deployments.x.backend: no backend is called 'trtllm'; "
-                "the backend is called 'tensorrt-llm' here",
+                "deployments.x.backend: no backend is called 'trtllm'; the backend is called 'tensorrt-llm' here",
             ),
             (
                 {"backend": "vllm"},
@@ -411,18 +397,15 @@ class TestMistakes:
             ),
             (
                 {"backend": "vllm", "api_base": "http://x", "model": "hosted_vllm/meta/llama"},
-                "deployments.x.model: with backend 'vllm' the model is the name it is served under; "
-                "write 'meta/llama'",
+                "deployments.x.model: with backend 'vllm' the model is the name it is served under; write 'meta/llama'",
             ),
             (
                 {"api_base": "gpu:8000"},
-                "deployments.x.api_base: must be an address that begins with http:// or https://, "
-                "got 'gpu:8000'",
+                "deployments.x.api_base: must be an address that begins with http:// or https://, got 'gpu:8000'",
             ),
             (
                 {"timeouts": {"total_s": 3}},
-                "deployments.x.timeouts.total_s: unknown key 'total_s'; "
-                "here it is 'chains.<name>.timeouts.total_s'",
+                "deployments.x.timeouts.total_s: unknown key 'total_s'; here it is 'chains.<name>.timeouts.total_s'",
             ),
             (
                 {"price": "fre"},
@@ -462,8 +445,7 @@ class TestMistakes:
             ),
             (
                 {"runnables": {"r": {"prompt": "{x}", "output": "xml"}}},
-                "runnables.r.output: must be 'text', 'json' or an import path like 'package.module:Model', "
-                "got 'xml'",
+                "runnables.r.output: must be 'text', 'json' or an import path like 'package.module:Model', got 'xml'",
             ),
             ({"chain": {}}, "chain: unknown key 'chain'; did you mean 'chains'?"),
             ({"deployments": None}, "deployments: is missing"),
@@ -529,9 +511,7 @@ SAME_SHAPE = st.fixed_dictionaries(
     {},
     optional={
         "a": VALUES,
-        "b": st.fixed_dictionaries(
-            {}, optional={"c": VALUES, "d": st.fixed_dictionaries({}, optional={"e": VALUES})}
-        ),
+        "b": st.fixed_dictionaries({}, optional={"c": VALUES, "d": st.fixed_dictionaries({}, optional={"e": VALUES})}),
     },
 )
 
@@ -546,9 +526,7 @@ class TestOverlays:
             "chains: {main: {tiers: [a, b], timeouts: {idle_s: 5, attempt_s: 9}}}\n",
         )
         prod = write("prod.toml", '[deployments.a.limits]\nrpm = 9\n[chains.main]\ntiers = ["a"]\n')
-        spec = load_spec(
-            base, prod, {"deployments": {"b": None}, "chains": {"main": {"timeouts": {"idle_s": None}}}}
-        )
+        spec = load_spec(base, prod, {"deployments": {"b": None}, "chains": {"main": {"timeouts": {"idle_s": None}}}})
         assert list(spec.deployments) == ["a"]
         assert spec.deployments["a"].weight == 2
         assert (spec.limits("a").rpm, spec.limits("a").tpm) == (9, 2)

@@ -16,8 +16,8 @@ from pydantic import SecretStr, ValidationError
 
 from llm_fallback.errors import SpecError
 from llm_fallback.loading import load_spec
-from llm_fallback.profile import Profile
 from llm_fallback.spec import Breaker, Budget, Hedge, Limits, Retries, Spec, Timeouts, json_schema
+from llm_fallback.spec.profile import Profile
 
 CANARY = "sk-canary-0123456789abcdef"
 
@@ -100,9 +100,7 @@ class TestWhatHolds:
 
     def test_parameters_of_a_deployment_go_over_those_of_all(self):
         """`params` merge by name."""
-        spec = spec_of(
-            defaults={"params": {"temperature": 0, "seed": 1}}, deployment={"params": {"temperature": 1}}
-        )
+        spec = spec_of(defaults={"params": {"temperature": 0, "seed": 1}}, deployment={"params": {"temperature": 1}})
         assert spec.params("a") == {"temperature": 1, "seed": 1}
 
     def test_zero_is_a_number(self):
@@ -230,10 +228,8 @@ class TestAsAValue:
                         "idle_s": st.none() | st.floats(0.1, 9),
                     },
                 ),
-                "breaker": st.sampled_from(["off", False])
-                | st.fixed_dictionaries({"failures": st.integers(1, 9)}),
-                "price": st.just("free")
-                | st.fixed_dictionaries({"input_per_million": st.decimals(0, 99, places=4)}),
+                "breaker": st.sampled_from(["off", False]) | st.fixed_dictionaries({"failures": st.integers(1, 9)}),
+                "price": st.just("free") | st.fixed_dictionaries({"input_per_million": st.decimals(0, 99, places=4)}),
                 "weight": st.floats(0, 9),
                 "limits": st.fixed_dictionaries({}, optional={"rpm": st.none() | st.integers(1, 99)}),
                 "params": st.dictionaries(st.sampled_from(["seed", "api_version", "x_token"]), st.text()),

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from llm_fallback.errors import SpecError
-from llm_fallback.marks import Place, Places
-from llm_fallback.variables import Environment, Reference, malformed, references, resolve
+from llm_fallback.spec.marks import Place, Places
+from llm_fallback.spec.variables import Environment, Reference, malformed, references, resolve
 
 NAMES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True)
 PLAIN = st.text().filter(lambda text: "$" not in text and not text.startswith("os.environ/"))

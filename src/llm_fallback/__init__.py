@@ -10,8 +10,24 @@ if TYPE_CHECKING:
     from llm_fallback.build import build_chat_model, build_router
     from llm_fallback.chat import FallbackChatModel
     from llm_fallback.checks import check
-    from llm_fallback.errors import BudgetExceeded, ChainExhausted, LLMFallbackError, Mistake, SpecError, StreamBroken
-    from llm_fallback.events import Attempt, AttemptFailed, BreakerOpened, CallEnded, Event, FellBack, Record, Skip
+    from llm_fallback.errors import (
+        BudgetExceeded,
+        ChainExhausted,
+        LLMFallbackError,
+        Mistake,
+        SpecError,
+        StreamBroken,
+    )
+    from llm_fallback.events import (
+        Attempt,
+        AttemptFailed,
+        BreakerOpened,
+        CallEnded,
+        Event,
+        FellBack,
+        Record,
+        Skip,
+    )
     from llm_fallback.loading import load_spec
     from llm_fallback.spec import Spec
 

@@ -132,10 +132,8 @@ class Breaker:
             return False
         if failure in LASTING:
             return self._open(now, LASTING_S, failure)
-        if failure == "rate_limited":
-            return self._open(now, self._policy.cooldown_s, failure, retry_after_s)
-        if ticket.kind == "probe":
-            return self._open(now, self._doubled(), failure, retry_after_s)
+        if failure == "rate_limited" or ticket.kind == "probe":
+            return self._open(now, self._cooldown_after(ticket), failure, retry_after_s)
         if ticket.kind == "forced":
             return False
         self._window.add(now, failed=True)
@@ -152,8 +150,10 @@ class Breaker:
         calls, failures = self._window.totals(now)
         return failures >= self._policy.failures and failures >= self._policy.failure_ratio * calls
 
-    def _doubled(self) -> float:
-        return min(2 * self._cooldown_s, max(LONGEST_COOLDOWN_S, self._cooldown_s))
+    def _cooldown_after(self, ticket: Ticket) -> float:
+        if ticket.kind == "probe":
+            return min(2 * self._cooldown_s, max(LONGEST_COOLDOWN_S, self._cooldown_s))
+        return self._policy.cooldown_s if ticket.kind == "closed" and self._policy else self._cooldown_s
 
     def _open(self, now: float, cooldown_s: float, failure: Failure, retry_after_s: float | None = None) -> bool:
         self.named = retry_after_s is not None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, Self
 from uuid import uuid4
 
@@ -16,7 +18,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_litellm import ChatLiteLLMRouter
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from llm_fallback.driver import Caller, Listener, adrive, drive
 from llm_fallback.engine import Answered, Broke, Call, Failed, Run
@@ -25,7 +27,7 @@ from llm_fallback.events import Record
 from llm_fallback.exchange import Transcript
 from llm_fallback.explain import explain
 from llm_fallback.lease import Lease
-from llm_fallback.overrides import Configuration, configure, refuse_shared
+from llm_fallback.overrides import Configuration, chain_called, configure, read, refuse_shared
 from llm_fallback.plan import ChainPlan, Feature
 from llm_fallback.spec import Spec
 from llm_fallback.structured import Structured, structured
@@ -94,6 +96,14 @@ class FallbackChatModel(ChatLiteLLMRouter):
         """What is known of each deployment now, as plain data."""
         return self.lease.engine.health.snapshot(self.lease.engine.clock.now())
 
+    def reload(self, spec: Any) -> None:
+        """Answer by another spec from the next call on, in all copies of this model; running calls end by the old
+        one, and deployments that stayed as they were keep their state. Raises SpecError and changes nothing if the
+        new spec is wrong, or lacks this model's chain."""
+        renewed = read(spec)
+        chain_called(renewed, self.chain)
+        self.lease.reload(renewed)
+
     def close(self) -> None:
         """Close all connections, of every copy of this model too; a model that is closed answers no more."""
         self.lease.close()
@@ -114,11 +124,20 @@ class FallbackChatModel(ChatLiteLLMRouter):
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self.model_copy()
+
     def __reduce__(self) -> Any:
         raise TypeError("a FallbackChatModel holds connections and locks: build it in the worker from its spec")
 
     def with_structured_output(
-        self, schema: Any, *, method: Any = "json_schema", include_raw: bool = False, strict: bool | None = None, **kwargs: Any
+        self,
+        schema: Any,
+        *,
+        method: Any = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
         """Like ChatLiteLLM's, and a reply that does not parse or validate counts as `rejected`: the next deployment
         is asked with the same request. Streamed replies are held until they are judged."""
@@ -131,21 +150,30 @@ class FallbackChatModel(ChatLiteLLMRouter):
     # LangChain's entries, overridden only to learn the run and the chain a config names.
 
     def invoke(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any  # noqa: A002
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
     ) -> AIMessage:
         config, kwargs = self._entered(config, kwargs)
         with _calling(self._caller_of(config)):
             return super().invoke(input, config, **kwargs)
 
     async def ainvoke(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any  # noqa: A002
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
     ) -> AIMessage:
         config, kwargs = self._entered(config, kwargs)
         with _calling(self._caller_of(config)):
             return await super().ainvoke(input, config, **kwargs)
 
     def stream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any  # noqa: A002
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         config, kwargs = self._entered(config, kwargs)
         chunks = super().stream(input, config, **kwargs)
@@ -156,7 +184,10 @@ class FallbackChatModel(ChatLiteLLMRouter):
             yield from chunks
 
     async def astream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any  # noqa: A002
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         config, kwargs = self._entered(config, kwargs)
         chunks = super().astream(input, config, **kwargs)
@@ -167,9 +198,7 @@ class FallbackChatModel(ChatLiteLLMRouter):
             async for chunk in chunks:
                 yield chunk
 
-    def _entered(
-        self, config: RunnableConfig | None, kwargs: dict[str, Any]
-    ) -> tuple[RunnableConfig, dict[str, Any]]:
+    def _entered(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> tuple[RunnableConfig, dict[str, Any]]:
         """The config with a run id of its own, and the call's words with its chain under LangChain's name for it."""
         config = ensure_config(config)
         if config.get("run_id") is None:
@@ -183,14 +212,13 @@ class FallbackChatModel(ChatLiteLLMRouter):
         return config, kwargs
 
     def _caller_of(self, config: RunnableConfig) -> Caller:
-        def handlers() -> CallbackManager:
-            return CallbackManager.configure(
-                config.get("callbacks"), self.callbacks, self.verbose, config.get("tags"), self.tags
-            )
-
-        return Caller(
-            self.listeners, config["run_id"], config.get("tags") or (), config.get("metadata") or {}, handlers
+        tags, metadata = config.get("tags"), config.get("metadata")
+        # Nothing here may hold the model: a kept-alive connection keeps the context it was opened in, and with it
+        # the caller of its first request, for as long as it is open.
+        handlers = partial(
+            CallbackManager.configure, config.get("callbacks"), self.callbacks, self.verbose, tags, self.tags
         )
+        return Caller(self.listeners, config["run_id"], tags or (), metadata or {}, handlers)
 
     def _chain_called(self, name: str) -> str:
         chains = self.lease.plan.chains
@@ -289,10 +317,10 @@ class FallbackChatModel(ChatLiteLLMRouter):
         result = super()._create_chat_result(response["reply"].raw, **params)
         for generation in result.generations:
             _stamp(generation.message, response["record"], self._model_name(response["record"]))
-        usage = (result.llm_output or {}).get("token_usage")
-        if result.llm_output is not None and hasattr(usage, "model_dump"):
+        output = result.llm_output or {}
+        if isinstance(output.get("token_usage"), BaseModel):
             # litellm's own class would go into every trace and checkpoint.
-            result.llm_output["token_usage"] = usage.model_dump(exclude_none=True)
+            output["token_usage"] = output["token_usage"].model_dump(exclude_none=True)
         return result
 
     def _stream(
@@ -442,8 +470,6 @@ def _judge(chain: ChainPlan, form: Structured | None) -> Callable[[Transcript], 
 
 
 def _with_total(chain: ChainPlan, timeout: Any, max_retries: Any) -> ChainPlan:
-    from dataclasses import replace
-
     if timeout is not None:
         chain = replace(chain, total_s=float(timeout))
     if max_retries is not None:
@@ -481,5 +507,3 @@ def _last(answer: Generator[Any, None, None]) -> Any:
 
 async def _alast(answer: AsyncGenerator[Any, None]) -> Any:
     return [item async for item in answer][-1]
-
-

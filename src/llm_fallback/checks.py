@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 from pydantic import SecretStr
 
-from llm_fallback.entries import Deployment
-from llm_fallback.marks import Path, children, dotted
-from llm_fallback.providers import ELSEWHERE, KEY_VARIABLES, LOCAL, PROVIDERS
-from llm_fallback.settings import Timeouts
 from llm_fallback.spec import Spec
-from llm_fallback.variables import references
+from llm_fallback.spec.entries import Deployment
+from llm_fallback.spec.marks import Path, children, dotted
+from llm_fallback.spec.providers import ELSEWHERE, KEY_VARIABLES, LOCAL, PROVIDERS
+from llm_fallback.spec.settings import Timeouts
+from llm_fallback.spec.variables import references
 
 Severity = Literal["error", "warning"]
 _Found = Iterator[tuple[Path, str]]
@@ -54,9 +54,7 @@ def check(spec: Spec, *, env: bool = False, environ: Mapping[str, str] | None = 
     environment = os.environ if environ is None else environ
     found = [
         *_findings(spec, "error", _nothing_to_ask(spec)),
-        *_findings(
-            spec, "error" if env else "warning", joined(_unset(spec, environment), _no_key(spec, environment))
-        ),
+        *_findings(spec, "error" if env else "warning", joined(_unset(spec, environment), _no_key(spec, environment))),
         *_findings(spec, "warning", joined.from_iterable(look(spec) for look in _CHECKS)),
     ]
     return sorted(found, key=lambda finding: finding.severity)

@@ -126,6 +126,7 @@ class Course:
         self._enter(chain.tiers, side=False)
 
     def _enter(self, tiers: Tiers, *, side: bool) -> None:
+        self._route = tiers
         self._walk = _Walk(iter(tiers), self._rng)
         self._passed: dict[str, Member] = {}
         self._asked_here: dict[str, Member] = {}
@@ -145,7 +146,8 @@ class Course:
         for member in self._passed_over():
             if self._blocks(member.name, now) is None:
                 return self._try(member)
-        while (member := self._walk.next()) is not None:
+        while (drawn := self._walk.next()) is not None:
+            member = drawn
             if self._is_barred(member):
                 continue
             if self.first is None:
@@ -168,7 +170,7 @@ class Course:
                 self._turn_to(self._chain.on_context_window)
                 self._too_long_for = _larger(self._too_long_for, self._window(member))
             case "content_policy":
-                self._barred |= _tier_mates(member, self._chain.tiers)
+                self._barred |= _tier_mates(member, self._route)
                 self._turn_to(self._chain.on_content_policy)
             case "bad_request":
                 self._refusing.add(member.target.served)
@@ -180,7 +182,7 @@ class Course:
         self._barred.add(member.name)
         self._asked.pop(member.name, None)
         self._asked_here.pop(member.name, None)
-        self._note_skip(member, "unsupported")
+        self._skipped[member.name] = Skip(member.name, "unsupported")
 
     @property
     def skipped(self) -> tuple[Skip, ...]:

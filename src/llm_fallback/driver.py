@@ -18,8 +18,8 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.callbacks.manager import ahandle_event, handle_event
 
-from llm_fallback.engine import Question, Run
-from llm_fallback.events import AttemptFailed, BreakerOpened, CallEnded, Event, FellBack
+from llm_fallback.engine import Answered, Broke, Failed, Question, Run
+from llm_fallback.events import AttemptFailed, BreakerOpened, CallEnded, Event, Failure, FellBack, Record
 from llm_fallback.exchange import Piece
 from llm_fallback.portal import portal
 
@@ -144,11 +144,18 @@ def _leave(items: AsyncGenerator[Any, Any], context: contextvars.Context) -> Non
 
 
 def _ended(run: Run) -> CallEnded:
-    record = run.record() if run.end is None else run.end.record
-    if run.end is None:
-        failure = "cancelled"
-    else:
-        failure = getattr(run.end, "failure", None) or getattr(getattr(run.end, "fault", None), "failure", None)
+    match run.end:
+        case None:
+            return _call_ended(run.record(), "cancelled")
+        case Answered(record=record):
+            return _call_ended(record, None)
+        case Broke(record=record, fault=fault):
+            return _call_ended(record, fault.failure)
+        case Failed(record=record, failure=failure):
+            return _call_ended(record, failure)
+
+
+def _call_ended(record: Record, failure: Failure | None) -> CallEnded:
     return CallEnded(record.chain, record, failure)
 
 
@@ -171,10 +178,6 @@ def _log(event: Event) -> None:
         case FellBack(chain, source, target, failure):
             logger.info("chain %s: fell back from %s to %s (%s)", chain, source, target, failure)
         case BreakerOpened(chain, deployment, failure, retry_in_s):
-            logger.warning(
-                "chain %s: breaker of %s opened for %.1f s (%s)", chain, deployment, retry_in_s, failure
-            )
+            logger.warning("chain %s: breaker of %s opened for %.1f s (%s)", chain, deployment, retry_in_s, failure)
         case CallEnded(chain, record):
             logger.debug("chain %s: ended after %.3f s, %d attempts", chain, record.latency_s, len(record.attempts))
-
-

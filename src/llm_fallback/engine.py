@@ -20,12 +20,21 @@ from typing import Any, Literal
 
 from pydantic import SecretStr
 
+from llm_fallback.breaker import Ticket
 from llm_fallback.course import Course, Stop, Try, Wait
-from llm_fallback.events import Attempt, AttemptFailed, BreakerOpened, Event, Failure, FellBack, Outcome, Record
+from llm_fallback.events import (
+    Attempt,
+    AttemptFailed,
+    BreakerOpened,
+    Event,
+    Failure,
+    FellBack,
+    Outcome,
+    Record,
+)
 from llm_fallback.exchange import End, Exchange, Piece, Reply, Transcript, Transport, Unsupported
 from llm_fallback.faults import Fault
-from llm_fallback.breaker import Ticket
-from llm_fallback.health import Block, Health
+from llm_fallback.health import Health
 from llm_fallback.plan import Catalogue, ChainPlan, Feature, Member, Target
 from llm_fallback.timing import Clock
 
@@ -286,6 +295,11 @@ class _Trial:
         if self._exchange is not None and not self._ended:
             await self._exchange.close()
 
+    @property
+    def exchange(self) -> Exchange:
+        assert self._exchange is not None, "begin() opens it"
+        return self._exchange
+
     # What only the caller's side can answer.
 
     @property
@@ -342,7 +356,7 @@ class _Trial:
         return self._ended or self.unsupported or self.fault is not None
 
     async def _read_reply(self, limits: list[tuple[float, Failure]]) -> None:
-        reply = await self._timed(self._exchange.reply, limits)
+        reply = await self._timed(self.exchange.reply, limits)
         if isinstance(reply, Reply):
             self.reply = reply
             self.transcript.add(reply)
@@ -352,7 +366,7 @@ class _Trial:
             self._heed_refusal(reply)
 
     async def _read(self, limits: list[tuple[float, Failure]]) -> None:
-        item = await self._timed(self._exchange.next, limits)
+        item = await self._timed(self.exchange.next, limits)
         if isinstance(item, Piece):
             self._held.append(item)
             self.transcript.add(item)

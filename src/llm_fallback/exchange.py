@@ -98,16 +98,16 @@ class Transcript:
 
 
 def _joined(known: ToolCallPart, part: ToolCallPart) -> ToolCallPart:
-    return ToolCallPart(
-        known.index, known.id or part.id, known.name or part.name, known.arguments + part.arguments
-    )
+    return ToolCallPart(known.index, known.id or part.id, known.name or part.name, known.arguments + part.arguments)
 
 
 class Exchange(Protocol):
     """One request to one deployment."""
 
-    dropped_params: tuple[str, ...]
-    """Sampling parameters the deployment does not take and was not sent."""
+    @property
+    def dropped_params(self) -> tuple[str, ...]:
+        """Sampling parameters the deployment does not take and was not sent."""
+        ...
 
     async def reply(self) -> Reply | Fault | Unsupported:
         """Send the request and wait for the whole reply."""

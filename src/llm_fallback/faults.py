@@ -68,7 +68,7 @@ _CONTENT_POLICY = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _QUOTA = re.compile(
-    r"insufficient_quota|exceeded your current quota|credit balance is too low|billing|out of credits|payment required",
+    r"insufficient_quota|exceeded your current quota|credit balance is too low|billing_hard_limit|billing hard limit|billing_not_active|check your billing|out of credits|payment required",
     re.IGNORECASE,
 )
 _AUTH = re.compile(

@@ -45,10 +45,15 @@ class _Minute:
         self.tokens += tokens
 
     def settle(self, tokens: int) -> None:
-        if self.entries:
-            at, estimated = self.entries.pop()
-            self.entries.append((at, estimated + tokens))
-            self.tokens += tokens
+        """Add what was used beyond the estimates to the newest entry, or give back; no entry goes below zero, or it
+        would make room for others once those it is made up from are forgotten."""
+        for index in range(len(self.entries) - 1, -1, -1):
+            at, estimated = self.entries[index]
+            self.entries[index] = (at, max(0, estimated + tokens))
+            self.tokens += self.entries[index][1] - estimated
+            tokens = min(0, estimated + tokens)
+            if tokens == 0:
+                return
 
     def forget(self, now: float) -> None:
         while self.entries and self.entries[0][0] <= now - _MINUTE_S:
@@ -93,7 +98,9 @@ class DeploymentHealth:
         reopens = self.breaker.closed_to(now)
         if reopens is not None:
             failure = self.breaker.failure or "server_error"
-            return Block("breaker_open", reopens, self.breaker.named, failure)
+            # Once the time it named has come and a probe is out, it has named none.
+            named = self.breaker.named and self.breaker.state(now) == "open"
+            return Block("breaker_open", reopens, named, failure)
         free = self._free_at(now, tokens)
         return None if free is None else Block("limit", free)
 
@@ -140,7 +147,7 @@ class DeploymentHealth:
         if not self._first_tokens:
             return None
         ranked = sorted(self._first_tokens)
-        return ranked[min(len(ranked) - 1, math.ceil(quantile * len(ranked)) - 1)]
+        return ranked[max(0, math.ceil(quantile * len(ranked)) - 1)]
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """Plain data, as `model.state()` shows it."""
@@ -177,9 +184,17 @@ class Health:
         """Tell whoever waits for a free place. Called without the lock."""
         if self._waiting:
             with self.lock:
-                waiting, self._waiting = self._waiting, []
+                waiting = list(self._waiting)
+                self._waiting.clear()
             for wake in waiting:
                 wake()
+
+    def inherit(self, other: Health, unchanged: Iterable[str]) -> None:
+        """Keep what another model's health knows of deployments that stayed as they were; calls that still use the
+        other share its lock, and wake those that wait here."""
+        self.lock, self._waiting = other.lock, other._waiting
+        for name in unchanged:
+            self._of[name] = other._of[name]
 
     def snapshot(self, now: float) -> dict[str, dict[str, Any]]:
         with self.lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -32,21 +32,28 @@ class Lease:
 
     def __init__(self, spec: Spec) -> None:
         self._lock = threading.Lock()
-        self._adopt(spec, resolve_spec(spec, os.environ), None)
-
-    def _adopt(self, spec: Spec, plan: Plan, health: Health | None) -> None:
-        scrub = Scrubber(plan.secrets)
-        transport = LiteLLMTransport(scrub)
-        self.spec, self.plan, self.scrub, self._transport = spec, plan, scrub, transport
-        self.health = Health((name, Breaker(target.breaker), target.limits) for name, target in plan.targets.items())
-        if health is not None:
-            self.health.inherit(health, plan)
-        self.engine = Engine(
-            transport, LiteLLMCatalogue(), self.health, RealClock(), rng=Random(), backoff=backoff
-        )
-        self._finalizer = weakref.finalize(self, transport.close)
-        # At exit every loop is gone already, and waiting for one would hang the interpreter.
+        self.spec = spec
+        self.plan = resolve_spec(spec, os.environ)
+        self._scrub = Scrubber(self.plan.secrets)
+        self._transport = LiteLLMTransport(self._scrub)
+        self.engine = self._engine(health_of(self.plan))
+        self._finalizer = weakref.finalize(self, self._transport.close)
+        # At exit every loop is gone already, and there is nothing left to close on it.
         self._finalizer.atexit = False
+
+    def _engine(self, health: Health) -> Engine:
+        return Engine(self._transport, LiteLLMCatalogue(), health, RealClock(), rng=Random(), backoff=backoff)
+
+    def reload(self, spec: Spec) -> None:
+        """Answer calls from now on by another spec; calls under way end by the old one. Deployments that stayed as
+        they were keep their state."""
+        plan = resolve_spec(spec, os.environ)
+        health = health_of(plan)
+        with self._lock:
+            kept = [name for name, target in plan.targets.items() if _is_same(target, self.plan.targets.get(name))]
+            health.inherit(self.engine.health, kept)
+            self._scrub.learn(*plan.secrets)
+            self.spec, self.plan, self.engine = spec, plan, self._engine(health)
 
     @property
     def is_closed(self) -> bool:
@@ -66,6 +73,11 @@ class Lease:
         return f"Lease({', '.join(self.plan.chains)})"
 
 
+def health_of(plan: Plan) -> Health:
+    """The health of a plan's deployments, of which nothing is known yet."""
+    return Health((name, Breaker(target.breaker), target.limits) for name, target in plan.targets.items())
+
+
 def backoff(chain: ChainPlan) -> Callable[[int], float]:
     """Seconds to wait before the n-th repeat of a call: exponential with full jitter, by tenacity."""
     wait = wait_random_exponential(multiplier=chain.retries.wait_initial_s, max=chain.retries.wait_max_s)
@@ -78,10 +90,11 @@ def backoff(chain: ChainPlan) -> Callable[[int], float]:
     return seconds
 
 
-def same_deployment(one: Target, other: Target) -> bool:
-    """Whether what is known of one still holds for the other."""
-
-    def told(target: Target) -> Mapping[str, Any]:
-        return {"parameters": target.parameters, "breaker": target.breaker, "limits": target.limits}
-
-    return told(one) == told(other)
+def _is_same(target: Target, known: Target | None) -> bool:
+    """Whether what is known of a deployment still holds."""
+    if known is None:
+        return False
+    return (target.parameters, target.api_key, target.breaker, target.limits) == (
+        *(known.parameters, known.api_key),
+        *(known.breaker, known.limits),
+    )

@@ -15,22 +15,30 @@ from llm_fallback.spec import Spec
 CHAIN_SETTINGS = ("timeouts", "retries", "accept", "budget", "hedge", "on_stream_break")
 
 LANGCHAIN_FIELDS = frozenset(
-    "callbacks tags metadata cache rate_limiter profile verbose name disable_streaming output_version "
-    "custom_get_token_ids listeners".split()
+    {
+        *("callbacks", "tags", "metadata", "cache", "rate_limiter", "profile", "verbose", "name"),
+        *("disable_streaming", "output_version", "custom_get_token_ids", "listeners"),
+    }
 )
 
 MODEL_FIELDS = frozenset(
-    "temperature top_p top_k n max_tokens num_ctx streaming stream_options model_kwargs".split()
+    {
+        *("temperature", "top_p", "top_k", "n", "max_tokens", "num_ctx"),
+        *("streaming", "stream_options", "model_kwargs"),
+    }
 )
 """Request parameters that ChatLiteLLM keeps in fields of their own."""
 
 REQUEST_PARAMETERS = frozenset(
-    "max_completion_tokens stop seed presence_penalty frequency_penalty logit_bias logprobs top_logprobs "
-    "response_format tools tool_choice parallel_tool_calls functions function_call user reasoning_effort "
-    "thinking verbosity modalities audio prediction service_tier safety_identifier prompt_cache_key "
-    "prompt_cache_retention store web_search_options extra_body context_management guardrailConfig "
-    "drop_params allowed_openai_params additional_drop_params cache_control_injection_points min_p "
-    "repetition_penalty guided_json guided_choice guided_regex best_of".split()
+    {
+        *("max_completion_tokens", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias"),
+        *("logprobs", "top_logprobs", "response_format", "tools", "tool_choice", "parallel_tool_calls"),
+        *("functions", "function_call", "user", "reasoning_effort", "thinking", "verbosity", "modalities"),
+        *("audio", "prediction", "service_tier", "safety_identifier", "prompt_cache_key", "store"),
+        *("prompt_cache_retention", "web_search_options", "extra_body", "context_management"),
+        *("guardrailConfig", "cache_control_injection_points", "min_p", "repetition_penalty", "best_of"),
+        *("guided_json", "guided_choice", "guided_regex"),
+    }
 )
 
 SHARED: Mapping[str, str] = {

@@ -13,7 +13,8 @@ import os
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -32,10 +33,8 @@ class Portal:
         """Close what async generators hold on the loop, connections among it, before the interpreter ends."""
         if self.pid == os.getpid() and self._thread.is_alive():
             closing = asyncio.run_coroutine_threadsafe(self.loop.shutdown_asyncgens(), self.loop)
-            try:
+            with suppress(TimeoutError):
                 closing.result(timeout=1)
-            except TimeoutError:
-                pass
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -67,7 +66,7 @@ class Portal:
         return threading.current_thread() is self._thread
 
 
-class _Task:
+class _Task(Generic[T]):
     """A step on the loop, and the future its caller waits for."""
 
     def __init__(self, step: Coroutine[Any, Any, T], future: Future[T]) -> None:
@@ -93,10 +92,8 @@ class _Task:
 
 def _settle(future: Future[Any]) -> None:
     """Wait for a cancelled step to end, so that its request is closed when the interrupt goes on."""
-    try:
+    with suppress(BaseException):  # The interrupt that brought us here is the one to report.
         future.exception(timeout=5)
-    except BaseException:  # noqa: BLE001, S110 - the interrupt that brought us here is the one to report
-        pass
 
 
 _portal: Portal | None = None

@@ -14,7 +14,7 @@ from llm_fallback.plan import ChainPlan, Member, Plan, Target, Tier, Tiers
 from llm_fallback.pricing import FREE, Prices
 from llm_fallback.scrub import password_of, secrets_in
 from llm_fallback.spec import Deployment, Price, Spec
-from llm_fallback.variables import Environment
+from llm_fallback.spec.variables import Environment
 
 
 def resolve_spec(spec: Spec, environ: Mapping[str, str]) -> Plan:

@@ -53,9 +53,10 @@ class JumpingClock:
 
     def __init__(self, start: float = 0.0) -> None:
         self._now = start
-        self._waiting: list[tuple[float, int, Callable[[], None]]] = []
+        self._waiting: list[tuple[float, int, _Moment]] = []
         self._order = itertools.count()
-        self._moving = False
+        self._moved_by: asyncio.AbstractEventLoop | None = None
+        """The loop whose turns move time; None while nobody waits."""
 
     def now(self) -> float:
         return self._now
@@ -66,29 +67,56 @@ class JumpingClock:
 
     async def sleep(self, seconds: float) -> None:
         woken = asyncio.get_running_loop().create_future()
-        self.call_at(self._now + seconds, lambda: woken.done() or woken.set_result(None))
-        await woken
+        moment = self.call_at(self._now + seconds, lambda: _wake(woken))
+        try:
+            await woken
+        finally:
+            moment.forget()
 
     def deadline(self, at: float) -> AbstractAsyncContextManager[Any]:
         return _JumpedDeadline(self, at)
 
-    def call_at(self, when: float, wake: Callable[[], object]) -> None:
-        heapq.heappush(self._waiting, (when, next(self._order), lambda: (wake(), None)[1]))
-        if not self._moving:
-            self._moving = True
-            self._turn(self._QUIET_TURNS)
-
-    def _turn(self, left: int) -> None:
+    def call_at(self, when: float, wake: Callable[[], object]) -> _Moment:
+        """Call `wake` when time has come there; whoever no longer waits for the moment forgets it."""
+        moment = _Moment(wake)
+        heapq.heappush(self._waiting, (when, next(self._order), moment))
         loop = asyncio.get_running_loop()
-        if left:
-            loop.call_soon(self._turn, left - 1)
+        if self._moved_by is not loop:
+            self._moved_by = loop
+            self._turn(loop, self._QUIET_TURNS)
+        return moment
+
+    def _turn(self, loop: asyncio.AbstractEventLoop, left: int) -> None:
+        if self._moved_by is not loop:
             return
-        when, _, wake = heapq.heappop(self._waiting)
+        if left:
+            loop.call_soon(self._turn, loop, left - 1)
+            return
+        while self._waiting and self._waiting[0][2].wake is None:
+            heapq.heappop(self._waiting)
+        if not self._waiting:
+            self._moved_by = None
+            return
+        when, _, moment = heapq.heappop(self._waiting)
         self._now = max(self._now, when)
-        wake()
-        self._moving = bool(self._waiting)
-        if self._moving:
-            loop.call_soon(self._turn, self._QUIET_TURNS)
+        if moment.wake is not None:
+            moment.wake()
+        loop.call_soon(self._turn, loop, self._QUIET_TURNS)
+
+
+class _Moment:
+    """A time somebody waits for. Once forgotten, no clock jumps to it."""
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self.wake: Callable[[], object] | None = wake
+
+    def forget(self) -> None:
+        self.wake = None
+
+
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)
 
 
 class _JumpedDeadline:
@@ -96,26 +124,22 @@ class _JumpedDeadline:
 
     def __init__(self, clock: JumpingClock, at: float) -> None:
         self._clock, self._at = clock, at
-        self._left = self._expired = False
+        self._expired = False
 
     async def __aenter__(self) -> None:
-        self._task = asyncio.current_task()
-        if self._at <= self._clock.now():
-            self._expire()
-        else:
-            self._clock.call_at(self._at, self._expire)
+        task = asyncio.current_task()
+        assert task is not None, "a deadline holds for a task"
+        self._task, self._cancelled_before = task, task.cancelling()
+        self._moment = self._clock.call_at(self._at, self._expire)
 
     def _expire(self) -> None:
-        if not self._left and self._task is not None:
-            self._expired = True
-            self._task.cancel()
+        self._expired = True
+        self._task.cancel()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._left = True
-        if not self._expired or self._task is None:
-            return
-        self._task.uncancel()
-        if kind is asyncio.CancelledError:
+        self._moment.forget()
+        # With more cancellations than ours under way, the task's own or an outer deadline's, theirs goes on.
+        if self._expired and self._task.uncancel() <= self._cancelled_before and kind is asyncio.CancelledError:
             raise TimeoutError from error

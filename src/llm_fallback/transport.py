@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any
 
 import litellm
@@ -20,7 +21,7 @@ from pydantic import SecretStr
 
 from llm_fallback import wire as wires
 from llm_fallback.events import Usage
-from llm_fallback.exchange import End, Piece, Reply, ToolCallPart, Unsupported
+from llm_fallback.exchange import End, Exchange, Piece, Reply, ToolCallPart, Unsupported
 from llm_fallback.faults import Fault, failure_of, retry_after_s, shortened
 from llm_fallback.plan import Target
 from llm_fallback.scrub import Scrubber, revealed
@@ -38,18 +39,39 @@ _SOCKET_TIMEOUT_S = 6000.0
 """The engine keeps time; a socket must never give up before it does."""
 
 SAMPLING = frozenset(
-    "temperature top_p top_k n presence_penalty frequency_penalty seed logit_bias logprobs top_logprobs stop "
-    "max_tokens max_completion_tokens parallel_tool_calls reasoning_effort verbosity user".split()
+    {
+        *("temperature", "top_p", "top_k", "n", "presence_penalty", "frequency_penalty", "seed", "stop"),
+        *("logit_bias", "logprobs", "top_logprobs", "max_tokens", "max_completion_tokens"),
+        *("parallel_tool_calls", "reasoning_effort", "verbosity", "user"),
+    }
 )
 """Parameters a reply can do without; they are dropped for a deployment that does not take them."""
 
 _CUT = frozenset(
-    "ClientPayloadError ServerDisconnectedError ClientConnectorError ClientOSError ConnectError ReadError WriteError "
-    "RemoteProtocolError ConnectionResetError ConnectionRefusedError ConnectionError IncompleteRead "
-    "ClientConnectionError ClosedResourceError BrokenResourceError ConnectTimeout".split()
+    {
+        *("ClientPayloadError", "ServerDisconnectedError", "ClientConnectorError", "ClientConnectionError"),
+        *("ClientOSError", "ConnectError", "ConnectTimeout", "ReadError", "WriteError", "RemoteProtocolError"),
+        *("ConnectionError", "IncompleteRead", "ClosedResourceError", "BrokenResourceError"),
+    }
 )
 _TIMED_OUT = frozenset({"ReadTimeout", "Timeout", "APITimeoutError", "TimeoutError", "ServerTimeoutError"})
 _UNREADABLE = frozenset({"JSONDecodeError", "APIResponseValidationError", "UnicodeDecodeError"})
+
+_LOADED_LATE = (
+    "anyio._backends._asyncio",
+    "litellm.litellm_core_utils.default_encoding",
+    "litellm.llms.hosted_vllm.chat.transformation",
+    "litellm.proxy._types",
+    "openai.resources.chat.completions",
+)
+"""Modules that litellm and its HTTP libraries load during a first request, for half a second or more."""
+
+
+def warm_up() -> None:
+    """Load what a first request would, so that its own limits are not spent on imports."""
+    for name in _LOADED_LATE:
+        with suppress(ImportError):
+            import_module(name)
 
 
 class LiteLLMTransport:
@@ -58,11 +80,15 @@ class LiteLLMTransport:
     def __init__(self, scrub: Scrubber) -> None:
         self._scrub = scrub
         self._clients: dict[asyncio.AbstractEventLoop, _LoopClient] = {}
+        warm_up()
         self._dropped: dict[str, tuple[str, ...]] = {}
 
     def exchange(
         self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None, timeout_s: float
-    ) -> LiteLLMExchange:
+    ) -> Exchange:
+        if api_key is not None:
+            # A key that is a function is not known before it is asked.
+            self._scrub.learn(api_key.get_secret_value())
         return LiteLLMExchange(self, target, request, api_key)
 
     async def client(self) -> AsyncHTTPHandler:
@@ -184,13 +210,11 @@ class LiteLLMExchange:
 
     async def close(self) -> None:
         response, stream, self._stream = self._wire.response, self._stream, None
-        try:
+        with suppress(Exception):  # The answer is not wanted any more, nor is its farewell.
             if response is not None:
                 await response.aclose()
             if stream is not None:
                 await stream.aclose()
-        except Exception:  # noqa: BLE001, S110 - the answer is not wanted any more, nor is its farewell
-            pass
 
     # Asking.
 
@@ -425,7 +449,7 @@ def _tool_calls(message: Any) -> tuple[ToolCallPart, ...]:
         return ()
     return tuple(
         ToolCallPart(
-            index=getattr(call, "index", None) if isinstance(getattr(call, "index", None), int) else position,
+            index=position if getattr(call, "index", None) is None else call.index,
             id=call.id,
             name=call.function.name,
             arguments=call.function.arguments or "",

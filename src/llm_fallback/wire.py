@@ -70,9 +70,7 @@ class Wire:
 class _Tap(httpx.AsyncByteStream):
     """A stream that shows every read to a listener, which may shorten it; one cut short is over."""
 
-    def __init__(
-        self, stream: Any, listen: Callable[[bytes], bytes], end: Callable[[], object] = lambda: None
-    ) -> None:
+    def __init__(self, stream: Any, listen: Callable[[bytes], bytes], end: Callable[[], object] = lambda: None) -> None:
         self._stream, self._listen, self._end = stream, listen, end
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -142,7 +140,7 @@ def _error_frame(frame: Mapping[str, Any]) -> Fault:
     error = frame["error"]
     code, message = _said(json.dumps(frame).encode())
     number = error.get("code") if isinstance(error, dict) else None
-    status = int(number) if str(number).isdigit() and 400 <= int(number) < 600 else 500
+    status = int(str(number)) if str(number).isdigit() and 400 <= int(str(number)) < 600 else 500
     return Fault(failure_of(status, f"{code} {message}"), shortened(message), status)
 
 

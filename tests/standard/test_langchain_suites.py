@@ -26,7 +26,7 @@ def spec_of(server: FakeServer) -> Any:
     served = {"model": MODEL, "breaker": "off"}
     return load_spec(
         server.spec(
-            deployments={name: served for name in server.deployments},
+            deployments=dict.fromkeys(server.deployments, served),
             timeouts={"total_s": 20, "attempt_s": 0.3, "first_token_s": 0.3},
         )
     )
@@ -92,7 +92,9 @@ class _Downloads:
     """Stands in for httpx where the suite downloads a picture, a sound or a document to send: there is no network,
     and what is in them does not matter to a fake."""
 
-    content = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==")
+    content = base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+    )
 
     @classmethod
     def get(cls, *_: Any, **__: Any) -> type[_Downloads]:

@@ -9,9 +9,7 @@ from llm_fallback.errors import StreamCut, exhausted
 from llm_fallback.events import Attempt, Record, Skip
 from llm_fallback.testing import assert_attempts
 
-THROTTLED = Attempt(
-    "primary", "m", "failed", "rate_limited", 429, "slow down", latency_s=0.12, cost_usd=Decimal(0)
-)
+THROTTLED = Attempt("primary", "m", "failed", "rate_limited", 429, "slow down", latency_s=0.12, cost_usd=Decimal(0))
 LOST = Attempt("slow", "m", "cancelled")
 ANSWERED = Attempt("backup", "m", "succeeded", None, 200, latency_s=0.8)
 SKIPPED = Skip("long", "breaker_open", 21.4)

@@ -288,9 +288,7 @@ class TestReplies:
 
     def test_a_reply_without_a_text_is_sensible(self) -> None:
         """With the pieces and the finish it asks for."""
-        meant = answer_as(
-            Reply(None, chunks=4, finish="length"), {"messages": [{"role": "user", "content": "hi"}]}
-        )
+        meant = answer_as(Reply(None, chunks=4, finish="length"), {"messages": [{"role": "user", "content": "hi"}]})
         assert (meant.text, len(meant.pieces), meant.finish) == ("A fake answer to: hi", 4, "length")
 
     def test_usage_is_counted_or_as_told(self) -> None:

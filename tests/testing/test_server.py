@@ -236,9 +236,7 @@ class TestFail:
         """`Fail("stream_broken")` is `Cut()`, and so on."""
         with FakeServer({"a": Fail(word), "b": same}) as server:
             (a, error_a), (b, error_b) = (read_to_the_end(server, name, stream=True) for name in "ab")
-        assert frames(a)[1:-1] == [
-            frame.replace("-2", "-1").replace('"b"', '"a"') for frame in frames(b)[1:-1]
-        ]
+        assert frames(a)[1:-1] == [frame.replace("-2", "-1").replace('"b"', '"a"') for frame in frames(b)[1:-1]]
         assert type(error_a) is type(error_b)
 
 
@@ -251,9 +249,7 @@ class TestStall:
         assert isinstance(error, httpx.ReadTimeout)
         assert len(deltas(text)) == 1 + after
 
-    @pytest.mark.parametrize(
-        ("keep_alive", "sign"), [("comments", ": keep-alive"), ("roles", '"role":"assistant"')]
-    )
+    @pytest.mark.parametrize(("keep_alive", "sign"), [("comments", ": keep-alive"), ("roles", '"role":"assistant"')])
     def test_keep_alives_go_on_in_the_silence(self, keep_alive: Any, sign: str) -> None:
         """They carry nothing, and they do not stop."""
         with FakeServer({"a": Stall(1, keep_alive=keep_alive)}) as server:
@@ -355,9 +351,7 @@ class TestGarbage:
         with FakeServer({"a": Garbage(kind)}) as server:
             response = ask(server, "a", stream=stream)
         assert response.status_code == 200
-        assert [
-            choices(document) for document in [response.text, *frames(response.text)] if choices(document)
-        ] == []
+        assert [choices(document) for document in [response.text, *frames(response.text)] if choices(document)] == []
 
     def test_html_says_that_it_is(self) -> None:
         """A proxy's page, with its content type."""
@@ -406,9 +400,7 @@ class TestServer:
         assert spec["deployments"]["backup"] == {
             "backend": "vllm", "model": "backup", "api_base": server.base("backup"), "weight": 2
         }  # fmt: skip
-        assert spec["chains"] == {
-            "default": {"tiers": ["primary", "backup", "stuck"], "on_stream_break": "hold"}
-        }
+        assert spec["chains"] == {"default": {"tiers": ["primary", "backup", "stuck"], "on_stream_break": "hold"}}
 
     def test_it_keeps_what_it_received(self, server: FakeServer) -> None:
         """Body, headers, deployment and whether a stream was asked for, oldest first."""

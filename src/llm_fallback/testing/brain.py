@@ -23,9 +23,7 @@ def answer(request: Request) -> Answer:
     """A call of a bound tool, an instance of a requested schema, or an echo of the prompt."""
     prompt = read(request)
     calls = tool_calls(request, prompt)
-    meant = (
-        Answer(tool_calls=calls, finish="tool_calls") if calls else _limited(_text(request, prompt), request)
-    )
+    meant = Answer(tool_calls=calls, finish="tool_calls") if calls else _limited(_text(request, prompt), request)
     return replace(meant, usage=counted(meant, request))
 
 
@@ -49,9 +47,7 @@ def counted(meant: Answer, request: Request) -> dict[str, Any]:
 
 def _scripted(reply: Reply) -> Answer:
     calls = tuple(ToolCall(call["name"], call.get("args", {}), call.get("id")) for call in reply.tool_calls)
-    return Answer(
-        pieces(reply.text, reply.chunks), tool_calls=calls, finish="tool_calls" if calls else "stop"
-    )
+    return Answer(pieces(reply.text, reply.chunks), tool_calls=calls, finish="tool_calls" if calls else "stop")
 
 
 def _usage(reply: Reply, meant: Answer, request: Request) -> Mapping[str, Any]:

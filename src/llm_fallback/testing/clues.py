@@ -69,9 +69,7 @@ class Clues:
     def mentioned(self, choices: list[object]) -> object | None:
         """The first of the choices whose words the text has."""
         lower = self.text.lower()
-        return next(
-            (choice for choice in choices if isinstance(choice, str) and choice.lower() in lower), None
-        )
+        return next((choice for choice in choices if isinstance(choice, str) and choice.lower() in lower), None)
 
     def quotations(self) -> list[str]:
         """What the text has in quotation marks."""

@@ -78,9 +78,7 @@ class _Reader:
 
     def _group(self) -> str:
         if self._peek() == "?":
-            self._at = min(
-                self._pattern.index(mark, self._at) for mark in ":>" if mark in self._pattern[self._at :]
-            )
+            self._at = min(self._pattern.index(mark, self._at) for mark in ":>" if mark in self._pattern[self._at :])
             self._at += 1
         text = self.alternatives()
         self._skip(")")

@@ -48,12 +48,8 @@ class Prompt:
 
 def read(request: Request) -> Prompt:
     """What the messages of a request come down to."""
-    messages = [
-        message for message in request.get("messages", ()) if message.get("role") not in _INSTRUCTIONS
-    ]
-    start = max(
-        (place for place, message in enumerate(messages) if message.get("role") == "user"), default=-1
-    )
+    messages = [message for message in request.get("messages", ()) if message.get("role") not in _INSTRUCTIONS]
+    start = max((place for place, message in enumerate(messages) if message.get("role") == "user"), default=-1)
     asked = messages[start] if start >= 0 else {}
     since = messages[start + 1 :]
     names = dict(_calls(since))

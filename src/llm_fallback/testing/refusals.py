@@ -124,9 +124,7 @@ BODIES: dict[str, dict[str, Any]] = {
             },
         }
     },
-    "bad_request": _vllm(
-        "temperature must be non-negative, got -1.0.", "BadRequestError", "temperature", 400
-    ),
+    "bad_request": _vllm("temperature must be non-negative, got -1.0.", "BadRequestError", "temperature", 400),
     "server_error": _vllm(
         "EngineCore encountered an issue. See stack trace (above) for the root cause.",
         "InternalServerError",

@@ -58,11 +58,7 @@ class Reply:
     @property
     def is_open(self) -> bool:
         """Whether the fake is to think of an answer itself."""
-        return (
-            self.text is None
-            and not self.tool_calls
-            and (self.chunks is None or isinstance(self.chunks, int))
-        )
+        return self.text is None and not self.tool_calls and (self.chunks is None or isinstance(self.chunks, int))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +167,7 @@ def step(word: object) -> Step:
         return Reply(word)
     if isinstance(word, Step):
         return word
-    raise TypeError(
-        f"{word!r} is no step of a script; write a str, Reply, Fail, Stall, Cut, Garbage or Empty"
-    )
+    raise TypeError(f"{word!r} is no step of a script; write a str, Reply, Fail, Stall, Cut, Garbage or Empty")
 
 
 def _check_call(call: Mapping[str, Any]) -> None:
@@ -183,9 +177,7 @@ def _check_call(call: Mapping[str, Any]) -> None:
 
 def _check_status(status: int) -> None:
     if not 400 <= status <= 599:
-        raise ValueError(
-            f"Fail({status}): no HTTP error status; for a bad reply with status 200 use Garbage()"
-        )
+        raise ValueError(f"Fail({status}): no HTTP error status; for a bad reply with status 200 use Garbage()")
 
 
 def _check_word(word: str) -> None:

@@ -134,9 +134,7 @@ class Delivery:
         assert self._head is not None
         self._end()
         if self._response is None and self._head.length is not None:
-            return web.Response(
-                body=bytes(self._unsent), status=self._head.status, headers=self._headers(self._head)
-            )
+            return web.Response(body=bytes(self._unsent), status=self._head.status, headers=self._headers(self._head))
         response = await self._opened()
         await response.write_eof(bytes(self._unsent))
         return response

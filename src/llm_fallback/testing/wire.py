@@ -60,17 +60,13 @@ def deltas(answer: Answer, envelope: Envelope) -> list[dict[str, Any]]:
     return [*thoughts, *text, *calls]
 
 
-def closings(
-    answer: Answer, envelope: Envelope, *, n: int = 1, with_usage: bool = False
-) -> list[dict[str, Any]]:
+def closings(answer: Answer, envelope: Envelope, *, n: int = 1, with_usage: bool = False) -> list[dict[str, Any]]:
     """The chunks that end a stream: a finish reason each, then the usage if asked for."""
     ends = [chunk(envelope, {}, index, answer.finish) for index in range(n)]
     return [*ends, usage_chunk(answer, envelope)] if with_usage else ends
 
 
-def chunk(
-    envelope: Envelope, delta: Mapping[str, Any], index: int = 0, finish: str | None = None
-) -> dict[str, Any]:
+def chunk(envelope: Envelope, delta: Mapping[str, Any], index: int = 0, finish: str | None = None) -> dict[str, Any]:
     """One chunk of a stream."""
     choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
     return {**_head(envelope, "chat.completion.chunk"), "choices": [choice]}

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from llm_fallback.marks import Path
-from llm_fallback.variables import references
+from llm_fallback.spec.marks import Path
+from llm_fallback.spec.variables import references
 
 _ENDINGS = ("key", "token", "secret", "password", "credentials", "authorization")
 _LIKE_A_KEY = re.compile(r"(?i)^(bearer |basic )|^[a-z]{2,6}[-_](?=.*\d)[\w-]{12,}$|^AIza|://[^/]*@")

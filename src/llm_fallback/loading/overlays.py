@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llm_fallback.documents import Document
-from llm_fallback.marks import Path
+from llm_fallback.loading.documents import Document
+from llm_fallback.spec.marks import Path
 
 
 def overlaid(base: Document, over: Document) -> Document:

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
-from llm_fallback.marks import Path, Places, Problem
-from llm_fallback.secrecy import shown
-from llm_fallback.translations import PER_TOKEN, WORDS
+from llm_fallback.spec.marks import Path, Places, Problem
+from llm_fallback.spec.secrecy import shown
+from llm_fallback.spec.translations import PER_TOKEN, WORDS
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -60,9 +60,7 @@ def parsed(
         return kind.model_validate(data, context=places)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-    return [
-        _problem(kind, whole or kind, details) for details in errors if details["loc"] and not _echo(details)
-    ]
+    return [_problem(kind, whole or kind, details) for details in errors if details["loc"] and not _echo(details)]
 
 
 def _echo(error: ErrorDetails) -> bool:

@@ -12,13 +12,11 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import Field, PrivateAttr, SecretStr, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
-from llm_fallback import agreement
-from llm_fallback.entries import Chain, ChainSettings, Defaults, Deployment, RunnableSpec
 from llm_fallback.errors import Mistake, SpecError
-from llm_fallback.marks import Path, Places, Problem, children, dotted
-from llm_fallback.profile import Profile
-from llm_fallback.settings import (
-    AttemptTimeouts,
+from llm_fallback.spec import agreement
+from llm_fallback.spec.entries import Chain, ChainSettings, Defaults, Deployment, RunnableSpec
+from llm_fallback.spec.marks import Path, Places, Problem, children, dotted
+from llm_fallback.spec.settings import (
     Breaker,
     Budget,
     ColdStart,
@@ -26,34 +24,11 @@ from llm_fallback.settings import (
     Limits,
     OnStreamBreak,
     Part,
-    Price,
     Retries,
     Timeouts,
 )
-from llm_fallback.variables import Reference, references
-from llm_fallback.wording import parsed
-
-__all__ = [
-    "AttemptTimeouts",
-    "Breaker",
-    "Budget",
-    "Chain",
-    "ChainSettings",
-    "ColdStart",
-    "Defaults",
-    "Deployment",
-    "Hedge",
-    "Limits",
-    "OnStreamBreak",
-    "Part",
-    "Price",
-    "Profile",
-    "Retries",
-    "RunnableSpec",
-    "Spec",
-    "Timeouts",
-    "json_schema",
-]
+from llm_fallback.spec.variables import Reference, references
+from llm_fallback.spec.wording import parsed
 
 _P = TypeVar("_P", bound=Part)
 
@@ -68,9 +43,7 @@ class Spec(Part):
     default_chain: str | None = Field(
         None, description="The chain that is meant when none is named. Default: the only one."
     )
-    defaults: Defaults = Field(
-        default_factory=Defaults, description="What goes for every chain and deployment."
-    )
+    defaults: Defaults = Field(default_factory=Defaults, description="What goes for every chain and deployment.")
     runnables: dict[str, RunnableSpec] = Field(
         default_factory=dict, description="Prompts joined to chains, by name; `build_runnables` makes them."
     )
@@ -175,9 +148,7 @@ class Spec(Part):
 
     def _overridden(self, chain: str, settings: Mapping[str, Any]) -> "Spec | list[Problem]":
         if chain not in self.chains:
-            return [
-                Problem(("chain",), f"no chain is called {chain!r}", agreement.nearest(chain, self.chains))
-            ]
+            return [Problem(("chain",), f"no chain is called {chain!r}", agreement.nearest(chain, self.chains))]
         overrides = parsed(ChainSettings, settings, whole=Spec)
         if not isinstance(overrides, ChainSettings):
             return overrides

@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from llm_fallback.documents import Document, unreadable
 from llm_fallback.errors import Mistake
-from llm_fallback.json_reading import twice
-from llm_fallback.marks import Path, Place, dotted
+from llm_fallback.loading.documents import Document, unreadable
+from llm_fallback.loading.json_reading import twice
+from llm_fallback.spec.marks import Path, Place, dotted
 
 _TAG = "tag:yaml.org,2002:"
 _READ_AS = {"bool": "true or false", "int": "a number", "float": "a number", "null": "null"}
@@ -95,9 +95,7 @@ def _as_text(key: yaml.Node, path: Path, place: Place) -> Iterator[Mistake]:
     kind = _READ_AS.get(key.tag.removeprefix(_TAG))
     if kind is not None:
         text = f"YAML reads the key {key.value} as {kind}, not as text"
-        yield Mistake(
-            dotted((*path, key.value)), text, f'write "{key.value}" with quotes', place.file, place.line
-        )
+        yield Mistake(dotted((*path, key.value)), text, f'write "{key.value}" with quotes', place.file, place.line)
         key.tag = f"{_TAG}str"
 
 

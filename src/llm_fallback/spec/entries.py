@@ -19,12 +19,12 @@ from pydantic import (
     model_validator,
 )
 
-from llm_fallback.agreement import nearest
 from llm_fallback.backends import BACKENDS, backend_called
-from llm_fallback.profile import Profile
-from llm_fallback.providers import with_slash
-from llm_fallback.secrecy import shown, veiled
-from llm_fallback.settings import (
+from llm_fallback.spec.agreement import nearest
+from llm_fallback.spec.profile import Profile
+from llm_fallback.spec.providers import with_slash
+from llm_fallback.spec.secrecy import shown, veiled
+from llm_fallback.spec.settings import (
     AttemptTimeouts,
     BreakerOrOff,
     Budget,
@@ -55,17 +55,13 @@ def _key(value: Any) -> Any:
 def _judge(value: Any) -> Any:
     if callable(value) or (isinstance(value, str) and re.match(_IMPORT_PATH, value)):
         return value
-    raise wrong(
-        f"must be an import path like 'package.module:name', got {shown(value, ()) or 'another text'}"
-    )
+    raise wrong(f"must be an import path like 'package.module:name', got {shown(value, ()) or 'another text'}")
 
 
 def _output(value: Any) -> str:
     if isinstance(value, str) and re.match(rf"{_IMPORT_PATH}|^(text|json)$", value):
         return value
-    raise wrong(
-        f"must be 'text', 'json' or an import path like 'package.module:Model', got {shown(value, ())}"
-    )
+    raise wrong(f"must be 'text', 'json' or an import path like 'package.module:Model', got {shown(value, ())}")
 
 
 def _import_path(judge: Any) -> Any:
@@ -109,27 +105,19 @@ Tier = Annotated[
     tuple[str, ...],
     Field(min_length=1),
     BeforeValidator(_tier),
-    WithJsonSchema(
-        {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]}
-    ),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]}),
 ]
 Tiers = tuple[Tier, ...]
-BackendName = Annotated[
-    str, AfterValidator(_backend), WithJsonSchema({"type": "string", "enum": list(BACKENDS)})
-]
+BackendName = Annotated[str, AfterValidator(_backend), WithJsonSchema({"type": "string", "enum": list(BACKENDS)})]
 Parameters = Annotated[dict[str, Any], AfterValidator(veiled)]
 
 
 class ChainSettings(Part):
     """How a chain behaves; a call to `build_chat_model` may override each."""
 
-    timeouts: Timeouts | None = Field(
-        None, description="How long a call and its attempts may take, in seconds."
-    )
+    timeouts: Timeouts | None = Field(None, description="How long a call and its attempts may take, in seconds.")
     retries: Retries | None = Field(None, description="Requests beyond one per deployment.")
-    hedge: HedgeOrOff | None = Field(
-        None, description="Ask a second deployment when the first is slow. Default: off."
-    )
+    hedge: HedgeOrOff | None = Field(None, description="Ask a second deployment when the first is slow. Default: off.")
     on_stream_break: OnStreamBreak | None = Field(
         None,
         description="When a stream ends early: `raise` StreamBroken (default), `continue` with the next "
@@ -138,9 +126,7 @@ class ChainSettings(Part):
     accept: Judge | None = Field(
         None, description="Import path of a function from AIMessage to bool; a reply it rejects is a failure."
     )
-    budget: Budget | None = Field(
-        None, description="What the chain may cost, in US dollars. Default: no limit."
-    )
+    budget: Budget | None = Field(None, description="What the chain may cost, in US dollars. Default: no limit.")
 
 
 class DeploymentSettings(Part):
@@ -193,16 +179,12 @@ class Deployment(DeploymentSettings):
     weight: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = Field(
         1, description="Share of its tier's load, relative to the others. 0: out of rotation."
     )
-    timeouts: AttemptTimeouts | None = Field(
-        None, description="How long an attempt at it may take, in seconds."
-    )
+    timeouts: AttemptTimeouts | None = Field(None, description="How long an attempt at it may take, in seconds.")
 
     @model_validator(mode="before")
     @classmethod
     def _provider_with_slash(cls, data: Any) -> Any:
-        hosted = (
-            isinstance(data, Mapping) and data.get("backend") is None and isinstance(data.get("model"), str)
-        )
+        hosted = isinstance(data, Mapping) and data.get("backend") is None and isinstance(data.get("model"), str)
         return {**data, "model": with_slash(data["model"])} if hosted else data
 
 
@@ -219,8 +201,7 @@ class Chain(ChainSettings):
     )
     on_content_policy: Tiers | None = Field(
         None,
-        description="Tiers for a prompt or reply a safety system refuses; [] raises instead. "
-        "Default: the next tier.",
+        description="Tiers for a prompt or reply a safety system refuses; [] raises instead. Default: the next tier.",
     )
 
     def deployments(self) -> tuple[str, ...]:

@@ -30,9 +30,7 @@ class Part(BaseModel):
 
     def given(self) -> dict[str, Any]:
         """The fields that were written, an explicit null included."""
-        return {
-            name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set
-        }
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
     @model_serializer(mode="wrap")
     def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -64,9 +62,7 @@ Dollars = Annotated[
     Decimal,
     BeforeValidator(_not_a_switch),
     Field(ge=0, allow_inf_nan=False),
-    WithJsonSchema(
-        {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9.eE+-]+$"}]}
-    ),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9.eE+-]+$"}]}),
 ]
 
 
@@ -145,15 +141,11 @@ class Hedge(Part):
 class Budget(Part):
     """What a chain may cost, in US dollars; a call that could go over is not made. Default: no limit."""
 
-    usd_per_call: Dollars | None = Field(
-        None, description="Dollars one call may cost, all its attempts together."
-    )
+    usd_per_call: Dollars | None = Field(None, description="Dollars one call may cost, all its attempts together.")
     usd_per_run: Dollars | None = Field(
         None, description="Dollars one run may cost: everything below one root of LangChain."
     )
-    usd_per_day: Dollars | None = Field(
-        None, description="Dollars all calls of a chain together may cost in a day."
-    )
+    usd_per_day: Dollars | None = Field(None, description="Dollars all calls of a chain together may cost in a day.")
 
 
 class ColdStart(Part):
@@ -185,9 +177,7 @@ class Price(Part):
         None, description="Dollars per million audio output tokens. Default: as output."
     )
     per_request: Dollars | None = Field(None, description="Dollars per request, beside its tokens.")
-    per_gpu_hour: Dollars | None = Field(
-        None, description="Dollars per hour of the hardware the server occupies."
-    )
+    per_gpu_hour: Dollars | None = Field(None, description="Dollars per hour of the hardware the server occupies.")
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:

@@ -10,15 +10,15 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from llm_fallback import agreement
-from llm_fallback.documents import Document, unreadable
 from llm_fallback.errors import Mistake, SpecError
-from llm_fallback.marks import Places, Problem
-from llm_fallback.overlays import overlaid
-from llm_fallback.providers import with_slash
-from llm_fallback.reading import read_file, read_mapping, read_spec
-from llm_fallback.spec import Spec, own_words
-from llm_fallback.wording import parsed
+from llm_fallback.loading.documents import Document, unreadable
+from llm_fallback.loading.overlays import overlaid
+from llm_fallback.loading.reading import read_file, read_mapping, read_spec
+from llm_fallback.spec import Spec, agreement
+from llm_fallback.spec.marks import Places, Problem
+from llm_fallback.spec.model import own_words
+from llm_fallback.spec.providers import with_slash
+from llm_fallback.spec.wording import parsed
 
 Source = Spec | Path | str | Mapping[str, Any] | Sequence[str]
 """A spec, a file of one, its data, or the models of a chain in one line."""

@@ -13,11 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from llm_fallback.documents import Document, unreadable
 from llm_fallback.errors import Mistake
-from llm_fallback.json_reading import read_json
-from llm_fallback.marks import Path, Place, Places, dotted, paths
-from llm_fallback.yaml_reading import read_yaml
+from llm_fallback.loading.documents import Document, unreadable
+from llm_fallback.loading.json_reading import read_json
+from llm_fallback.loading.yaml_reading import read_yaml
+from llm_fallback.spec.marks import Path, Place, Places, dotted, paths
 
 _TOML_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
@@ -75,9 +75,7 @@ def _document(data: Any, read: Document, file: str | None) -> Document:
     if not read.readable:
         return read
     if not isinstance(data, Mapping):
-        return unreadable(
-            "must be a mapping with deployments and chains", file=file, line=1 if read.places else None
-        )
+        return unreadable("must be a mapping with deployments and chains", file=file, line=1 if read.places else None)
     mistakes = list(read.mistakes)
     plain = _plain(data, (), file, mistakes)
     places = read.places or dict.fromkeys(paths(plain), Place(file))

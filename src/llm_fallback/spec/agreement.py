@@ -14,11 +14,11 @@ from typing import Any
 from pydantic import SecretStr
 
 from llm_fallback.backends import BACKENDS
-from llm_fallback.marks import Path, Problem, children, dotted
-from llm_fallback.providers import likely_provider, with_slash
-from llm_fallback.secrecy import shown
-from llm_fallback.translations import OWNED_PARAMETERS
-from llm_fallback.variables import malformed, references
+from llm_fallback.spec.marks import Path, Problem, children, dotted
+from llm_fallback.spec.providers import likely_provider, with_slash
+from llm_fallback.spec.secrecy import shown
+from llm_fallback.spec.translations import OWNED_PARAMETERS
+from llm_fallback.spec.variables import malformed, references
 
 TIERS = ("tiers", "on_context_window", "on_content_policy")
 """Fields of a chain that name deployments."""
@@ -51,9 +51,7 @@ def members(tiers: Any, path: Path) -> Iterator[tuple[Path, str]]:
     if isinstance(tiers, str):
         return
     for index, tier in children(tiers):
-        names = (
-            [((), tier)] if isinstance(tier, str) else [((inner,), name) for inner, name in children(tier)]
-        )
+        names = [((), tier)] if isinstance(tier, str) else [((inner,), name) for inner, name in children(tier)]
         yield from (((*path, index, *inner), name) for inner, name in names if isinstance(name, str))
 
 
@@ -91,9 +89,7 @@ def _model(deployment: Mapping[str, Any], path: Path) -> Iterator[Problem]:
 def _served_name(model: str, backend: str, path: Path) -> Iterator[Problem]:
     prefix, _, served = model.partition("/")
     if prefix in ("hosted_vllm", "litellm_proxy"):
-        yield Problem(
-            path, f"with backend {backend!r} the model is the name it is served under", f"write {served!r}"
-        )
+        yield Problem(path, f"with backend {backend!r} the model is the name it is served under", f"write {served!r}")
 
 
 def _hosted_model(model: str, path: Path) -> Iterator[Problem]:
@@ -181,9 +177,7 @@ def _names(tiers: Any, path: Path, deployments: Mapping[str, Any]) -> Iterator[P
         if name not in deployments:
             yield Problem(place, f"no deployment is called {name!r}", nearest(name, deployments))
         elif name in first:
-            yield Problem(
-                place, f"{name!r} stands here a second time", f"it is at {dotted(first[name])} already"
-            )
+            yield Problem(place, f"{name!r} stands here a second time", f"it is at {dotted(first[name])} already")
         first.setdefault(name, place)
 
 
@@ -206,9 +200,7 @@ def _default_chain(data: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _known_chain(default, ("default_chain",), chains)
     elif default is None and len(chains) > 1:
         names = ", ".join(map(repr, chains))
-        yield Problem(
-            ("default_chain",), f"is missing: there are several chains ({names})", "name one of them"
-        )
+        yield Problem(("default_chain",), f"is missing: there are several chains ({names})", "name one of them")
 
 
 def _runnable(runnable: Mapping[str, Any], path: Path, data: Mapping[str, Any]) -> Iterator[Problem]:

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from llm_fallback.documents import Document, unreadable
 from llm_fallback.errors import Mistake
-from llm_fallback.marks import Path, Place, dotted
+from llm_fallback.loading.documents import Document, unreadable
+from llm_fallback.spec.marks import Path, Place, dotted
 
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+|\n')
 

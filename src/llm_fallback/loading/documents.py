@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_fallback.errors import Mistake
-from llm_fallback.marks import Path, Place
+from llm_fallback.spec.marks import Path, Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,103 @@
+"""`llm-fallback ask`: one question to a chain, and what happened on the way to the answer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llm_fallback.cli.shared import (
+    FOUND,
+    chain_called,
+    chain_option,
+    console,
+    files_option,
+    json_option,
+    print_json,
+)
+from llm_fallback.errors import ChainExhausted, StreamBroken
+from llm_fallback.events import CallEnded, Event, Record
+from llm_fallback.loading import load_spec
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import AIMessage
+
+
+@click.command("ask")
+@click.argument("question")
+@files_option
+@chain_option
+@click.option("--stream/--no-stream", default=True, show_default=True, help="Print the answer as it comes.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context, question: str, files: tuple[Path, ...], chain: str | None, stream: bool, as_json: bool
+) -> None:
+    """Ask a chain QUESTION; the answer goes to stdout, the course of the call to stderr.
+
+    A QUESTION of - is read from stdin.
+    """
+    spec = load_spec(*files)
+    name = chain_called(spec, chain)
+    text = click.get_text_stream("stdin").read() if question == "-" else question
+    # An `accept` may live beside the spec, as it would be found by `python -m`.
+    sys.path.insert(0, os.getcwd())
+    from llm_fallback.build import build_chat_model
+
+    records: list[Record] = []
+    with build_chat_model(spec, chain=name, listeners=[_recorder(records)]) as model:
+        ctx.exit(_ask_for_data(model, text, records) if as_json else _ask(model, text, stream, records))
+
+
+def _recorder(records: list[Record]) -> Any:
+    def listen(event: Event) -> None:
+        if isinstance(event, CallEnded):
+            records.append(event.record)
+
+    return listen
+
+
+def _ask(model: BaseChatModel, question: str, stream: bool, records: list[Record]) -> int:
+    from llm_fallback.cli.timeline import summary, timeline
+
+    out = console(stderr=True)
+    error = None
+    try:
+        for piece in _answer(model, question, stream):
+            click.echo(piece, nl=False)
+    except (ChainExhausted, StreamBroken) as raised:
+        error = raised
+    click.echo()
+    if records:
+        out.print(timeline(records[-1]))
+        out.print(summary(records[-1]))
+    if error is not None:
+        out.print(str(error), style="red", markup=False)
+    return FOUND if error else 0
+
+
+def _answer(model: BaseChatModel, question: str, stream: bool) -> Iterator[str]:
+    if not stream:
+        yield str(model.invoke(question).text)
+        return
+    for chunk in model.stream(question):
+        yield str(chunk.text)
+
+
+def _ask_for_data(model: BaseChatModel, question: str, records: list[Record]) -> int:
+    try:
+        reply: AIMessage = model.invoke(question)
+    except ChainExhausted as error:
+        print_json({"answer": None, "error": str(error), **_facts(records)})
+        return FOUND
+    print_json({"answer": str(reply.text), "usage_metadata": reply.usage_metadata, **_facts(records)})
+    return 0
+
+
+def _facts(records: list[Record]) -> dict[str, Any]:
+    return {"llm_fallback": records[-1].as_metadata()}

@@ -1,0 +1,109 @@
+"""`llm-fallback check`: mistakes and unwise choices in a spec, found without sending anything."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llm_fallback.checks import Finding, check
+from llm_fallback.cli.outlook import outlook
+from llm_fallback.cli.shared import FOUND, files_option, json_option, print_json
+from llm_fallback.errors import Mistake, SpecError
+from llm_fallback.loading import load_spec
+
+_COLOURS = {"error": "red", "warning": "yellow"}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found, and what one call of each chain may do."""
+
+    findings: list[Finding]
+    chains: list[dict[str, Any]] = field(default_factory=list)
+    default_chain: str | None = None
+
+    def count(self, severity: str) -> int:
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def is_fine(self, *, strict: bool) -> bool:
+        return not (self.findings if strict else self.count("error"))
+
+
+@click.command("check")
+@files_option
+@click.option("--env", is_flag=True, help="Variables that are not set are errors, not warnings.")
+@click.option("--strict", is_flag=True, help="Warnings count like errors.")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, files: tuple[Path, ...], env: bool, strict: bool, as_json: bool) -> None:
+    """Find mistakes and unwise choices; send nothing.
+
+    Exit code 1 if there are errors, with --strict also for warnings.
+    """
+    report = examine(files, env=env)
+    fine = report.is_fine(strict=strict)
+    if as_json:
+        findings = [asdict(finding) for finding in report.findings]
+        print_json({"ok": fine, "findings": findings, "chains": report.chains})
+    else:
+        _print(report, ", ".join(map(str, files)))
+    ctx.exit(0 if fine else FOUND)
+
+
+def examine(files: Sequence[Path], *, env: bool) -> Report:
+    """Everything wrong with a spec or, where nothing is, everything unwise in it."""
+    try:
+        spec = load_spec(*files)
+    except SpecError as error:
+        return Report([_finding(mistake) for mistake in error.mistakes])
+    findings = check(spec, env=env)
+    return Report(findings, [outlook(spec, name) for name in spec.chains], spec.default_chain)
+
+
+def _finding(mistake: Mistake) -> Finding:
+    message = f"{mistake.problem}; {mistake.remedy}" if mistake.remedy else mistake.problem
+    return Finding("error", mistake.path, message, mistake.file, mistake.line)
+
+
+def _print(report: Report, files: str) -> None:
+    for finding in report.findings:
+        _print_finding(finding)
+    errors, warnings = report.count("error"), report.count("warning")
+    said = [_counted(errors, "error")] if errors else ["no errors"]
+    said += [_counted(warnings, "warning")] if warnings else []
+    click.secho(f"{files}: {', '.join(said)}", fg="red" if errors else "green", bold=True)
+    if not errors:
+        for chain in report.chains:
+            _print_chain(chain, is_default=chain["chain"] == report.default_chain)
+
+
+def _print_finding(finding: Finding) -> None:
+    place = ":".join(str(part) for part in (finding.file, finding.line) if part is not None)
+    severity = click.style(finding.severity, fg=_COLOURS[finding.severity], bold=True)
+    click.echo(" ".join(part for part in (place, severity, finding.path) if part))
+    click.echo(_indented(finding.message))
+    click.echo()
+
+
+def _indented(text: str) -> str:
+    """The text under its heading; wrapped on a terminal, whole lines where it is piped."""
+    if not sys.stdout.isatty():
+        return f"    {text}"
+    width = shutil.get_terminal_size().columns
+    return click.wrap_text(text, width, initial_indent="    ", subsequent_indent="    ")
+
+
+def _print_chain(chain: dict[str, Any], *, is_default: bool) -> None:
+    route = ", then ".join(" or ".join(tier) for tier in chain["tiers"])
+    click.echo(f"  {click.style(chain['chain'], bold=True)}{' (default)' if is_default else ''}: {route}")
+    click.echo(f"      one call: at most {chain['max_requests']} requests, {chain['max_seconds']:g} s")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

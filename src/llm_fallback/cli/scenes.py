@@ -1,0 +1,155 @@
+"""What the demo plays: one question, asked while a server fails in one way after another."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+
+from llm_fallback.build import build_chat_model
+from llm_fallback.chat import FallbackChatModel
+from llm_fallback.errors import StreamBroken
+from llm_fallback.events import CallEnded, Event, Record
+from llm_fallback.loading import load_spec
+from llm_fallback.spec import Spec
+from llm_fallback.testing import Cut, Fail, FakeServer, Garbage, Reply, Stall
+from llm_fallback.testing.scripts import Step
+
+PROMPT = "Answer in one sentence: {question}"
+QUESTION = "Why does a chain need a second deployment?"
+PRIMARY = "qwen-vllm"
+_PACE = {"delay_s": 0.03, "chunk_delay_s": 0.005}
+HEALTHY: dict[str, Step] = {
+    PRIMARY: Reply("Because no single server is up all the time, mine included.", **_PACE),
+    "qwen-trt": Reply("Because somebody has to answer when the first one does not.", **_PACE),
+    "gpt-hosted": Reply("Because even two servers can be down at once.", **_PACE),
+}
+_BROKEN_OFF = Reply("Because no single server is up all the", **_PACE)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One way to be: what the primary does, and the chain that is asked then."""
+
+    title: str
+    happens: str
+    primary: Step
+    chain: str = "assistant"
+
+
+SCENES = (
+    Scene("healthy", "every server answers", HEALTHY[PRIMARY]),
+    Scene("down", "the primary answers 500", Fail(500)),
+    Scene("throttled", "the primary answers 429, Retry-After: 20", Fail(429, retry_after=20)),
+    Scene("hung", "the primary accepts and stays silent", Stall()),
+    Scene("cut off", "the primary's stream is reset half-way", Cut(4, reply=_BROKEN_OFF), chain="careful"),
+    Scene("garbage", "the primary sends an HTML page with status 200", Garbage("html")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """One call: its answer, its course, and how the primary's breaker stood afterwards."""
+
+    answer: str
+    record: Record
+    breaker: dict[str, Any]
+    error: StreamBroken | None = None
+
+
+class Stage:
+    """A server with three deployments, and the spec that declares them."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self._server = server
+        self.file = demo_file()
+        self.spec: Spec = load_spec(self.file)
+
+    def warm_up(self) -> None:
+        """One call that nobody sees: the first loads half of litellm, and would be blamed for it."""
+        with build_chat_model(self.spec, timeouts={"first_token_s": None, "attempt_s": None}) as model:
+            model.invoke(QUESTION)
+
+    def play(self, scene: Scene) -> Played:
+        """The scene, with a model of its own, so that nothing is known of its servers before."""
+        self._server.script(PRIMARY, scene.primary)
+        with Listener(self.spec, scene.chain) as listener:
+            return listener.ask()
+
+    def outage(self) -> Iterator[tuple[str, Played]]:
+        """One model through an outage: the breaker opens, and closes when the primary is back."""
+        self._server.script(PRIMARY, Fail(503))
+        with Listener(self.spec, "assistant") as listener:
+            for number in range(1, 5):
+                yield f"call {number}", listener.ask()
+            self._server.script(PRIMARY, HEALTHY[PRIMARY])
+            time.sleep(listener.cooldown_s())
+            yield "repaired", listener.ask()
+
+
+class Listener:
+    """A model in an LCEL chain, and what is told of its calls."""
+
+    def __init__(self, spec: Spec, chain: str) -> None:
+        self._records: list[Record] = []
+        self._model: FallbackChatModel = build_chat_model(spec, chain=chain, listeners=[self._hear])
+        self._chain = ChatPromptTemplate.from_template(PROMPT) | self._model | StrOutputParser()
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._model.close()
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, CallEnded):
+            self._records.append(event.record)
+
+    def ask(self) -> Played:
+        """The question, streamed."""
+        pieces, broken = [], None
+        try:
+            for piece in self._chain.stream({"question": QUESTION}):
+                pieces.append(piece)
+        except StreamBroken as error:
+            broken = error
+        return Played("".join(pieces), self._records[-1], self._model.state()[PRIMARY], broken)
+
+    def cooldown_s(self) -> float:
+        """Seconds until the primary may be probed."""
+        left = self._model.state()[PRIMARY]["retry_in_s"]
+        return 0.0 if left is None else float(left)
+
+
+@contextmanager
+def stage() -> Iterator[Stage]:
+    """A stage with everything healthy on it."""
+    with FakeServer(dict(HEALTHY)) as server, _variable("DEMO_URL", server.url):
+        yield Stage(server)
+
+
+def demo_file() -> Path:
+    """The demo's spec: beside this module in an installed package, under examples/ in a checkout."""
+    installed = Path(__file__).with_name("demo.yaml")
+    checkout = Path(__file__).parents[3] / "examples" / "demo" / "llm-fallback.yaml"
+    return installed if installed.is_file() else checkout
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
