@@ -9,7 +9,9 @@ wording of an error is a line in `faults.py`.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 _VERSION = re.compile(r"/v\d[^/]*(/|$)")
@@ -27,6 +29,8 @@ class Backend:
     """What people and other tools call it; a spec that says so is told the name."""
     key_variables: tuple[str, ...] = ()
     """Variables litellm reads a key from when it is handed none; none is ever meant for this server."""
+    prefill: Mapping[str, Any] | None = None
+    """What a request needs besides an assistant message at its end for the server to go on from it."""
     health: str = "/v1/models"
     """A path, on the server's root, that answers 200 when it is up."""
 
@@ -43,11 +47,15 @@ class Backend:
         return address if _VERSION.search(urlsplit(address).path) else f"{address}/v1"
 
 
+_CONTINUE_FINAL: Mapping[str, Any] = {"extra_body": {"continue_final_message": True, "add_generation_prompt": False}}
+"""vLLM's words, from its protocol of chat completions."""
+
 _ROWS = (
     Backend(
         name="vllm",
         prefix="hosted_vllm/",
         summary="vLLM's OpenAI server (`vllm serve`)",
+        prefill=_CONTINUE_FINAL,
         aliases=("hosted-vllm", "vllm-openai", "vllm-server"),
         key_variables=("HOSTED_VLLM_API_KEY",),
         health="/health",

@@ -6,11 +6,13 @@ leaves `litellm.model_cost` as it was.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 import litellm
 
+from llm_fallback.backends import BACKENDS
 from llm_fallback.plan import Feature, Target
 from llm_fallback.pricing import Prices
 
@@ -52,6 +54,12 @@ class LiteLLMCatalogue:
             return self._entry(target).get("supports_vision") is False
         supported = self._supported_parameters(target)
         return supported is not None and feature not in supported
+
+    def prefill(self, target: Target) -> Mapping[str, Any] | None:
+        """Self-hosted servers take it as their row of `backends.py` says, hosted models as litellm's map does."""
+        if target.backend is not None:
+            return BACKENDS[target.backend].prefill
+        return {"message": {"prefix": True}} if self._entry(target).get("supports_assistant_prefill") else None
 
     def _entry(self, target: Target) -> dict[str, Any]:
         if target.name not in self._entries:

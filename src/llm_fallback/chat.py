@@ -21,7 +21,7 @@ from langchain_litellm import ChatLiteLLMRouter
 from pydantic import BaseModel, Field
 
 from llm_fallback.driver import Caller, Listener, adrive, drive
-from llm_fallback.engine import Answered, Broke, Call, Failed, Run
+from llm_fallback.engine import Answered, Broke, Call, Failed
 from llm_fallback.errors import StreamCut, StreamStalled, exhausted
 from llm_fallback.events import Record
 from llm_fallback.exchange import Transcript
@@ -29,6 +29,7 @@ from llm_fallback.explain import explain
 from llm_fallback.lease import Lease
 from llm_fallback.overrides import Configuration, chain_called, configure, read, refuse_shared
 from llm_fallback.plan import ChainPlan, Feature
+from llm_fallback.run import Run
 from llm_fallback.spec import Spec
 from llm_fallback.structured import Structured, structured
 

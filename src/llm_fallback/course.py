@@ -103,6 +103,7 @@ class Course:
         deadline: float = math.inf,
         window: Callable[[Member], int | None] = lambda member: member.target.context_window,
         lacks: Callable[[Member], Feature | None] = lambda member: None,
+        may_repeat: Callable[[float], bool] = lambda now: True,
     ) -> None:
         self._chain = chain
         self._blocks = blocks
@@ -110,6 +111,7 @@ class Course:
         self._backoff = backoff
         self._window = window
         self._lacks = lacks
+        self._may_repeat = may_repeat
         self.deadline = deadline
         self.first: Member | None = None
         """Whom this call would ask in full health."""
@@ -252,7 +254,7 @@ class Course:
         soonest = self._soonest([block for _, block in (*waiting, *asked)])
         for member, block in waiting:
             yield self._first_request(member, block, soonest, now)
-        if not self._in_side_route and self.repeats < self._chain.retries.max:
+        if not self._in_side_route and self._has_repeats(now):
             for member, block in asked:
                 if self._is_worth_repeating(member):
                     yield self._repeat(member, block, soonest, now)
@@ -271,7 +273,7 @@ class Course:
             return _Option(block.until if block else now, member, repeat=False)
         if not self._asked_here:
             return _Option(now, member, repeat=False)
-        if self.repeats < self._chain.retries.max:
+        if self._has_repeats(now):
             # In a total outage a call makes one request in spite of open breakers; further ones are repeats.
             return _Option(self._backed_off(now), member, repeat=True)
         return _Option(block.until, member, repeat=False)
@@ -280,6 +282,9 @@ class Course:
         free = now if block is None or (block is soonest and not block.named) else block.until
         at = max(free, self._backed_off(now), self._not_before.get(member.name, now))
         return _Option(at, member, repeat=True)
+
+    def _has_repeats(self, now: float) -> bool:
+        return self.repeats < self._chain.retries.max and self._may_repeat(now)
 
     def _is_worth_repeating(self, member: Member) -> bool:
         hopeless = LASTING | ABOUT_THE_REQUEST

@@ -18,10 +18,11 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.callbacks.manager import ahandle_event, handle_event
 
-from llm_fallback.engine import Answered, Broke, Failed, Question, Run
+from llm_fallback.engine import Answered, Broke, Failed, Question
 from llm_fallback.events import AttemptFailed, BreakerOpened, CallEnded, Event, Failure, FellBack, Record
 from llm_fallback.exchange import Piece
 from llm_fallback.portal import portal
+from llm_fallback.run import Run
 
 logger = logging.getLogger("llm_fallback")
 

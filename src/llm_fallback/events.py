@@ -120,6 +120,15 @@ class Skip:
 
 
 @dataclass(frozen=True, slots=True)
+class Stitch:
+    """A place where a deployment went on with a reply that had broken off."""
+
+    deployment: str
+    at: int
+    """Characters of text delivered before."""
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One call, whole: who was asked, who answered, how long it took and what it cost."""
 
@@ -132,6 +141,7 @@ class Record:
     skipped: tuple[Skip, ...]
     latency_s: float
     time_to_first_token_s: float | None
+    stitches: tuple[Stitch, ...] = ()
 
     @property
     def cost_usd(self) -> Decimal | None:
@@ -163,6 +173,9 @@ class Record:
         }
         if self.cost_estimated:
             plain["cost_estimated"] = True
+        if self.stitches:
+            plain["stitched"] = True
+            plain["stitches"] = [{"deployment": stitch.deployment, "at": stitch.at} for stitch in self.stitches]
         return plain
 
 

@@ -117,6 +117,10 @@ class Exchange(Protocol):
         """The next chunk; the first call sends the request."""
         ...
 
+    def rewritten(self, piece: Piece, text: str) -> Piece:
+        """The piece with that text in place of its own, and without its reasoning."""
+        ...
+
     async def close(self) -> None:
         """Drop the connection if the answer is still under way. Never fails."""
         ...
@@ -125,8 +129,6 @@ class Exchange(Protocol):
 class Transport(Protocol):
     """Opens exchanges with deployments."""
 
-    def exchange(
-        self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None, timeout_s: float
-    ) -> Exchange:
-        """An exchange that has not sent anything yet. `timeout_s` is a hint for sockets; the engine keeps time."""
+    def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> Exchange:
+        """An exchange that has not sent anything yet. Sockets must not give up before the engine, which keeps time."""
         ...

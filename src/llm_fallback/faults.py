@@ -68,8 +68,9 @@ _CONTENT_POLICY = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _QUOTA = re.compile(
-    r"insufficient_quota|exceeded your current quota|credit balance is too low|billing_hard_limit|billing hard limit|billing_not_active|check your billing|out of credits|payment required",
-    re.IGNORECASE,
+    r"""insufficient_quota | exceeded\ your\ current\ quota | credit\ balance\ is\ too\ low | out\ of\ credits
+    | billing[ _]hard[ _]limit | billing_not_active | check\ your\ billing | payment\ required""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _AUTH = re.compile(
     r"api key not valid|invalid api key|incorrect api key|no_db_connection|invalid x-api-key", re.IGNORECASE

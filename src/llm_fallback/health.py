@@ -45,15 +45,21 @@ class _Minute:
         self.tokens += tokens
 
     def settle(self, tokens: int) -> None:
-        """Add what was used beyond the estimates to the newest entry, or give back; no entry goes below zero, or it
-        would make room for others once those it is made up from are forgotten."""
-        for index in range(len(self.entries) - 1, -1, -1):
-            at, estimated = self.entries[index]
-            self.entries[index] = (at, max(0, estimated + tokens))
-            self.tokens += self.entries[index][1] - estimated
-            tokens = min(0, estimated + tokens)
-            if tokens == 0:
+        """Add what was used beyond an estimate to the newest entry, or take what was not used from the oldest ones;
+        none goes below zero, which would be credit once the others are forgotten."""
+        if tokens > 0 and self.entries:
+            self._change(-1, tokens)
+        for index in range(len(self.entries)):
+            if tokens >= 0:
                 return
+            taken = min(-tokens, self.entries[index][1])
+            self._change(index, -taken)
+            tokens += taken
+
+    def _change(self, index: int, tokens: int) -> None:
+        at, counted = self.entries[index]
+        self.entries[index] = (at, counted + tokens)
+        self.tokens += tokens
 
     def forget(self, now: float) -> None:
         while self.entries and self.entries[0][0] <= now - _MINUTE_S:
@@ -83,6 +89,44 @@ class _Minute:
         return self.entries[-1][0] + _MINUTE_S
 
 
+class _Sliding:
+    """How often something happened in the last minute, in slices of five seconds."""
+
+    _SLICE_S = 5.0
+
+    def __init__(self) -> None:
+        self._slices: deque[list[float]] = deque()
+
+    def add(self, now: float) -> None:
+        start = now - now % self._SLICE_S
+        if not self._slices or self._slices[-1][0] != start:
+            self._slices.append([start, 0])
+        self._slices[-1][1] += 1
+        self._forget(now)
+
+    def count(self, now: float) -> int:
+        self._forget(now)
+        return int(sum(count for _, count in self._slices))
+
+    def _forget(self, now: float) -> None:
+        while self._slices and self._slices[0][0] <= now - _MINUTE_S:
+            self._slices.popleft()
+
+
+class Allowance:
+    """Extra requests that are allowed for the calls of the last minute: a share of them, or a few for small traffic."""
+
+    def __init__(self, calls: _Sliding, *, share: float, floor: int) -> None:
+        self._calls, self._share, self._floor = calls, share, floor
+        self._spent = _Sliding()
+
+    def allow(self, now: float) -> bool:
+        return self._spent.count(now) + 1 <= max(self._floor, self._share * self._calls.count(now))
+
+    def spend(self, now: float) -> None:
+        self._spent.add(now)
+
+
 class DeploymentHealth:
     """Breaker, limits and speeds of one deployment."""
 
@@ -90,6 +134,7 @@ class DeploymentHealth:
         self.breaker = breaker
         self.limits = limits
         self.in_flight = 0
+        self.hedges_sent = self.hedges_won = self.stitched = 0
         self._minute = _Minute(deque())
         self._first_tokens: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
 
@@ -118,6 +163,11 @@ class DeploymentHealth:
             self._minute.add(now, tokens)
         return self.breaker.begin(now)
 
+    def begin_hedge(self, now: float, tokens: int = 0) -> Ticket:
+        """Count a request sent because another deployment is slow."""
+        self.hedges_sent += 1
+        return self.begin(now, tokens)
+
     def answered(self, ticket: Ticket, now: float, first_token_s: float | None = None) -> None:
         self.in_flight -= 1
         self.breaker.succeeded(ticket, now)
@@ -142,9 +192,9 @@ class DeploymentHealth:
         if self.limits is not None:
             self._minute.settle(tokens)
 
-    def first_token_s(self, quantile: float) -> float | None:
-        """That quantile of the last first-token times, in seconds; None before there are any."""
-        if not self._first_tokens:
+    def first_token_s(self, quantile: float, *, at_least: int = 1) -> float | None:
+        """That quantile of the last first-token times, in seconds; None while there are fewer than `at_least`."""
+        if len(self._first_tokens) < at_least:
             return None
         ranked = sorted(self._first_tokens)
         return ranked[max(0, math.ceil(quantile * len(ranked)) - 1)]
@@ -157,7 +207,11 @@ class DeploymentHealth:
             "retry_in_s": None if reopens is None else round(reopens - now, 3),
             "failures": self.breaker.failures(now),
             "in_flight": self.in_flight,
+            "first_token_p50_s": self.first_token_s(0.5),
             "first_token_p95_s": self.first_token_s(0.95),
+            "hedges_sent": self.hedges_sent,
+            "hedges_won": self.hedges_won,
+            "stitched": self.stitched,
         }
 
 
@@ -168,12 +222,21 @@ class Health:
         self.lock = threading.Lock()
         self._of = {name: DeploymentHealth(breaker, limits) for name, breaker, limits in deployments}
         self._waiting: list[Callable[[], object]] = []
+        self._calls = _Sliding()
+        self.extras = Allowance(self._calls, share=0.2, floor=10)
+        """Repeats and hedges together, so that a total outage does not multiply itself."""
+        self.hedges = Allowance(self._calls, share=0.1, floor=5)
 
     def __getitem__(self, deployment: str) -> DeploymentHealth:
         return self._of[deployment]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._of)
+
+    def count_call(self, now: float) -> None:
+        """Count a call, of which repeats and hedges may be a share."""
+        with self.lock:
+            self._calls.add(now)
 
     def when_released(self, wake: Callable[[], object]) -> None:
         """Call `wake` once, from whichever thread, when some request has ended."""

@@ -9,6 +9,7 @@ behind; see docs/decisions/0002).
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -83,9 +84,7 @@ class LiteLLMTransport:
         warm_up()
         self._dropped: dict[str, tuple[str, ...]] = {}
 
-    def exchange(
-        self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None, timeout_s: float
-    ) -> Exchange:
+    def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> Exchange:
         if api_key is not None:
             # A key that is a function is not known before it is asked.
             self._scrub.learn(api_key.get_secret_value())
@@ -207,6 +206,14 @@ class LiteLLMExchange:
             if piece is not None:
                 self._content_came = self._content_came or piece.has_content
                 return piece
+
+    def rewritten(self, piece: Piece, text: str) -> Piece:
+        raw = piece.raw.model_copy(deep=True)
+        delta = raw.choices[0].delta
+        delta.content = text
+        if getattr(delta, "reasoning_content", None):
+            del delta.reasoning_content
+        return dataclasses.replace(piece, raw=raw, text=text, reasoning="")
 
     async def close(self) -> None:
         response, stream, self._stream = self._wire.response, self._stream, None

@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context, question: str, files: tuple[Path, ...], chain: str | None, stream: bool, as_json: bool
 ) -> None:
-    """Ask a chain QUESTION; the answer goes to stdout, the course of the call to stderr.
+    """Ask a chain a question.
 
-    A QUESTION of - is read from stdin.
+    The answer goes to stdout, the course of the call to stderr. A QUESTION of - is read from stdin.
     """
     spec = load_spec(*files)
     name = chain_called(spec, chain)
-    text = click.get_text_stream("stdin").read() if question == "-" else question
+    text = sys.stdin.read() if question == "-" else question
     # An `accept` may live beside the spec, as it would be found by `python -m`.
     sys.path.insert(0, os.getcwd())
     from llm_fallback.build import build_chat_model
@@ -66,18 +66,19 @@ def _ask(model: BaseChatModel, question: str, stream: bool, records: list[Record
     from llm_fallback.cli.timeline import summary, timeline
 
     out = console(stderr=True)
-    error = None
+    error, said = None, False
     try:
         for piece in _answer(model, question, stream):
             click.echo(piece, nl=False)
+            said = said or bool(piece)
     except (ChainExhausted, StreamBroken) as raised:
         error = raised
-    click.echo()
-    if records:
-        out.print(timeline(records[-1]))
-        out.print(summary(records[-1]))
+    if said:
+        click.echo()
+    out.print(timeline(records[-1]))
+    out.print(summary(records[-1]))
     if error is not None:
-        out.print(str(error), style="red", markup=False)
+        out.print(str(error), style="red", markup=False, soft_wrap=not out.is_terminal)
     return FOUND if error else 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from llm_fallback.checks import Finding, check
-from llm_fallback.cli.outlook import outlook
 from llm_fallback.cli.shared import FOUND, files_option, json_option, print_json
 from llm_fallback.errors import Mistake, SpecError
 from llm_fallback.loading import load_spec
@@ -42,9 +41,9 @@ class Report:
 @json_option
 @click.pass_context
 def command(ctx: click.Context, files: tuple[Path, ...], env: bool, strict: bool, as_json: bool) -> None:
-    """Find mistakes and unwise choices; send nothing.
+    """Find mistakes and unwise choices in a spec.
 
-    Exit code 1 if there are errors, with --strict also for warnings.
+    Nothing is sent. Exit code 1 if there are errors, with --strict also for warnings.
     """
     report = examine(files, env=env)
     fine = report.is_fine(strict=strict)
@@ -62,6 +61,8 @@ def examine(files: Sequence[Path], *, env: bool) -> Report:
         spec = load_spec(*files)
     except SpecError as error:
         return Report([_finding(mistake) for mistake in error.mistakes])
+    from llm_fallback.cli.outlook import outlook
+
     findings = check(spec, env=env)
     return Report(findings, [outlook(spec, name) for name in spec.chains], spec.default_chain)
 
@@ -95,7 +96,7 @@ def _indented(text: str) -> str:
     """The text under its heading; wrapped on a terminal, whole lines where it is piped."""
     if not sys.stdout.isatty():
         return f"    {text}"
-    width = shutil.get_terminal_size().columns
+    width = os.get_terminal_size(sys.stdout.fileno()).columns
     return click.wrap_text(text, width, initial_indent="    ", subsequent_indent="    ")
 
 

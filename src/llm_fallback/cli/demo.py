@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,19 +11,21 @@ import click
 from llm_fallback.cli.shared import console, json_option, print_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+    from rich.padding import Padding
     from rich.panel import Panel
-    from rich.table import Table
+    from rich.text import Text
 
-    from llm_fallback.cli.scenes import Played, Scene, Stage
+    from llm_fallback.cli.scenes import Played, Stage
 
 
 @click.command("demo")
 @json_option
 def command(as_json: bool) -> None:
-    """Watch a chain answer while its servers are down, throttled, hung, cut off or talk nonsense.
+    """Watch a chain answer while its servers fail.
 
-    Needs no network, no key and no spec: three fake servers run on this machine.
+    They are down, throttled, hung, cut off, or send garbage. Needs no network, no key and no spec: three fake
+    servers run on this machine.
     """
     if as_json:
         print_json(_data())
@@ -36,7 +39,7 @@ def _data() -> dict[str, Any]:
     with stage() as set_up:
         set_up.warm_up()
         scenes = [{"scene": scene.title, **_plain(set_up.play(scene))} for scene in SCENES]
-        outage = [{"call": name, **_plain(played)} for name, played in set_up.outage()]
+        outage = [_plain(played) for played in set_up.outage()]
     return {"scenes": scenes, "outage": outage}
 
 
@@ -50,90 +53,92 @@ def _plain(played: Played) -> dict[str, Any]:
 
 def _show(out: Console) -> None:
     began = time.monotonic()
+    _introduce(out)
     with out.status("Importing LangChain and litellm..."):
         from llm_fallback.cli.scenes import SCENES, stage
     with stage() as set_up:
         with out.status("Starting three fake servers..."):
             set_up.warm_up()
-        _introduce(out, set_up)
         for number, scene in enumerate(SCENES, 1):
-            out.print(_panel(number, scene, set_up.play(scene)))
+            out.print(_call(f"{number} {scene.title}", scene.happens, set_up.play(scene)))
         out.print(_in_words(set_up))
-        out.print(_outage(set_up))
-    out.print(f"Done in {time.monotonic() - began:.1f} s. Next: llm-fallback check, explain, ask.", style="dim")
+        out.print(_outage(f"{len(SCENES) + 1} outage", list(set_up.outage())))
+    out.print(f"{time.monotonic() - began:.1f} s. Now with your own spec: check, explain, ask.", style="dim")
 
 
-def _introduce(out: Console, set_up: Stage) -> None:
+def _introduce(out: Console) -> None:
+    out.print("\n  [bold]chain = prompt | build_chat_model(spec) | StrOutputParser()[/]\n")
+    out.print("One question, three servers; the first of them has one problem after another.\n")
+
+
+def _call(title: str, happens: str, played: Played) -> Panel:
     from rich.text import Text
 
-    from llm_fallback.cli.scenes import PROMPT, QUESTION
+    from llm_fallback.cli.timeline import seconds, summary, timeline
 
-    tiers = set_up.spec.chains["assistant"].tiers
-    out.print()
-    out.print(Text("chain = prompt | build_chat_model(spec) | StrOutputParser()", style="bold"))
-    out.print(Text(f"prompt  {PROMPT.format(question=QUESTION)}"))
-    out.print(Text(f"asks    {', then '.join(' or '.join(tier) for tier in tiers)}"))
-    out.print(Text(f"spec    {set_up.file.name}"))
-    out.print()
+    lines: list[RenderableType] = [Text(played.answer, style="bold"), timeline(played.record)]
+    lines.append(Text(summary(played.record), style="dim"))
+    left = played.breaker["retry_in_s"]
+    if left is not None:
+        lines.append(Text(f"the breaker of the primary is open for {seconds(left)}", style="dim"))
+    return _panel(title, happens, *lines)
 
 
-def _panel(number: int, scene: Scene, played: Played) -> Panel:
-    from rich import box
+def _panel(title: str, happens: str, *lines: RenderableType) -> Panel:
     from rich.console import Group
     from rich.panel import Panel
-    from rich.text import Text
 
-    from llm_fallback.cli.timeline import summary, timeline
-
-    lines = (
-        Text(played.answer, style="bold"),
-        timeline(played.record),
-        Text(f"{summary(played.record)}{_breaker(played)}", style="dim"),
-    )
-    title = f"[bold]{number} {scene.title}[/]: {scene.happens}"
-    return Panel(Group(*lines), title=title, title_align="left", box=box.ROUNDED, border_style="cyan")
+    heading = f"[bold]{title}[/]: {happens}"
+    return Panel(Group(*lines), title=heading, title_align="left", border_style="cyan")
 
 
-def _breaker(played: Played) -> str:
-    left = played.breaker["retry_in_s"]
-    return "" if left is None else f", breaker open for {left:.0f} s"
-
-
-def _in_words(set_up: Stage) -> str:
-    """What the chain that does not hold its replies back does where the stream is cut off."""
-    from dataclasses import replace
+def _in_words(set_up: Stage) -> Padding:
+    """What a chain that does not hold its replies back does where the stream is cut off."""
+    from rich.padding import Padding
 
     from llm_fallback.cli.scenes import SCENES
 
     cut = next(scene for scene in SCENES if scene.title == "cut off")
     played = set_up.play(replace(cut, chain="assistant"))
-    error = type(played.error).__mro__[1].__name__ if played.error else "no error"
-    return (
-        f"In scene 5 the chain has [bold]on_stream_break: hold[/]: nothing is delivered before it is whole. With "
-        f"[bold]raise[/], the default, what came is delivered at once ({played.answer!r}), and then the "
-        f"stream raises [bold]{error}[/] with it as .partial: nothing twice, nothing broken passed off as whole.\n"
+    assert played.error is not None
+    told = (
+        "In 5 the chain has [bold]on_stream_break: hold[/]: a reply is delivered once it is whole. With "
+        f"[bold]raise[/], the default, its user has read {played.answer!r} when the stream raises "
+        "[bold]StreamBroken[/], with that as .partial. Nothing comes twice, and no broken stream passes for a "
+        "whole one."
     )
+    return Padding(told, (0, 2, 1, 2), expand=False)
 
 
-def _outage(set_up: Stage) -> Table:
-    from rich import box
+def _outage(title: str, calls: list[Played]) -> Panel:
     from rich.table import Table
 
-    from llm_fallback.cli.timeline import outcome, seconds
+    from llm_fallback.cli.scenes import HEALTHY, PRIMARY
+    from llm_fallback.cli.timeline import seconds
 
-    table = Table(box=box.SIMPLE_HEAD, title="The breaker of the primary in an outage (503)", title_justify="left")
-    table.add_column("")
-    table.add_column("asked", overflow="fold")
-    table.add_column("latency", justify="right")
-    table.add_column("breaker afterwards")
-    for name, played in set_up.outage():
-        asked = ", ".join(f"{each.deployment} {outcome(each)}" for each in played.record.attempts)
-        table.add_row(name, asked, seconds(played.record.latency_s), _state(played.breaker))
-    return table
+    second = list(HEALTHY)[1]
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    for heading in ("call", PRIMARY, second, "latency", f"breaker of {PRIMARY}"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading == "latency" else "left")
+    for number, played in enumerate(calls, 1):
+        outcomes = [_outcome(played, name) for name in (PRIMARY, second)]
+        table.add_row(str(number), *outcomes, seconds(played.record.latency_s), _state(played.breaker))
+    return _panel(title, f"the primary answers 503, and is repaired before call {len(calls)}", table)
+
+
+def _outcome(played: Played, deployment: str) -> Text:
+    from rich.text import Text
+
+    from llm_fallback.cli.timeline import outcome
+
+    for attempt in played.record.attempts:
+        if attempt.deployment == deployment:
+            return Text(outcome(attempt), style="red" if attempt.failure else "green")
+    return Text("not asked", style="dim")
 
 
 def _state(breaker: dict[str, Any]) -> str:
-    if breaker["breaker"] != "closed":
-        left = breaker["retry_in_s"]
-        return breaker["breaker"] if left is None else f"open, probe in {left:.1f} s"
-    return f"closed, {breaker['failures']} failures"
+    if breaker["breaker"] == "closed":
+        return f"closed, failures: {breaker['failures']}"
+    left = breaker["retry_in_s"]
+    return "half-open" if left is None else f"open, probe in {left:.1f} s"

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 @chain_option
 @json_option
 def command(files: tuple[Path, ...], chain: str | None, as_json: bool) -> None:
-    """Say what one call may do: who is asked, how often, how long; send nothing.
+    """Say what one call may do at most.
 
-    Variables need not be set.
+    Who is asked, how often and for how long. Nothing is sent, and variables need not be set.
     """
     spec = load_spec(*files)
     name = chain_called(spec, chain)
@@ -47,11 +47,11 @@ def _print(told: dict[str, Any], plan: ChainPlan, others: list[str]) -> None:
     from rich.text import Text
 
     out = console()
-    out.print(Text.assemble((plan.name, "bold"), " asks"))
+    out.print(Text.assemble("The chain ", (plan.name, "bold"), " asks, in this order:"))
     out.print(_deployments(plan))
     out.print(f"One call: at most [bold]{told['max_requests']} requests[/], [bold]{told['max_seconds']:g} s[/].")
     for note in told["notes"]:
-        out.print(Padding(Text(f"- {note}"), (0, 0, 0, 2)))
+        out.print(Padding(Text(f"- {note}"), (0, 0, 0, 2), expand=False))
     if others:
         out.print(Text(f"Other chains (--chain NAME): {', '.join(others)}", style="dim"))
 

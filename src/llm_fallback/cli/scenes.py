@@ -25,13 +25,19 @@ from llm_fallback.testing.scripts import Step
 PROMPT = "Answer in one sentence: {question}"
 QUESTION = "Why does a chain need a second deployment?"
 PRIMARY = "qwen-vllm"
-_PACE = {"delay_s": 0.03, "chunk_delay_s": 0.005}
+
+
+def _paced(text: str) -> Reply:
+    """An answer that takes a little time, so that there is a timeline to draw."""
+    return Reply(text, delay_s=0.02, chunk_delay_s=0.003)
+
+
 HEALTHY: dict[str, Step] = {
-    PRIMARY: Reply("Because no single server is up all the time, mine included.", **_PACE),
-    "qwen-trt": Reply("Because somebody has to answer when the first one does not.", **_PACE),
-    "gpt-hosted": Reply("Because even two servers can be down at once.", **_PACE),
+    PRIMARY: _paced("Because no single server is up all the time, mine included."),
+    "qwen-trt": _paced("Because somebody has to answer when the first one does not."),
+    "gpt-hosted": _paced("Because even two servers can be down at once."),
 }
-_BROKEN_OFF = Reply("Because no single server is up all the", **_PACE)
+_BROKEN_OFF = _paced("Because no single server is up all the")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +89,15 @@ class Stage:
         with Listener(self.spec, scene.chain) as listener:
             return listener.ask()
 
-    def outage(self) -> Iterator[tuple[str, Played]]:
-        """One model through an outage: the breaker opens, and closes when the primary is back."""
+    def outage(self) -> Iterator[Played]:
+        """One model through an outage: the breaker opens, and closes when the primary is back for the last call."""
         self._server.script(PRIMARY, Fail(503))
         with Listener(self.spec, "assistant") as listener:
-            for number in range(1, 5):
-                yield f"call {number}", listener.ask()
+            for _ in range(4):
+                yield listener.ask()
             self._server.script(PRIMARY, HEALTHY[PRIMARY])
             time.sleep(listener.cooldown_s())
-            yield "repaired", listener.ask()
+            yield listener.ask()
 
 
 class Listener:

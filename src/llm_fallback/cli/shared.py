@@ -73,7 +73,7 @@ def files_option(command: _Function) -> _Function:
         metavar="FILE",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         callback=_files,
-        help=f"The spec; given again, an overlay.  [default: {DEFAULT_FILE}]",
+        help=f"The spec; further ones are overlays. Default: {DEFAULT_FILE}",
     )(command)
 
 

@@ -42,7 +42,7 @@ def timeline(record: Record) -> Table:
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(no_wrap=True)
     table.add_column(ratio=1, min_width=10)
-    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, min_width=20)
     table.add_column(no_wrap=True, justify="right")
     for skip in record.skipped:
         again = "" if skip.retry_in_s is None else f"free in {skip.retry_in_s:.1f} s"
@@ -62,10 +62,18 @@ def _bar(attempt: Attempt, record: Record, colour: str) -> Bar:
 
 def summary(record: Record) -> str:
     """Who answered, after how long, at what cost, in one line."""
-    parts = [f"answered by {record.deployment}" if record.deployment else "no answer"]
-    if record.time_to_first_token_s is not None:
-        parts.append(f"first token {seconds(record.time_to_first_token_s)}")
-    return ", ".join([*parts, f"latency {seconds(record.latency_s)}", f"cost {dollars(record.cost_usd)}"])
+    who = f"answered by {record.deployment}" if record.deployment else "no answer"
+    first = record.time_to_first_token_s
+    began = "" if first is None else f", first token {seconds(first)}"
+    return f"{who} after {seconds(record.latency_s)}{began}, cost {cost(record)}"
+
+
+def cost(record: Record) -> str:
+    """US dollars of a call; a part that is not known makes the rest a lower bound."""
+    if record.cost_usd is not None:
+        return ("about " if record.cost_estimated else "") + dollars(record.cost_usd)
+    known = sum((attempt.cost_usd for attempt in record.attempts if attempt.cost_usd is not None), Decimal(0))
+    return f"over {dollars(known)}" if known else "unknown"
 
 
 def outcome(attempt: Attempt) -> str:
@@ -81,10 +89,10 @@ def seconds(duration: float) -> str:
     return f"{duration * 1000:.0f} ms" if duration < 1 else f"{duration:.2f} s"
 
 
-def dollars(cost: Decimal | None) -> str:
-    """US dollars; what is not known is not $0."""
-    if cost is None:
-        return "unknown"
-    if 0 < cost < _SMALLEST:
+def dollars(amount: Decimal) -> str:
+    """US dollars, with as many places as it takes to see something."""
+    if 0 < amount < _SMALLEST:
         return f"below ${_SMALLEST}"
-    return f"${cost:.6f}" if cost < 1 else f"${cost:.2f}"
+    if amount >= 1:
+        return f"${amount:.2f}"
+    return f"${amount:.6f}" if amount else "$0"

@@ -1,0 +1,53 @@
+# Everything a fresh machine needs is Python 3.11 or newer and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint docs clean
+
+help:
+	@echo "make demo   watch a chain answer while its servers fail (no network, no key)"
+	@echo "make test   run all tests"
+	@echo "make lint   style, types, import contracts"
+	@echo "make docs   write docs/spec.md anew from the JSON Schema"
+
+demo: $(VENV)/.installed
+	@$(BIN)/llm-fallback demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/generate_spec.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+# `pip install --group` needs pip 25.1.
+$(VENV)/.pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name it as in: make PYTHON=python3.12 demo" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/.pip
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/.pip
+	$(PIP) --editable . --group test
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/.pip
+	$(PIP) --editable . --group dev
+	@touch $(VENV)/.installed $(VENV)/.installed-test $@

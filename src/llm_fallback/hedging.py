@@ -1,0 +1,94 @@
+"""Asking a second deployment when the first is slow: the first content wins, the other is dropped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from llm_fallback.events import Attempt
+from llm_fallback.health import DeploymentHealth
+from llm_fallback.spec import Hedge
+from llm_fallback.timing import Clock
+from llm_fallback.trial import Trial
+
+_FEWEST_SAMPLES = 50
+"""First-token times a percentile needs before it says anything."""
+
+
+def hedge_after(hedge: Hedge, health: DeploymentHealth) -> float | None:
+    """Seconds without content after which another deployment is asked too; None while that is not known."""
+    if hedge.after_s == "p95":
+        return health.first_token_s(0.95, at_least=_FEWEST_SAMPLES)
+    return float(hedge.after_s)
+
+
+class Race:
+    """One attempt, or two of which the first to bring content goes on."""
+
+    def __init__(self, trial: Trial, clock: Clock) -> None:
+        self.trial = trial
+        """The attempt that goes on; with two under way the earlier one, until one of them has content."""
+        self.answer: Any = None
+        """What the caller's side answered last."""
+        self._clock = clock
+        self._trials = [trial]
+        self._tasks: dict[Trial, asyncio.Task[None]] = {}
+
+    async def begin(self, hedge_at: float | None, rival: Callable[[], Trial | None]) -> Trial | None:
+        """Start the attempt and wait for its content. When that has not come by `hedge_at`, the attempt of a rival,
+        not started yet, if there is one; without one the wait goes on."""
+        if hedge_at is None:
+            await self.trial.begin()
+            return None
+        task = self._start(self.trial)
+        with suppress(TimeoutError):
+            async with self._clock.deadline(hedge_at):
+                await asyncio.shield(task)
+        other = None if task.done() else rival()
+        if other is None:
+            await task
+        else:
+            self._trials.append(other)
+        return other
+
+    async def join(self, rival: Trial) -> None:
+        """Start the rival too, and wait until one of the two has content or both have failed; drop the other."""
+        pending = {self._tasks[self.trial], self._start(rival)}
+        while pending and not self._winners():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        self.trial = next(iter(self._winners()), rival)
+        for loser in self.losers:
+            if not self._tasks[loser].done():
+                self._tasks[loser].cancel()
+                await asyncio.wait([self._tasks[loser]])
+                await loser.leave()
+
+    def _winners(self) -> list[Trial]:
+        return [trial for trial in self._trials if trial.has_content and trial.is_sound]
+
+    @property
+    def losers(self) -> list[Trial]:
+        return [trial for trial in self._trials if trial is not self.trial]
+
+    @property
+    def dropped(self) -> list[Attempt]:
+        """Facts of the attempts that were dropped."""
+        attempts = (trial.attempt for trial in self._trials)
+        return [attempt for attempt in attempts if attempt is not None and attempt.outcome == "cancelled"]
+
+    async def leave(self) -> None:
+        """Drop every request still under way."""
+        for task in self._tasks.values():
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+        for trial in self._trials:
+            await trial.leave()
+
+    def _start(self, trial: Trial) -> asyncio.Task[None]:
+        task = self._tasks[trial] = asyncio.ensure_future(trial.begin())
+        return task

@@ -1,0 +1,299 @@
+"""One call under way, as an async generator: it yields facts, questions and pieces of the answer.
+
+A run does what the course says, one attempt at a time (two while it hedges), keeps every deadline, and states what
+happened. It runs nothing of the user's: questions (`accept`, a key that is a function) and facts (listeners,
+callbacks) go out to a driver in the caller's own thread or task, whose answers come back by `asend`. When the
+generator is through, `Run.end` says how the call ended: `Answered`, `Broke` or `Failed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import Any
+
+from llm_fallback.breaker import Ticket
+from llm_fallback.continuation import Joint, can_continue, continuing
+from llm_fallback.course import Stop, Try, Wait
+from llm_fallback.engine import Answered, Broke, Call, Ending, Engine, Failed, Item, Question
+from llm_fallback.events import Attempt, AttemptFailed, BreakerOpened, Event, Failure, FellBack, Record, Stitch
+from llm_fallback.exchange import Piece, Transcript
+from llm_fallback.faults import Fault
+from llm_fallback.hedging import Race, hedge_after
+from llm_fallback.plan import Member, Target
+from llm_fallback.trial import Order, Trial
+
+
+class Run:
+    """One call."""
+
+    def __init__(self, engine: Engine, call: Call) -> None:
+        self.engine, self.call = engine, call
+        self.course = engine.course(call)
+        self.began = engine.clock.now()
+        self.attempts: list[Attempt] = []
+        self.end: Ending | None = None
+        """How the call ended; None while it is under way, and for ever if its caller left."""
+        self._delivered = Transcript()
+        self._stitches: list[Stitch] = []
+        self._answered_by: Target | None = None
+        self._first_token_s: float | None = None
+        self._last: tuple[Member, Fault] | None = None
+        self._out_of_time = False
+        engine.health.count_call(self.began)
+
+    def record(self) -> Record:
+        """What happened so far."""
+        target, first = self._answered_by, self.course.first
+        return Record(
+            chain=self.call.chain.name,
+            deployment=target.name if target else None,
+            model=target.model if target else None,
+            fell_back=target is not None and first is not None and target.name != first.name,
+            attempts=tuple(self.attempts),
+            skipped=self.course.skipped,
+            latency_s=self.engine.clock.now() - self.began,
+            time_to_first_token_s=self._first_token_s,
+            stitches=tuple(self._stitches),
+        )
+
+    async def items(self) -> AsyncGenerator[Item, Any]:
+        """The call, step by step. Close the generator to stop it; requests under way are then dropped."""
+        while self.end is None:
+            step, ticket = self._decide()
+            match step:
+                case Stop(failure, reason):
+                    self._give_up(failure, reason)
+                case Wait(until):
+                    await self._wait(until)
+                case Try(member):
+                    trial = Trial(self.engine.tools, member, ticket, self._order(member))
+                    async with aclosing(self._attempt(Race(trial, self.engine.clock))) as items:
+                        answer = None
+                        # By hand, because an async generator has no `yield from`.
+                        while (item := await _next(items, answer)) is not None:
+                            answer = yield item
+
+    async def _attempt(self, race: Race) -> AsyncGenerator[Item, Any]:
+        """Ask one deployment, and another beside it if it is slow; deliver what the first of them brings."""
+        try:
+            fell_back = self._fell_back(race.trial.member)
+            if fell_back is not None:
+                yield fell_back
+            if race.trial.needs_asking_for_key:
+                race.trial.take_key((yield Question(race.trial.ask_for_key)))
+            rival = await race.begin(self._hedge_at(race.trial), self._rival)
+            if rival is not None:
+                if rival.needs_asking_for_key:
+                    rival.take_key((yield Question(rival.ask_for_key)))
+                await race.join(rival)
+                self._report_dropped(race)
+            for loser in race.losers:
+                for fact in self._conclude_loser(loser):
+                    yield fact
+            trial = race.trial
+            if self.call.is_held and self.call.streamed and trial.is_sound:
+                await trial.complete()
+            if self.call.judge is not None and trial.is_sound:
+                trial.heed((yield Question(partial(self.call.judge, trial.transcript))))
+            while (piece := await self._next_piece(trial)) is not None:
+                paused = self.engine.clock.now()
+                yield piece
+                # A slow reader's own pauses are not the deployment's.
+                self.course.deadline += self.engine.clock.now() - paused
+            for fact in self._conclude(trial):
+                yield fact
+        finally:
+            await race.leave()
+            self._report_dropped(race)
+
+    async def _next_piece(self, trial: Trial) -> Piece | None:
+        if not self.call.streamed:
+            return None
+        piece = await trial.next_piece()
+        if piece is not None:
+            self._note_delivery(trial)
+            self._delivered.add(piece)
+        return piece
+
+    # Deciding.
+
+    def _decide(self) -> tuple[Try | Wait | Stop, Ticket]:
+        """The next step, and leave for it; under one lock, so that of many calls only one gets the probe."""
+        now = self.engine.clock.now()
+        if now >= self.course.deadline:
+            self._out_of_time = True
+            return Stop(self._last[1].failure if self._last else "timeout", self._time_is_up()), _NO_TICKET
+        with self.engine.health.lock:
+            step = self.course.step(now)
+            if not isinstance(step, Try):
+                return step, _NO_TICKET
+            if step.repeat:
+                self.engine.health.extras.spend(now)
+            return step, self.engine.health[step.member.name].begin(now, self.call.tokens)
+
+    async def _wait(self, until: float) -> None:
+        """Wait until that time, or until some request ends and may have left a free place."""
+        loop = asyncio.get_running_loop()
+        released: asyncio.Future[None] = loop.create_future()
+        if math.isinf(until):
+            self.engine.health.when_released(partial(_wake, loop, released))
+        with suppress(TimeoutError):
+            async with self.engine.clock.deadline(min(until, self.course.deadline)):
+                await released
+
+    def _order(self, member: Member) -> Order:
+        call, request, joint = self.call, self.call.request, None
+        if self._delivered_anything:
+            prefill = self.engine.tools.catalogue.prefill(member.target)
+            request = continuing(request, self._delivered, prefill)
+            joint = Joint(self._delivered.text, exact=prefill is not None)
+        return Order(
+            request=request,
+            streamed=call.streamed,
+            tokens=call.tokens,
+            deadline=lambda: self.course.deadline,
+            total_s=call.chain.total_s,
+            call_began=self.began,
+            joint=joint,
+            holds_tool_calls=call.streamed and call.goes_on,
+        )
+
+    @property
+    def _delivered_anything(self) -> bool:
+        return not self._delivered.is_empty
+
+    def _fell_back(self, member: Member) -> FellBack | None:
+        if self._last is None or self._last[0].name == member.name:
+            return None
+        source, fault = self._last
+        return FellBack(self.call.chain.name, source.name, member.name, fault.failure)
+
+    # Hedging.
+
+    def _hedge_at(self, trial: Trial) -> float | None:
+        """When to ask another deployment beside this one; None for never."""
+        hedge = self.call.chain.hedge
+        if hedge is None or self._delivered_anything:
+            return None
+        after_s = hedge_after(hedge, self.engine.health[trial.member.name])
+        at = None if after_s is None else self.engine.clock.now() + after_s
+        return None if at is None or at >= self.course.deadline else at
+
+    def _rival(self) -> Trial | None:
+        """Another deployment's attempt, if one is healthy and the budget for hedges allows it."""
+        now, health = self.engine.clock.now(), self.engine.health
+        with health.lock:
+            if not (health.hedges.allow(now) and health.extras.allow(now)):
+                return None
+            step = self.course.another(now)
+            if step is None:
+                return None
+            health.hedges.spend(now)
+            health.extras.spend(now)
+            ticket = health[step.member.name].begin_hedge(now, self.call.tokens)
+        rival = Trial(self.engine.tools, step.member, ticket, self._order(step.member))
+        rival.is_hedge = True
+        return rival
+
+    # Concluding.
+
+    def _note_delivery(self, trial: Trial) -> None:
+        if trial.delivered and self._answered_by is not trial.member.target:
+            if self._delivered_anything:
+                at = len(self._delivered.text)
+                self._stitches.append(Stitch(trial.member.name, at))
+                with self.engine.health.lock:
+                    self.engine.health[trial.member.name].stitched += 1
+            self._answered_by = trial.member.target
+            self._note_first_token(trial)
+
+    def _note_first_token(self, trial: Trial) -> None:
+        if self._first_token_s is None and trial.first_token_at is not None:
+            self._first_token_s = trial.first_token_at - self.began
+
+    def _conclude_loser(self, trial: Trial) -> list[Event]:
+        """Say what came of the attempt that lost a race, if it failed of itself."""
+        if trial.unsupported:
+            self.course.unsupported(trial.member)
+        return [] if trial.fault is None else self._fail(trial, ends=False)
+
+    def _conclude(self, trial: Trial) -> list[Event]:
+        """Settle the attempt and say what came of it."""
+        if trial.unsupported:
+            self.course.unsupported(trial.member)
+            return []
+        if trial.fault is not None:
+            return self._fail(trial)
+        self._answered_by = trial.member.target
+        self._note_first_token(trial)
+        trial.succeed()
+        self._report(trial)
+        if trial.is_hedge:
+            with self.engine.health.lock:
+                self.engine.health[trial.member.name].hedges_won += 1
+        self.end = Answered(self.record(), trial.reply)
+        return []
+
+    def _fail(self, trial: Trial, *, ends: bool = True) -> list[Event]:
+        """Tell course and health of a failed attempt, and end the call if nothing can follow from it."""
+        fault = trial.fault
+        assert fault is not None
+        opened = trial.fail(fault)
+        self._report(trial)
+        self._last = (trial.member, fault)
+        self._answered_by = None
+        self.course.failed(trial.member, fault, self.engine.clock.now())
+        if ends and trial.out_of_time:
+            self._out_of_time = True
+            self._give_up(fault.failure, self._time_is_up())
+        elif ends and self._delivered_anything and not (self.call.goes_on and can_continue(self._delivered)):
+            self._give_up(fault.failure, "")
+        assert trial.attempt is not None
+        facts: list[Event] = [AttemptFailed(self.call.chain.name, trial.attempt)]
+        if opened is not None:
+            facts.append(BreakerOpened(self.call.chain.name, trial.member.name, fault.failure, opened))
+        return facts
+
+    def _report(self, trial: Trial) -> None:
+        assert trial.attempt is not None
+        self.attempts.append(trial.attempt)
+
+    def _report_dropped(self, race: Race) -> None:
+        self.attempts += [dropped for dropped in race.dropped if not any(dropped is known for known in self.attempts)]
+
+    def _give_up(self, failure: Failure, reason: str) -> None:
+        """End the call without a whole answer."""
+        fault = self._last[1] if self._last else None
+        if self._delivered_anything:
+            broken = fault or Fault("stream_broken", reason)
+            if self._out_of_time:
+                broken = Fault("timeout", self._time_is_up(), cause=broken.cause)
+            self.end = Broke(self.record(), broken, self._delivered)
+            return
+        self.end = Failed(self.record(), failure, reason, self._out_of_time, fault.cause if fault else None)
+
+    def _time_is_up(self) -> str:
+        return f"total_s ({self.call.chain.total_s:g} s) is over"
+
+
+_NO_TICKET = Ticket("closed", -1)
+
+
+async def _next(items: AsyncGenerator[Item, Any], answer: Any) -> Item | None:
+    try:
+        return await items.asend(answer)
+    except StopAsyncIteration:
+        return None
+
+
+def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
+    def wake() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(wake)

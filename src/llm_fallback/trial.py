@@ -1,0 +1,325 @@
+"""One attempt under way: its exchange, its limits, and what came of it so far."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from types import TracebackType
+from typing import Any
+
+from pydantic import SecretStr
+
+from llm_fallback.breaker import Ticket
+from llm_fallback.continuation import Joint
+from llm_fallback.events import Attempt, Failure, Outcome
+from llm_fallback.exchange import End, Exchange, Piece, Reply, Transcript, Transport, Unsupported
+from llm_fallback.faults import Fault
+from llm_fallback.health import Health
+from llm_fallback.plan import Catalogue, Member
+from llm_fallback.timing import Clock
+
+REFUSED_FINISH = "content_filter"
+UNFINISHED = frozenset({None, "abort", "error"})
+"""Finish reasons that are none: the server stopped in the middle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What an attempt works with."""
+
+    transport: Transport
+    catalogue: Catalogue
+    health: Health
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an attempt is to do."""
+
+    request: Mapping[str, Any]
+    streamed: bool
+    tokens: int
+    """About how many tokens the request will use."""
+    deadline: Callable[[], float]
+    """When the call has to end; a slow reader moves it."""
+    total_s: float
+    call_began: float
+    joint: Joint | None = None
+    """Where it goes on with a reply that broke off: the joint to what was delivered."""
+    holds_tool_calls: bool = False
+    """Whether tool calls wait until the reply is whole."""
+
+
+class Trial:
+    """One request to one deployment. Left early, it gives back its ticket and drops its request."""
+
+    def __init__(self, tools: Tools, member: Member, ticket: Ticket, order: Order) -> None:
+        self._tools, self._order, self._ticket = tools, order, ticket
+        self.member = member
+        key = member.target.api_key
+        self.api_key: SecretStr | None = key if isinstance(key, SecretStr) else None
+        self.transcript = Transcript()
+        self.reply: Reply | None = None
+        self.fault: Fault | None = None
+        self.attempt: Attempt | None = None
+        """The fact, once it is settled; None for an attempt that was never sent."""
+        self.unsupported = self.delivered = self.out_of_time = self.is_hedge = False
+        self.first_token_at: float | None = None
+        self._began = tools.clock.now()
+        self._exchange: Exchange | None = None
+        self._ready: deque[Piece] = deque()
+        self._held_back: list[Piece] = []
+        self._last_text: Piece | None = None
+        self._ended = self._settled = False
+
+    async def __aenter__(self) -> Trial:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.leave()
+
+    async def leave(self) -> None:
+        """Drop the request if it is still under way; then the deployment is none the worse for it."""
+        if not self._settled:
+            if self._exchange is not None:
+                self.attempt = self._fact("cancelled", Fault("cancelled", "the caller left"))
+            self._give_back()
+        if self._exchange is not None and not self._ended:
+            self._ended = True
+            await self._exchange.close()
+
+    @property
+    def needs_asking_for_key(self) -> bool:
+        return self.api_key is None and self.member.target.api_key is not None
+
+    def ask_for_key(self) -> Any:
+        key = self.member.target.api_key
+        return key() if callable(key) else key
+
+    def take_key(self, key: Any) -> None:
+        self.api_key = key if isinstance(key, SecretStr) else SecretStr(str(key))
+
+    @property
+    def has_content(self) -> bool:
+        return self.first_token_at is not None or self.reply is not None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing speaks against this attempt so far."""
+        return self.fault is None and not self.unsupported
+
+    # Reading.
+
+    async def begin(self) -> None:
+        """Send the request and read up to the first content; a plain reply as a whole."""
+        timeouts = self.member.timeouts
+        limits: list[tuple[float, Failure]] = [(self._within(timeouts.attempt_s), "timeout")]
+        if self._order.streamed:
+            limits.append((self._within(timeouts.first_token_s), "first_token_timeout"))
+        self._exchange = self._tools.transport.exchange(self.member.target, self._order.request, self.api_key)
+        if not self._order.streamed:
+            await self._read_reply(self._exchange, limits)
+            return
+        while self.first_token_at is None and not self._is_done:
+            await self._read(self._exchange, limits)
+
+    async def complete(self) -> None:
+        """Read what is left of a streamed reply, before anything of it is delivered."""
+        assert self._exchange is not None
+        while not self._is_done:
+            await self._read(self._exchange, [(self._within_idle(), "idle_timeout")])
+
+    async def next_piece(self) -> Piece | None:
+        """What came so far, then what comes; None when there is no more, and `fault` says whether it is whole."""
+        assert self._exchange is not None
+        while not self._ready and not self._is_done:
+            await self._read(self._exchange, [(self._within_idle(), "idle_timeout")])
+        if not self._ready or (not self.is_sound and not self.delivered):
+            return None
+        piece = self._ready.popleft()
+        self.delivered = self.delivered or piece.has_content
+        return piece
+
+    @property
+    def _is_done(self) -> bool:
+        return self._ended or not self.is_sound
+
+    async def _read_reply(self, exchange: Exchange, limits: list[tuple[float, Failure]]) -> None:
+        reply = await self._timed(exchange.reply, limits)
+        if isinstance(reply, Reply):
+            self.reply = reply
+            self.transcript.add(reply)
+            self._ended = True
+            self.fault = _flaw(self.transcript, self._order)
+        else:
+            self._heed_refusal(reply)
+
+    async def _read(self, exchange: Exchange, limits: list[tuple[float, Failure]]) -> None:
+        item = await self._timed(exchange.next, limits)
+        if isinstance(item, Piece):
+            self.transcript.add(item)
+            if item.has_content and self.first_token_at is None:
+                self.first_token_at = self._tools.clock.now()
+            self._take(exchange, item)
+        elif isinstance(item, End):
+            self._ended = True
+            self.transcript.finish = item.finish
+            self.fault = _flaw(self.transcript, self._order)
+            if self.fault is None:
+                self._release_all(exchange)
+        else:
+            self._heed_refusal(item)
+
+    def _take(self, exchange: Exchange, piece: Piece) -> None:
+        """Make a piece ready for delivery, or hold it back: what follows a tool call until the reply is whole."""
+        if self._order.holds_tool_calls and (self._held_back or piece.tool_calls):
+            self._held_back.append(piece)
+            return
+        if self._order.joint is not None and (piece.text or piece.reasoning):
+            self._last_text = piece
+            # A reply's reasoning is that of the deployment that began it; another's would not follow from it.
+            piece = exchange.rewritten(piece, self._order.joint.feed(piece.text))
+            if not (piece.has_content or piece.finish or piece.usage):
+                return
+        self._ready.append(piece)
+
+    def _release_all(self, exchange: Exchange) -> None:
+        joint = self._order.joint
+        rest = joint.flush() if joint else ""
+        if rest and self._last_text is not None:
+            # What the joint held to the very end belongs before the finish.
+            self._ready.appendleft(exchange.rewritten(self._last_text, rest))
+        self._ready.extend(self._held_back)
+        self._held_back.clear()
+
+    def _heed_refusal(self, refusal: Fault | Unsupported) -> None:
+        if isinstance(refusal, Unsupported):
+            self.unsupported = True
+        else:
+            self.fault = refusal
+
+    # Limits.
+
+    async def _timed(self, read: Callable[[], Awaitable[Any]], limits: list[tuple[float, Failure]]) -> Any:
+        """What `read` brings, or the fault of the limit that ended it."""
+        total = self._order.deadline()
+        at, failure = min([*limits, (total, "timeout")], key=lambda limit: limit[0])
+        try:
+            async with self._tools.clock.deadline(at):
+                return await read()
+        except TimeoutError:
+            self.out_of_time = at >= total
+            return Fault(failure, self._limit_text(failure))
+
+    def _limit_text(self, failure: Failure) -> str:
+        if self.out_of_time:
+            return f"total_s ({self._order.total_s:g} s) is over"
+        timeouts = self.member.timeouts
+        match failure:
+            case "first_token_timeout":
+                return f"no content within first_token_s ({timeouts.first_token_s:g} s)"
+            case "idle_timeout":
+                return f"nothing more within idle_s ({timeouts.idle_s:g} s)"
+        return f"no answer within attempt_s ({timeouts.attempt_s:g} s)"
+
+    def _within(self, seconds: float | None) -> float:
+        return math.inf if seconds is None else self._began + seconds
+
+    def _within_idle(self) -> float:
+        idle_s = self.member.timeouts.idle_s
+        return math.inf if idle_s is None else self._tools.clock.now() + idle_s
+
+    # Settling.
+
+    def heed(self, verdict: Any) -> None:
+        """Take the judge's verdict: true, false, or the reason for a no."""
+        if isinstance(verdict, str) or not verdict:
+            self.fault = Fault("rejected", verdict if isinstance(verdict, str) else "accept said no", 200)
+
+    def succeed(self) -> None:
+        """Tell health that the deployment answered."""
+        now = self._tools.clock.now()
+        self.attempt = self._fact("succeeded", None)
+        with self._tools.health.lock:
+            self._tools.health[self.member.name].answered(self._ticket, now, self._time_to_first_token())
+            self._settle_tokens()
+        self._settled = True
+        self._tools.health.released()
+
+    def fail(self, fault: Fault) -> float | None:
+        """Tell health how the deployment failed; seconds until it reopens if that opened its breaker."""
+        now = self._tools.clock.now()
+        self.attempt = self._fact("failed", fault)
+        with self._tools.health.lock:
+            own = self._tools.health[self.member.name]
+            opened = own.failed(self._ticket, now, fault.failure, fault.retry_after_s)
+            self._settle_tokens()
+            reopens = own.breaker.closed_to(now) if opened else None
+        self._settled = True
+        self._tools.health.released()
+        return None if reopens is None else reopens - now
+
+    def _settle_tokens(self) -> None:
+        usage = self.transcript.usage
+        if usage is not None:
+            used = usage.input_tokens + usage.output_tokens
+            self._tools.health[self.member.name].settle(used - self._order.tokens)
+
+    def _give_back(self) -> None:
+        self._settled = True
+        with self._tools.health.lock:
+            self._tools.health[self.member.name].dropped(self._ticket)
+        self._tools.health.released()
+
+    def _fact(self, outcome: Outcome, fault: Fault | None) -> Attempt:
+        now = self._tools.clock.now()
+        return Attempt(
+            deployment=self.member.name,
+            model=self.member.target.model,
+            outcome=outcome,
+            failure=fault.failure if fault else None,
+            status=fault.status if fault else 200,
+            message=fault.message if fault else None,
+            latency_s=now - self._began,
+            time_to_first_token_s=self._time_to_first_token(),
+            cost_usd=self._cost(now - self._began),
+            dropped_params=self._exchange.dropped_params if self._exchange else (),
+            usage=self.transcript.usage,
+            started_at=self._began - self._order.call_began,
+        )
+
+    def _time_to_first_token(self) -> float | None:
+        return None if self.first_token_at is None else self.first_token_at - self._began
+
+    def _cost(self, seconds: float) -> Decimal | None:
+        target, usage = self.member.target, self.transcript.usage
+        if usage is None and self.transcript.is_empty:
+            return Decimal(0)
+        prices = target.prices or self._tools.catalogue.prices(target)
+        return None if prices is None or usage is None else prices.cost(usage, seconds)
+
+
+def _flaw(reply: Transcript, order: Order) -> Fault | None:
+    """What keeps a reply that has ended from being one."""
+    if reply.finish == REFUSED_FINISH:
+        return Fault("content_policy", "finish reason content_filter", 200)
+    if reply.finish in UNFINISHED:
+        return _unfinished(reply, order.streamed)
+    goes_on = order.joint is not None  # To a reply that was whole but for its end, nothing need be added.
+    if reply.is_empty and reply.finish != "length" and not goes_on:
+        return Fault("empty_response", "no text, reasoning or tool call", 200)
+    return None
+
+
+def _unfinished(reply: Transcript, streamed: bool) -> Fault:
+    if streamed and reply.is_empty and reply.finish is None:
+        return Fault("empty_response", "the stream ended without content and without a finish", 200)
+    word = f"finish reason {reply.finish!r}" if reply.finish else "no finish reason"
+    failure: Failure = "stream_broken" if streamed else "server_error"
+    return Fault(failure, f"the reply is not whole: {word}", 200)

@@ -1,0 +1,73 @@
+"""Plans made by hand, for the parts that read one: course, engine, explain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llm_fallback.breaker import Breaker
+from llm_fallback.health import Health
+from llm_fallback.plan import ChainPlan, Feature, Member, Target, Tier, Tiers
+from llm_fallback.pricing import Prices
+from llm_fallback.spec import Breaker as Policy
+from llm_fallback.spec import Limits, Retries, Timeouts
+
+POLICY = Policy()
+
+
+def target(name: str, *, served: str | None = None, policy: Policy | None = POLICY, **settings: Any) -> Target:
+    """A deployment named like its model; each serves a model of its own unless `served` says otherwise."""
+    model = f"openai/{name}"
+    return Target(name, model, served or name, {"model": model}, breaker=policy, **settings)
+
+
+def member(name: str, timeouts: Timeouts | None = None, **settings: Any) -> Member:
+    """A deployment as a chain asks it."""
+    return Member(target(name, **settings), timeouts or Timeouts())
+
+
+def route(*tiers: Member | Sequence[Member]) -> Tiers:
+    """Tiers in order; a single member is a tier of its own."""
+    return tuple(Tier((tier,) if isinstance(tier, Member) else tuple(tier)) for tier in tiers)
+
+
+def chain(
+    *tiers: Member | Sequence[Member],
+    long: Sequence[Member | Sequence[Member]] | None = None,
+    refused: Sequence[Member | Sequence[Member]] | None = None,
+    retries: int = 2,
+    total_s: float = 300.0,
+    **settings: Any,
+) -> ChainPlan:
+    """A chain; `long` and `refused` are its tiers of `on_context_window` and `on_content_policy`."""
+    return ChainPlan(
+        "assistant",
+        route(*tiers),
+        None if long is None else route(*long),
+        None if refused is None else route(*refused),
+        total_s,
+        Retries(max=retries),
+        **settings,
+    )
+
+
+def health_of(plan: ChainPlan) -> Health:
+    """The health of a chain's deployments, of which nothing is known yet."""
+    targets = [found.target for found in plan.members]
+    return Health((found.name, Breaker(found.breaker), found.limits) for found in targets)
+
+
+class DeclaredCatalogue:
+    """Knows of models what their targets say, and nothing else."""
+
+    def prices(self, target: Target) -> Prices | None:
+        return target.prices
+
+    def context_window(self, target: Target) -> int | None:
+        return target.context_window
+
+    def lacks(self, target: Target, feature: Feature) -> bool:
+        return target.profile.get(feature) is False
+
+
+__all__ = ["POLICY", "DeclaredCatalogue", "Limits", "chain", "health_of", "member", "route", "target"]

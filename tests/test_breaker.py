@@ -1,0 +1,384 @@
+"""May this deployment be asked now? Sentences first, then a machine that tries every history."""
+
+from __future__ import annotations
+
+import tracemalloc
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
+
+from llm_fallback.breaker import COUNTED, LASTING, Breaker, Ticket
+from llm_fallback.spec import Breaker as Policy
+
+POLICY = Policy(failures=3, failure_ratio=0.5, window_s=60, cooldown_s=30)
+
+
+def failed(breaker: Breaker, now: float, failure="server_error", retry_after_s=None) -> bool:
+    return breaker.failed(breaker.begin(now), now, failure, retry_after_s)
+
+
+def opened(at: float = 0.0, policy: Policy = POLICY) -> Breaker:
+    breaker = Breaker(policy)
+    for _ in range(policy.failures):
+        failed(breaker, at)
+    assert breaker.state(at) == "open"
+    return breaker
+
+
+def probe(breaker: Breaker, now: float) -> Ticket:
+    ticket = breaker.begin(now)
+    assert ticket.kind == "probe"
+    return ticket
+
+
+def test_a_new_breaker_lets_everything_pass():
+    """Closed until something speaks against it."""
+    breaker = Breaker(POLICY)
+    assert (breaker.state(0), breaker.closed_to(0), breaker.begin(0).kind) == ("closed", None, "closed")
+
+
+@pytest.mark.parametrize("failure", sorted(COUNTED))
+def test_as_many_failures_as_the_policy_says_open_it(failure):
+    """The third of three opens, says so, and is named as the reason."""
+    breaker = Breaker(POLICY)
+    assert [failed(breaker, now, failure) for now in (0, 1, 2)] == [False, False, True]
+    assert (breaker.state(2), breaker.closed_to(2), breaker.failure) == ("open", 32, failure)
+
+
+def test_failures_do_not_open_it_while_most_calls_succeed():
+    """`failure_ratio` is of the window's calls: three of seven are not half."""
+    breaker = Breaker(POLICY)
+    for now in range(4):
+        breaker.succeeded(breaker.begin(now), now)
+    assert [failed(breaker, 4) for _ in range(3)] == [False] * 3
+    assert failed(breaker, 4)
+
+
+def test_failures_older_than_the_window_are_forgotten():
+    """Three failures in two minutes are not three in one."""
+    breaker = Breaker(POLICY)
+    assert [failed(breaker, now) for now in (0, 30, 61, 95, 130)] == [False] * 5
+    assert breaker.failures(130) == 2
+    assert breaker.failures(1000) == 0
+
+
+@pytest.mark.parametrize("failure", sorted(LASTING))
+def test_a_failure_no_repeat_mends_opens_it_at_once_for_300_seconds(failure):
+    """A wrong key is wrong for the next call too."""
+    breaker = Breaker(POLICY)
+    assert failed(breaker, 10, failure)
+    assert (breaker.closed_to(10), breaker.named) == (310, False)
+
+
+@pytest.mark.parametrize(("retry_after_s", "until"), [(None, 30), (2, 2), (599, 599), (601, 600), (86400, 600)])
+def test_a_rate_limit_opens_it_for_the_time_the_server_named(retry_after_s, until):
+    """Retry-After is honoured up to 600 s; without it the cooldown holds."""
+    breaker = Breaker(POLICY)
+    assert failed(breaker, 0, "rate_limited", retry_after_s)
+    assert (breaker.closed_to(0), breaker.named) == (until, retry_after_s is not None)
+
+
+def test_a_server_that_names_no_wait_at_all_is_probed_at_once():
+    """Retry-After: 0 is a time too."""
+    breaker = Breaker(POLICY)
+    failed(breaker, 5, "rate_limited", 0.0)
+    assert (breaker.state(5), breaker.closed_to(5), breaker.begin(5).kind) == ("half_open", None, "probe")
+
+
+def test_a_failure_that_opens_it_may_name_its_time_too():
+    """A 503 with Retry-After, once there were enough of them."""
+    breaker = Breaker(POLICY)
+    failed(breaker, 0), failed(breaker, 0)
+    assert failed(breaker, 0, "overloaded", 120)
+    assert breaker.closed_to(0) == 120
+
+
+def test_one_probe_goes_through_after_the_cooldown_and_only_one():
+    """Until its answer comes the others are kept away."""
+    breaker = opened()
+    assert (breaker.state(29.9), breaker.closed_to(29.9)) == ("open", 30)
+    assert (breaker.state(30), breaker.closed_to(30)) == ("half_open", None)
+    probe(breaker, 30)
+    assert breaker.state(30) == "half_open"
+    assert breaker.closed_to(30.5) == pytest.approx(60.5)
+    assert breaker.begin(31).kind == "forced"
+
+
+def test_a_probe_that_succeeds_closes_it_and_forgets_the_failures():
+    """Two new failures do not make three with the old ones."""
+    breaker = opened()
+    breaker.succeeded(probe(breaker, 30), 31)
+    assert (breaker.state(31), breaker.failure, breaker.failures(31)) == ("closed", None, 0)
+    assert [failed(breaker, 32), failed(breaker, 32)] == [False, False]
+
+
+def test_each_failed_probe_doubles_the_cooldown_up_to_300_seconds():
+    """30, 60, 120, 240, 300, 300, and 30 again after a success."""
+    breaker, now, pauses = opened(), 0.0, []
+    for _ in range(6):
+        again = breaker.closed_to(now)
+        pauses.append(again - now)
+        now = again
+        assert breaker.failed(probe(breaker, now), now, "connection")
+    assert pauses == [30, 60, 120, 240, 300, 300]
+    now = breaker.closed_to(now)
+    breaker.succeeded(probe(breaker, now), now)
+    for _ in range(3):
+        failed(breaker, now)
+    assert breaker.closed_to(now) == now + 30
+
+
+def test_a_probe_that_is_rate_limited_is_a_failed_probe():
+    """It doubles the cooldown like any other, instead of starting over."""
+    breaker = opened()
+    breaker.failed(probe(breaker, 30), 30, "server_error")
+    breaker.failed(probe(breaker, 90), 90, "rate_limited")
+    assert breaker.closed_to(90) == 90 + 120
+
+
+def test_a_cooldown_longer_than_300_seconds_is_kept_and_not_doubled():
+    """Who asks for ten minutes gets ten minutes."""
+    breaker = opened(policy=Policy(failures=1, cooldown_s=600))
+    breaker.failed(probe(breaker, 600), 600, "timeout")
+    assert breaker.closed_to(600) == 1200
+
+
+def test_a_cancelled_probe_gives_its_place_back():
+    """The caller left; the next request is the probe, and nothing was doubled."""
+    breaker = opened()
+    breaker.dropped(probe(breaker, 30))
+    assert breaker.closed_to(31) is None
+    breaker.failed(probe(breaker, 31), 31, "timeout")
+    assert breaker.closed_to(31) == 31 + 60
+
+
+def test_a_forced_request_given_up_leaves_the_probe_its_place():
+    """Only the probe itself gives the place back."""
+    breaker = opened()
+    forced = breaker.begin(10)
+    probe(breaker, 30)
+    breaker.dropped(forced)
+    assert breaker.begin(31).kind == "forced"
+
+
+def test_the_success_of_a_request_forced_through_closes_it():
+    """Whoever got an answer from an open deployment has shown that it is back."""
+    breaker = opened()
+    ticket = breaker.begin(5)
+    assert ticket.kind == "forced"
+    breaker.succeeded(ticket, 6)
+    assert breaker.state(6) == "closed"
+
+
+def test_the_failure_of_a_request_forced_through_changes_nothing():
+    """It told what was known; the cooldown neither starts anew nor doubles."""
+    breaker = opened()
+    assert not breaker.failed(breaker.begin(5), 6, "server_error")
+    assert breaker.closed_to(6) == 30
+
+
+def test_a_rate_limit_never_shortens_a_doubled_cooldown():
+    """A request forced through at a time when 240 s of cooldown hold does not bring back 30 s."""
+    breaker, now = opened(), 0.0
+    for _ in range(3):
+        now = breaker.closed_to(now)
+        breaker.failed(probe(breaker, now), now, "connection")
+    assert breaker.closed_to(now) == now + 240
+    assert breaker.failed(breaker.begin(now + 1), now + 1, "rate_limited")
+    assert breaker.closed_to(now + 1) == now + 241
+
+
+def test_results_that_come_after_the_breaker_moved_on_do_not_count():
+    """Ten calls under way at once: the third failure opens, the other seven neither prolong nor close."""
+    breaker = Breaker(POLICY)
+    under_way = [breaker.begin(0) for _ in range(10)]
+    assert [breaker.failed(ticket, 1, "timeout") for ticket in under_way[:3]] == [False, False, True]
+    assert not any(breaker.failed(ticket, 20, "auth") for ticket in under_way[3:6])
+    for ticket in under_way[6:]:
+        breaker.succeeded(ticket, 20)
+        breaker.dropped(ticket)
+    assert (breaker.state(20), breaker.closed_to(20)) == ("open", 31)
+
+
+def test_the_late_answer_of_an_earlier_probe_does_not_disturb_the_next():
+    """A probe that was overtaken by a forced request's rate limit is history."""
+    breaker = opened()
+    late = probe(breaker, 30)
+    breaker.failed(breaker.begin(31), 31, "rate_limited")
+    breaker.succeeded(late, 32)
+    breaker.dropped(late)
+    assert not breaker.failed(late, 32, "auth")
+    assert (breaker.state(32), breaker.closed_to(32)) == ("open", 61)
+
+
+@pytest.mark.parametrize("failure", sorted(COUNTED | LASTING | {"rate_limited"}))
+def test_a_breaker_that_is_off_never_opens(failure):
+    """`breaker: off` means it."""
+    breaker = Breaker(None)
+    assert not any(failed(breaker, now, failure, 60) for now in range(50))
+    assert (breaker.state(50), breaker.closed_to(50), breaker.begin(50).kind) == ("closed", None, "closed")
+
+
+def test_memory_does_not_grow_with_the_number_of_calls():
+    """A hundred calls a second for an hour of the breaker's time leave no more behind than a few seconds of them."""
+    breaker = Breaker(Policy(failures=1000, failure_ratio=1.0))
+
+    def calls(seconds):
+        for tick in seconds:
+            breaker.succeeded(breaker.begin(tick / 10), tick / 10)
+            failed(breaker, tick / 10)
+
+    tracemalloc.start()
+    try:
+        calls(range(1000))
+        before = tracemalloc.get_traced_memory()[0]
+        calls(range(1000, 20_000))
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 2000
+
+
+def test_the_window_counts_what_is_in_it_to_a_tenth_of_its_length():
+    """Nothing younger than nine tenths of the window is forgotten, nothing older than it is kept."""
+    breaker = Breaker(Policy(failures=1000, window_s=60))
+    for now in range(200):
+        failed(breaker, now)
+        assert min(now + 1, 54) <= breaker.failures(now) <= min(now + 1, 61)
+
+
+@dataclass
+class Leave:
+    """A ticket, and what the model knows of it."""
+
+    ticket: Ticket
+    era: int
+
+
+class Histories(RuleBasedStateMachine):
+    """Any interleaving of calls, answers and time, against a model that keeps every single result."""
+
+    leaves = Bundle("leaves")
+    WINDOW, COOLDOWN = 60.0, 30.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaker = Breaker(POLICY)
+        self.now = 0.0
+        self.era = 0
+        self.until: float | None = None
+        self.cooldown = 0.0
+        self.probe: Leave | None = None
+        self.seen: list[tuple[float, bool]] = []
+
+    @rule(seconds=st.sampled_from([0.25, 1, 5.75, 6, 29, 30, 31, 54, 60, 61, 120, 299, 300, 599, 600]))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    @rule(target=leaves)
+    def begin(self):
+        expected = self._kind()
+        ticket = self.breaker.begin(self.now)
+        assert ticket.kind == expected
+        leave = Leave(ticket, self.era)
+        if expected == "probe":
+            self.probe = leave
+        return leave
+
+    def _kind(self):
+        if self.until is None:
+            return "closed"
+        return "probe" if self.now >= self.until and self.probe is None else "forced"
+
+    @rule(leave=consumes(leaves))
+    def succeeds(self, leave):
+        self.breaker.succeeded(leave.ticket, self.now)
+        if leave.era != self.era:
+            return
+        if leave.ticket.kind == "closed":
+            self.seen.append((self.now, False))
+        else:
+            self._moved(None)
+
+    @rule(
+        leave=consumes(leaves), failure=st.sampled_from(sorted(COUNTED)), retry=st.sampled_from([None, None, 0, 7, 9e9])
+    )
+    def fails(self, leave, failure, retry):
+        did_open = self.breaker.failed(leave.ticket, self.now, failure, retry)
+        if leave.era != self.era or leave.ticket.kind == "forced":
+            assert not did_open
+        elif leave.ticket.kind == "probe":
+            assert did_open
+            self._opened(min(2 * self.cooldown, 300), retry)
+        else:
+            self.seen.append((self.now, True))
+            assert did_open in self._verdicts()
+            if did_open:
+                self._opened(self.COOLDOWN, retry)
+
+    def _verdicts(self):
+        """Whether the window is too much, by every reading of its slices from the shortest to the longest."""
+        shortest, longest = self.now - 0.9 * self.WINDOW, self.now - self.WINDOW
+        for start in {shortest, longest, *(at for at, _ in self.seen if longest < at < shortest)}:
+            results = [bad for at, bad in self.seen if at > start]
+            yield sum(results) >= 3 and sum(results) >= 0.5 * len(results)
+
+    @rule(leave=consumes(leaves), failure=st.sampled_from(sorted(LASTING)))
+    def fails_for_long(self, leave, failure):
+        assert self.breaker.failed(leave.ticket, self.now, failure) == (leave.era == self.era)
+        if leave.era == self.era:
+            self._opened(300, None)
+
+    @rule(leave=consumes(leaves), retry=st.sampled_from([None, 0.5, 45, 1e6]))
+    def is_rate_limited(self, leave, retry):
+        assert self.breaker.failed(leave.ticket, self.now, "rate_limited", retry) == (leave.era == self.era)
+        if leave.era == self.era:
+            kinds = {"closed": self.COOLDOWN, "forced": self.cooldown, "probe": min(2 * self.cooldown, 300)}
+            self._opened(kinds[leave.ticket.kind], retry)
+
+    @rule(leave=consumes(leaves))
+    def caller_leaves(self, leave):
+        self.breaker.dropped(leave.ticket)
+        if leave is self.probe:
+            self.probe = None
+
+    @precondition(lambda self: self.until is not None)
+    @rule(target=leaves)
+    def the_cooldown_ends_and_calls_race(self):
+        """Of many calls that come at once only one is the probe."""
+        self.now = max(self.now, self.until)
+        return multiple(*(self.begin() for _ in range(3)))
+
+    def _opened(self, cooldown, retry):
+        self._moved(self.now + (cooldown if retry is None else min(retry, 600)))
+        self.cooldown = cooldown
+
+    def _moved(self, until):
+        self.until, self.era, self.probe, self.seen = until, self.era + 1, None, []
+
+    @invariant()
+    def says_what_the_model_says(self):
+        state = "closed" if self.until is None else "open" if self.now < self.until else "half_open"
+        assert self.breaker.state(self.now) == state
+        asked = self.breaker.closed_to(self.now)
+        assert (asked is None) == (state == "closed" or (state == "half_open" and self.probe is None))
+        if state == "open":
+            assert asked == self.until
+            assert asked - self.now <= 600
+
+    @invariant()
+    def waits_at_most_one_cooldown_for_a_probe(self):
+        if self.probe is not None:
+            assert self.now < self.breaker.closed_to(self.now) <= self.now + 300
+
+    @invariant()
+    def is_open_for_a_reason(self):
+        assert (self.breaker.failure is None) == (self.until is None)
+        assert self.until is not None or not self.breaker.named
+
+
+class TestHistories(Histories.TestCase):
+    settings = settings(max_examples=120, stateful_step_count=40, deadline=None)

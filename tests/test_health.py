@@ -1,0 +1,250 @@
+"""What a model remembers of its deployments: limits, places, speeds, and who waits for them."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_fallback.breaker import Breaker
+from llm_fallback.health import DeploymentHealth, Health
+from llm_fallback.spec import Breaker as Policy
+from llm_fallback.spec import Limits
+
+
+def health(*, policy: Policy | None = None, **limits: int) -> DeploymentHealth:
+    return DeploymentHealth(Breaker(policy), Limits(**limits) if limits else None)
+
+
+def test_without_limits_nothing_is_counted_against_anybody():
+    """A thousand requests at once are nobody's business then."""
+    own = health()
+    for _ in range(1000):
+        own.begin(0.0, 10**6)
+    assert own.block(0.0, 10**9) is None
+
+
+def test_requests_a_minute_are_passed_over_until_the_oldest_is_a_minute_old():
+    """The third of `rpm: 2` may go when the first leaves the minute, not earlier."""
+    own = health(rpm=2)
+    own.begin(0.0), own.begin(10.0)
+    assert (own.block(20.0).reason, own.block(20.0).until) == ("limit", 60.0)
+    assert own.block(59.9) is not None
+    assert own.block(60.0) is None
+    own.begin(60.0)
+    assert own.block(61.0).until == 70.0
+
+
+def test_tokens_a_minute_are_passed_over_until_enough_of_them_are_forgotten():
+    """Whoever needs more waits longer."""
+    own = health(tpm=1000)
+    own.begin(0.0, 400), own.begin(10.0, 400)
+    assert own.block(20.0, 200) is None
+    assert own.block(20.0, 600).until == 60.0
+    assert own.block(20.0, 601).until == 70.0
+
+
+def test_both_limits_hold_together():
+    """The later of the two decides."""
+    own = health(rpm=1, tpm=1000)
+    own.begin(0.0, 10)
+    assert own.block(1.0, 10).until == 60.0
+    both = health(rpm=2, tpm=100)
+    both.begin(0.0, 10), both.begin(5.0, 90)
+    assert both.block(6.0, 100).until == 65.0
+
+
+def test_a_request_larger_than_the_whole_limit_goes_when_nothing_else_counts():
+    """Else it could never be sent; the provider has the last word."""
+    own = health(tpm=100)
+    assert own.block(0.0, 5000) is None
+    own.begin(0.0, 5000)
+    assert own.block(1.0, 1).until == 60.0
+    assert own.block(60.0, 5000) is None
+
+
+def test_tokens_are_settled_to_what_was_really_used():
+    """Beyond the estimate or below it."""
+    own = health(tpm=1000)
+    own.begin(0.0, 100)
+    own.settle(800)
+    assert own.block(1.0, 200) is not None
+    own.settle(-600)
+    assert own.block(1.0, 700) is None
+    assert own.block(1.0, 701) is not None
+
+
+def test_tokens_given_back_late_make_no_room_beyond_the_limit():
+    """A long request that used less than estimated must not turn into credit once its estimate is forgotten."""
+    own = health(tpm=1000)
+    own.begin(0.0, 900)
+    own.begin(50.0, 10)
+    own.settle(-800)
+    assert own.block(60.5, 990) is None
+    assert own.block(60.5, 991) is not None
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 20), st.integers(0, 400), st.integers(0, 5), st.floats(0, 1)), min_size=1, max_size=30
+    )
+)
+@settings(deadline=None, max_examples=100)
+def test_no_more_tokens_a_minute_are_let_through_than_the_limit(requests):
+    """Whichever of the requests of this minute turns out smaller than estimated, and in whichever order."""
+    own, now, passed = health(tpm=500), 0, []
+    for pause, tokens, ending, share in requests:
+        now += pause
+        if own.block(now, tokens) is None:
+            own.begin(now, tokens)
+            passed.append([now, tokens])
+        own.block(now)
+        recent = [entry for entry in passed if entry[0] > now - 60]
+        assert sum(spent for _, spent in recent) <= 500
+        if ending < len(recent):
+            unused = int(recent[ending][1] * share)
+            recent[ending][1] -= unused
+            own.settle(-unused)
+
+
+def test_parallel_requests_are_passed_over_until_one_ends():
+    """Nobody knows when that is: the time is infinite, a release wakes whoever waits."""
+    own = health(max_parallel=2)
+    first, second, third = (own.begin(0.0) for _ in range(3))
+    assert (own.block(0.0).reason, own.block(0.0).until) == ("limit", math.inf)
+    own.answered(first, 1.0)
+    assert own.block(1.0) is not None
+    own.failed(second, 1.0, "server_error", None)
+    assert own.block(1.0) is None
+    own.begin(1.0)
+    own.dropped(third)
+    assert own.block(1.0) is None
+
+
+def test_an_open_breaker_is_the_block_whatever_the_limits_say():
+    """Its reason, its time, and the failure the call would end by."""
+    own = health(policy=Policy(), rpm=1)
+    own.failed(own.begin(0.0), 0.0, "auth", None)
+    block = own.block(1.0)
+    assert (block.reason, block.until, block.named, block.failure) == ("breaker_open", 300.0, False, "auth")
+
+
+def test_a_time_the_server_named_is_named_until_it_has_come():
+    """While the probe after it is out, nobody has named a time: else those who waited for it would give up."""
+    own = health(policy=Policy())
+    own.failed(own.begin(0.0), 0.0, "rate_limited", 5.0)
+    assert own.block(4.0).named
+    own.begin(5.0)
+    assert own.block(5.1).reason == "breaker_open"
+    assert not own.block(5.1).named
+
+
+@pytest.mark.parametrize("failure", ["rejected", "context_window", "content_policy", "bad_request"])
+def test_a_failure_of_the_request_counts_as_an_answer_of_the_deployment(failure):
+    """It neither opens a breaker nor leaves one open."""
+    own = health(policy=Policy(failures=1, failure_ratio=0.1))
+    for _ in range(10):
+        assert not own.failed(own.begin(0.0), 0.0, failure, None)
+    own.failed(own.begin(0.0), 0.0, "timeout", None)
+    assert not own.failed(own.begin(30.0), 31.0, failure, None)
+    assert own.breaker.state(31.0) == "closed"
+
+
+def test_quantiles_are_of_the_last_first_token_times():
+    """None before there are any; with one, it is that one; old ones make room."""
+    own = health()
+    assert own.first_token_s(0.95) is None
+    own.answered(own.begin(0.0), 0.0, 0.5)
+    assert [own.first_token_s(q) for q in (0.0, 0.5, 0.95, 1.0)] == [0.5] * 4
+    for number in range(1, 1001):
+        own.answered(own.begin(0.0), 0.0, float(number))
+    assert [own.first_token_s(q) for q in (0.0, 0.5, 0.95, 1.0)] == [745.0, 872.0, 988.0, 1000.0]
+
+
+def test_a_plain_reply_has_no_first_token_and_leaves_the_quantiles_alone():
+    """None is not a time."""
+    own = health()
+    own.answered(own.begin(0.0), 3.0, None)
+    assert own.first_token_s(0.95) is None
+
+
+def test_a_snapshot_is_the_plain_data_of_the_contract():
+    """Per deployment: breaker, retry_in_s, failures, in_flight, first_token_p95_s."""
+    both = Health([("a", Breaker(Policy()), None), ("b", Breaker(None), Limits(max_parallel=1))])
+    ticket = both["a"].begin(0.0)
+    both["a"].failed(both["a"].begin(0.0), 0.0, "timeout", None)
+    both["b"].answered(both["b"].begin(0.0), 0.4, 0.25)
+    plain = {"breaker": "closed", "retry_in_s": None, "failures": 0, "in_flight": 0, "first_token_p95_s": None}
+    assert both.snapshot(1.0) == {
+        "a": plain | {"failures": 1, "in_flight": 1},
+        "b": plain | {"first_token_p95_s": 0.25},
+    }
+    both["a"].failed(ticket, 1.0, "not_found", None)
+    assert both.snapshot(1.5)["a"] == plain | {"breaker": "open", "retry_in_s": 299.5, "failures": 1}
+    assert both.snapshot(301.0)["a"] == plain | {"breaker": "half_open", "failures": 0}
+    assert list(both) == ["a", "b"]
+
+
+def test_a_release_wakes_each_waiter_once():
+    """Who has been woken asks again, and waits again if need be."""
+    own, woken = Health([]), []
+    own.when_released(lambda: woken.append("first"))
+    own.when_released(lambda: woken.append("second"))
+    own.released()
+    own.released()
+    assert woken == ["first", "second"]
+
+
+def test_a_waiter_may_wait_again_from_within_its_waking():
+    """Nothing is called under the lock."""
+    own, woken = Health([]), []
+
+    def wake():
+        woken.append(len(woken))
+        if len(woken) < 3:
+            own.when_released(wake)
+
+    own.when_released(wake)
+    for _ in range(5):
+        own.released()
+    assert woken == [0, 1, 2]
+
+
+def test_waiters_of_many_threads_are_all_woken():
+    """None is lost between two threads that add and a third that releases."""
+    own, woken, waiters = Health([]), [], 16
+
+    def wait():
+        for _ in range(50):
+            own.when_released(lambda: woken.append(1))
+            own.released()
+
+    threads = [threading.Thread(target=wait) for _ in range(waiters)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    own.released()
+    assert len(woken) == waiters * 50
+
+
+def test_health_that_is_inherited_is_one_with_the_old():
+    """After a reload a call of the old engine that ends frees a place, and wakes whoever waits for it in the new."""
+    old = Health([("a", Breaker(None), Limits(max_parallel=1)), ("gone", Breaker(None), None)])
+    ticket = old["a"].begin(0.0)
+    new = Health([("a", Breaker(None), Limits(max_parallel=1)), ("b", Breaker(None), None)])
+    new.inherit(old, ["a"])
+    assert new["a"].block(0.0) is not None
+    woken = []
+    new.when_released(lambda: woken.append("new"))
+    old.when_released(lambda: woken.append("old"))
+    with old.lock:
+        old["a"].answered(ticket, 1.0)
+        assert not new.lock.acquire(blocking=False)
+    old.released()
+    assert woken == ["new", "old"]
+    assert new["a"].block(1.0) is None
+    assert list(new) == ["a", "b"]

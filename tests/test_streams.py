@@ -1,0 +1,269 @@
+"""Streams that break, at every chunk, under every policy: what the caller gets is what the policy promises."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llm_fallback import StreamBroken, build_chat_model
+from llm_fallback.testing import Cut, FakeServer, Reply, Stall
+from tests.asking import STREAMED, ask, merged
+
+WORDS = ["one ", "two ", "three ", "four ", "five"]
+WHOLE = "".join(WORDS)
+CALL = {"name": "look_up", "args": {"city": "Oslo", "days": 3}, "id": "call_1"}
+OTHER = {"name": "convert", "args": {"to": "EUR"}, "id": "call_2"}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": name, "description": name, "parameters": {"type": "object", "properties": {}}},
+    }
+    for name in ("look_up", "convert")
+]
+HOWS = ("reset", "close", "done", "error_frame", "bad_frame", "abort", "error")
+
+
+async def collected(model, mode):
+    """Chunks until the end or the break, and the break if there was one."""
+    chunks = []
+    try:
+        if mode == "stream":
+            for chunk in model.stream("go"):
+                chunks.append(chunk)
+        else:
+            async for chunk in model.astream("go"):
+                chunks.append(chunk)
+    except StreamBroken as broken:
+        return chunks, broken
+    return chunks, None
+
+
+def delivered(chunks) -> str:
+    return "".join(chunk.text for chunk in chunks)
+
+
+@pytest.mark.parametrize("mode", STREAMED)
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("after", range(1, len(WORDS) + 1))
+async def test_continue_goes_on_where_the_text_broke(mode, how, after):
+    """Wherever and however a stream ends early, the next deployment goes on and the whole is the whole."""
+    rest = "".join(WORDS[after:]) or "."
+    broken = Cut(after_chunks=after, how=how, reply=Reply(WHOLE, chunks=WORDS))
+    with FakeServer({"a": broken, "b": rest}) as server:
+        with build_chat_model(server.spec(backend="vllm", on_stream_break="continue")) as model:
+            chunks, error = await collected(model, mode)
+        asked = server.received("b")[0].body
+    assert error is None
+    assert delivered(chunks) == "".join(WORDS[:after]) + rest
+    assert asked["messages"][-1] == {"role": "assistant", "content": "".join(WORDS[:after])}
+    assert asked["continue_final_message"] is True
+    facts = merged(chunks).response_metadata["llm_fallback"]
+    assert facts["stitched"] is True
+    assert facts["stitches"] == [{"deployment": "b", "at": len("".join(WORDS[:after]))}]
+    assert [attempt["failure"] for attempt in facts["attempts"]] == ["stream_broken", None]
+
+
+@pytest.mark.parametrize("mode", STREAMED)
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("after", range(1, len(WORDS) + 1))
+@pytest.mark.parametrize("policy", ["raise", "hold"])
+async def test_raise_and_hold_keep_their_promise_at_every_chunk(mode, how, after, policy):
+    """`raise` tells what was delivered, once; `hold` shows only the whole reply of the next."""
+    broken = Cut(after_chunks=after, how=how, reply=Reply(WHOLE, chunks=WORDS))
+    with FakeServer({"a": broken, "b": "another"}) as server:
+        with build_chat_model(server.spec(on_stream_break=policy)) as model:
+            chunks, error = await collected(model, mode)
+        assert len(server.received("b")) == (policy == "hold")
+    if policy == "hold":
+        assert delivered(chunks) == "another"
+        assert error is None
+    else:
+        assert delivered(chunks) == "".join(WORDS[:after]) == error.partial.content
+
+
+@pytest.mark.parametrize("mode", STREAMED)
+async def test_a_stall_breaks_a_stream_like_a_cut(mode):
+    """Nothing more within idle_s: the next deployment goes on."""
+    stalled = Stall(after_chunks=2, reply=Reply(WHOLE, chunks=WORDS))
+    with FakeServer({"a": stalled, "b": "three four five"}) as server:
+        spec = server.spec(on_stream_break="continue", timeouts={"idle_s": 0.2})
+        with build_chat_model(spec) as model:
+            chunks, error = await collected(model, mode)
+    assert error is None
+    assert delivered(chunks) == WHOLE
+    assert merged(chunks).response_metadata["llm_fallback"]["attempts"][0]["failure"] in (
+        "idle_timeout",
+        "stream_broken",
+    )
+
+
+@pytest.mark.parametrize("mode", STREAMED)
+async def test_a_server_without_prefill_is_told_to_go_on_and_its_repetition_is_trimmed(mode):
+    """It gets what was delivered and an instruction; what it says again at the joint is said once."""
+    broken = Cut(after_chunks=3, reply=Reply(WHOLE, chunks=WORDS))
+    for rest in ("four five", "three four five", "two three four five", WHOLE):
+        with FakeServer({"a": broken, "b": rest}) as server:
+            with build_chat_model(server.spec(on_stream_break="continue")) as model:
+                chunks, _ = await collected(model, mode)
+            messages = server.received("b")[0].body["messages"]
+        assert delivered(chunks) == WHOLE
+        assert messages[-2] == {"role": "assistant", "content": "one two three "}
+        assert messages[-1]["role"] == "user"
+
+
+@pytest.mark.parametrize("mode", STREAMED)
+async def test_a_chain_may_break_again_and_again(mode):
+    """Each deployment goes on with all that was delivered before it."""
+    scripts = {
+        "a": Cut(after_chunks=1, reply=Reply(WHOLE, chunks=WORDS)),
+        "b": Cut(after_chunks=1, reply=Reply("two x", chunks=["two ", "x"])),
+        "c": Cut(after_chunks=2, reply=Reply("three four x", chunks=["three ", "four ", "x"])),
+        "d": "five",
+    }
+    with FakeServer(scripts) as server:
+        with build_chat_model(server.spec(backend="vllm", on_stream_break="continue")) as model:
+            chunks, error = await collected(model, mode)
+            most = model.explain()["max_requests"]
+        assert len(server.received()) <= most
+        assert server.received("d")[0].body["messages"][-1]["content"] == "one two three four "
+    assert error is None
+    assert delivered(chunks) == WHOLE
+    assert len(merged(chunks).response_metadata["llm_fallback"]["stitches"]) == 3
+
+
+@pytest.mark.parametrize("mode", STREAMED)
+async def test_when_nobody_can_go_on_the_break_is_raised_with_all_that_was_delivered(mode):
+    """A chain that is used up in the middle of a reply says so, with the parts of all."""
+    scripts = {
+        "a": Cut(after_chunks=2, reply=Reply(WHOLE, chunks=WORDS)),
+        "b": Cut(after_chunks=1, reply=Reply("three x", chunks=["three ", "x"])),
+    }
+    with FakeServer(scripts) as server:
+        spec = server.spec(backend="vllm", on_stream_break="continue", retries={"max": 0})
+        with build_chat_model(spec) as model:
+            chunks, error = await collected(model, mode)
+    assert delivered(chunks) == error.partial.content == "one two three "
+    assert len(error.attempts) == 2
+
+
+REPLIES = {
+    "text_and_tool_call": Reply("let me look", tool_calls=[CALL]),
+    "parallel_tool_calls": Reply("", tool_calls=[CALL, OTHER]),
+}
+
+
+def length_of(reply: Reply) -> int:
+    """Chunks a stream of the reply has, until one more makes no difference."""
+    with FakeServer({"a": reply}) as server, build_chat_model(server.spec()) as model:
+        return len(list(model.bind(tools=TOOLS).stream("go")))
+
+
+@pytest.mark.parametrize("mode", STREAMED)
+@pytest.mark.parametrize("policy", ["raise", "continue", "hold"])
+@pytest.mark.parametrize("kind", REPLIES)
+async def test_a_tool_call_is_whole_or_not_there(kind, policy, mode):
+    """At every chunk index: `continue` and `hold` deliver each call once and whole, `raise` says where it broke."""
+    reply = REPLIES[kind]
+    expected = [(call["name"], call["args"]) for call in reply.tool_calls]
+    for after in range(1, length_of(reply)):
+        # The backup goes on with what is missing of the text, and makes the calls.
+        with FakeServer({"a": Cut(after_chunks=after, reply=reply), "b": reply}) as server:
+            with build_chat_model(server.spec(on_stream_break=policy)) as model:
+                chunks, error = await collected(model.bind(tools=TOOLS), mode)
+        whole = merged(chunks) if chunks else None
+        if error is not None:
+            assert policy == "raise"
+            continue
+        assert [(call["name"], call["args"]) for call in whole.tool_calls] == expected
+        assert whole.text == reply.text
+
+
+@pytest.mark.parametrize("mode", STREAMED)
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+async def test_reasoning_is_that_of_the_deployment_that_began_it(mode, after):
+    """A break while thinking or after it: the text is whole, and no second train of thought is spliced in."""
+    reply = Reply("the answer is 7", reasoning="first add then halve", chunks=["the ", "answer ", "is ", "7"])
+    broken = Cut(after_chunks=after, reply=reply)
+    with FakeServer({"a": broken, "b": reply}) as server:
+        with build_chat_model(server.spec(on_stream_break="continue")) as model:
+            chunks, error = await collected(model, mode)
+    assert error is None
+    assert delivered(chunks) == "the answer is 7"
+    thought = merged(chunks).additional_kwargs.get("reasoning_content", "")
+    assert "first add then halve".startswith(thought)
+
+
+@pytest.mark.parametrize("mode", STREAMED)
+@pytest.mark.parametrize("after", [1, 2, 3])
+async def test_a_document_under_continue_is_delivered_whole(mode, after):
+    """Half a JSON document is no beginning another model could go on from: it is held."""
+    document = json.dumps({"a": 1, "b": [1, 2, 3]})
+    reply = Reply(document, chunks=[document[:5], document[5:9], document[9:]])
+    with FakeServer({"a": Cut(after_chunks=after, reply=reply), "b": reply}) as server:
+        with build_chat_model(server.spec(on_stream_break="continue")) as model:
+            chunks, error = await collected(model.bind(response_format={"type": "json_object"}), mode)
+    assert error is None
+    assert json.loads(delivered(chunks)) == {"a": 1, "b": [1, 2, 3]}
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke", "stream", "astream"])
+async def test_a_hedge_answers_when_the_first_is_slow(mode):
+    """The second is asked after after_s; its content wins; the slow request is closed; both are in the record."""
+    with FakeServer({"a": Reply("slow", delay_s=3), "b": "quick"}) as server:
+        with build_chat_model(server.spec(hedge={"after_s": 0.2})) as model:
+            message = await ask(model, mode)
+            server.wait_until(lambda: server.received("a")[0].client_gone_at is not None)
+            state = model.state()
+        gone = server.received("a")[0].client_gone_at
+        assert gone - server.received("b")[0].at < 0.4
+    assert message.content == "quick"
+    facts = message.response_metadata["llm_fallback"]
+    assert [(a["deployment"], a["outcome"]) for a in facts["attempts"]] == [("a", "cancelled"), ("b", "succeeded")]
+    assert (state["b"]["hedges_sent"], state["b"]["hedges_won"], state["a"]["failures"]) == (1, 1, 0)
+    assert state["a"]["in_flight"] == state["b"]["in_flight"] == 0
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke", "stream", "astream"])
+async def test_the_first_wins_if_it_is_quicker_than_its_hedge(mode):
+    """The hedge is dropped, and the answer is the first's."""
+    with FakeServer({"a": Reply("first", delay_s=0.4), "b": Reply("late", delay_s=3)}) as server:
+        with build_chat_model(server.spec(hedge={"after_s": 0.1})) as model:
+            message = await ask(model, mode)
+            server.wait_until(lambda: server.received("b")[0].client_gone_at is not None)
+    assert message.content == "first"
+    assert message.response_metadata["llm_fallback"]["fell_back"] is False
+
+
+async def test_no_hedge_without_another_healthy_deployment():
+    """With nobody to ask the wait simply goes on."""
+    with FakeServer({"a": Reply("slow", delay_s=0.3)}) as server:
+        async with build_chat_model(server.spec(hedge={"after_s": 0.05})) as model:
+            assert (await model.ainvoke("go")).content == "slow"
+        assert len(server.received()) == 1
+
+
+async def test_when_both_of_a_race_fail_the_next_is_asked():
+    """Neither failure is lost from the record."""
+    from llm_fallback.testing import Fail
+
+    scripts = {"a": Fail(500, delay_s=0.3), "b": Fail(429, delay_s=0.1), "c": "third"}
+    with FakeServer(scripts) as server:
+        async with build_chat_model(server.spec(hedge={"after_s": 0.1})) as model:
+            message = await model.ainvoke("go")
+    facts = message.response_metadata["llm_fallback"]
+    assert message.content == "third"
+    assert {(a["deployment"], a["failure"]) for a in facts["attempts"]} == {
+        ("a", "server_error"),
+        ("b", "rate_limited"),
+        ("c", None),
+    }
+
+
+async def test_hedges_stay_a_tenth_of_the_calls():
+    """However slow everything is, hedging does not double the load."""
+    with FakeServer({"a": Reply("slow", delay_s=0.05), "b": Reply("slow too", delay_s=0.05)}) as server:
+        async with build_chat_model(server.spec(hedge={"after_s": 0.005})) as model:
+            for _ in range(100):
+                await model.ainvoke("go")
+        assert len(server.received()) <= 110
