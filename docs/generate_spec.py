@@ -55,7 +55,9 @@ def _section(title: str, name: str, schema: Schema) -> Iterator[str]:
     for key, value in schema.get("properties", {}).items():
         default = "required" if key in required else _default(value)
         text = _flat(" ".join(filter(None, (value.get("description"), _not_yet(name, key)))))
-        yield f"| `{key}` | {_cell(_type(value))} | {default} | {_cell(text)} |"
+        kind = _type(value)
+        kind = kind.removesuffix(" or null") if value.get("default") is None else kind
+        yield f"| `{key}` | {_cell(kind)} | {default} | {_cell(text)} |"
     yield ""
 
 
@@ -95,7 +97,8 @@ def _type(value: Schema) -> str:
 def _plain_type(value: Schema) -> str:
     match value.get("type"):
         case "array":
-            return f"list of {_type(value.get('items', {}))}"
+            item = _type(value.get("items", {}))
+            return f"list of ({item})" if " or " in item else f"list of {item}"
         case "object":
             inner = value.get("additionalProperties")
             return f"by name: {_type(inner)}" if isinstance(inner, dict) and inner else "mapping"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_fallback.breaker import Breaker
@@ -68,6 +68,9 @@ class DeclaredCatalogue:
 
     def lacks(self, target: Target, feature: Feature) -> bool:
         return target.profile.get(feature) is False
+
+    def prefill(self, target: Target) -> Mapping[str, Any] | None:
+        return target.profile.get("prefill")
 
 
 __all__ = ["POLICY", "DeclaredCatalogue", "Limits", "chain", "health_of", "member", "route", "target"]

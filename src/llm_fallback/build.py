@@ -7,7 +7,7 @@ from typing import Any
 
 from llm_fallback.chat import FallbackChatModel
 from llm_fallback.driver import Listener
-from llm_fallback.router import build_router
+from llm_fallback.seam.router import build_router
 
 __all__ = ["build_chat_model", "build_router"]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, Self
@@ -20,24 +19,16 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_litellm import ChatLiteLLMRouter
 from pydantic import BaseModel, Field
 
+from llm_fallback.calls import call_of
 from llm_fallback.driver import Caller, Listener, adrive, drive
-from llm_fallback.engine import Answered, Broke, Call, Failed
-from llm_fallback.errors import StreamCut, StreamStalled, exhausted
 from llm_fallback.events import Record
-from llm_fallback.exchange import Transcript
 from llm_fallback.explain import explain
 from llm_fallback.lease import Lease
 from llm_fallback.overrides import Configuration, chain_called, configure, read, refuse_shared
-from llm_fallback.plan import ChainPlan, Feature
+from llm_fallback.replies import KEY, farewell, stamp
 from llm_fallback.run import Run
 from llm_fallback.spec import Spec
 from llm_fallback.structured import Structured, structured
-
-KEY = "llm_fallback"
-"""Where the facts of a call stand in `response_metadata`."""
-
-_OURS = ("chain", "model", "stream", "metadata", "run_manager", "callbacks")
-"""Words of the merged request that are the chain's or LangChain's, not the deployment's."""
 
 _caller: ContextVar[Caller | None] = ContextVar("llm_fallback_caller", default=None)
 
@@ -76,7 +67,7 @@ class FallbackChatModel(ChatLiteLLMRouter):
 
     def __getattr__(self, name: str) -> Any:
         if name == "router":
-            from llm_fallback.router import build_router
+            from llm_fallback.seam.router import build_router
 
             self.__dict__["router"] = build_router(self.lease.spec)
             return self.__dict__["router"]
@@ -252,7 +243,7 @@ class FallbackChatModel(ChatLiteLLMRouter):
                 yield piece.raw
         finally:
             steps.close()
-        yield _farewell(run)
+        yield farewell(run)
 
     async def _aanswer(self, run: Run, caller: Caller) -> AsyncGenerator[Any, None]:
         steps = adrive(run, caller)
@@ -261,29 +252,14 @@ class FallbackChatModel(ChatLiteLLMRouter):
                 yield piece.raw
         finally:
             await steps.aclose()
-        yield _farewell(run)
+        yield farewell(run)
 
     def _start(self, words: dict[str, Any]) -> Run:
         """The call that ChatLiteLLM's merged words ask for."""
         if self.lease.is_closed:
             raise RuntimeError("this model is closed; build another with build_chat_model")
         chain = self.lease.plan.chains[words["model"]]
-        request = {name: value for name, value in words.items() if name not in _OURS}
-        if words.get("metadata"):
-            request["metadata"] = words["metadata"]
-        streamed = bool(words.get("stream"))
-        if streamed:
-            request["stream"] = True
-        chain = _with_total(chain, request.pop("timeout", None), request.pop("max_retries", None))
-        call = Call(
-            chain=chain,
-            request=request,
-            streamed=streamed,
-            judge=_judge(chain, self.structured),
-            features=_features(request),
-            tokens=_estimated_tokens(request),
-        )
-        return self.lease.engine.start(call)
+        return self.lease.engine.start(call_of(words, chain, self.structured))
 
     def _caller(self, run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None) -> Caller:
         if run_manager is None:
@@ -317,7 +293,7 @@ class FallbackChatModel(ChatLiteLLMRouter):
     def _create_chat_result(self, response: Any, **params: Any) -> ChatResult:
         result = super()._create_chat_result(response["reply"].raw, **params)
         for generation in result.generations:
-            _stamp(generation.message, response["record"], self._model_name(response["record"]))
+            stamp(generation.message, response["record"], self._model_name(response["record"]))
         output = result.llm_output or {}
         if isinstance(output.get("token_usage"), BaseModel):
             # litellm's own class would go into every trace and checkpoint.
@@ -366,7 +342,7 @@ class FallbackChatModel(ChatLiteLLMRouter):
         record = (metadata.get("provider_specific_fields") or {}).get(KEY)
         if record is not None and isinstance(chunk.message, AIMessageChunk):
             del metadata["provider_specific_fields"]
-            _stamp(chunk.message, record, self._model_name(record))
+            stamp(chunk.message, record, self._model_name(record))
             chunk.message.chunk_position = "last"
 
     def _model_name(self, record: Record) -> str:
@@ -402,104 +378,6 @@ def _calling(caller: Caller) -> Iterator[None]:
 
 def _fields(configured: Configuration) -> dict[str, Any]:
     return {**configured.fields, "chain": configured.chain}
-
-
-def _farewell(run: Run) -> dict[str, Any]:
-    """What follows the last piece: the whole plain reply, or a chunk that carries the facts; or the failure."""
-    end = run.end
-    assert end is not None
-    if not isinstance(end, Answered):
-        raise _error(end) from (end.cause if isinstance(end, Failed) else end.fault.cause)
-    if end.reply is not None:
-        return {"reply": end.reply, "record": end.record}
-    # ChatLiteLLM hands a chunk's own fields through to its message, and so the facts reach `_finish_chunk`.
-    return {"choices": [{"delta": {"role": "assistant"}}], "provider_specific_fields": {KEY: end.record}}
-
-
-def _error(end: Failed | Broke) -> Exception:
-    if isinstance(end, Failed):
-        record = end.record
-        return exhausted(
-            record.chain, end.failure, record.attempts, record.skipped, reason=end.reason, out_of_time=end.out_of_time
-        )
-    stalled = end.fault.failure in ("idle_timeout", "timeout")
-    partial = message_of(end.delivered)
-    partial.response_metadata[KEY] = end.record.as_metadata()
-    text = f"{end.record.attempts[-1].deployment}: the stream broke after a part of it was delivered"
-    broken = StreamStalled if stalled else StreamCut
-    return broken(f"{text} ({end.fault.message})", partial, end.record.attempts)
-
-
-def _stamp(message: BaseMessage, record: Record, model_name: str) -> None:
-    for name in ("model_id", "response_cost"):
-        message.response_metadata.pop(name, None)
-    message.response_metadata |= {"model_name": model_name, KEY: record.as_metadata()}
-
-
-def message_of(transcript: Transcript) -> AIMessage:
-    """What was delivered or is to be judged, as a message; tool calls that do not parse are invalid ones."""
-    chunk = AIMessageChunk(
-        content=transcript.text,
-        additional_kwargs={"reasoning_content": transcript.reasoning} if transcript.reasoning else {},
-        tool_call_chunks=[
-            {"type": "tool_call_chunk", "index": i, "id": part.id, "name": part.name, "args": part.arguments}
-            for i, part in sorted(transcript.tool_calls.items())
-        ],
-        chunk_position="last",
-    )
-    return AIMessage(
-        content=chunk.content,
-        additional_kwargs=chunk.additional_kwargs,
-        tool_calls=chunk.tool_calls,
-        invalid_tool_calls=chunk.invalid_tool_calls,
-        response_metadata={"finish_reason": transcript.finish} if transcript.finish else {},
-    )
-
-
-def _judge(chain: ChainPlan, form: Structured | None) -> Callable[[Transcript], Any] | None:
-    """Who says whether a whole reply will do: the asked form first, then the chain's `accept`."""
-    accept = chain.accept
-    if form is None:
-        return None if accept is None else lambda transcript: accept(message_of(transcript))
-
-    def judge(transcript: Transcript) -> Any:
-        message = message_of(transcript)
-        verdict = form.verdict(message)
-        return verdict if verdict is not True or accept is None else accept(message)
-
-    return judge
-
-
-def _with_total(chain: ChainPlan, timeout: Any, max_retries: Any) -> ChainPlan:
-    if timeout is not None:
-        chain = replace(chain, total_s=float(timeout))
-    if max_retries is not None:
-        chain = replace(chain, retries=chain.retries.model_copy(update={"max": int(max_retries)}))
-    return chain
-
-
-def _features(request: Mapping[str, Any]) -> frozenset[Feature]:
-    """What the request needs and must not lose on its way to whichever deployment."""
-    found: set[Feature] = set()
-    if request.get("tools"):
-        found.add("tools")
-    if request.get("response_format"):
-        found.add("response_format")
-    if any(_has_image(message) for message in request["messages"]):
-        found.add("images")
-    return frozenset(found)
-
-
-def _has_image(message: Mapping[str, Any]) -> bool:
-    content = message.get("content")
-    return isinstance(content, list) and any(
-        isinstance(part, dict) and part.get("type") == "image_url" for part in content
-    )
-
-
-def _estimated_tokens(request: Mapping[str, Any]) -> int:
-    """About how many tokens the prompt has, at four characters each: for limits, not for bills."""
-    return sum(len(str(message.get("content") or "")) for message in request["messages"]) // 4
 
 
 def _last(answer: Generator[Any, None, None]) -> Any:

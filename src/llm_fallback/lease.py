@@ -12,15 +12,15 @@ from typing import Any
 from tenacity import RetryCallState, wait_random_exponential
 
 from llm_fallback.breaker import Breaker
-from llm_fallback.catalogue import LiteLLMCatalogue
 from llm_fallback.engine import Engine
 from llm_fallback.health import Health
 from llm_fallback.plan import ChainPlan, Plan, Target
 from llm_fallback.resolve import resolve_spec
 from llm_fallback.scrub import Scrubber
+from llm_fallback.seam.catalogue import LiteLLMCatalogue
+from llm_fallback.seam.transport import LiteLLMTransport
 from llm_fallback.spec import Spec
 from llm_fallback.timing import RealClock
-from llm_fallback.transport import LiteLLMTransport
 
 
 class Lease:

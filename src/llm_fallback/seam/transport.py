@@ -1,43 +1,27 @@
-"""One deployment, asked once, through litellm: the seam.
-
-Nothing above here imports litellm to call it, and nothing of litellm's gets past here: its exceptions come out as
-faults without traceback, cause, request or response, its invented endings are told from real ones, and its own
-logging is off while nobody registered a litellm callback (with two event loops its worker leaves destroyed tasks
-behind; see docs/decisions/0002).
-"""
+"""One deployment, asked once, through `litellm.acompletion`."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from importlib import import_module
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import litellm
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
-from openai import AsyncOpenAI
 from pydantic import SecretStr
 
-from llm_fallback import wire as wires
-from llm_fallback.events import Usage
-from llm_fallback.exchange import End, Exchange, Piece, Reply, ToolCallPart, Unsupported
-from llm_fallback.faults import Fault, failure_of, retry_after_s, shortened
+from llm_fallback.exchange import End, Exchange, Piece, Reply, Unsupported
+from llm_fallback.faults import Fault
 from llm_fallback.plan import Target
 from llm_fallback.scrub import Scrubber, revealed
-from llm_fallback.wire import Wire
-
-try:
-    from litellm._internal_context import is_internal_call
-except ImportError:  # A private name: without it litellm logs every call, as it does for everybody else.
-    is_internal_call = None
-
-# litellm prints "Give Feedback / Get Help" to standard output for every error it maps.
-litellm.suppress_debug_info = True
-
-_SOCKET_TIMEOUT_S = 6000.0
-"""The engine keeps time; a socket must never give up before it does."""
+from llm_fallback.seam import wire as wires
+from llm_fallback.seam.clients import SOCKET_TIMEOUT_S, LoopClient, client_for
+from llm_fallback.seam.quiet import quiet_logging, warm_up
+from llm_fallback.seam.readings import text_of, tool_calls_of, usage_of
+from llm_fallback.seam.upstream import UpstreamError, classes_of, fault_of_litellm, fault_of_transfer
+from llm_fallback.seam.wire import Wire
 
 SAMPLING = frozenset(
     {
@@ -48,39 +32,13 @@ SAMPLING = frozenset(
 )
 """Parameters a reply can do without; they are dropped for a deployment that does not take them."""
 
-_CUT = frozenset(
-    {
-        *("ClientPayloadError", "ServerDisconnectedError", "ClientConnectorError", "ClientConnectionError"),
-        *("ClientOSError", "ConnectError", "ConnectTimeout", "ReadError", "WriteError", "RemoteProtocolError"),
-        *("ConnectionError", "IncompleteRead", "ClosedResourceError", "BrokenResourceError"),
-    }
-)
-_TIMED_OUT = frozenset({"ReadTimeout", "Timeout", "APITimeoutError", "TimeoutError", "ServerTimeoutError"})
-_UNREADABLE = frozenset({"JSONDecodeError", "APIResponseValidationError", "UnicodeDecodeError"})
-
-_LOADED_LATE = (
-    "anyio._backends._asyncio",
-    "litellm.litellm_core_utils.default_encoding",
-    "litellm.llms.hosted_vllm.chat.transformation",
-    "litellm.proxy._types",
-    "openai.resources.chat.completions",
-)
-"""Modules that litellm and its HTTP libraries load during a first request, for half a second or more."""
-
-
-def warm_up() -> None:
-    """Load what a first request would, so that its own limits are not spent on imports."""
-    for name in _LOADED_LATE:
-        with suppress(ImportError):
-            import_module(name)
-
 
 class LiteLLMTransport:
     """Opens exchanges through `litellm.acompletion`. Holds one HTTP client per event loop."""
 
     def __init__(self, scrub: Scrubber) -> None:
         self._scrub = scrub
-        self._clients: dict[asyncio.AbstractEventLoop, _LoopClient] = {}
+        self._clients: dict[asyncio.AbstractEventLoop, LoopClient] = {}
         warm_up()
         self._dropped: dict[str, tuple[str, ...]] = {}
 
@@ -95,7 +53,7 @@ class LiteLLMTransport:
         loop = asyncio.get_running_loop()
         own = self._clients.get(loop)
         if own is None:
-            own = self._clients[loop] = _LoopClient()
+            own = self._clients[loop] = LoopClient()
             await own.open(lambda: self._clients.pop(loop, None))
         return own.handler
 
@@ -127,48 +85,6 @@ class LiteLLMTransport:
         if own is not None:
             await own.close()
         self.close()
-
-
-class _LoopClient:
-    """An HTTP client that lives no longer than its event loop.
-
-    It is held open by an async generator, because those are what a loop closes on its way out: whoever wraps each
-    call in `asyncio.run` leaves no unclosed session behind.
-    """
-
-    def __init__(self) -> None:
-        self.handler = AsyncHTTPHandler(timeout=_SOCKET_TIMEOUT_S, event_hooks=wires.HOOKS)
-        self._closing: asyncio.Task[None] | None = None
-
-    async def open(self, forget: Callable[[], object]) -> None:
-        self._life = self._live(forget)
-        await anext(self._life)
-
-    async def _live(self, forget: Callable[[], object]) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            forget()
-            await self.handler.close()
-
-    async def close(self) -> None:
-        await self._life.aclose()
-
-    def close_soon(self) -> None:
-        # A loop keeps only weak references to its tasks.
-        self._closing = asyncio.get_running_loop().create_task(self.close())
-
-
-class UpstreamError(Exception):
-    """What an upstream library said, without what it held: no traceback, request, response or headers."""
-
-    def __init__(self, kind: str, message: str, status: int | None = None) -> None:
-        self.kind, self.message, self.status = kind, message, status
-        super().__init__(kind, message, status)
-
-    def __str__(self) -> str:
-        status = f" ({self.status})" if self.status else ""
-        return f"{self.kind}{status}: {self.message}"
 
 
 class LiteLLMExchange:
@@ -234,7 +150,7 @@ class LiteLLMExchange:
         token = wires.current.set(self._wire)
         cancelled = False
         try:
-            with _quiet_logging():
+            with quiet_logging():
                 return await ask()
         except StopAsyncIteration:
             return None
@@ -268,7 +184,7 @@ class LiteLLMExchange:
             **revealed(target.parameters),
             **{name: _copied(value) for name, value in self._request.items() if name not in dropped},
             "model": target.parameters["model"],
-            "timeout": _SOCKET_TIMEOUT_S,
+            "timeout": SOCKET_TIMEOUT_S,
             "num_retries": 0,
             "max_retries": 0,
         }
@@ -278,7 +194,7 @@ class LiteLLMExchange:
             # litellm would look for somebody else's key; this one is taken off again, or is none.
             parameters["api_key"] = "no-key"
         if handler is not None:
-            parameters["client"] = _client(handler, parameters)
+            parameters["client"] = client_for(handler, parameters)
         return parameters
 
     def _named_in(self, text: str) -> set[str]:
@@ -298,16 +214,16 @@ class LiteLLMExchange:
         native = (getattr(choices[0], "provider_specific_fields", None) or {}).get("native_finish_reason")
         return Reply(
             raw=raw,
-            text=_text(message.content),
+            text=text_of(message.content),
             reasoning=getattr(message, "reasoning_content", None) or "",
-            tool_calls=_tool_calls(message),
+            tool_calls=tool_calls_of(message),
             finish=native if native in ("abort", "error") else choices[0].finish_reason,
-            usage=_usage(getattr(raw, "usage", None)),
+            usage=usage_of(getattr(raw, "usage", None)),
         )
 
     def _piece(self, chunk: Any) -> Piece | None:
         """A chunk of litellm's as a piece; None for a finish that litellm invented."""
-        usage = _usage(getattr(chunk, "usage", None))
+        usage = usage_of(getattr(chunk, "usage", None))
         if not chunk.choices:
             return Piece(chunk, usage=usage)
         delta, finish = chunk.choices[0].delta, chunk.choices[0].finish_reason
@@ -315,9 +231,9 @@ class LiteLLMExchange:
             return None
         return Piece(
             raw=chunk,
-            text=_text(delta.content),
+            text=text_of(delta.content),
             reasoning=getattr(delta, "reasoning_content", None) or "",
-            tool_calls=_tool_calls(delta),
+            tool_calls=tool_calls_of(delta),
             finish=finish,
             usage=usage,
         )
@@ -348,90 +264,15 @@ class LiteLLMExchange:
         return fault
 
     def _fault(self, error: Exception) -> Fault:
-        classes = _classes(error)
+        classes = classes_of(error)
         if self._wire.flaw is not None:
             return self._transport.clean(error, self._wire.flaw)
         if self._wire.status is not None and self._wire.status >= 400:
             return self._transport.clean(error, self._wire.fault())
         if self._is_tapped:
             status = self._wire.status
-            return self._transport.clean(error, _fault_of_transfer(error, classes, status))
-        return self._transport.clean(error, _fault_of_litellm(error, classes))
-
-
-def _fault_of_transfer(error: Exception, classes: set[str], status: int | None) -> Fault:
-    """A request that went out and came to no HTTP error."""
-    text = shortened(str(error))
-    if classes & _CUT or status is None:
-        failure = "timeout" if classes & _TIMED_OUT and not classes & _CUT else "connection"
-        return Fault(failure, text, status)  # type: ignore[arg-type]
-    return Fault("invalid_response", text, status)
-
-
-def _fault_of_litellm(error: Exception, classes: set[str]) -> Fault:
-    """An error of which only litellm's own account is known."""
-    text = shortened(str(error))
-    if classes & _UNREADABLE or "Empty or invalid response" in text:
-        return Fault("invalid_response", text, 200)
-    if classes & _CUT or ("APIConnectionError" in classes and not classes & _TIMED_OUT):
-        return Fault("connection", text)
-    if classes & _TIMED_OUT and getattr(error, "status_code", None) in (None, 408):
-        return Fault("timeout", text, getattr(error, "status_code", None))
-    status = getattr(error, "status_code", None)
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    number = status if isinstance(status, int) else 400
-    return Fault(failure_of(number, str(error), classes), text, number, retry_after_s(headers))
-
-
-def _classes(error: BaseException) -> set[str]:
-    """Names of the classes of an exception, of what caused it and of what it wraps."""
-    names: set[str] = set()
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        current = pending.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        names |= {kind.__name__ for kind in type(current).__mro__}
-        pending += [current.__cause__, current.__context__, getattr(current, "original_exception", None)]
-    return names
-
-
-@contextmanager
-def _quiet_logging() -> Iterator[None]:
-    """litellm's logging off, unless somebody registered a callback that wants to hear."""
-    if is_internal_call is None or _somebody_listens():
-        yield
-        return
-    token = is_internal_call.set(True)
-    try:
-        yield
-    finally:
-        is_internal_call.reset(token)
-
-
-def _somebody_listens() -> bool:
-    return bool(
-        litellm.callbacks
-        or litellm.success_callback
-        or litellm.failure_callback
-        or litellm._async_success_callback
-        or litellm._async_failure_callback
-        or litellm.input_callback
-    )
-
-
-def _client(handler: AsyncHTTPHandler, parameters: Mapping[str, Any]) -> AsyncHTTPHandler | AsyncOpenAI:
-    """A client whose wire can be listened to, of the kind this provider of litellm's takes."""
-    if parameters["model"].startswith("hosted_vllm/"):
-        return handler
-    return AsyncOpenAI(
-        api_key=parameters["api_key"],
-        base_url=parameters["api_base"],
-        http_client=handler.client,
-        max_retries=0,
-    )
+            return self._transport.clean(error, fault_of_transfer(error, classes, status))
+        return self._transport.clean(error, fault_of_litellm(error, classes))
 
 
 def _copied(value: Any) -> Any:
@@ -442,42 +283,3 @@ def _copied(value: Any) -> Any:
     if isinstance(value, list):
         return [_copied(item) for item in value]
     return value
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        return "".join(part.get("text", "") for part in content if isinstance(part, dict))
-    return content or ""
-
-
-def _tool_calls(message: Any) -> tuple[ToolCallPart, ...]:
-    calls = getattr(message, "tool_calls", None)
-    if not calls:
-        return ()
-    return tuple(
-        ToolCallPart(
-            index=position if getattr(call, "index", None) is None else call.index,
-            id=call.id,
-            name=call.function.name,
-            arguments=call.function.arguments or "",
-        )
-        for position, call in enumerate(calls)
-    )
-
-
-def _usage(usage: Any) -> Usage | None:
-    """litellm's usage in our words. Anthropic's cache fields stand beside OpenAI's details; both are read."""
-    if usage is None or not (usage.prompt_tokens or usage.completion_tokens):
-        return None
-    given, made = getattr(usage, "prompt_tokens_details", None), getattr(usage, "completion_tokens_details", None)
-    return Usage(
-        input_tokens=usage.prompt_tokens or 0,
-        output_tokens=usage.completion_tokens or 0,
-        cached_tokens=getattr(given, "cached_tokens", None) or 0,
-        cache_write_tokens=getattr(given, "cache_creation_tokens", None)
-        or getattr(usage, "cache_creation_input_tokens", None)
-        or 0,
-        reasoning_tokens=getattr(made, "reasoning_tokens", None) or 0,
-        audio_input_tokens=getattr(given, "audio_tokens", None) or 0,
-        audio_output_tokens=getattr(made, "audio_tokens", None) or 0,
-    )

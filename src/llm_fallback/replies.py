@@ -1,0 +1,68 @@
+"""What comes back from the engine, as LangChain knows it: messages, metadata, errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+
+from llm_fallback.engine import Answered, Broke, Failed
+from llm_fallback.errors import StreamCut, StreamStalled, exhausted
+from llm_fallback.events import Record
+from llm_fallback.exchange import Transcript
+from llm_fallback.run import Run
+
+KEY = "llm_fallback"
+"""Where the facts of a call stand in `response_metadata`."""
+
+
+def farewell(run: Run) -> dict[str, Any]:
+    """What follows the last piece: the whole plain reply, or a chunk that carries the facts; or the failure."""
+    end = run.end
+    assert end is not None
+    if not isinstance(end, Answered):
+        raise _error(end) from (end.cause if isinstance(end, Failed) else end.fault.cause)
+    if end.reply is not None:
+        return {"reply": end.reply, "record": end.record}
+    # ChatLiteLLM hands a chunk's own fields through to its message, and so the facts reach `_finish_chunk`.
+    return {"choices": [{"delta": {"role": "assistant"}}], "provider_specific_fields": {KEY: end.record}}
+
+
+def _error(end: Failed | Broke) -> Exception:
+    if isinstance(end, Failed):
+        record = end.record
+        return exhausted(
+            record.chain, end.failure, record.attempts, record.skipped, reason=end.reason, out_of_time=end.out_of_time
+        )
+    stalled = end.fault.failure in ("idle_timeout", "timeout")
+    partial = message_of(end.delivered)
+    partial.response_metadata[KEY] = end.record.as_metadata()
+    text = f"{end.record.attempts[-1].deployment}: the stream broke after a part of it was delivered"
+    broken = StreamStalled if stalled else StreamCut
+    return broken(f"{text} ({end.fault.message})", partial, end.record.attempts)
+
+
+def stamp(message: BaseMessage, record: Record, model_name: str) -> None:
+    for name in ("model_id", "response_cost"):
+        message.response_metadata.pop(name, None)
+    message.response_metadata |= {"model_name": model_name, KEY: record.as_metadata()}
+
+
+def message_of(transcript: Transcript) -> AIMessage:
+    """What was delivered or is to be judged, as a message; tool calls that do not parse are invalid ones."""
+    chunk = AIMessageChunk(
+        content=transcript.text,
+        additional_kwargs={"reasoning_content": transcript.reasoning} if transcript.reasoning else {},
+        tool_call_chunks=[
+            {"type": "tool_call_chunk", "index": i, "id": part.id, "name": part.name, "args": part.arguments}
+            for i, part in sorted(transcript.tool_calls.items())
+        ],
+        chunk_position="last",
+    )
+    return AIMessage(
+        content=chunk.content,
+        additional_kwargs=chunk.additional_kwargs,
+        tool_calls=chunk.tool_calls,
+        invalid_tool_calls=chunk.invalid_tool_calls,
+        response_metadata={"finish_reason": transcript.finish} if transcript.finish else {},
+    )

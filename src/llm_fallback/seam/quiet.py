@@ -1,0 +1,57 @@
+"""litellm kept quiet, and loaded before anybody waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+
+import litellm
+
+try:
+    from litellm._internal_context import is_internal_call
+except ImportError:  # A private name: without it litellm logs every call, as it does for everybody else.
+    is_internal_call = None
+
+# litellm prints "Give Feedback / Get Help" to standard output for every error it maps.
+litellm.suppress_debug_info = True
+
+_LOADED_LATE = (
+    "anyio._backends._asyncio",
+    "litellm.litellm_core_utils.default_encoding",
+    "litellm.llms.hosted_vllm.chat.transformation",
+    "litellm.proxy._types",
+    "openai.resources.chat.completions",
+)
+"""Modules that litellm and its HTTP libraries load during a first request, for half a second or more."""
+
+
+def warm_up() -> None:
+    """Load what a first request would, so that its own limits are not spent on imports."""
+    for name in _LOADED_LATE:
+        with suppress(ImportError):
+            import_module(name)
+
+
+@contextmanager
+def quiet_logging() -> Iterator[None]:
+    """litellm's logging off, unless somebody registered a callback that wants to hear."""
+    if is_internal_call is None or _somebody_listens():
+        yield
+        return
+    token = is_internal_call.set(True)
+    try:
+        yield
+    finally:
+        is_internal_call.reset(token)
+
+
+def _somebody_listens() -> bool:
+    return bool(
+        litellm.callbacks
+        or litellm.success_callback
+        or litellm.failure_callback
+        or litellm._async_success_callback
+        or litellm._async_failure_callback
+        or litellm.input_callback
+    )

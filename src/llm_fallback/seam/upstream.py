@@ -1,0 +1,66 @@
+"""An exception of litellm's, or of a library below it, as a fault."""
+
+from __future__ import annotations
+
+from llm_fallback.faults import Fault, failure_of, retry_after_s, shortened
+
+_CUT = frozenset(
+    {
+        *("ClientPayloadError", "ServerDisconnectedError", "ClientConnectorError", "ClientConnectionError"),
+        *("ClientOSError", "ConnectError", "ConnectTimeout", "ReadError", "WriteError", "RemoteProtocolError"),
+        *("ConnectionError", "IncompleteRead", "ClosedResourceError", "BrokenResourceError"),
+    }
+)
+_TIMED_OUT = frozenset({"ReadTimeout", "Timeout", "APITimeoutError", "TimeoutError", "ServerTimeoutError"})
+_UNREADABLE = frozenset({"JSONDecodeError", "APIResponseValidationError", "UnicodeDecodeError"})
+
+
+class UpstreamError(Exception):
+    """What an upstream library said, without what it held: no traceback, request, response or headers."""
+
+    def __init__(self, kind: str, message: str, status: int | None = None) -> None:
+        self.kind, self.message, self.status = kind, message, status
+        super().__init__(kind, message, status)
+
+    def __str__(self) -> str:
+        status = f" ({self.status})" if self.status else ""
+        return f"{self.kind}{status}: {self.message}"
+
+
+def fault_of_transfer(error: Exception, classes: set[str], status: int | None) -> Fault:
+    """A request that went out and came to no HTTP error."""
+    text = shortened(str(error))
+    if classes & _CUT or status is None:
+        failure = "timeout" if classes & _TIMED_OUT and not classes & _CUT else "connection"
+        return Fault(failure, text, status)  # type: ignore[arg-type]
+    return Fault("invalid_response", text, status)
+
+
+def fault_of_litellm(error: Exception, classes: set[str]) -> Fault:
+    """An error of which only litellm's own account is known."""
+    text = shortened(str(error))
+    if classes & _UNREADABLE or "Empty or invalid response" in text:
+        return Fault("invalid_response", text, 200)
+    if classes & _CUT or ("APIConnectionError" in classes and not classes & _TIMED_OUT):
+        return Fault("connection", text)
+    if classes & _TIMED_OUT and getattr(error, "status_code", None) in (None, 408):
+        return Fault("timeout", text, getattr(error, "status_code", None))
+    status = getattr(error, "status_code", None)
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    number = status if isinstance(status, int) else 400
+    return Fault(failure_of(number, str(error), classes), text, number, retry_after_s(headers))
+
+
+def classes_of(error: BaseException) -> set[str]:
+    """Names of the classes of an exception, of what caused it and of what it wraps."""
+    names: set[str] = set()
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        names |= {kind.__name__ for kind in type(current).__mro__}
+        pending += [current.__cause__, current.__context__, getattr(current, "original_exception", None)]
+    return names

@@ -1,0 +1,70 @@
+"""The command as a whole, in a process of its own: what it loads, and how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from llm_fallback.testing import FakeServer, Stall
+
+HEAVY = ("litellm", "langchain_litellm", "aiohttp")
+LOADED = f"""
+import sys
+from llm_fallback.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
+"""
+
+
+def in_a_process(*arguments):
+    """A Python of its own."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("command", ["check", "explain", "schema"])
+def test_check_explain_and_schema_load_no_litellm(write, command):
+    """They are for editors, hooks and build jobs, and have to be quick."""
+    write()
+    result = in_a_process("-c", LOADED, command)
+    assert result.returncode == 0
+    assert result.stderr == "[]\n"
+
+
+def test_check_loads_no_rich(write):
+    """Text is enough, and it saves a quarter of the time."""
+    write()
+    result = in_a_process("-X", "importtime", "-m", "llm_fallback.cli", "check")
+    loaded = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "llm_fallback.checks" in loaded
+    assert not loaded & {"rich", "rich.console", *HEAVY}
+
+
+def test_an_interrupt_ends_it_quietly(write):
+    """Ctrl-C in the middle of a call: exit code 130, and not a word."""
+    with FakeServer({"primary": Stall()}) as server:
+        write(server.spec())
+        command = [sys.executable, "-m", "llm_fallback.cli", "ask", "hi"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        server.wait_until(lambda: server.received(), timeout_s=60)
+        os.kill(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=30)
+    assert (process.returncode, *said) == (130, "", "")
+
+
+def test_help_and_version_are_there(run):
+    """Every command has a line of help."""
+    told = run("--help").stdout
+    for command in ("demo", "check", "explain", "ask", "schema"):
+        assert f"\n  {command} " in told
+        assert run(command, "--help").exit_code == 0
+    assert run("--version").stdout.startswith("llm-fallback, version ")
+
+
+def test_a_command_that_is_not_there_is_wrong_usage(run):
+    """Exit code 2."""
+    assert run("chekc").exit_code == 2

@@ -1,0 +1,86 @@
+"""`llm-fallback demo`: what it shows, and that its spec is a good one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tomllib
+
+from llm_fallback import check, load_spec
+from llm_fallback.cli.scenes import demo_file
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def told():
+    """What `demo --json` says, once for all."""
+    from click.testing import CliRunner
+
+    from llm_fallback.cli import main
+
+    result = CliRunner().invoke(main, ["demo", "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("scene", "failure"),
+    [
+        ("down", "server_error"),
+        ("throttled", "rate_limited"),
+        ("hung", "first_token_timeout"),
+        ("cut off", "stream_broken"),
+        ("garbage", "invalid_response"),
+    ],
+)
+def test_a_scene_is_answered_by_another_deployment(told, scene, failure):
+    """The primary fails as announced; the answer is whole and somebody else's."""
+    (played,) = [each for each in told["scenes"] if each["scene"] == scene]
+    facts = played["llm_fallback"]
+    assert facts["attempts"][0]["failure"] == failure
+    assert facts["fell_back"] is True
+    assert facts["deployment"] != facts["attempts"][0]["deployment"]
+    assert played["answer"].endswith(".")
+
+
+def test_in_health_the_primary_answers_at_a_known_cost(told):
+    """One attempt, no fallback."""
+    healthy = told["scenes"][0]
+    assert (healthy["scene"], len(healthy["llm_fallback"]["attempts"])) == ("healthy", 1)
+    assert healthy["llm_fallback"]["cost_usd"] > 0
+
+
+def test_in_an_outage_the_breaker_opens_and_closes_again(told):
+    """After three failures; the last call is the probe, and answered."""
+    asked = [played["llm_fallback"]["attempts"][0]["deployment"] for played in told["outage"]]
+    states = [played["breaker"]["breaker"] for played in told["outage"]]
+    assert states[:2] == ["closed", "closed"]
+    assert states[2] in ("open", "half_open")
+    assert states[-1] == "closed"
+    assert asked[-1] == asked[0]
+
+
+def test_what_is_shown_fits_80_columns_and_a_pipe(run):
+    """No colours, no line longer than 80, every scene, the breaker."""
+    result = run("demo")
+    assert result.exit_code == 0
+    assert "\x1b" not in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    for told in ("1 healthy", "2 down", "3 throttled", "4 hung", "5 cut off", "6 garbage", "7 outage", "StreamBroken"):
+        assert told in result.stdout
+
+
+def test_the_demo_s_spec_has_nothing_to_find():
+    """It is an example to start from."""
+    assert check(load_spec(demo_file()), environ={}) == []
+
+
+def test_there_is_one_spec_of_the_demo_in_a_checkout_and_in_a_wheel():
+    """The file under examples/ is put into the wheel, where the demo looks for it."""
+    packed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    forced = packed["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert forced == {"examples/demo/llm-fallback.yaml": "llm_fallback/cli/demo.yaml"}
+    assert (ROOT / "examples/demo/llm-fallback.yaml").read_text(encoding="utf-8") == demo_file().read_text(
+        encoding="utf-8"
+    )

@@ -1,0 +1,265 @@
+"""langchain-core: what it does with a chat model, and what made us override what we override."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from langchain_core import exceptions
+from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
+from langchain_core.callbacks.manager import ahandle_event, handle_event
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.output_parsers import BaseLLMOutputParser, PydanticToolsParser
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import ConfigurableField, RunnableLambda, ensure_config
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel, PrivateAttr
+
+MARK: ContextVar[str] = ContextVar("mark", default="unset")
+
+
+class Parrot(BaseChatModel):
+    """A chat model that notes how LangChain calls it."""
+
+    says_last: bool = False
+    temperature: float = 0.0
+    _managers: list[Any] = PrivateAttr(default_factory=list)
+    _words: list[dict[str, Any]] = PrivateAttr(default_factory=list)
+    _marks: list[str] = PrivateAttr(default_factory=list)
+
+    @property
+    def _llm_type(self) -> str:
+        return "parrot"
+
+    def _note(self, run_manager: Any, words: dict[str, Any]) -> None:
+        self._managers.append(run_manager)
+        self._words.append(words)
+        self._marks.append(MARK.get())
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        self._note(run_manager, kwargs)
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("hello"))])
+
+    def _stream(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> Iterator[ChatGenerationChunk]:
+        self._note(run_manager, kwargs)
+        yield ChatGenerationChunk(message=AIMessageChunk("hel"))
+        last = AIMessageChunk("lo", chunk_position="last") if self.says_last else AIMessageChunk("lo")
+        yield ChatGenerationChunk(message=last)
+
+
+class Heard(BaseCallbackHandler):
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Any]] = []
+        self.runs: list[Any] = []
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: Any, **kwargs: Any) -> None:
+        self.runs.append(run_id)
+
+    def on_custom_event(self, name: str, data: Any, *, run_id: Any, **kwargs: Any) -> None:
+        self.events.append((name, data))
+
+
+class TestCalls:
+    async def test_a_stream_is_told_no_run(self):
+        """Why `stream` and `astream` are overridden: `_stream` gets no run_manager, so the run is learned before."""
+        model = Parrot()
+        assert list(model.stream("hi"))
+        assert [chunk async for chunk in model.astream("hi")]
+        assert model._managers == [None, None]
+
+    async def test_a_plain_call_is_told_its_run(self):
+        """`completion_with_retry` finds run id and handlers of a plain call there."""
+        model = Parrot()
+        model.invoke("hi")
+        await model.ainvoke("hi")
+        assert all(manager.run_id for manager in model._managers)
+
+    @pytest.mark.parametrize("streamed", [True, False])
+    async def test_the_run_id_of_a_config_is_the_runs(self, streamed):
+        """We choose the id before LangChain starts the run, and our events then belong to it."""
+        heard, run_id = Heard(), uuid4()
+        config: Any = {"callbacks": [heard], "run_id": run_id}
+        if streamed:
+            assert [chunk async for chunk in Parrot().astream("hi", config)]
+        else:
+            await Parrot().ainvoke("hi", config)
+        assert heard.runs == [run_id]
+
+    async def test_a_variable_set_around_the_first_step_is_seen_by_the_model(self):
+        """The caller is handed to `_stream` by a ContextVar set around the first chunk only."""
+        model = Parrot()
+        token = MARK.set("set")
+        try:
+            next(model.stream("hi"))
+            await anext(model.astream("hi"))
+        finally:
+            MARK.reset(token)
+        assert model._marks == ["set", "set"]
+
+    async def test_the_word_for_langsmith_does_not_reach_the_model(self):
+        """`ls_structured_output_format` is LangChain's to trace; sent on, it would reach the provider."""
+        model = Parrot()
+        form = {"kwargs": {"method": "x"}, "schema": convert_to_openai_tool(Person)}
+        model.invoke("hi", ls_structured_output_format=form)
+        await model.ainvoke("hi", ls_structured_output_format=form)
+        assert list(model.stream("hi", ls_structured_output_format=form))
+        assert model._words == [{}, {}, {}]
+
+
+class TestChunks:
+    def test_an_empty_last_chunk_is_added_to_a_stream_that_has_none(self):
+        """Why our last chunk says chunk_position="last": another behind it would not carry the facts."""
+        assert [chunk.content for chunk in Parrot().stream("hi")] == ["hel", "lo", ""]
+        assert [chunk.content for chunk in Parrot(says_last=True).stream("hi")] == ["hel", "lo"]
+
+    def test_two_floats_do_not_merge(self):
+        """Why the facts stand on one chunk alone."""
+        with pytest.raises(TypeError):
+            stamped(latency_s=0.1) + stamped(latency_s=0.2)
+
+    def test_strings_are_concatenated(self):
+        """Why `model_name` stands on one chunk alone."""
+        assert (stamped(model_name="a") + stamped(model_name="a")).response_metadata["model_name"] == "aa"
+
+    def test_facts_on_one_chunk_alone_come_through_as_they_are(self):
+        """Nested data, None and floats of the last chunk are the merged message's."""
+        facts = {"attempts": [{"cost_usd": 0.1, "failure": None}], "latency_s": 0.1}
+        merged = AIMessageChunk("a") + AIMessageChunk("b") + stamped(llm_fallback=facts)
+        assert merged.response_metadata["llm_fallback"] == facts
+
+    @pytest.mark.parametrize(
+        ("arguments", "parsed", "invalid"),
+        [('{"a": 12}', [{"a": 12}], 0), ("no JSON", [], 1), ('{"a": 1', [{"a": 1}], 0)],
+        ids=["whole", "none", "half"],
+    )
+    def test_a_last_chunk_parses_its_tool_calls_and_mends_half_ones(self, arguments, parsed, invalid):
+        """A message built from chunks takes half of the arguments for all of them, where a plain reply's are
+        invalid: whoever judges a reply must not rely on `invalid_tool_calls` alone."""
+        call: Any = {"type": "tool_call_chunk", "index": 0, "id": "1", "name": "f", "args": arguments}
+        chunk = AIMessageChunk("", tool_call_chunks=[call], chunk_position="last")
+        assert [found["args"] for found in chunk.tool_calls] == parsed
+        assert len(chunk.invalid_tool_calls) == invalid
+
+
+def stamped(**metadata: Any) -> AIMessageChunk:
+    return AIMessageChunk("", response_metadata=metadata)
+
+
+class TestEvents:
+    async def test_a_custom_event_can_be_handed_to_the_handlers_of_a_run(self):
+        """`dispatch_custom_event` needs a parent run; handle_event and ahandle_event only handlers and a run id."""
+        heard = Heard()
+        event = ("on_custom_event", "ignore_custom_event", "llm_fallback.fell_back", {"to": "b"})
+        handle_event([heard], *event, run_id=uuid4(), tags=[], metadata={})
+        await ahandle_event([heard], *event, run_id=uuid4(), tags=[], metadata={})
+        assert heard.events == [("llm_fallback.fell_back", {"to": "b"})] * 2
+
+    def test_the_handlers_of_a_run_can_be_found_without_starting_one(self):
+        """`CallbackManager.configure` takes the config's and the model's callbacks in this order."""
+        mine, models = Heard(), Heard()
+        found = CallbackManager.configure([mine], [models], False, ["tag"], None)
+        assert mine in found.handlers
+        assert models in found.handlers
+        assert found.tags == ["tag"]
+
+
+class TestConfig:
+    def test_ensure_config_fills_in_and_copies(self):
+        """`_entered` writes a run id into what it returns, which must not be the caller's own dict."""
+        given: Any = {"tags": ["a"]}
+        config = ensure_config(given)
+        config["run_id"] = uuid4()
+        assert given == {"tags": ["a"]}
+        assert {"tags", "metadata", "callbacks", "configurable"} <= set(config)
+        assert ensure_config(None)["metadata"] == {}
+
+    def test_ensure_config_knows_the_run_around_it(self):
+        """A model asked within a chain without a config belongs to the chain's run, with its tags and chain."""
+        around: list[Any] = []
+        RunnableLambda(lambda _: around.append(ensure_config())).invoke(
+            "x", {"tags": ["outer"], "configurable": {"chain": "cheap"}}
+        )
+        assert around[0]["tags"] == ["outer"]
+        assert around[0]["configurable"]["chain"] == "cheap"
+
+    def test_a_configured_model_is_built_by_its_constructor_from_its_fields(self):
+        """Why all state is in fields: `configurable_fields` builds anew, and what is private is lost."""
+        model = Parrot(says_last=True)
+        model._words.append({"state": 1})
+        configurable = model.configurable_fields(temperature=ConfigurableField(id="temperature"))
+        prepared, _ = configurable.prepare({"configurable": {"temperature": 0.7}})
+        assert isinstance(prepared, Parrot)
+        assert (prepared.temperature, prepared.says_last) == (0.7, True)
+        assert prepared._words == []
+
+    def test_a_copy_of_a_model_shares_what_its_fields_hold(self):
+        """`with_chain` and `bind_tools` copy the model; breakers and limits are the same afterwards."""
+        held: list[Any] = []
+        model = Parrot(metadata={"held": held})
+        assert model.model_copy(update={"temperature": 1.0}).metadata["held"] is held
+
+
+class Person(BaseModel):
+    name: str
+
+
+class TestParsing:
+    def test_a_parser_judges_a_message_without_a_run(self):
+        """`parse_result` shows up in no trace, as judging a reply must not."""
+        assert issubclass(PydanticToolsParser, BaseLLMOutputParser)
+        call: Any = {"name": "Person", "args": {"name": "Ada"}, "id": "1", "type": "tool_call"}
+        parser = PydanticToolsParser(tools=[Person], first_tool_only=True)
+        message = AIMessage("", tool_calls=[call])
+        assert parser.parse_result([ChatGeneration(message=message)]) == Person(name="Ada")
+
+
+RETRYABLE = ("ModelRateLimitError", "ModelAPIError", "ModelConnectionError", "ModelTimeoutError")
+FINAL = (
+    *("ModelAuthenticationError", "ModelPermissionDeniedError", "ModelInvalidRequestError"),
+    *("ModelNotFoundError", "ContextOverflowError"),
+)
+
+
+class TestErrors:
+    @pytest.mark.parametrize("name", [*RETRYABLE, *FINAL])
+    def test_our_errors_have_these_classes_to_be(self, name):
+        """ChainExhausted is one of them, so that code written against LangChain's classes keeps working."""
+        assert issubclass(getattr(exceptions, name), exceptions.ModelError)
+
+    @pytest.mark.parametrize("name", RETRYABLE)
+    def test_these_ask_to_be_retried(self, name):
+        """Why ours say `is_retryable = False`: a middleware would multiply the requests of a chain that is through."""
+        assert getattr(exceptions, name).is_retryable is True
+
+    def test_retrying_middleware_asks_the_error(self):
+        """`is_retryable` is what ModelRetryMiddleware reads; were it another word, it would repeat our chains."""
+        from langchain.agents.middleware import _retry
+
+        assert "is_retryable" in inspect.getsource(_retry)
+
+
+async def test_an_async_generator_model_is_closed_when_its_reader_leaves():
+    """An early `break` reaches our driver as GeneratorExit, and the request is hung up at once."""
+    closed: list[str] = []
+
+    class Endless(Parrot):
+        async def _astream(
+            self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+        ) -> AsyncIterator[ChatGenerationChunk]:
+            try:
+                while True:
+                    yield ChatGenerationChunk(message=AIMessageChunk("x"))
+            finally:
+                closed.append("closed")
+
+    stream: Any = Endless().astream("hi")
+    await anext(stream)
+    await stream.aclose()
+    assert closed == ["closed"]
