@@ -11,15 +11,11 @@ from typing import Any
 from llm_fallback.spec import json_schema
 
 PAGE = Path(__file__).with_name("spec.md")
-NOT_YET = {
-    ("Budget", None): "Accepted and checked; not acted on yet.",
-    ("Hedge", None): "Accepted and checked; not acted on yet.",
-    ("ColdStart", None): "Accepted and checked; not acted on yet.",
-    ("RunnableSpec", None): "Accepted and checked; not acted on yet.",
-    ("Chain", "on_stream_break"): "`continue` is accepted, but not acted on yet.",
-    ("Defaults", "on_stream_break"): "`continue` is accepted, but not acted on yet.",
-}
-"""What a spec may say and the library does not do yet: a definition, or one key of it."""
+NOT_YET = dict.fromkeys(
+    (("Budget", None), ("ColdStart", None), ("RunnableSpec", None)),
+    "Accepted and checked; not acted on yet.",
+)
+"""What a spec may say and the library does not do yet: a definition, or (definition, key)."""
 
 HEAD = """# Every key of a spec
 

@@ -19,6 +19,9 @@ INSTRUCTION = (
 _SHORTEST_OVERLAP = 3
 """Characters; a shorter repetition is as likely part of the text as one too many."""
 
+_UNLIKELY_TWICE = 8
+"""Characters; no reply that goes on starts with so much of its own beginning again."""
+
 
 def can_continue(delivered: Transcript) -> bool:
     """Whether another deployment can go on from here: text yes, a tool call that the caller has already no."""
@@ -61,11 +64,10 @@ class Joint:
     """
 
     def __init__(self, delivered: str, *, exact: bool) -> None:
-        # Handed its own beginning a model goes on from it; looking for repetitions could only lose text.
         self._delivered = delivered
-        self._starts = [] if exact else _word_starts(delivered)
+        self._starts = _restart(delivered) if exact else _word_starts(delivered)
         self._held = ""
-        self._is_through = exact or not delivered
+        self._is_through = not self._starts
 
     def feed(self, text: str) -> str:
         """The part of the text so far that is new."""
@@ -93,8 +95,16 @@ class Joint:
         return 0
 
 
+def _restart(text: str) -> list[int]:
+    """Handed its own beginning a model goes on from it, and looking for repetitions could only lose text; but a server
+    that does not know the handing says all of it again."""
+    return [0] if len(text) >= _UNLIKELY_TWICE else []
+
+
 def _word_starts(text: str) -> list[int]:
     """Where an overlap may begin: at the start of the text and of each word long enough from its end."""
+    if not text:
+        return []
     last = len(text) - _SHORTEST_OVERLAP
     begins = [i for i in range(1, last + 1) if text[i - 1].isspace() != text[i].isspace() or _is_edge(text, i)]
     return [0, *begins]

@@ -125,6 +125,7 @@ class Course:
         self._too_long_for: int | None = None
         self._refusing: set[str] = set()
         self._barred: set[str] = set()
+        self._unfit: set[str] = set()
         self._enter(chain.tiers, side=False)
 
     def _enter(self, tiers: Tiers, *, side: bool) -> None:
@@ -181,7 +182,7 @@ class Course:
 
     def unsupported(self, member: Member) -> None:
         """Learn that a deployment cannot take this request; nothing was sent to it."""
-        self._barred.add(member.name)
+        self._unfit.add(member.name)
         self._asked.pop(member.name, None)
         self._asked_here.pop(member.name, None)
         self._skipped[member.name] = Skip(member.name, "unsupported")
@@ -213,7 +214,7 @@ class Course:
         return False
 
     def _cannot_serve(self, member: Member) -> bool:
-        if member.target.served in self._refusing or member.name in self._barred:
+        if member.target.served in self._refusing or member.name in self._barred | self._unfit:
             return True
         if self._too_long_for is None or self._in_side_route:
             return False

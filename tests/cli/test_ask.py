@@ -18,7 +18,7 @@ def serve(write):
     def serve(scripts, **chain_settings):
         server = FakeServer(scripts).start()
         servers.append(server)
-        write(server.spec(deployments={name: PRICE for name in scripts}, **chain_settings))
+        write(server.spec(deployments=dict.fromkeys(scripts, PRICE), **chain_settings))
         return server
 
     yield serve

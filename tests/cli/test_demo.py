@@ -1,10 +1,10 @@
 """`llm-fallback demo`: what it shows, and that its spec is a good one."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 
 from llm_fallback import check, load_spec
 from llm_fallback.cli.scenes import demo_file

@@ -329,3 +329,13 @@ class TestLangChainsOwnSuiteByFunctionCalling(TestLangChainsOwnSuite):
     @property
     def structured_output_kwargs(self) -> dict[str, Any]:
         return {"method": "function_calling"}
+
+
+def test_a_reply_that_is_handed_its_beginning_goes_on_from_it():
+    """vLLM's continue_final_message: what the request has already is not said again."""
+    request = {
+        "messages": [{"role": "user", "content": "go"}, {"role": "assistant", "content": "one tw"}],
+        "continue_final_message": True,
+    }
+    assert answer_as(Reply("one two three", chunks=["one ", "two ", "three"]), request).pieces == ("o ", "three")
+    assert answer_as(Reply("other"), request).text == "other"

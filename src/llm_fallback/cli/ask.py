@@ -17,6 +17,7 @@ from llm_fallback.cli.shared import (
     console,
     files_option,
     json_option,
+    loading_litellm,
     print_json,
 )
 from llm_fallback.errors import ChainExhausted, StreamBroken
@@ -47,7 +48,8 @@ def command(
     text = sys.stdin.read() if question == "-" else question
     # An `accept` may live beside the spec, as it would be found by `python -m`.
     sys.path.insert(0, os.getcwd())
-    from llm_fallback.build import build_chat_model
+    with loading_litellm():
+        from llm_fallback.build import build_chat_model
 
     records: list[Record] = []
     with build_chat_model(spec, chain=name, listeners=[_recorder(records)]) as model:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llm_fallback.cli.shared import console, json_option, print_json
+from llm_fallback.cli.shared import console, json_option, loading_litellm, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -54,7 +54,7 @@ def _plain(played: Played) -> dict[str, Any]:
 def _show(out: Console) -> None:
     began = time.monotonic()
     _introduce(out)
-    with out.status("Importing LangChain and litellm..."):
+    with out.status("Importing LangChain and litellm..."), loading_litellm():
         from llm_fallback.cli.scenes import SCENES, stage
     with stage() as set_up:
         with out.status("Starting three fake servers..."):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -110,3 +113,14 @@ def console(*, stderr: bool = False) -> Console:
 
     made = Console(stderr=stderr, highlight=False)
     return made if made.width <= 100 else Console(stderr=stderr, highlight=False, width=100)
+
+
+@contextmanager
+def loading_litellm() -> Iterator[None]:
+    """Around its import: looking for garbage among 3,000 new modules, and once more at exit, costs a second or two."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        atexit.register(gc.freeze)

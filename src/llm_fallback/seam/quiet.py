@@ -36,7 +36,7 @@ def warm_up() -> None:
 @contextmanager
 def quiet_logging() -> Iterator[None]:
     """litellm's logging off, unless somebody registered a callback that wants to hear."""
-    if is_internal_call is None or _somebody_listens():
+    if is_internal_call is None or somebody_listens():
         yield
         return
     token = is_internal_call.set(True)
@@ -46,7 +46,8 @@ def quiet_logging() -> Iterator[None]:
         is_internal_call.reset(token)
 
 
-def _somebody_listens() -> bool:
+def somebody_listens() -> bool:
+    """Whether a callback is registered with litellm."""
     return bool(
         litellm.callbacks
         or litellm.success_callback

@@ -30,18 +30,23 @@ def tool_calls_of(message: Any) -> tuple[ToolCallPart, ...]:
 
 
 def usage_of(usage: Any) -> Usage | None:
-    """litellm's usage in our words. Anthropic's cache fields stand beside OpenAI's details; both are read."""
-    if usage is None or not (usage.prompt_tokens or usage.completion_tokens):
+    """Usage in our words, from litellm's object or the server's own data.
+
+    Anthropic's cache fields stand beside OpenAI's details; both are read.
+    """
+    if usage is None or not (_of(usage, "prompt_tokens") or _of(usage, "completion_tokens")):
         return None
-    given, made = getattr(usage, "prompt_tokens_details", None), getattr(usage, "completion_tokens_details", None)
+    given, made = _of(usage, "prompt_tokens_details"), _of(usage, "completion_tokens_details")
     return Usage(
-        input_tokens=usage.prompt_tokens or 0,
-        output_tokens=usage.completion_tokens or 0,
-        cached_tokens=getattr(given, "cached_tokens", None) or 0,
-        cache_write_tokens=getattr(given, "cache_creation_tokens", None)
-        or getattr(usage, "cache_creation_input_tokens", None)
-        or 0,
-        reasoning_tokens=getattr(made, "reasoning_tokens", None) or 0,
-        audio_input_tokens=getattr(given, "audio_tokens", None) or 0,
-        audio_output_tokens=getattr(made, "audio_tokens", None) or 0,
+        input_tokens=_of(usage, "prompt_tokens") or 0,
+        output_tokens=_of(usage, "completion_tokens") or 0,
+        cached_tokens=_of(given, "cached_tokens") or 0,
+        cache_write_tokens=_of(given, "cache_creation_tokens") or _of(usage, "cache_creation_input_tokens") or 0,
+        reasoning_tokens=_of(made, "reasoning_tokens") or 0,
+        audio_input_tokens=_of(given, "audio_tokens") or 0,
+        audio_output_tokens=_of(made, "audio_tokens") or 0,
     )
+
+
+def _of(source: Any, name: str) -> Any:
+    return source.get(name) if isinstance(source, dict) else getattr(source, name, None)

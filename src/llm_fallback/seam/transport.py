@@ -18,7 +18,7 @@ from llm_fallback.plan import Target
 from llm_fallback.scrub import Scrubber, revealed
 from llm_fallback.seam import wire as wires
 from llm_fallback.seam.clients import SOCKET_TIMEOUT_S, LoopClient, client_for
-from llm_fallback.seam.quiet import quiet_logging, warm_up
+from llm_fallback.seam.quiet import quiet_logging, somebody_listens, warm_up
 from llm_fallback.seam.readings import text_of, tool_calls_of, usage_of
 from llm_fallback.seam.upstream import UpstreamError, classes_of, fault_of_litellm, fault_of_transfer
 from llm_fallback.seam.wire import Wire
@@ -96,7 +96,7 @@ class LiteLLMExchange:
         self._transport, self._target, self._request, self._key = transport, target, request, api_key
         self._wire = Wire(streamed=bool(request.get("stream")), keyless=api_key is None and not target.borrows_key)
         self._stream: Any = None
-        self._content_came = False
+        self._content_came = self._finish_came = self._usage_came = False
 
     @property
     def dropped_params(self) -> tuple[str, ...]:
@@ -112,6 +112,9 @@ class LiteLLMExchange:
             if isinstance(stream, Fault | Unsupported):
                 return stream
             self._stream = stream
+        if self._may_leave_litellm:
+            rest: Piece | End | Fault = await self._guarded(self._rest)
+            return rest
         while True:
             chunk = await self._guarded(self._stream.__anext__)
             if isinstance(chunk, Fault):
@@ -121,6 +124,7 @@ class LiteLLMExchange:
             piece = self._piece(chunk)
             if piece is not None:
                 self._content_came = self._content_came or piece.has_content
+                self._finish_came = self._finish_came or piece.finish is not None
                 return piece
 
     def rewritten(self, piece: Piece, text: str) -> Piece:
@@ -130,6 +134,24 @@ class LiteLLMExchange:
         if getattr(delta, "reasoning_content", None):
             del delta.reasoning_content
         return dataclasses.replace(piece, raw=raw, text=text, reasoning="")
+
+    @property
+    def _may_leave_litellm(self) -> bool:
+        """Whether what is left of the stream can be read past litellm.
+
+        After a finish only usage follows, which the wire knows. litellm would put the whole reply together again,
+        count and price it in a thread of its own, for callbacks of which there are none: more work than the reply.
+        """
+        return self._finish_came and self._is_tapped and self._wire.finish is not None and not somebody_listens()
+
+    async def _rest(self) -> Piece | End | Fault:
+        async for _ in self._stream.completion_stream:
+            pass
+        usage = self._wire.usage
+        if usage is not None and not self._usage_came and self._wire.flaw is None:
+            self._usage_came = True
+            return Piece({"choices": [], "usage": usage}, usage=usage_of(usage))
+        return self._end()
 
     async def close(self) -> None:
         response, stream, self._stream = self._wire.response, self._stream, None

@@ -37,6 +37,7 @@ class Wire:
     frames: int = 0
     choices: int = 0
     finish: str | None = None
+    usage: dict[str, Any] | None = None
     flaw: Fault | None = None
     """What is wrong with the stream, once it was seen; the bytes from there on are withheld."""
     response: httpx.Response | None = None
@@ -130,6 +131,7 @@ class _Frames:
         if frame.get("error"):
             wire.flaw = _error_frame(frame)
             return False
+        wire.usage = frame.get("usage") or wire.usage
         for choice in frame.get("choices") or ():
             wire.choices += 1
             wire.finish = choice.get("finish_reason") or wire.finish

@@ -33,7 +33,28 @@ def answer_as(reply: Reply, request: Request) -> Answer:
     if isinstance(reply.chunks, int):
         meant = replace(meant, pieces=pieces(meant.text, reply.chunks))
     meant = replace(meant, model=reply.model, reasoning=reply.reasoning, finish=reply.finish or meant.finish)
+    meant = _going_on(meant, request)
     return replace(meant, usage=_usage(reply, meant, request))
+
+
+def _going_on(meant: Answer, request: Request) -> Answer:
+    """What is left to say when the request hands over the beginning of the reply, in vLLM's way."""
+    last = request["messages"][-1]
+    if not request.get("continue_final_message") or last.get("role") != "assistant":
+        return meant
+    begun = last.get("content") or ""
+    if not meant.text.startswith(begun):
+        return meant
+    return replace(meant, pieces=_after(meant.pieces, len(begun)), reasoning=None)
+
+
+def _after(said: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """The pieces without their first `count` characters."""
+    left = []
+    for piece in said:
+        left.append(piece[count:])
+        count = max(0, count - len(piece))
+    return tuple(piece for piece in left if piece)
 
 
 def counted(meant: Answer, request: Request) -> dict[str, Any]:

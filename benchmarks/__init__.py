@@ -1,0 +1,1 @@
+"""Side by side with what users have today; see README.md."""
