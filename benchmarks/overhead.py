@@ -2,8 +2,9 @@
 
     python -m benchmarks.overhead [--quick] [--only ainvoke,astream,in-flight,threads]
 
-All contestants take turns in every round, and a table shows medians of the ratios within a round: a machine that
-slows down slows down all of them. The server is a process of its own; CPU is this process's, all threads.
+Every contestant has a process of its own, because what one leaves behind in litellm's globals slows down another, and
+the server has one too. They take turns in every round, and the tables show medians of the ratios within a round: a
+machine that slows down slows down all of them. CPU is that of the contestant's process, all its threads.
 """
 
 from __future__ import annotations
@@ -11,37 +12,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
+import logging
+import multiprocessing
+import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
-import llm_fallback
+from benchmarks.contestants import BARE, BUILDERS, RAW, Contestant
 from benchmarks.serving import CHUNKS, served
 from benchmarks.tables import table, times
 
-QUESTION = "What is the capital of France?"
-MESSAGES = [{"role": "user", "content": QUESTION}]
-BARE = "ChatLiteLLMRouter"
-RAW = "raw aiohttp"
 GOAL = 0.7
 """Our CPU per call, of ChatLiteLLMRouter's."""
-
-Ask = Callable[[], Awaitable[Any]]
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """One way to ask a chat model; a way it does not have is None."""
-
-    name: str
-    ask: Ask
-    stream: Callable[[], AsyncIterator[Any]]
-    ask_sync: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,168 +43,8 @@ class Size:
     threaded: int
 
 
-FULL = Size(rounds=15, calls=60, streams=10, in_flight=500, threaded=320)
-QUICK = Size(rounds=5, calls=20, streams=4, in_flight=150, threaded=96)
-
-
-# The contestants.
-
-
-async def raw(url: str, stack: AsyncExitStack) -> Contestant:
-    import aiohttp
-
-    session = await stack.enter_async_context(aiohttp.ClientSession())
-    headers = {"authorization": "Bearer none"}
-
-    async def ask() -> Any:
-        body = {"model": "plain", "messages": MESSAGES}
-        async with session.post(f"{url}/plain/v1/chat/completions", json=body, headers=headers) as response:
-            return json.loads(await response.read())
-
-    async def stream() -> AsyncIterator[Any]:
-        body = {"model": "streamed", "messages": MESSAGES, "stream": True}
-        async with session.post(f"{url}/streamed/v1/chat/completions", json=body, headers=headers) as response:
-            async for line in response.content:
-                if line.startswith(b"data: {"):
-                    yield json.loads(line[6:])
-
-    return Contestant(RAW, ask, stream)
-
-
-async def openai_sdk(url: str, stack: AsyncExitStack) -> Contestant:
-    from openai import AsyncOpenAI, OpenAI
-
-    plain = await stack.enter_async_context(AsyncOpenAI(base_url=f"{url}/plain/v1", api_key="none"))
-    streamed = await stack.enter_async_context(AsyncOpenAI(base_url=f"{url}/streamed/v1", api_key="none"))
-    threaded = stack.enter_context(OpenAI(base_url=f"{url}/plain/v1", api_key="none"))
-
-    async def stream() -> AsyncIterator[Any]:
-        asked: Any = {"model": "streamed", "messages": MESSAGES, "stream": True}
-        async for chunk in await streamed.chat.completions.create(**asked):
-            yield chunk
-
-    asked: Any = {"model": "plain", "messages": MESSAGES}
-    return Contestant(
-        "openai SDK",
-        lambda: plain.chat.completions.create(**asked),
-        stream,
-        lambda: threaded.chat.completions.create(**asked),
-    )
-
-
-def of_models(name: str, plain: Any, streamed: Any) -> Contestant:
-    """A contestant made of two LangChain chat models."""
-    return Contestant(
-        name, lambda: plain.ainvoke(QUESTION), lambda: streamed.astream(QUESTION), lambda: plain.invoke(QUESTION)
-    )
-
-
-def chat_openai_at(url: str, script: str) -> Any:
-    from langchain_openai import ChatOpenAI
-
-    return ChatOpenAI(model=script, base_url=f"{url}/{script}/v1", api_key="none", stream_usage=True)
-
-
-async def chat_openai(url: str, stack: AsyncExitStack) -> Contestant:
-    return of_models("ChatOpenAI", chat_openai_at(url, "plain"), chat_openai_at(url, "streamed"))
-
-
-async def with_fallbacks(url: str, stack: AsyncExitStack) -> Contestant:
-    def chained(script: str) -> Any:
-        return chat_openai_at(url, script).with_fallbacks([chat_openai_at(url, script)])
-
-    return of_models("ChatOpenAI.with_fallbacks", chained("plain"), chained("streamed"))
-
-
-def litellm_words(url: str, provider: str, script: str) -> dict[str, Any]:
-    return {"model": f"{provider}/{script}", "api_base": f"{url}/{script}/v1", "api_key": "none"}
-
-
-def litellm_as(provider: str) -> Callable[[str, AsyncExitStack], Awaitable[Contestant]]:
-    async def build(url: str, stack: AsyncExitStack) -> Contestant:
-        import litellm
-
-        plain, streamed = (litellm_words(url, provider, script) for script in ("plain", "streamed"))
-
-        async def stream() -> AsyncIterator[Any]:
-            answer: Any = await litellm.acompletion(
-                **streamed, messages=copied(), stream=True, stream_options={"include_usage": True}
-            )
-            async for chunk in answer:
-                yield chunk
-
-        return Contestant(
-            f"litellm.acompletion, {provider}",
-            lambda: litellm.acompletion(**plain, messages=copied()),
-            stream,
-            lambda: litellm.completion(**plain, messages=copied()),
-        )
-
-    return build
-
-
-def copied() -> list[dict[str, str]]:
-    return [dict(message) for message in MESSAGES]
-
-
-def a_router(url: str) -> Any:
-    """Two groups, each with a fallback, as defaults have it."""
-    import litellm
-
-    names = ("plain", "streamed", "plain-backup", "streamed-backup")
-    words = {name: litellm_words(url, "hosted_vllm", name.removesuffix("-backup")) for name in names}
-    return litellm.Router(
-        model_list=[{"model_name": name, "litellm_params": own} for name, own in words.items()],
-        fallbacks=[{"plain": ["plain-backup"]}, {"streamed": ["streamed-backup"]}],
-    )
-
-
-async def router(url: str, stack: AsyncExitStack) -> Contestant:
-    built = a_router(url)
-    stack.callback(built.discard)
-
-    async def stream() -> AsyncIterator[Any]:
-        answer: Any = await built.acompletion(
-            model="streamed", messages=copied(), stream=True, stream_options={"include_usage": True}
-        )
-        async for chunk in answer:
-            yield chunk
-
-    return Contestant(
-        "Router.acompletion",
-        lambda: built.acompletion(model="plain", messages=copied()),
-        stream,
-        lambda: built.completion(model="plain", messages=copied()),
-    )
-
-
-async def chat_litellm_router(url: str, stack: AsyncExitStack) -> Contestant:
-    from langchain_litellm import ChatLiteLLMRouter
-
-    built = a_router(url)
-    stack.callback(built.discard)
-    models = [ChatLiteLLMRouter(router=built, model=script) for script in ("plain", "streamed")]
-    return of_models(BARE, *models)
-
-
-def ours(backend: str) -> Callable[[str, AsyncExitStack], Awaitable[Contestant]]:
-    async def build(url: str, stack: AsyncExitStack) -> Contestant:
-        def chain_of(script: str) -> dict[str, Any]:
-            own = {"backend": backend, "model": script, "api_base": f"{url}/{script}", "api_key": "none"}
-            return {"deployments": {"primary": own, "backup": own}, "chains": {"c": {"tiers": ["primary", "backup"]}}}
-
-        models = [llm_fallback.build_chat_model(chain_of(script)) for script in ("plain", "streamed")]
-        for model in models:
-            await stack.enter_async_context(model)
-        return of_models(f"ours, {backend}", *models)
-
-    return build
-
-
-BUILDERS = (
-    *(raw, openai_sdk, chat_openai, with_fallbacks, litellm_as("hosted_vllm"), litellm_as("openai"), router),
-    *(chat_litellm_router, ours("vllm"), ours("openai-compatible")),
-)
+FULL = Size(rounds=15, calls=60, streams=6, in_flight=300, threaded=192)
+QUICK = Size(rounds=5, calls=20, streams=3, in_flight=100, threaded=64)
 
 
 # Measuring. Each measure gives milliseconds, or calls a second, of one turn of one contestant.
@@ -234,7 +62,7 @@ async def cpu_per_chunk(contestant: Contestant, size: Size) -> float:
     return await cpu_ms(read, size.streams) / CHUNKS
 
 
-async def cpu_ms(ask: Ask, times_: int) -> float:
+async def cpu_ms(ask: Callable[[], Awaitable[Any]], times_: int) -> float:
     gc.collect()
     began = time.process_time()
     for _ in range(times_):
@@ -294,52 +122,97 @@ MEASURES = {
 Series = Mapping[str, Sequence[float]]
 
 
-async def measured(contestants: Sequence[Contestant], measure: Measure, size: Size) -> Series:
-    """Every contestant's values, a round each; the first round only warms up."""
-    values: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
-    for number in range(1 + max(2, round(size.rounds * measure.share_of_rounds))):
-        for contestant in contestants[number % len(contestants) :] + contestants[: number % len(contestants)]:
-            value = await measure.take(contestant, size)
+# A contestant's process.
+
+
+class Worker:
+    """A contestant in a process of its own, which measures itself when told to."""
+
+    def __init__(self, name: str, url: str, size: Size) -> None:
+        self.name = name
+        spawning = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawning.Pipe()
+        self._process = spawning.Process(target=_serve, args=(theirs, name, url, size))
+        self._process.start()
+        self._pipe.recv()
+
+    def take(self, measure: str) -> float | None:
+        self._pipe.send(measure)
+        value: float | None = self._pipe.recv()
+        return value
+
+    def close(self) -> None:
+        self._pipe.send(None)
+        self._process.join()
+
+
+def _serve(pipe: Connection, name: str, url: str, size: Size) -> None:
+    # What litellm leaves behind is told there, at length.
+    logging.getLogger("asyncio").disabled = True
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    asyncio.run(_measure(pipe, name, url, size))
+
+
+async def _measure(pipe: Connection, name: str, url: str, size: Size) -> None:
+    async with AsyncExitStack() as stack:
+        contestant = await BUILDERS[name](url, stack)
+        pipe.send("ready")
+        while (measure := pipe.recv()) is not None:
+            pipe.send(await MEASURES[measure].take(contestant, size))
+
+
+# Taking turns.
+
+
+def measured(workers: Sequence[Worker], measure: str, size: Size) -> Series:
+    """Every contestant's values, one a round; the first round only warms up."""
+    values: dict[str, list[float]] = {worker.name: [] for worker in workers}
+    for number in range(1 + max(2, round(size.rounds * MEASURES[measure].share_of_rounds))):
+        first = number % len(workers)
+        for worker in [*workers[first:], *workers[:first]]:
+            value = worker.take(measure)
             if number and value is not None:
-                values[contestant.name].append(value)
+                values[worker.name].append(value)
     return {name: found for name, found in values.items() if found}
 
 
 def ratio(series: Series, name: str, base: str) -> float | None:
     """The median of a contestant's ratios to another's, round by round."""
-    if name not in series or base not in series:
+    if base not in series:
         return None
     return statistics.median(own / other for own, other in zip(series[name], series[base], strict=True))
 
 
-def report(title: str, measure: Measure, series: Series) -> str:
+def report(title: str, series: Series) -> str:
     rows = [
         (name, times(statistics.median(values)), times(ratio(series, name, RAW)), times(ratio(series, name, BARE)))
         for name, values in series.items()
     ]
-    return f"\n{title}\n\n{table((title, measure.unit, '× raw', f'× {BARE}'), rows)}"
-
-
-async def main(size: Size, only: Sequence[str]) -> None:
-    async with AsyncExitStack() as stack:
-        url = stack.enter_context(served())
-        contestants = [await build(url, stack) for build in BUILDERS]
-        for title in only:
-            series = await measured(contestants, MEASURES[title], size)
-            print(report(title, MEASURES[title], series), flush=True)
-            if title == "ainvoke":
-                print(verdict(series))
+    return table((title, MEASURES[title].unit, "× raw", f"× {BARE}"), rows)
 
 
 def verdict(series: Series) -> str:
     share = ratio(series, "ours, vllm", BARE)
     assert share is not None
-    return f"\ngoal: at most {GOAL} × {BARE}; ours, vllm: {share:.2f}: {'met' if share <= GOAL else 'missed'}"
+    return f"goal: at most {GOAL} × {BARE}; ours, vllm: {share:.2f}, {'met' if share <= GOAL else 'missed'}"
+
+
+def main(size: Size, only: Sequence[str]) -> None:
+    with ExitStack() as stack:
+        url = stack.enter_context(served())
+        workers = [Worker(name, url, size) for name in BUILDERS]
+        for worker in workers:
+            stack.callback(worker.close)
+        for title in only:
+            series = measured(workers, title, size)
+            print(f"\n{report(title, series)}", flush=True)
+            if title == "ainvoke":
+                print(f"\n{verdict(series)}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: half a minute instead of several")
-    parser.add_argument("--only", default=",".join(MEASURES), help="which of %(default)s")
+    parser.add_argument("--quick", action="store_true", help="a rough answer in two minutes")
+    parser.add_argument("--only", default=",".join(MEASURES), help="some of %(default)s")
     given = parser.parse_args()
-    asyncio.run(main(QUICK if given.quick else FULL, given.only.split(",")))
+    main(QUICK if given.quick else FULL, given.only.split(","))

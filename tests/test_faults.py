@@ -159,7 +159,8 @@ SERVERS: dict[str, tuple[int, str, tuple[str, ...], Failure]] = {
     "tensorrt_context_tensorrt": (
         400,
         flat_error(
-            "The sum of prompt length (4000) and query length (0) max_tokens (2048) should not exceed max_seq_len (4096)"
+            "The sum of prompt length (4000) and query length (0) max_tokens (2048) should not exceed "
+            "max_seq_len (4096)"
         ),
         ("BadRequestError",),
         "context_window",

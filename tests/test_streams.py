@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
 from llm_fallback import StreamBroken, build_chat_model
-from llm_fallback.testing import Cut, FakeServer, Reply, Stall
+from llm_fallback.testing import Cut, Fail, FakeServer, Reply, Stall
 from tests.asking import STREAMED, ask, merged
 
 WORDS = ["one ", "two ", "three ", "four ", "five"]
@@ -245,7 +246,6 @@ async def test_no_hedge_without_another_healthy_deployment():
 
 async def test_when_both_of_a_race_fail_the_next_is_asked():
     """Neither failure is lost from the record."""
-    from llm_fallback.testing import Fail
 
     scripts = {"a": Fail(500, delay_s=0.3), "b": Fail(429, delay_s=0.1), "c": "third"}
     with FakeServer(scripts) as server:
@@ -267,3 +267,18 @@ async def test_hedges_stay_a_tenth_of_the_calls():
             for _ in range(100):
                 await model.ainvoke("go")
         assert len(server.received()) <= 110
+
+
+@pytest.mark.parametrize("mode", ["ainvoke", "astream"])
+async def test_of_fifty_calls_at_expiry_exactly_one_probes(mode):
+    """While the backup is there, one request finds out whether the primary is back; the others do not wait for it."""
+    with FakeServer({"a": [Fail(500)], "b": "backup"}) as server:
+        spec = server.spec(deployments={"a": {"breaker": {"failures": 1, "cooldown_s": 0.3}}})
+        async with build_chat_model(spec) as model:
+            await ask(model, mode)
+            server.script("a", Reply("back", delay_s=0.5))
+            await asyncio.sleep(0.35)
+            answers = await asyncio.gather(*(ask(model, mode) for _ in range(50)))
+            assert len(server.received("a")) == 2
+            assert sorted(message.content for message in answers) == ["back", *["backup"] * 49]
+            assert model.state()["a"]["breaker"] == "closed"

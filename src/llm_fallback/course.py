@@ -214,7 +214,7 @@ class Course:
         return False
 
     def _cannot_serve(self, member: Member) -> bool:
-        if member.target.served in self._refusing or member.name in self._barred | self._unfit:
+        if member.target.served in self._refusing or member.name in self._barred or member.name in self._unfit:
             return True
         if self._too_long_for is None or self._in_side_route:
             return False

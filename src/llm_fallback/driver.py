@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 import inspect
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -90,7 +91,7 @@ def drive(run: Run, caller: Caller) -> Generator[Piece, None, None]:
     finally:
         if run.end is None:
             _leave(items, context)
-        caller.tell(_ended(run))
+        caller.tell(_ended(run, caller))
 
 
 async def adrive(run: Run, caller: Caller) -> AsyncGenerator[Piece, None]:
@@ -109,7 +110,7 @@ async def adrive(run: Run, caller: Caller) -> AsyncGenerator[Piece, None]:
     finally:
         if run.end is None:
             await items.aclose()
-        await caller.atell(_ended(run))
+        await caller.atell(_ended(run, caller))
 
 
 async def _step(items: AsyncGenerator[Any, Any], answer: Any) -> Any:
@@ -144,20 +145,30 @@ def _leave(items: AsyncGenerator[Any, Any], context: contextvars.Context) -> Non
         portal().run(close(), context)
 
 
-def _ended(run: Run) -> CallEnded:
+def _ended(run: Run, caller: Caller) -> CallEnded:
+    record, failure = _outcome(run)
+    return CallEnded(
+        chain=record.chain,
+        record=record,
+        failure=failure,
+        streamed=run.call.streamed,
+        at=time.time(),
+        run_id=None if caller.run_id is None else str(caller.run_id),
+        tags=tuple(caller.tags),
+        metadata=caller.metadata,
+    )
+
+
+def _outcome(run: Run) -> tuple[Record, Failure | None]:
     match run.end:
         case None:
-            return _call_ended(run.record(), "cancelled")
+            return run.record(), "cancelled"
         case Answered(record=record):
-            return _call_ended(record, None)
+            return record, None
         case Broke(record=record, fault=fault):
-            return _call_ended(record, fault.failure)
+            return record, fault.failure
         case Failed(record=record, failure=failure):
-            return _call_ended(record, failure)
-
-
-def _call_ended(record: Record, failure: Failure | None) -> CallEnded:
-    return CallEnded(record.chain, record, failure)
+            return record, failure
 
 
 def _custom(event: AttemptFailed | FellBack) -> tuple[str, dict[str, Any]]:

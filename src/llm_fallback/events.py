@@ -6,6 +6,7 @@ second time, from a trace, what the engine knew as it happened.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
@@ -218,6 +219,14 @@ class CallEnded:
     record: Record
     failure: Failure | None = None
     """None: answered. `cancelled`: the caller left."""
+    streamed: bool = False
+    at: float = 0.0
+    """When it ended, in seconds since the epoch."""
+    run_id: str | None = None
+    """LangChain's run, where the call was made through LangChain."""
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """`config["metadata"]` of the call."""
     name: Literal["llm_fallback.call_ended"] = "llm_fallback.call_ended"
 
 

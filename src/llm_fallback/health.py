@@ -137,6 +137,7 @@ class DeploymentHealth:
         self.hedges_sent = self.hedges_won = self.stitched = 0
         self._minute = _Minute(deque())
         self._first_tokens: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
+        self._replies: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
 
     def block(self, now: float, tokens: int = 0) -> Block | None:
         """None if a request of about that many tokens may be sent now."""
@@ -168,11 +169,16 @@ class DeploymentHealth:
         self.hedges_sent += 1
         return self.begin(now, tokens)
 
-    def answered(self, ticket: Ticket, now: float, first_token_s: float | None = None) -> None:
+    def answered(
+        self, ticket: Ticket, now: float, first_token_s: float | None = None, reply_s: float | None = None
+    ) -> None:
+        """Count an answer, with the time to its first token if it was streamed, else to the whole plain reply."""
         self.in_flight -= 1
         self.breaker.succeeded(ticket, now)
         if first_token_s is not None:
             self._first_tokens.append(first_token_s)
+        elif reply_s is not None:
+            self._replies.append(reply_s)
 
     def failed(self, ticket: Ticket, now: float, failure: Failure, retry_after_s: float | None) -> bool:
         """Count a failure; True if it opened the breaker. A refusal of this one request counts as an answer."""
@@ -194,10 +200,11 @@ class DeploymentHealth:
 
     def first_token_s(self, quantile: float, *, at_least: int = 1) -> float | None:
         """That quantile of the last first-token times, in seconds; None while there are fewer than `at_least`."""
-        if len(self._first_tokens) < at_least:
-            return None
-        ranked = sorted(self._first_tokens)
-        return ranked[max(0, math.ceil(quantile * len(ranked)) - 1)]
+        return _quantile(self._first_tokens, quantile, at_least)
+
+    def reply_s(self, quantile: float, *, at_least: int = 1) -> float | None:
+        """The same of plain replies, which have no first token: the time until they were whole."""
+        return _quantile(self._replies, quantile, at_least)
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """Plain data, as `model.state()` shows it."""
@@ -213,6 +220,13 @@ class DeploymentHealth:
             "hedges_won": self.hedges_won,
             "stitched": self.stitched,
         }
+
+
+def _quantile(times: deque[float], quantile: float, at_least: int) -> float | None:
+    if len(times) < at_least:
+        return None
+    ranked = sorted(times)
+    return ranked[min(len(ranked) - 1, math.ceil(quantile * len(ranked)) - 1)]
 
 
 class Health:

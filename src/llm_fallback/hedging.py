@@ -14,13 +14,14 @@ from llm_fallback.timing import Clock
 from llm_fallback.trial import Trial
 
 _FEWEST_SAMPLES = 50
-"""First-token times a percentile needs before it says anything."""
+"""Times a percentile needs before it says anything."""
 
 
-def hedge_after(hedge: Hedge, health: DeploymentHealth) -> float | None:
+def hedge_after(hedge: Hedge, health: DeploymentHealth, *, streamed: bool) -> float | None:
     """Seconds without content after which another deployment is asked too; None while that is not known."""
     if hedge.after_s == "p95":
-        return health.first_token_s(0.95, at_least=_FEWEST_SAMPLES)
+        times = health.first_token_s if streamed else health.reply_s
+        return times(0.95, at_least=_FEWEST_SAMPLES)
     return float(hedge.after_s)
 
 

@@ -179,7 +179,7 @@ class Run:
         hedge = self.call.chain.hedge
         if hedge is None or self._delivered_anything:
             return None
-        after_s = hedge_after(hedge, self.engine.health[trial.member.name])
+        after_s = hedge_after(hedge, self.engine.health[trial.member.name], streamed=self.call.streamed)
         at = None if after_s is None else self.engine.clock.now() + after_s
         return None if at is None or at >= self.course.deadline else at
 

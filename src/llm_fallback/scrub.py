@@ -62,7 +62,11 @@ def secrets_in(value: Any) -> Iterator[str]:
 
 def password_of(url: str) -> Iterator[str]:
     """The password a URL carries, if it does."""
-    password = urlsplit(url).password
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        # No address anybody can read; what stands where a password would is one all the same.
+        password = url.rpartition("@")[0].rpartition(":")[2]
     if password:
         yield password
         yield unquote(password)

@@ -247,7 +247,9 @@ class Trial:
         now = self._tools.clock.now()
         self.attempt = self._fact("succeeded", None)
         with self._tools.health.lock:
-            self._tools.health[self.member.name].answered(self._ticket, now, self._time_to_first_token())
+            self._tools.health[self.member.name].answered(
+                self._ticket, now, self._time_to_first_token(), now - self._began
+            )
             self._settle_tokens()
         self._settled = True
         self._tools.health.released()

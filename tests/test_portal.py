@@ -1,0 +1,261 @@
+"""The loop on which sync callers run the engine: one per process, whoever calls and however they leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from llm_fallback.portal import Portal, portal
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+
+
+def run(step):
+    return portal().run(step, contextvars.copy_context())
+
+
+class Interrupted(BaseException):
+    """Raised in the main thread by a signal, as KeyboardInterrupt is."""
+
+
+@contextmanager
+def interrupting_signal():
+    def interrupt(number, frame):
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        yield lambda: os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_steps_of_many_threads_run_on_one_loop_and_come_back_to_whoever_asked():
+    """Thirty-two threads, fifty steps each, no answer mixed up."""
+
+    async def step(number):
+        await asyncio.sleep(0)
+        return number, threading.current_thread()
+
+    def caller(thread):
+        return [run(step((thread, number))) for number in range(50)]
+
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(caller, range(32)))
+    assert [[number for number, _ in own] for own in answers] == [
+        [(thread, number) for number in range(50)] for thread in range(32)
+    ]
+    assert len({thread for own in answers for _, thread in own}) == 1
+
+
+def test_threads_that_come_first_at_once_get_the_same_portal():
+    """It is made once."""
+    start = threading.Barrier(16)
+
+    def first():
+        start.wait()
+        return portal()
+
+    with ThreadPoolExecutor(16) as pool:
+        assert len({id(pool.submit(first).result()) for _ in range(1)} | {id(portal())}) == 1
+        assert len({id(found.result()) for found in [pool.submit(portal) for _ in range(16)]}) == 1
+
+
+async def test_a_sync_caller_inside_a_running_loop_is_served():
+    """The portal's loop is another one; the caller's own stands still meanwhile, as with any sync call."""
+
+    async def step():
+        return asyncio.get_running_loop()
+
+    assert run(step()) is not asyncio.get_running_loop()
+
+
+def test_steps_of_two_callers_run_side_by_side():
+    """One caller's step may wait for what another's brings."""
+    opened = Future()
+
+    async def waits():
+        event = asyncio.Event()
+        opened.set_result(event)
+        await event.wait()
+        return "came"
+
+    async def brings(event):
+        event.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(run, waits())
+        run(brings(opened.result(timeout=5)))
+        assert waiting.result(timeout=5) == "came"
+
+
+def test_the_caller_s_context_variables_are_those_of_the_step():
+    """And what a step sets the next step of the same call sees, but nobody else."""
+
+    async def step(name=None):
+        before = tenant.get()
+        if name:
+            tenant.set(name)
+        return before
+
+    tenant_token = tenant.set("blue")
+    try:
+        context = contextvars.copy_context()
+        assert [portal().run(step(name), context) for name in ("green", None)] == ["blue", "green"]
+        assert tenant.get() == "blue"
+        assert run(step()) == "blue"
+    finally:
+        tenant.reset(tenant_token)
+    assert run(step()) == "nobody"
+
+
+def test_an_exception_comes_out_as_the_one_that_was_raised():
+    """The same object, not a wrapper of it."""
+    error = LookupError("mine")
+
+    async def step():
+        raise error
+
+    with pytest.raises(LookupError) as raised:
+        run(step())
+    assert raised.value is error
+
+
+def test_a_cancellation_from_within_is_the_cancellation_async_callers_know():
+    """asyncio's own, not that of concurrent.futures."""
+
+    async def step():
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        run(step())
+
+
+def test_an_interrupt_of_the_waiting_thread_cancels_the_step_and_waits_for_its_end():
+    """When the interrupt goes on the request is closed already."""
+    ended = []
+
+    async def step():
+        interrupt()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append("closed")
+
+    with interrupting_signal() as interrupt, pytest.raises(Interrupted):
+        run(step())
+    assert ended == ["closed"]
+
+
+def test_a_step_that_fails_while_it_is_cancelled_does_not_hide_the_interrupt():
+    """Whoever pressed Ctrl-C sees KeyboardInterrupt."""
+
+    async def step():
+        interrupt()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError("while closing")
+
+    with interrupting_signal() as interrupt, pytest.raises(Interrupted):
+        run(step())
+
+
+def test_the_portal_serves_on_after_an_interrupt_and_an_error():
+    """One caller's misfortune is nobody else's."""
+
+    async def fails():
+        raise ValueError
+
+    async def step():
+        return "fine"
+
+    with pytest.raises(ValueError):
+        run(fails())
+    assert run(step()) == "fine"
+
+
+def test_a_step_nobody_waits_for_runs_all_the_same():
+    """Closing what was dropped, from a thread that must not wait."""
+    done = Future()
+
+    async def step():
+        done.set_result(portal().is_current())
+
+    portal().send(step(), contextvars.copy_context())
+    assert done.result(timeout=5) is True
+    assert portal().is_current() is False
+
+
+def test_a_portal_s_thread_does_not_keep_the_process_alive():
+    """It is a daemon."""
+    assert [thread.daemon for thread in threading.enumerate() if thread.name == "llm_fallback portal"] == [True]
+    assert isinstance(portal(), Portal)
+
+
+FORK = """
+import contextvars, os, sys, threading
+import llm_fallback.portal as own
+
+async def step():
+    return os.getpid()
+
+def run():
+    return own.portal().run(step(), contextvars.copy_context())
+
+assert run() == os.getpid()
+before = own.portal()
+if {held}:
+    own._lock.acquire()
+child = os.fork()
+if child == 0:
+    code = 0 if run() == os.getpid() and own.portal() is not before else 1
+    os._exit(code)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+if {held}:
+    own._lock.release()
+assert run() == os.getpid() and own.portal() is before
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_after_a_fork_the_child_has_a_portal_of_its_own(held):
+    """Threads do not survive a fork; and the lock may have been held by one of them."""
+    ended = subprocess.run([sys.executable, "-c", FORK.format(held=held)], timeout=30, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+AT_EXIT = """
+import asyncio, contextvars
+from llm_fallback.portal import portal
+
+async def items():
+    try:
+        yield 1
+        yield 2
+    finally:
+        print("closed", flush=True)
+
+async def first(found):
+    return await anext(found)
+
+found = items()
+assert portal().run(first(found), contextvars.copy_context()) == 1
+"""
+
+
+def test_what_a_stream_left_open_holds_is_closed_when_the_interpreter_ends():
+    """A script that breaks off its last stream does not leave a connection behind."""
+    ended = subprocess.run([sys.executable, "-c", AT_EXIT], timeout=30, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "closed\n", "")
