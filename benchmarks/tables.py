@@ -22,7 +22,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def times(ratio: float | None) -> str:
-    """A ratio to three digits, or a dash for none."""
+    """A ratio to two or three digits, or a dash for none."""
     if ratio is None:
         return "–"
-    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}"
+    return f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3f}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Callable
 
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from openai import AsyncOpenAI
 
+from llm_fallback.plan import Target
 from llm_fallback.seam.wire import HOOKS
 
 SOCKET_TIMEOUT_S = 6000.0
@@ -45,13 +45,30 @@ class LoopClient:
         self._closing = asyncio.get_running_loop().create_task(self.close())
 
 
-def client_for(handler: AsyncHTTPHandler, parameters: Mapping[str, Any]) -> AsyncHTTPHandler | AsyncOpenAI:
+TAKES_A_HANDLER = frozenset(
+    {"hosted_vllm", "mistral", "deepseek", "groq", "xai", "openrouter", "together_ai", "fireworks_ai"}
+)
+"""litellm's providers that speak OpenAI's protocol and are asked through an AsyncHTTPHandler, which may be ours. They
+skip frames that do not parse and send a request twice when the connection breaks, unless somebody watches the wire."""
+
+TAKES_AN_OPENAI_CLIENT = frozenset({"openai", "litellm_proxy"})
+"""Those asked through OpenAI's library, which may use our HTTP client."""
+
+
+def is_tapped(target: Target) -> bool:
+    """Whether a deployment's wire can be listened to."""
+    provider = provider_of(target)
+    return provider in TAKES_A_HANDLER or (provider in TAKES_AN_OPENAI_CLIENT and "api_base" in target.parameters)
+
+
+def provider_of(target: Target) -> str:
+    """litellm's name for the provider."""
+    return str(target.parameters["model"]).partition("/")[0]
+
+
+def client_for(handler: AsyncHTTPHandler, target: Target, api_key: str) -> AsyncHTTPHandler | AsyncOpenAI:
     """A client whose wire can be listened to, of the kind this provider of litellm's takes."""
-    if parameters["model"].startswith("hosted_vllm/"):
+    if provider_of(target) in TAKES_A_HANDLER:
         return handler
-    return AsyncOpenAI(
-        api_key=parameters["api_key"],
-        base_url=parameters["api_base"],
-        http_client=handler.client,
-        max_retries=0,
-    )
+    base_url = target.parameters["api_base"]
+    return AsyncOpenAI(api_key=api_key, base_url=base_url, http_client=handler.client, max_retries=0)

@@ -17,7 +17,7 @@ from llm_fallback.faults import Fault
 from llm_fallback.plan import Target
 from llm_fallback.scrub import Scrubber, revealed
 from llm_fallback.seam import wire as wires
-from llm_fallback.seam.clients import SOCKET_TIMEOUT_S, LoopClient, client_for
+from llm_fallback.seam.clients import SOCKET_TIMEOUT_S, LoopClient, client_for, is_tapped
 from llm_fallback.seam.quiet import quiet_logging, somebody_listens, warm_up
 from llm_fallback.seam.readings import text_of, tool_calls_of, usage_of
 from llm_fallback.seam.upstream import UpstreamError, classes_of, fault_of_litellm, fault_of_transfer
@@ -197,7 +197,7 @@ class LiteLLMExchange:
         return await self._ask_litellm()
 
     async def _ask_litellm(self) -> Any:
-        handler = await self._transport.client() if self._target.backend else None
+        handler = await self._transport.client() if is_tapped(self._target) else None
         return await litellm.acompletion(**self._parameters(handler))
 
     def _parameters(self, handler: AsyncHTTPHandler | None) -> dict[str, Any]:
@@ -216,7 +216,7 @@ class LiteLLMExchange:
             # litellm would look for somebody else's key; this one is taken off again, or is none.
             parameters["api_key"] = "no-key"
         if handler is not None:
-            parameters["client"] = client_for(handler, parameters)
+            parameters["client"] = client_for(handler, target, parameters.get("api_key", ""))
         return parameters
 
     def _named_in(self, text: str) -> set[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from llm_fallback.faults import Fault, failure_of, retry_after_s, shortened
+from llm_fallback.seam.wire import said_by
 
 _CUT = frozenset(
     {
@@ -27,9 +30,18 @@ class UpstreamError(Exception):
         return f"{self.kind}{status}: {self.message}"
 
 
+_ITS_NAMES = re.compile(r"^(?:litellm\.\w+: )*(?:\w+(?: \w+)?: )?(?:\w+Exception -? ?)?(?:\w+Error: )?(?:- )?")
+
+
+def plain(text: str) -> str:
+    """What the provider said, without the names litellm puts in front of it."""
+    said = _ITS_NAMES.sub("", text, count=1).strip()
+    return shortened(said_by(said.encode())[1] or text)
+
+
 def fault_of_transfer(error: Exception, classes: set[str], status: int | None) -> Fault:
     """A request that went out and came to no HTTP error."""
-    text = shortened(str(error))
+    text = plain(str(error))
     if classes & _CUT or status is None:
         failure = "timeout" if classes & _TIMED_OUT and not classes & _CUT else "connection"
         return Fault(failure, text, status)  # type: ignore[arg-type]
@@ -38,7 +50,7 @@ def fault_of_transfer(error: Exception, classes: set[str], status: int | None) -
 
 def fault_of_litellm(error: Exception, classes: set[str]) -> Fault:
     """An error of which only litellm's own account is known."""
-    text = shortened(str(error))
+    text = plain(str(error))
     if classes & _UNREADABLE or "Empty or invalid response" in text:
         return Fault("invalid_response", text, 200)
     if classes & _CUT or ("APIConnectionError" in classes and not classes & _TIMED_OUT):

@@ -8,6 +8,7 @@ litellm reads them. It hooks into httpx's public event hooks and knows OpenAI's 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class Wire:
     def fault(self) -> Fault:
         """The fault of a response that carries an HTTP error."""
         assert self.status is not None
-        code, message = _said(bytes(self.body))
+        code, message = said_by(bytes(self.body))
         failure = failure_of(self.status, f"{code} {message} {self.body.decode(errors='replace')}")
         return Fault(failure, shortened(message), self.status, retry_after_s(self.headers))
 
@@ -140,13 +141,13 @@ class _Frames:
 
 def _error_frame(frame: Mapping[str, Any]) -> Fault:
     error = frame["error"]
-    code, message = _said(json.dumps(frame).encode())
+    code, message = said_by(json.dumps(frame).encode())
     number = error.get("code") if isinstance(error, dict) else None
     status = int(str(number)) if str(number).isdigit() and 400 <= int(str(number)) < 600 else 500
     return Fault(failure_of(status, f"{code} {message}"), shortened(message), status)
 
 
-def _said(body: bytes) -> tuple[str, str]:
+def said_by(body: bytes) -> tuple[str, str]:
     """Code and message of an error body in any of the shapes servers use, else the text itself."""
     text = body.decode(errors="replace")
     try:
@@ -168,6 +169,9 @@ async def on_request(request: httpx.Request) -> None:
     """An httpx request hook."""
     wire = current.get()
     if wire is not None:
+        if wire.sent and wire.response is None:
+            # litellm sends once more when the connection broke. One attempt is one request.
+            raise sys.exc_info()[1] or httpx.ConnectError("the connection broke", request=request)
         wire.sent = True
         if wire.keyless:
             request.headers.pop("authorization", None)
