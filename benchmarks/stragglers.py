@@ -1,6 +1,6 @@
 """5 % of the calls take 3 s on an otherwise quick deployment: what hedging does to the tail, and what it costs.
 
-    python benchmarks/stragglers.py [--calls 400]
+python benchmarks/stragglers.py [--calls 400]
 """
 
 from __future__ import annotations

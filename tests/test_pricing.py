@@ -93,7 +93,13 @@ def usages(draw) -> Usage:
     parts = [draw(COUNTS) for _ in range(5)]
     cached, written, heard, thought, spoken = parts
     return Usage(
-        cached + written + heard + draw(COUNTS), thought + spoken + draw(COUNTS), cached, written, thought, heard, spoken
+        cached + written + heard + draw(COUNTS),
+        thought + spoken + draw(COUNTS),
+        cached,
+        written,
+        thought,
+        heard,
+        spoken,
     )
 
 

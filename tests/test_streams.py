@@ -282,3 +282,21 @@ async def test_of_fifty_calls_at_expiry_exactly_one_probes(mode):
             assert len(server.received("a")) == 2
             assert sorted(message.content for message in answers) == ["back", *["backup"] * 49]
             assert model.state()["a"]["breaker"] == "closed"
+
+
+@pytest.mark.parametrize("mode", STREAMED)
+async def test_the_cost_of_a_broken_attempt_is_estimated_and_said_to_be(mode):
+    """It never reported its usage; the sum counts it all the same, and says that it is an estimate."""
+    priced = {name: {"price": {"input_per_million": 1000, "output_per_million": 1000}} for name in ("a", "b")}
+    broken = Cut(after_chunks=2, reply=Reply(WHOLE, chunks=WORDS))
+    with FakeServer({"a": broken, "b": Reply("three four five", usage=(10, 3))}) as server:
+        spec = server.spec(deployments=priced, on_stream_break="continue")
+        with build_chat_model(spec) as model:
+            chunks, _ = await collected(model, mode)
+    facts = merged(chunks).response_metadata["llm_fallback"]
+    first, second = facts["attempts"]
+    assert first["cost_estimated"] is True
+    assert first["cost_usd"] == pytest.approx(0.002)  # "one two " is two tokens, "go" none at four characters each
+    assert "cost_estimated" not in second
+    assert facts["cost_usd"] == pytest.approx(0.002 + 0.013)
+    assert facts["cost_estimated"] is True

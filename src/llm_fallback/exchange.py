@@ -93,6 +93,10 @@ class Transcript:
         self.usage = piece.usage or self.usage
 
     @property
+    def tool_characters(self) -> int:
+        return sum(len(part.name or "") + len(part.arguments) for part in self.tool_calls.values())
+
+    @property
     def is_empty(self) -> bool:
         return not (self.text.strip() or self.reasoning or self.tool_calls)
 

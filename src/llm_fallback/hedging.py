@@ -66,7 +66,7 @@ class Race:
             if not self._tasks[loser].done():
                 self._tasks[loser].cancel()
                 await asyncio.wait([self._tasks[loser]])
-                await loser.leave()
+                await loser.leave("another deployment was quicker")
 
     def _winners(self) -> list[Trial]:
         return [trial for trial in self._trials if trial.has_content and trial.is_sound]

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from llm_fallback.breaker import Ticket
 from llm_fallback.continuation import Joint
-from llm_fallback.events import Attempt, Failure, Outcome
+from llm_fallback.events import Attempt, Failure, Outcome, Usage
 from llm_fallback.exchange import End, Exchange, Piece, Reply, Transcript, Transport, Unsupported
 from llm_fallback.faults import Fault
 from llm_fallback.health import Health
@@ -84,11 +84,11 @@ class Trial:
     ) -> None:
         await self.leave()
 
-    async def leave(self) -> None:
+    async def leave(self, why: str = "the caller left") -> None:
         """Drop the request if it is still under way; then the deployment is none the worse for it."""
         if not self._settled:
             if self._exchange is not None:
-                self.attempt = self._fact("cancelled", Fault("cancelled", "the caller left"))
+                self.attempt = self._fact("cancelled", Fault("cancelled", why))
             self._give_back()
         if self._exchange is not None and not self._ended:
             self._ended = True
@@ -281,6 +281,8 @@ class Trial:
 
     def _fact(self, outcome: Outcome, fault: Fault | None) -> Attempt:
         now = self._tools.clock.now()
+        usage, estimated = self._usage(outcome)
+        cost = self._cost(usage, now - self._began)
         return Attempt(
             deployment=self.member.name,
             model=self.member.target.model,
@@ -290,7 +292,8 @@ class Trial:
             message=fault.message if fault else None,
             latency_s=now - self._began,
             time_to_first_token_s=self._time_to_first_token(),
-            cost_usd=self._cost(now - self._began),
+            cost_usd=cost,
+            cost_estimated=estimated and cost is not None,
             dropped_params=self._exchange.dropped_params if self._exchange else (),
             usage=self.transcript.usage,
             started_at=self._began - self._order.call_began,
@@ -299,12 +302,21 @@ class Trial:
     def _time_to_first_token(self) -> float | None:
         return None if self.first_token_at is None else self.first_token_at - self._began
 
-    def _cost(self, seconds: float) -> Decimal | None:
-        target, usage = self.member.target, self.transcript.usage
-        if usage is None and self.transcript.is_empty:
+    def _cost(self, usage: Usage, seconds: float) -> Decimal | None:
+        if usage == Usage():
             return Decimal(0)
-        prices = target.prices or self._tools.catalogue.prices(target)
-        return None if prices is None or usage is None else prices.cost(usage, seconds)
+        prices = self.member.target.prices or self._tools.catalogue.prices(self.member.target)
+        return None if prices is None else prices.cost(usage, seconds)
+
+    def _usage(self, outcome: Outcome) -> tuple[Usage, bool]:
+        """What the attempt used, and whether that is an estimate: a reply broken off never reports it."""
+        usage = self.transcript.usage
+        if usage is not None:
+            return usage, False
+        if self.transcript.is_empty and outcome == "failed":
+            return Usage(), False
+        said = len(self.transcript.text) + len(self.transcript.reasoning) + self.transcript.tool_characters
+        return Usage(input_tokens=self._order.tokens, output_tokens=math.ceil(said / 4)), True
 
 
 def _flaw(reply: Transcript, order: Order) -> Fault | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from openai import AsyncOpenAI
@@ -38,7 +39,8 @@ class LoopClient:
             await self.handler.close()
 
     async def close(self) -> None:
-        await self._life.aclose()
+        with suppress(RuntimeError):  # The loop is closing it already.
+            await self._life.aclose()
 
     def close_soon(self) -> None:
         # A loop keeps only weak references to its tasks.

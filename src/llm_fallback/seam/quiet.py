@@ -16,6 +16,10 @@ except ImportError:  # A private name: without it litellm logs every call, as it
 # litellm prints "Give Feedback / Get Help" to standard output for every error it maps.
 litellm.suppress_debug_info = True
 
+# For names like llama-3 litellm fetches a tokenizer from a hub, on the event loop, to count tokens of a reply: without
+# a network that takes most of a minute, in which no deadline fires.
+litellm.disable_hf_tokenizer_download = True
+
 _LOADED_LATE = (
     "anyio._backends._asyncio",
     "litellm.litellm_core_utils.default_encoding",

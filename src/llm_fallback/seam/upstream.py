@@ -42,9 +42,10 @@ def plain(text: str) -> str:
 def fault_of_transfer(error: Exception, classes: set[str], status: int | None) -> Fault:
     """A request that went out and came to no HTTP error."""
     text = plain(str(error))
-    if classes & _CUT or status is None:
-        failure = "timeout" if classes & _TIMED_OUT and not classes & _CUT else "connection"
-        return Fault(failure, text, status)  # type: ignore[arg-type]
+    if classes & _CUT:
+        return Fault("connection", text)
+    if status is None:
+        return Fault("timeout" if classes & _TIMED_OUT else "connection", text)
     return Fault("invalid_response", text, status)
 
 

@@ -39,7 +39,7 @@ def answer_as(reply: Reply, request: Request) -> Answer:
 
 def _going_on(meant: Answer, request: Request) -> Answer:
     """What is left to say when the request hands over the beginning of the reply, in vLLM's way."""
-    last = request["messages"][-1]
+    last = request["messages"][-1] if request.get("messages") else {}
     if not request.get("continue_final_message") or last.get("role") != "assistant":
         return meant
     begun = last.get("content") or ""

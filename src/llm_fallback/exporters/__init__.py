@@ -1,0 +1,1 @@
+"""What listeners can export to: OpenTelemetry and Prometheus, each an extra."""

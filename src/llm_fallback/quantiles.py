@@ -1,0 +1,122 @@
+"""Percentiles in little memory: counts in buckets whose widths grow with their values.
+
+A value falls into the bucket of its logarithm, so any percentile is told to within 1 % of the true one. Counts and
+sums are integers: merging is addition, and the order of merging never shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil, exp, floor, log
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+ACCURACY = 0.0099
+"""The most by which a percentile is off, as a part of it; below 1 % by more than floats round."""
+LEAST, MOST = 1e-6, 1e7
+"""Values outside count as the nearest of these, which bounds the number of buckets."""
+
+_LOG_WIDTH = log((1 + ACCURACY) / (1 - ACCURACY))
+_PER_LOG = 1 / _LOG_WIDTH
+_MIDDLE = 1 - ACCURACY
+"""Where in its bucket, as a part of its upper bound, a value is at most `ACCURACY` from everything in it."""
+_FIRST, _LAST = ceil(log(LEAST) * _PER_LOG), ceil(log(MOST) * _PER_LOG)
+MOST_BUCKETS = _LAST - _FIRST + 1
+
+
+class Reading(NamedTuple):
+    """A value made ready for any number of sketches."""
+
+    bucket: int
+    billionths: int
+
+
+def reading(value: float) -> Reading:
+    """A value, not negative, as sketches take it."""
+    if value <= LEAST:
+        return Reading(_FIRST, round(value * 1e9))
+    if value >= MOST:
+        return Reading(_LAST, round(value * 1e9))
+    return Reading(ceil(log(value) * _PER_LOG), round(value * 1e9))
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """How often values of each size occurred."""
+
+    buckets: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Counts by bucket; the bucket numbers are logarithms."""
+    billionths: int = 0
+    """The sum of all values, times 10⁹."""
+
+    @property
+    def count(self) -> int:
+        return sum(self.buckets.values())
+
+    @property
+    def mean(self) -> float | None:
+        count = self.count
+        return self.billionths / 1e9 / count if count else None
+
+    @property
+    def p50(self) -> float | None:
+        return self.quantile(0.50)
+
+    @property
+    def p95(self) -> float | None:
+        return self.quantile(0.95)
+
+    @property
+    def p99(self) -> float | None:
+        return self.quantile(0.99)
+
+    def quantile(self, part: float) -> float | None:
+        """The value below which that part of all values lies, to 1 %; None without any value."""
+        count = self.count
+        rank = floor(part * (count - 1)) if count else 0
+        for bucket, own in sorted(self.buckets.items()):
+            rank -= own
+            if rank < 0:
+                return exp(bucket * _LOG_WIDTH) * _MIDDLE
+        return None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: what a person reads, and the buckets from which `from_dict` makes it again."""
+        return {
+            **self.summary(),
+            "billionths": self.billionths,
+            "buckets": {str(bucket): count for bucket, count in sorted(self.buckets.items())},
+        }
+
+    def summary(self) -> dict[str, float | None]:
+        """Count, mean and percentiles."""
+        return {"count": self.count, "mean": self.mean, "p50": self.p50, "p95": self.p95, "p99": self.p99}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Distribution:
+        buckets = {int(bucket): int(count) for bucket, count in plain["buckets"].items()}
+        return cls(MappingProxyType(buckets), int(plain["billionths"]))
+
+
+class Sketch:
+    """A distribution being recorded; whoever shares one between threads locks it."""
+
+    __slots__ = ("billionths", "buckets")
+
+    def __init__(self) -> None:
+        self.buckets: dict[int, int] = {}
+        self.billionths = 0
+
+    def add(self, read: Reading) -> None:
+        bucket, billionths = read
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
+        self.billionths += billionths
+
+    def absorb(self, other: Distribution) -> None:
+        for bucket, count in other.buckets.items():
+            self.buckets[bucket] = self.buckets.get(bucket, 0) + count
+        self.billionths += other.billionths
+
+    def freeze(self) -> Distribution:
+        return Distribution(MappingProxyType(dict(self.buckets)), self.billionths)

@@ -1,0 +1,217 @@
+"""What is counted of calls: what one call adds, the running sum, and the sum as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from llm_fallback.events import Attempt
+from llm_fallback.quantiles import Distribution, Reading, Sketch, reading
+
+_NOTHING = Decimal(0)
+_FINEST = Decimal("1e-12")
+"""Costs are kept to a millionth of a millionth of a dollar, so that sums are exact in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens as servers reported them; cached ones are part of the input, reasoning ones of the output."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    reasoning: int = 0
+
+
+class Entry(NamedTuple):
+    """What one call adds: as a whole, or the part of it that one deployment or model had."""
+
+    attempts: int
+    failures: Sequence[str]
+    """Why attempts failed, a word each."""
+    tokens: tuple[int, int, int, int]
+    """Input, output, cached, reasoning."""
+    cost_usd: Decimal
+    """What is known of it."""
+    unpriced: bool
+    """Whether a part of the cost is not known."""
+    answered: bool
+    fell_back: bool
+    unanswered: str | None
+    """Why there is no answer, in the failure table's words; always None in a deployment's part."""
+    latency_s: Reading | None
+    first_token_s: Reading | None
+    tokens_per_s: Reading | None
+
+
+class Account(NamedTuple):
+    """What requests used, cost and came to, as part of an entry."""
+
+    attempts: int
+    failures: Sequence[str]
+    tokens: tuple[int, int, int, int]
+    cost_usd: Decimal
+    unpriced: bool
+
+
+def account(attempts: Sequence[Attempt]) -> Account:
+    """The sum over attempts. Those that failed, broke or lost a race cost, too."""
+    given = made = cached = reasoned = 0
+    cost, unpriced, failures = _NOTHING, False, []
+    for attempt in attempts:
+        usage = attempt.usage
+        if usage is not None:
+            given += usage.input_tokens
+            made += usage.output_tokens
+            cached += usage.cached_tokens
+            reasoned += usage.reasoning_tokens
+        if attempt.cost_usd is None:
+            unpriced = True
+        elif attempt.cost_usd:
+            cost += attempt.cost_usd.quantize(_FINEST)
+        if attempt.outcome == "failed":
+            failures.append(str(attempt.failure))
+    return Account(len(attempts), failures, (given, made, cached, reasoned), cost, unpriced)
+
+
+def speed(attempt: Attempt) -> Reading | None:
+    """Output tokens per second of writing: after the first token of a stream, over the whole time of a plain reply."""
+    if attempt.usage is None or attempt.usage.output_tokens <= 0:
+        return None
+    busy = attempt.latency_s - (attempt.time_to_first_token_s or 0.0)
+    return reading(attempt.usage.output_tokens / busy) if busy > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The sum of many calls, or of what one deployment, tag or tenant had of them."""
+
+    calls: int = 0
+    """Calls that were made, or that asked this deployment."""
+    answered: int = 0
+    """Calls that were answered, or that this deployment answered."""
+    fallbacks: int = 0
+    """Answers that came from another deployment than the first choice."""
+    attempts: int = 0
+    failures: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Attempts that failed, by kind."""
+    unanswered: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Calls without a whole answer, by kind; `cancelled`: the caller left."""
+    latency_s: Distribution = field(default_factory=Distribution)
+    """Seconds to the whole answer, of what was answered."""
+    time_to_first_token_s: Distribution = field(default_factory=Distribution)
+    tokens_per_s: Distribution = field(default_factory=Distribution)
+    """Output tokens per second of writing."""
+    tokens: Tokens = field(default_factory=Tokens)
+    cost_usd: Decimal = Decimal(0)
+    """What is known of the cost."""
+    unpriced: int = 0
+    """Calls of whose cost a part is not known; above 0, `cost_usd` is a lower bound."""
+    priced: int = 0
+    """Calls of whose cost all is known."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data; costs are text, because floats would round them."""
+        return {
+            **{name: getattr(self, name) for name in _COUNTS},
+            "failures": dict(sorted(self.failures.items())),
+            "unanswered": dict(sorted(self.unanswered.items())),
+            **{name: getattr(self, name).as_dict() for name in _TIMES},
+            "tokens": {name: getattr(self.tokens, name) for name in _TOKENS},
+            "cost_usd": _plain(self.cost_usd),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Summary:
+        return cls(
+            **{name: int(plain[name]) for name in _COUNTS},
+            failures=MappingProxyType(dict(plain["failures"])),
+            unanswered=MappingProxyType(dict(plain["unanswered"])),
+            **{name: Distribution.from_dict(plain[name]) for name in _TIMES},
+            tokens=Tokens(**plain["tokens"]),
+            cost_usd=Decimal(plain["cost_usd"]),
+        )
+
+
+_COUNTS = ("calls", "answered", "fallbacks", "attempts", "unpriced", "priced")
+_TIMES = ("latency_s", "time_to_first_token_s", "tokens_per_s")
+_TOKENS = ("input", "output", "cached", "reasoning")
+
+
+class Tally:
+    """A running sum; whoever shares one between threads locks it."""
+
+    __slots__ = (
+        *("answered", "attempts", "calls", "cost_usd", "failures", "fallbacks", "first_token_s", "latency_s"),
+        *("priced", "tokens", "tokens_per_s", "unanswered", "unpriced"),
+    )
+
+    def __init__(self) -> None:
+        self.calls = self.answered = self.fallbacks = self.attempts = self.unpriced = self.priced = 0
+        self.failures: dict[str, int] = {}
+        self.unanswered: dict[str, int] = {}
+        self.latency_s, self.first_token_s, self.tokens_per_s = Sketch(), Sketch(), Sketch()
+        self.tokens = (0, 0, 0, 0)
+        self.cost_usd = _NOTHING
+
+    def add(self, entry: Entry) -> None:
+        self.calls += 1
+        self.answered += entry.answered
+        self.fallbacks += entry.fell_back
+        self.attempts += entry.attempts
+        self.cost_usd += entry.cost_usd
+        self.unpriced += entry.unpriced
+        self.priced += not entry.unpriced
+        for failure in entry.failures:
+            self.failures[failure] = self.failures.get(failure, 0) + 1
+        if entry.unanswered is not None:
+            self.unanswered[entry.unanswered] = self.unanswered.get(entry.unanswered, 0) + 1
+        self._add_tokens(entry.tokens)
+        self._add_times(entry)
+
+    def _add_tokens(self, more: tuple[int, int, int, int]) -> None:
+        given, made, cached, reasoned = self.tokens
+        self.tokens = (given + more[0], made + more[1], cached + more[2], reasoned + more[3])
+
+    def _add_times(self, entry: Entry) -> None:
+        if entry.latency_s is not None:
+            self.latency_s.add(entry.latency_s)
+        if entry.first_token_s is not None:
+            self.first_token_s.add(entry.first_token_s)
+        if entry.tokens_per_s is not None:
+            self.tokens_per_s.add(entry.tokens_per_s)
+
+    def absorb(self, other: Summary) -> None:
+        """Add what was counted elsewhere."""
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for own, more in ((self.failures, other.failures), (self.unanswered, other.unanswered)):
+            for word, count in more.items():
+                own[word] = own.get(word, 0) + count
+        self.latency_s.absorb(other.latency_s)
+        self.first_token_s.absorb(other.time_to_first_token_s)
+        self.tokens_per_s.absorb(other.tokens_per_s)
+        tokens = other.tokens
+        self._add_tokens((tokens.input, tokens.output, tokens.cached, tokens.reasoning))
+        self.cost_usd += other.cost_usd
+
+    def freeze(self) -> Summary:
+        return Summary(
+            **{name: getattr(self, name) for name in _COUNTS},
+            failures=MappingProxyType(dict(self.failures)),
+            unanswered=MappingProxyType(dict(self.unanswered)),
+            latency_s=self.latency_s.freeze(),
+            time_to_first_token_s=self.first_token_s.freeze(),
+            tokens_per_s=self.tokens_per_s.freeze(),
+            tokens=Tokens(*self.tokens),
+            cost_usd=self.cost_usd,
+        )
+
+
+def _plain(usd: Decimal) -> str:
+    """Without the zeros that carry no meaning: 0.000041, not 0.000041000000."""
+    text = format(usd, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
