@@ -212,6 +212,9 @@ def test_the_late_answer_of_an_earlier_probe_does_not_disturb_the_next():
     breaker.dropped(late)
     assert not breaker.failed(late, 32, "auth")
     assert (breaker.state(32), breaker.closed_to(32)) == ("open", 61)
+    probe(breaker, 61)
+    breaker.dropped(late)
+    assert breaker.begin(61).kind == "forced"
 
 
 @pytest.mark.parametrize("failure", sorted(COUNTED | LASTING | {"rate_limited"}))

@@ -493,6 +493,13 @@ def test_a_deployment_that_turns_out_to_lack_something_is_skipped_too():
     assert went.skipped == {"a": ("unsupported", None)}
 
 
+def test_one_that_cannot_take_the_request_is_not_tried_again_in_the_tiers_for_refusals():
+    """What it lacked it lacks there too."""
+    plan = chain(member("a"), member("b"), refused=[member("a"), member("c")])
+    asked = journey(plan, {"a": [UNSUPPORTED, OK], "b": "content_policy", "c": OK}).asked
+    assert asked == ["b", "c"]
+
+
 def test_one_that_was_busy_and_then_turns_out_to_lack_something_is_skipped_for_that():
     """Time would not have helped, so none is named."""
     plan = chain(member("a", limits=Limits(rpm=1)), member("b"))

@@ -87,6 +87,16 @@ def test_tokens_given_back_late_make_no_room_beyond_the_limit():
     assert own.block(60.5, 991) is not None
 
 
+def test_tokens_given_back_are_those_of_the_oldest_requests_first():
+    """What is left when these are forgotten is about what was used, not the estimate."""
+    own = health(tpm=1000)
+    own.begin(0.0, 10)
+    own.begin(10.0, 500)
+    own.settle(-400)
+    assert own.block(61.0, 890) is None
+    assert own.block(61.0, 891) is not None
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 20), st.integers(0, 400), st.integers(0, 5), st.floats(0, 1)), min_size=1, max_size=30

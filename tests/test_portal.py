@@ -39,6 +39,11 @@ def interrupting_signal():
         signal.signal(signal.SIGUSR1, before)
 
 
+async def until_main_thread_waits():
+    while sys._current_frames()[threading.main_thread().ident].f_code.co_name != "wait":
+        await asyncio.sleep(0)
+
+
 def test_steps_of_many_threads_run_on_one_loop_and_come_back_to_whoever_asked():
     """Thirty-two threads, fifty steps each, no answer mixed up."""
 
@@ -57,17 +62,33 @@ def test_steps_of_many_threads_run_on_one_loop_and_come_back_to_whoever_asked():
     assert len({thread for own in answers for _, thread in own}) == 1
 
 
+FIRST_AT_ONCE = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from llm_fallback.portal import portal
+
+start = threading.Barrier(16, timeout=10)
+
+def first(number):
+    start.wait()
+    return portal()
+
+with ThreadPoolExecutor(16) as pool:
+    assert len(set(pool.map(first, range(16)))) == 1
+assert [thread.name for thread in threading.enumerate()].count("llm_fallback portal") == 1
+"""
+
+
 def test_threads_that_come_first_at_once_get_the_same_portal():
-    """It is made once."""
-    start = threading.Barrier(16)
+    """It is made once, in a process that had none."""
+    assert script(FIRST_AT_ONCE) == ""
 
-    def first():
-        start.wait()
-        return portal()
 
-    with ThreadPoolExecutor(16) as pool:
-        assert len({id(pool.submit(first).result()) for _ in range(1)} | {id(portal())}) == 1
-        assert len({id(found.result()) for found in [pool.submit(portal) for _ in range(16)]}) == 1
+def script(source: str) -> str:
+    """What a script of its own process prints; it has to end well."""
+    ended = subprocess.run([sys.executable, "-c", source], timeout=30, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout
 
 
 async def test_a_sync_caller_inside_a_running_loop_is_served():
@@ -145,6 +166,7 @@ def test_an_interrupt_of_the_waiting_thread_cancels_the_step_and_waits_for_its_e
     ended = []
 
     async def step():
+        await until_main_thread_waits()
         interrupt()
         try:
             await asyncio.Event().wait()
@@ -157,10 +179,36 @@ def test_an_interrupt_of_the_waiting_thread_cancels_the_step_and_waits_for_its_e
     assert ended == ["closed"]
 
 
+@pytest.mark.xfail(strict=True, reason="Portal.run hands the step over before its try block")
+def test_an_interrupt_that_comes_as_the_step_is_handed_over_cancels_it_too(monkeypatch):
+    """A signal handler runs between any two lines: also between the hand-over and the waiting."""
+    ended, own = Future(), portal()
+    hand_over = own.loop.call_soon_threadsafe
+
+    def interrupted(callback, *args):
+        monkeypatch.undo()
+        hand_over(callback, *args)
+        raise Interrupted
+
+    async def step():
+        try:
+            async with asyncio.timeout(0.2):
+                await asyncio.Event().wait()
+        except BaseException as error:
+            ended.set_result(type(error))
+            raise
+
+    monkeypatch.setattr(own.loop, "call_soon_threadsafe", interrupted)
+    with pytest.raises(Interrupted):
+        run(step())
+    assert ended.result(timeout=5) is asyncio.CancelledError
+
+
 def test_a_step_that_fails_while_it_is_cancelled_does_not_hide_the_interrupt():
     """Whoever pressed Ctrl-C sees KeyboardInterrupt."""
 
     async def step():
+        await until_main_thread_waits()
         interrupt()
         try:
             await asyncio.Event().wait()
@@ -232,8 +280,7 @@ sys.exit(status)
 @pytest.mark.parametrize("held", [False, True])
 def test_after_a_fork_the_child_has_a_portal_of_its_own(held):
     """Threads do not survive a fork; and the lock may have been held by one of them."""
-    ended = subprocess.run([sys.executable, "-c", FORK.format(held=held)], timeout=30, capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert script(FORK.format(held=held)) == ""
 
 
 AT_EXIT = """
@@ -257,5 +304,4 @@ assert portal().run(first(found), contextvars.copy_context()) == 1
 
 def test_what_a_stream_left_open_holds_is_closed_when_the_interpreter_ends():
     """A script that breaks off its last stream does not leave a connection behind."""
-    ended = subprocess.run([sys.executable, "-c", AT_EXIT], timeout=30, capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "closed\n", "")
+    assert script(AT_EXIT) == "closed\n"

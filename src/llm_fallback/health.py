@@ -226,7 +226,7 @@ def _quantile(times: deque[float], quantile: float, at_least: int) -> float | No
     if len(times) < at_least:
         return None
     ranked = sorted(times)
-    return ranked[min(len(ranked) - 1, math.ceil(quantile * len(ranked)) - 1)]
+    return ranked[max(0, math.ceil(quantile * len(ranked)) - 1)]
 
 
 class Health:

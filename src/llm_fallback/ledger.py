@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
 from llm_fallback.events import Attempt, CallEnded, Event
 from llm_fallback.quantiles import Reading, reading
-from llm_fallback.tally import Entry, Summary, Tally, account, speed
+from llm_fallback.tally import Account, Entry, Summary, Tally, account, speed
 
 OTHER = "…other"
 """Where a dimension's further names are counted once it is full."""
@@ -83,21 +84,30 @@ class Ledger:
         self._names, self._runs = names, runs
         self._total = Tally()
         self._by: dict[str, dict[str, Tally]] = {dimension: {} for dimension in (*DIMENSIONS, *self._keys)}
-        self._by["run"] = self._latest = OrderedDict[str, Tally]()
+        self._latest = OrderedDict[str, Tally | Entry]()
 
     def __call__(self, event: Event) -> None:
         """Count a call that ended; other events are no news here."""
         if isinstance(event, CallEnded):
-            whole, parts = _whole(event), tuple(_parts(event))
+            attempts = event.record.attempts
+            sums, answer = account(attempts), _answer(attempts)
+            whole = _whole(event, sums, answer)
+            if len(attempts) == 1:
+                part = _part(sums, answer, event.record.fell_back)
+                parts = [("deployment", attempts[0].deployment, part), ("model", attempts[0].model, part)]
+            else:
+                parts = list(_parts(attempts, event.record.fell_back))
             with self._lock:
                 self._book(event, whole)
-                for dimension, name, part in parts:
-                    self._tally(dimension, name).add(part)
+                for dimension, name, own in parts:
+                    if name:
+                        self._tally(dimension, name).add(own)
 
     def snapshot(self) -> Snapshot:
         """What was counted so far."""
         with self._lock:
-            return _frozen(self._total, self._by)
+            runs = {name: own if isinstance(own, Tally) else _tally_of(own) for name, own in self._latest.items()}
+            return _frozen(self._total, {**self._by, "run": runs})
 
     def _book(self, event: CallEnded, whole: Entry) -> None:
         self._total.add(whole)
@@ -110,7 +120,7 @@ class Ledger:
             if event.metadata.get(key) is not None:
                 self._tally(key, str(event.metadata[key])).add(whole)
         if event.run_id is not None:
-            self._run(event.run_id).add(whole)
+            self._book_run(event.run_id, whole)
 
     def _tally(self, dimension: str, name: str) -> Tally:
         tallies = self._by[dimension]
@@ -120,60 +130,59 @@ class Ledger:
             tally = tallies.setdefault(kept, Tally())
         return tally
 
-    def _run(self, name: str) -> Tally:
-        tally = self._latest.get(name)
-        if tally is None:
-            tally = self._latest[name] = Tally()
-            if len(self._latest) > self._runs:
-                self._latest.popitem(last=False)
-        else:
-            self._latest.move_to_end(name)
-        return tally
+    def _book_run(self, name: str, entry: Entry) -> None:
+        """Most runs are one call: its entry is kept as it is, which costs less than a tally of its own."""
+        latest, known = self._latest, self._latest.get(name)
+        if known is None:
+            latest[name] = entry
+            if len(latest) > self._runs:
+                latest.popitem(last=False)
+            return
+        latest[name] = tally = known if isinstance(known, Tally) else _tally_of(known)
+        latest.move_to_end(name)
+        tally.add(entry)
 
 
-def _whole(event: CallEnded) -> Entry:
+def _tally_of(entry: Entry) -> Tally:
+    tally = Tally()
+    tally.add(entry)
+    return tally
+
+
+def _whole(event: CallEnded, sums: Account, answer: Attempt | None) -> Entry:
     """What a call adds to the books of everything that made it."""
-    record, answered = event.record, event.failure is None
-    answer = _answer(record.attempts)
-    return Entry(
-        *account(record.attempts),
-        answered=answered,
-        fell_back=record.fell_back and answered,
-        unanswered=event.failure,
-        latency_s=reading(record.latency_s) if answered else None,
-        first_token_s=_maybe(record.time_to_first_token_s) if answered else None,
-        tokens_per_s=None if answer is None else speed(answer),
-    )
+    if event.failure is not None:
+        return Entry(*sums, False, False, event.failure, _NO_TIMES)
+    record = event.record
+    pace = None if answer is None else speed(answer)
+    times = (reading(record.latency_s), _maybe(record.time_to_first_token_s), pace)
+    return Entry(*sums, True, record.fell_back, None, times)
 
 
-def _parts(event: CallEnded) -> Iterator[tuple[str, str, Entry]]:
-    """What a call adds to the books of each deployment and model it asked."""
-    attempts = event.record.attempts
-    if len(attempts) == 1:
-        part = _part(attempts, event)
-        yield from (("deployment", attempts[0].deployment, part), ("model", attempts[0].model, part))
-        return
-    for name in dict.fromkeys(attempt.deployment for attempt in attempts):
-        yield "deployment", name, _part([attempt for attempt in attempts if attempt.deployment == name], event)
-    for name in dict.fromkeys(attempt.model for attempt in attempts):
-        yield "model", name, _part([attempt for attempt in attempts if attempt.model == name], event)
+def _part(sums: Account, answer: Attempt | None, fell_back: bool) -> Entry:
+    """What a call adds to the books of a deployment or model it asked."""
+    if answer is None:
+        return Entry(*sums, False, False, None, _NO_TIMES)
+    times = (reading(answer.latency_s), _maybe(answer.time_to_first_token_s), speed(answer))
+    return Entry(*sums, True, fell_back, None, times)
 
 
-def _part(attempts: Sequence[Attempt], event: CallEnded) -> Entry:
-    answer = _answer(attempts)
-    return Entry(
-        *account(attempts),
-        answered=answer is not None,
-        fell_back=answer is not None and event.record.fell_back,
-        unanswered=None,
-        latency_s=None if answer is None else reading(answer.latency_s),
-        first_token_s=None if answer is None else _maybe(answer.time_to_first_token_s),
-        tokens_per_s=None if answer is None else speed(answer),
-    )
+def _parts(attempts: Sequence[Attempt], fell_back: bool) -> Iterator[tuple[str, str, Entry]]:
+    for dimension, name_of in (("deployment", _deployment), ("model", _model)):
+        for name in dict.fromkeys(map(name_of, attempts)):
+            own = [attempt for attempt in attempts if name_of(attempt) == name]
+            yield dimension, name, _part(account(own), _answer(own), fell_back)
 
 
-def _answer(attempts: Iterable[Attempt]) -> Attempt | None:
-    return next((attempt for attempt in attempts if attempt.outcome == "succeeded"), None)
+_deployment, _model = attrgetter("deployment"), attrgetter("model")
+_NO_TIMES = (None, None, None)
+
+
+def _answer(attempts: Sequence[Attempt]) -> Attempt | None:
+    for attempt in reversed(attempts):
+        if attempt.outcome == "succeeded":
+            return attempt
+    return None
 
 
 def _maybe(seconds: float | None) -> Reading | None:

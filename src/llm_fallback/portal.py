@@ -47,8 +47,8 @@ class Portal:
         """
         future: Future[T] = Future()
         task = _Task(step, future)
-        self.loop.call_soon_threadsafe(task.start, self.loop, context)
         try:
+            self.loop.call_soon_threadsafe(task.start, self.loop, context)
             return future.result()
         except BaseException:
             if not future.done():
@@ -80,6 +80,9 @@ class _Task(Generic[T]):
     def cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
+        else:  # The interrupt came before the step was handed over.
+            self._step.close()
+            self._future.cancel()
 
     def _done(self, task: asyncio.Task[T]) -> None:
         if task.cancelled():

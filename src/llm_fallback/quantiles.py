@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil, exp, floor, log
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 ACCURACY = 0.0099
 """The most by which a percentile is off, as a part of it; below 1 % by more than floats round."""
@@ -25,20 +25,15 @@ _FIRST, _LAST = ceil(log(LEAST) * _PER_LOG), ceil(log(MOST) * _PER_LOG)
 MOST_BUCKETS = _LAST - _FIRST + 1
 
 
-class Reading(NamedTuple):
-    """A value made ready for any number of sketches."""
-
-    bucket: int
-    billionths: int
+Reading: TypeAlias = tuple[int, int]
+"""A value made ready for any number of sketches: its bucket, and the value times 10⁹."""
 
 
 def reading(value: float) -> Reading:
     """A value, not negative, as sketches take it."""
-    if value <= LEAST:
-        return Reading(_FIRST, round(value * 1e9))
-    if value >= MOST:
-        return Reading(_LAST, round(value * 1e9))
-    return Reading(ceil(log(value) * _PER_LOG), round(value * 1e9))
+    if LEAST < value < MOST:
+        return ceil(log(value) * _PER_LOG), int(value * 1e9)
+    return (_FIRST if value <= LEAST else _LAST), int(value * 1e9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +102,6 @@ class Sketch:
     def __init__(self) -> None:
         self.buckets: dict[int, int] = {}
         self.billionths = 0
-
-    def add(self, read: Reading) -> None:
-        bucket, billionths = read
-        self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
-        self.billionths += billionths
 
     def absorb(self, other: Distribution) -> None:
         for bucket, count in other.buckets.items():

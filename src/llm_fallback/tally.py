@@ -42,9 +42,8 @@ class Entry(NamedTuple):
     fell_back: bool
     unanswered: str | None
     """Why there is no answer, in the failure table's words; always None in a deployment's part."""
-    latency_s: Reading | None
-    first_token_s: Reading | None
-    tokens_per_s: Reading | None
+    times: tuple[Reading | None, Reading | None, Reading | None]
+    """Seconds to the whole answer and to its first token, output tokens per second; None where there is none."""
 
 
 class Account(NamedTuple):
@@ -60,7 +59,7 @@ class Account(NamedTuple):
 def account(attempts: Sequence[Attempt]) -> Account:
     """The sum over attempts. Those that failed, broke or lost a race cost, too."""
     given = made = cached = reasoned = 0
-    cost, unpriced, failures = _NOTHING, False, []
+    cost, unpriced, failures = _NOTHING, False, list[str]()
     for attempt in attempts:
         usage = attempt.usage
         if usage is not None:
@@ -110,8 +109,11 @@ class Summary:
     """What is known of the cost."""
     unpriced: int = 0
     """Calls of whose cost a part is not known; above 0, `cost_usd` is a lower bound."""
-    priced: int = 0
-    """Calls of whose cost all is known."""
+
+    @property
+    def known_cost_usd(self) -> float | None:
+        """What is known of the cost, as a float; None where nothing is."""
+        return None if self.calls and self.calls == self.unpriced and not self.cost_usd else float(self.cost_usd)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data; costs are text, because floats would round them."""
@@ -136,7 +138,7 @@ class Summary:
         )
 
 
-_COUNTS = ("calls", "answered", "fallbacks", "attempts", "unpriced", "priced")
+_COUNTS = ("calls", "answered", "fallbacks", "attempts", "unpriced")
 _TIMES = ("latency_s", "time_to_first_token_s", "tokens_per_s")
 _TOKENS = ("input", "output", "cached", "reasoning")
 
@@ -145,44 +147,45 @@ class Tally:
     """A running sum; whoever shares one between threads locks it."""
 
     __slots__ = (
-        *("answered", "attempts", "calls", "cost_usd", "failures", "fallbacks", "first_token_s", "latency_s"),
-        *("priced", "tokens", "tokens_per_s", "unanswered", "unpriced"),
+        *("answered", "attempts", "cached", "calls", "cost_usd", "failures", "fallbacks", "input", "output"),
+        *("reasoning", "times", "unanswered", "unpriced"),
     )
 
     def __init__(self) -> None:
-        self.calls = self.answered = self.fallbacks = self.attempts = self.unpriced = self.priced = 0
+        self.calls = self.answered = self.fallbacks = self.attempts = self.unpriced = 0
         self.failures: dict[str, int] = {}
         self.unanswered: dict[str, int] = {}
-        self.latency_s, self.first_token_s, self.tokens_per_s = Sketch(), Sketch(), Sketch()
-        self.tokens = (0, 0, 0, 0)
+        self.times = (Sketch(), Sketch(), Sketch())
+        self.input = self.output = self.cached = self.reasoning = 0
         self.cost_usd = _NOTHING
 
     def add(self, entry: Entry) -> None:
         self.calls += 1
+        self.attempts += entry.attempts
         self.answered += entry.answered
         self.fallbacks += entry.fell_back
-        self.attempts += entry.attempts
-        self.cost_usd += entry.cost_usd
         self.unpriced += entry.unpriced
-        self.priced += not entry.unpriced
+        given, made, cached, reasoned = entry.tokens
+        self.input += given
+        self.output += made
+        self.cached += cached
+        self.reasoning += reasoned
+        if entry.cost_usd:
+            self.cost_usd += entry.cost_usd
+        for sketch, read in zip(self.times, entry.times, strict=True):
+            if read is not None:
+                # Sketch.add, written out: a call of it would be a third of all time spent here.
+                bucket, billionths = read
+                sketch.buckets[bucket] = sketch.buckets.get(bucket, 0) + 1
+                sketch.billionths += billionths
+        if entry.failures or entry.unanswered:
+            self._add_failures(entry)
+
+    def _add_failures(self, entry: Entry) -> None:
         for failure in entry.failures:
             self.failures[failure] = self.failures.get(failure, 0) + 1
         if entry.unanswered is not None:
             self.unanswered[entry.unanswered] = self.unanswered.get(entry.unanswered, 0) + 1
-        self._add_tokens(entry.tokens)
-        self._add_times(entry)
-
-    def _add_tokens(self, more: tuple[int, int, int, int]) -> None:
-        given, made, cached, reasoned = self.tokens
-        self.tokens = (given + more[0], made + more[1], cached + more[2], reasoned + more[3])
-
-    def _add_times(self, entry: Entry) -> None:
-        if entry.latency_s is not None:
-            self.latency_s.add(entry.latency_s)
-        if entry.first_token_s is not None:
-            self.first_token_s.add(entry.first_token_s)
-        if entry.tokens_per_s is not None:
-            self.tokens_per_s.add(entry.tokens_per_s)
 
     def absorb(self, other: Summary) -> None:
         """Add what was counted elsewhere."""
@@ -191,11 +194,10 @@ class Tally:
         for own, more in ((self.failures, other.failures), (self.unanswered, other.unanswered)):
             for word, count in more.items():
                 own[word] = own.get(word, 0) + count
-        self.latency_s.absorb(other.latency_s)
-        self.first_token_s.absorb(other.time_to_first_token_s)
-        self.tokens_per_s.absorb(other.tokens_per_s)
-        tokens = other.tokens
-        self._add_tokens((tokens.input, tokens.output, tokens.cached, tokens.reasoning))
+        for sketch, name in zip(self.times, _TIMES, strict=True):
+            sketch.absorb(getattr(other, name))
+        for name in _TOKENS:
+            setattr(self, name, getattr(self, name) + getattr(other.tokens, name))
         self.cost_usd += other.cost_usd
 
     def freeze(self) -> Summary:
@@ -203,10 +205,8 @@ class Tally:
             **{name: getattr(self, name) for name in _COUNTS},
             failures=MappingProxyType(dict(self.failures)),
             unanswered=MappingProxyType(dict(self.unanswered)),
-            latency_s=self.latency_s.freeze(),
-            time_to_first_token_s=self.first_token_s.freeze(),
-            tokens_per_s=self.tokens_per_s.freeze(),
-            tokens=Tokens(*self.tokens),
+            **{name: sketch.freeze() for name, sketch in zip(_TIMES, self.times, strict=True)},
+            tokens=Tokens(self.input, self.output, self.cached, self.reasoning),
             cost_usd=self.cost_usd,
         )
 

@@ -1,8 +1,11 @@
 """What exported things are called.
 
 OpenTelemetry's conventions for generative AI are in development: names still change. Every one of theirs stands here
-and nowhere else, as of version 1.42 of the semantic conventions. Names under `llm_fallback` are ours and stay.
+and nowhere else, as written in open-telemetry/semantic-conventions-genai beside version 1.42 of the general ones.
+Names under `llm_fallback` are ours and stay.
 """
+
+# ruff: noqa: S105 - tokens are counted here, none is a password.
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ TOKEN_USAGE: Final = "gen_ai.client.token.usage"
 SECONDS_BUCKETS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 TOKENS_BUCKETS: Final = tuple(4**power for power in range(14))
 """1 to 67,108,864."""
+CALL_SECONDS_BUCKETS: Final = (*SECONDS_BUCKETS, 163.84, 327.68)
+"""A call may take longer than an attempt: by default up to 300 s."""
 
 # OpenTelemetry's attributes.
 OPERATION_NAME: Final = "gen_ai.operation.name"

@@ -115,13 +115,13 @@ class _Instruments:
             names.CALL_DURATION,
             "s",
             "Duration of a call, all its attempts and waits included.",
-            explicit_bucket_boundaries_advisory=names.SECONDS_BUCKETS,
+            explicit_bucket_boundaries_advisory=names.CALL_SECONDS_BUCKETS,
         )
         self._call_time_to_first_token = meter.create_histogram(
             names.CALL_TIME_TO_FIRST_TOKEN,
             "s",
             "Time to the first content of a streamed call, failed attempts included.",
-            explicit_bucket_boundaries_advisory=names.SECONDS_BUCKETS,
+            explicit_bucket_boundaries_advisory=names.CALL_SECONDS_BUCKETS,
         )
         self._attempts = meter.create_counter(names.ATTEMPTS, "{attempt}", "Requests to deployments.")
         self._unpriced = meter.create_counter(
