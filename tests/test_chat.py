@@ -435,6 +435,18 @@ class TestLeaving:
                     assert model.state()["a"]["in_flight"] == 0
 
 
+    async def test_closing_a_stream_closes_its_request_at_once(self):
+        """aclose() has dropped the request when it returns; nothing waits for the garbage collector."""
+        ended = []
+        with FakeServer({"a": Reply("word " * 500, chunk_delay_s=0.02)}) as server:
+            async with build_chat_model(server.spec(), listeners=[ended.append]) as model:
+                stream = model.astream("x")
+                await anext(stream)
+                await stream.aclose()
+                assert model.state()["a"]["in_flight"] == 0
+                assert [event.failure for event in ended] == ["cancelled"]
+
+
 class TestSyncAnywhere:
     async def test_sync_calls_work_inside_a_running_loop(self):
         """As in a notebook, or in sync code that async code calls."""

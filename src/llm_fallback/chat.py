@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, cast
 from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManager, CallbackManagerForLLMRun
@@ -182,13 +182,14 @@ class FallbackChatModel(ChatLiteLLMRouter):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         config, kwargs = self._entered(config, kwargs)
-        chunks = super().astream(input, config, **kwargs)
-        with _calling(self._caller_of(config)):
-            first = await anext(chunks, None)
-        if first is not None:
-            yield first
-            async for chunk in chunks:
-                yield chunk
+        answer = cast("AsyncGenerator[AIMessageChunk, None]", super().astream(input, config, **kwargs))
+        async with aclosing(answer) as chunks:
+            with _calling(self._caller_of(config)):
+                first = await anext(chunks, None)
+            if first is not None:
+                yield first
+                async for chunk in chunks:
+                    yield chunk
 
     def _entered(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> tuple[RunnableConfig, dict[str, Any]]:
         """The config with a run id of its own, and the call's words with its chain under LangChain's name for it."""
@@ -233,7 +234,8 @@ class FallbackChatModel(ChatLiteLLMRouter):
     ) -> Any:
         """One call through the chain; the name is ChatLiteLLM's."""
         run = self._start(kwargs)
-        answer = self._aanswer(run, self._caller(run_manager))
+        caller = self._caller(run_manager)
+        answer = caller.answer = self._aanswer(run, caller)
         return answer if kwargs.get("stream") else await _alast(answer)
 
     def _answer(self, run: Run, caller: Caller) -> Generator[Any, None, None]:
@@ -324,15 +326,22 @@ class FallbackChatModel(ChatLiteLLMRouter):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        chunks = super()._astream(messages, stop, None, **kwargs)
-        with _calling(self._caller(run_manager)):
-            chunk = await anext(chunks, None)
-        while chunk is not None:
-            self._finish_chunk(chunk)
-            if run_manager:
-                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
-            chunk = await anext(chunks, None)
+        caller = self._caller(run_manager)
+        chunks = cast("AsyncGenerator[ChatGenerationChunk, None]", super()._astream(messages, stop, None, **kwargs))
+        try:
+            with _calling(caller):
+                chunk = await anext(chunks, None)
+            while chunk is not None:
+                self._finish_chunk(chunk)
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+                chunk = await anext(chunks, None)
+        finally:
+            # ChatLiteLLM leaves its own iterator to the garbage collector; the request is to be closed now.
+            await chunks.aclose()
+            if caller.answer is not None:
+                await caller.answer.aclose()
 
     def _finish_chunk(self, chunk: ChatGenerationChunk) -> None:
         """Take ChatLiteLLM's name off its chunk; put the facts, and the true name, on the last one."""

@@ -43,6 +43,8 @@ class Caller:
     metadata: dict[str, Any] = field(default_factory=dict)
     find_handlers: Callable[[], CallbackManager | Sequence[BaseCallbackHandler]] = tuple
     """Looked up only when there is something to tell: a healthy call never needs them."""
+    answer: AsyncGenerator[Any, None] | None = None
+    """The answer under way, for whoever has to close it."""
 
     @cached_property
     def handlers(self) -> list[BaseCallbackHandler]:

@@ -72,6 +72,8 @@ class Attempt:
     dropped_params: tuple[str, ...] = ()
     """Sampling parameters this deployment does not take and was not sent."""
     usage: Usage | None = None
+    provider: str = ""
+    """The backend that serves it, or litellm's name for the provider."""
     started_at: float = field(default=0.0, compare=False)
     """Seconds since the call began."""
 

@@ -44,6 +44,11 @@ class Target:
     base_model: str | None = None
 
     @property
+    def provider(self) -> str:
+        """Who serves it: the backend, or litellm's name for the provider."""
+        return self.backend or self.model.partition("/")[0]
+
+    @property
     def model_name(self) -> str:
         """The model without its provider, as LangChain's `model_name` wants it."""
         return self.model if self.backend else self.model.partition("/")[2] or self.model

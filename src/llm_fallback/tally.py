@@ -25,6 +25,9 @@ class Tokens:
     cached: int = 0
     reasoning: int = 0
 
+    def as_dict(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in _TOKENS}
+
 
 class Entry(NamedTuple):
     """What one call adds: as a whole, or the part of it that one deployment or model had."""
@@ -122,7 +125,7 @@ class Summary:
             "failures": dict(sorted(self.failures.items())),
             "unanswered": dict(sorted(self.unanswered.items())),
             **{name: getattr(self, name).as_dict() for name in _TIMES},
-            "tokens": {name: getattr(self.tokens, name) for name in _TOKENS},
+            "tokens": self.tokens.as_dict(),
             "cost_usd": _plain(self.cost_usd),
         }
 

@@ -296,6 +296,7 @@ class Trial:
             cost_estimated=estimated and cost is not None,
             dropped_params=self._exchange.dropped_params if self._exchange else (),
             usage=self.transcript.usage,
+            provider=self.member.target.provider,
             started_at=self._began - self._order.call_began,
         )
 

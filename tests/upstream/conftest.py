@@ -24,6 +24,7 @@ SCRIPTS: dict[str, Scripted] = {
     "error": Cut(2, how="error"),
     "overload frame": Cut(0, how="overload_frame"),
     "reset": Cut(2),
+    "severed": Fail("connection"),
     "html": Garbage("html"),
     "no choices": Garbage("no_choices"),
 }

@@ -197,6 +197,26 @@ class TestClients:
         assert [response.status_code for response in seen.responses] == [200]
         await handler.close()
 
+    @pytest.mark.parametrize(
+        "provider", ["mistral", "deepseek", "groq", "xai", "openrouter", "together_ai", "fireworks_ai"]
+    )
+    async def test_hosted_providers_that_take_a_handler_use_ours(self, server, provider):
+        """Their wire is listened to as well; one that stops taking `client=` would be read blindly."""
+        seen = Seen()
+        handler = AsyncHTTPHandler(event_hooks=seen.hooks)
+        await asked(server, provider, "whole", client=handler)
+        assert [response.status_code for response in seen.responses] == [200]
+        await handler.close()
+
+    async def test_a_request_whose_connection_breaks_is_sent_once_more(self, server):
+        """Why the request hook stops a second one: an attempt is one request, whatever the HTTP client thinks."""
+        seen = Seen()
+        handler = AsyncHTTPHandler(event_hooks=seen.hooks)
+        with pytest.raises(litellm.APIConnectionError):
+            await asked(server, "hosted_vllm", "severed", client=handler)
+        assert len(seen.requests) > 1
+        await handler.close()
+
     async def test_a_handler_closes_its_connections(self, server):
         """`close()` is what ends our connections; a handler asked again afterwards opens new ones by itself."""
         handler = AsyncHTTPHandler()
@@ -256,6 +276,17 @@ class TestStreams:
         )
         assert await streamed(stream) == ("Hello", "stop")
         assert stream.received_finish_reason == received
+
+    @pytest.mark.parametrize("provider", ["hosted_vllm", "openai"])
+    async def test_the_stream_below_a_stream_can_be_read(self, server, provider):
+        """`completion_stream` is what the wrapper reads; after a finish we drain it past the wrapper, which would
+        put the whole reply together again and price it."""
+        stream = await asked(server, provider, "whole", stream=True, stream_options={"include_usage": True})
+        async for chunk in stream:
+            if chunk.choices[0].finish_reason:
+                break
+        async for _ in stream.completion_stream:
+            pass
 
     @pytest.mark.parametrize("provider", ["hosted_vllm", "openai"])
     async def test_a_plain_reply_keeps_the_servers_own_finish_reason(self, server, provider):
@@ -344,6 +375,13 @@ def locals_of(error: BaseException) -> str:
             found.append(repr(trace.tb_frame.f_locals))
         trace = trace.tb_next
     return "\n".join(found)
+
+
+def test_no_tokenizer_is_fetched_while_tokens_are_counted():
+    """`disable_hf_tokenizer_download` is a switch of litellm's; for a name like llama-3 it would ask a hub, on the
+    event loop, where no deadline fires meanwhile."""
+    assert litellm.disable_hf_tokenizer_download is True
+    assert litellm.token_counter(model="hosted_vllm/meta-llama/Llama-3.3-70B-Instruct", text="some words") > 0
 
 
 class TestKeys:

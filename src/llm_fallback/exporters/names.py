@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from llm_fallback.backends import BACKENDS
 from llm_fallback.events import CallEnded, Outcome
 from llm_fallback.spec.providers import PROVIDERS, likely_provider, with_slash
 
@@ -91,8 +92,13 @@ _PROVIDER_NAMES: Final = {
 """litellm's name of a provider and OpenTelemetry's, where they differ."""
 
 
-def provider_and_model(model: str) -> tuple[str, str]:
-    """OpenTelemetry's name of a provider, and the model as that provider calls it."""
+def provider_and_model(model: str, served_by: str = "") -> tuple[str, str]:
+    """OpenTelemetry's name of a provider, and the model as that provider calls it.
+
+    `served_by` is a backend of one's own, whose models keep their slashes, or litellm's name for a provider.
+    """
+    if served_by in BACKENDS:
+        return (OPENAI_COMPATIBLE if served_by == "openai-compatible" else served_by), model
     provider, _, own_name = with_slash(model).partition("/")
     if provider in PROVIDERS and own_name:
         return _PROVIDER_NAMES.get(provider, provider), own_name

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 try:
     from opentelemetry.context import Context, get_current
-    from opentelemetry.metrics import Meter, MeterProvider, get_meter
+    from opentelemetry.metrics import Histogram, Meter, MeterProvider, get_meter
     from opentelemetry.trace import (
         Span,
         SpanKind,
@@ -78,7 +78,7 @@ class OTelExporter:
     ) -> None:
         began_ns = call_began_ns + _ns(attempt.started_at)
         span = self._tracer.start_span(
-            f"{names.CHAT} {names.provider_and_model(attempt.model)[1]}",
+            f"{names.CHAT} {names.provider_and_model(attempt.model, attempt.provider)[1]}",
             context,
             SpanKind.CLIENT,
             _of_attempt_span(ended, attempt),
@@ -93,35 +93,25 @@ class _Instruments:
     """One of each instrument. Values are recorded in a span's context, for exemplars to lead to the trace."""
 
     def __init__(self, meter: Meter) -> None:
-        self._operation_duration = meter.create_histogram(
-            names.OPERATION_DURATION,
-            "s",
-            "Duration of one attempt.",
-            explicit_bucket_boundaries_advisory=names.SECONDS_BUCKETS,
+        def histogram(name: str, unit: str, text: str, buckets: Sequence[float]) -> Histogram:
+            return meter.create_histogram(name, unit, text, explicit_bucket_boundaries_advisory=buckets)
+
+        seconds, call_seconds = names.SECONDS_BUCKETS, names.CALL_SECONDS_BUCKETS
+        self._operation_duration = histogram(names.OPERATION_DURATION, "s", "Duration of one attempt.", seconds)
+        self._time_to_first_chunk = histogram(
+            names.TIME_TO_FIRST_CHUNK, "s", "Time to the first content of one streamed attempt.", seconds
         )
-        self._time_to_first_chunk = meter.create_histogram(
-            names.TIME_TO_FIRST_CHUNK,
-            "s",
-            "Time to the first content of one streamed attempt.",
-            explicit_bucket_boundaries_advisory=names.SECONDS_BUCKETS,
+        self._token_usage = histogram(
+            names.TOKEN_USAGE, "{token}", "Tokens of one attempt, as its server reported them.", names.TOKENS_BUCKETS
         )
-        self._token_usage = meter.create_histogram(
-            names.TOKEN_USAGE,
-            "{token}",
-            "Tokens of one attempt, as its server reported them.",
-            explicit_bucket_boundaries_advisory=names.TOKENS_BUCKETS,
+        self._call_duration = histogram(
+            names.CALL_DURATION, "s", "Duration of a call, all its attempts and waits included.", call_seconds
         )
-        self._call_duration = meter.create_histogram(
-            names.CALL_DURATION,
-            "s",
-            "Duration of a call, all its attempts and waits included.",
-            explicit_bucket_boundaries_advisory=names.CALL_SECONDS_BUCKETS,
-        )
-        self._call_time_to_first_token = meter.create_histogram(
+        self._call_time_to_first_token = histogram(
             names.CALL_TIME_TO_FIRST_TOKEN,
             "s",
             "Time to the first content of a streamed call, failed attempts included.",
-            explicit_bucket_boundaries_advisory=names.CALL_SECONDS_BUCKETS,
+            call_seconds,
         )
         self._attempts = meter.create_counter(names.ATTEMPTS, "{attempt}", "Requests to deployments.")
         self._unpriced = meter.create_counter(
@@ -186,7 +176,7 @@ def _of_deployment(chain: str, deployment: str) -> Attributes:
 
 def _of_operation(chain: str, attempt: Attempt) -> Attributes:
     """What every GenAI metric and span of an attempt says."""
-    provider, model = names.provider_and_model(attempt.model)
+    provider, model = names.provider_and_model(attempt.model, attempt.provider)
     asked: Attributes = {
         names.OPERATION_NAME: names.CHAT,
         names.PROVIDER_NAME: provider,

@@ -1,0 +1,130 @@
+"""A log of calls: a line of JSON for each, for pandas, jq and `llm-fallback report`.
+
+    with CallLog("calls.jsonl") as log:
+        model = build_chat_model(spec, listeners=[log])
+
+It holds who was asked, what came of it, how long it took and what it cost; never a message, never a key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from llm_fallback.events import Attempt, CallEnded, Event, Usage
+from llm_fallback.recall import record_of
+
+_TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+_MAPPING = "metadata_"
+
+
+class CallLog:
+    """A listener that appends a line for each call that ended. Threads and processes may share the file.
+
+    A line is written at once and whole. Of `config["metadata"]` it holds the keys named in `metadata`, as columns
+    `metadata_<key>`; tags and LangChain's run id it always holds.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, metadata: Sequence[str] = ()) -> None:
+        self.path = Path(path)
+        self._metadata = tuple(metadata)
+        self._lock = threading.Lock()
+        # Unbuffered and appending: one write is one line, also beside other processes.
+        self._file = self.path.open("ab", buffering=0)
+
+    def __call__(self, event: Event) -> None:
+        """Append a line if a call ended."""
+        if isinstance(event, CallEnded):
+            line = json.dumps(row(event, self._metadata), ensure_ascii=False, default=str) + "\n"
+            with self._lock:
+                self._file.write(line.encode())
+
+    def close(self) -> None:
+        """Close the file; calls that end later are not logged."""
+        with self._lock:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def row(event: CallEnded, metadata: Sequence[str] = ()) -> dict[str, Any]:
+    """A call as one row: flat columns, and its attempts and skips nested. Times in seconds, costs in US dollars."""
+    record = event.record
+    facts = record.as_metadata()
+    return {
+        "ended_at": datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds"),
+        **{name: facts[name] for name in ("chain", "deployment", "model", "fell_back")},
+        "failure": event.failure,
+        "streamed": event.streamed,
+        "stitched": bool(record.stitches),
+        **{name: facts[name] for name in ("latency_s", "time_to_first_token_s", "cost_usd")},
+        "cost_estimated": record.cost_estimated,
+        **_tokens(record.attempts),
+        "run_id": event.run_id,
+        "tags": list(event.tags),
+        **{f"{_MAPPING}{key}": event.metadata.get(key) for key in metadata},
+        "attempt_count": len(record.attempts),
+        "attempts": [_attempt(attempt) for attempt in record.attempts],
+        "skipped": facts["skipped"],
+    }
+
+
+def _tokens(attempts: Sequence[Attempt]) -> dict[str, int | None]:
+    """Summed over attempts; None if no server told any."""
+    told = [attempt.usage for attempt in attempts if attempt.usage is not None]
+    return {name: sum(getattr(usage, name) for usage in told) if told else None for name in _TOKENS}
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    """The attempt as in a reply's metadata, without what its server said: that may quote a prompt."""
+    plain = attempt.as_metadata()
+    del plain["message"]
+    plain["started_at_s"] = round(attempt.started_at, 6)
+    plain["usage"] = None if attempt.usage is None else asdict(attempt.usage)
+    return plain
+
+
+def read(path: str | os.PathLike[str]) -> Iterator[CallEnded | None]:
+    """The calls of a log, in its order; None for a line that is none, as a full disk leaves it."""
+    with Path(path).open(encoding="utf-8", errors="replace") as lines:
+        yield from (_call(line) for line in lines if line.strip())
+
+
+def _call(line: str) -> CallEnded | None:
+    try:
+        plain = json.loads(line)
+        record = record_of(plain | {"attempts": [_known(attempt) for attempt in plain["attempts"]]})
+        return CallEnded(
+            chain=record.chain,
+            record=record,
+            failure=plain["failure"],
+            streamed=plain["streamed"],
+            at=datetime.fromisoformat(plain["ended_at"]).timestamp(),
+            run_id=plain["run_id"],
+            tags=tuple(plain["tags"]),
+            metadata={key.removeprefix(_MAPPING): plain[key] for key in plain if key.startswith(_MAPPING)},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _known(plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Without words of usage that a later version writes."""
+    usage = plain.get("usage")
+    return plain if not usage else {**plain, "usage": {key: usage[key] for key in _USAGE if key in usage}}
+
+
+_USAGE = tuple(own.name for own in fields(Usage))
