@@ -434,7 +434,6 @@ class TestLeaving:
                     assert model.state()["a"]["failures"] == 0
                     assert model.state()["a"]["in_flight"] == 0
 
-
     async def test_closing_a_stream_closes_its_request_at_once(self):
         """aclose() has dropped the request when it returns; nothing waits for the garbage collector."""
         ended = []

@@ -414,6 +414,25 @@ def test_while_another_is_available_nobody_joins_the_probe():
     assert went.asked == ["b"]
 
 
+@pytest.mark.parametrize("failure", ["bad_request", "auth", "server_error"])
+def test_a_call_whose_last_deployment_failed_does_not_sleep_through_another_s_cooldown(failure):
+    """Ours is a guess of 30 to 300 s, not a time the server named: the caller gets the failure, not a long silence."""
+    plan = chain(member("a"), member("b"), retries=0)
+    health = health_of(plan)
+    open_breaker(health, "a")
+    assert journey(plan, {"a": OK, "b": failure}, health=health).waits == []
+
+
+def test_a_total_outage_of_many_deployments_is_as_quick_to_tell_as_one_of_few():
+    """One request in spite of open breakers, two repeats, and then the call has failed."""
+    plan = chain(*(member(name) for name in "abcde"), retries=2)
+    health = health_of(plan)
+    for name in "abcde":
+        open_breaker(health, name)
+    went = journey(plan, dict.fromkeys("abcde", "connection"), health=health)
+    assert (len(went.asked), went.now) == (3, 3.0)
+
+
 def test_an_open_deployment_is_not_forced_while_another_only_has_to_be_waited_for():
     """One at its limit will answer when it is free: not every deployment is down."""
     plan = chain(member("a", limits=Limits(rpm=1)), member("b"))
@@ -729,7 +748,7 @@ class Observer:
         assert step.until < self.deadline or math.isinf(step.until)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.data(), chains())
 def test_whatever_happens_a_course_keeps_the_promises_of_the_contract(data, plan):
     """Requests, time, order and an end; for any chain, any past of its deployments, and any present."""

@@ -69,37 +69,36 @@ def test_a_request_larger_than_the_whole_limit_goes_when_nothing_else_counts():
 def test_tokens_are_settled_to_what_was_really_used():
     """Beyond the estimate or below it."""
     own = health(tpm=1000)
-    own.begin(0.0, 100)
-    own.settle(800)
+    first = own.begin(0.0, 100)
+    own.settle(first, 800, 0.5)
     assert own.block(1.0, 200) is not None
-    own.settle(-600)
-    assert own.block(1.0, 700) is None
-    assert own.block(1.0, 701) is not None
+    second = own.begin(60.4, 100)
+    own.settle(second, -60, 60.4)
+    assert own.block(60.4, 160) is None
+    assert own.block(60.4, 161) is not None
+
+
+def test_what_a_long_request_used_counts_when_it_is_known():
+    """A stream of 70 seconds uses its tokens in a minute of which its beginning is no part."""
+    own = health(tpm=1000)
+    own.settle(own.begin(0.0, 10), 990, 70.0)
+    assert own.block(70.0, 11) is not None
+    assert own.block(130.1, 1000) is None
 
 
 def test_tokens_given_back_late_make_no_room_beyond_the_limit():
-    """A long request that used less than estimated must not turn into credit once its estimate is forgotten."""
+    """What is given back is the request's own; once that is forgotten there is nothing to give back."""
     own = health(tpm=1000)
-    own.begin(0.0, 900)
-    own.begin(50.0, 10)
-    own.settle(-800)
-    assert own.block(60.5, 990) is None
-    assert own.block(60.5, 991) is not None
-
-
-def test_tokens_given_back_are_those_of_the_oldest_requests_first():
-    """What is left when these are forgotten is about what was used, not the estimate."""
-    own = health(tpm=1000)
-    own.begin(0.0, 10)
-    own.begin(10.0, 500)
-    own.settle(-400)
-    assert own.block(61.0, 890) is None
-    assert own.block(61.0, 891) is not None
+    early = own.begin(0.0, 400)
+    own.begin(61.0, 900)
+    own.settle(early, -300, 62.0)
+    assert own.block(62.0, 100) is None
+    assert own.block(62.0, 101) is not None
 
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 20), st.integers(0, 400), st.integers(0, 5), st.floats(0, 1)), min_size=1, max_size=30
+        st.tuples(st.integers(1, 20), st.integers(0, 400), st.integers(0, 5), st.floats(0, 1)), min_size=1, max_size=30
     )
 )
 @settings(deadline=None, max_examples=100)
@@ -109,15 +108,14 @@ def test_no_more_tokens_a_minute_are_let_through_than_the_limit(requests):
     for pause, tokens, ending, share in requests:
         now += pause
         if own.block(now, tokens) is None:
-            own.begin(now, tokens)
-            passed.append([now, tokens])
+            passed.append([now, tokens, own.begin(now, tokens)])
         own.block(now)
         recent = [entry for entry in passed if entry[0] > now - 60]
-        assert sum(spent for _, spent in recent) <= 500
+        assert sum(spent for _, spent, _ in recent) <= 500
         if ending < len(recent):
             unused = int(recent[ending][1] * share)
             recent[ending][1] -= unused
-            own.settle(-unused)
+            own.settle(recent[ending][2], -unused, now)
 
 
 def test_parallel_requests_are_passed_over_until_one_ends():

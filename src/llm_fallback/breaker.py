@@ -47,6 +47,8 @@ class Ticket:
     kind: Literal["closed", "probe", "forced"]
     era: int
     """Which closed period it was given in; what is learnt after the breaker moved on counts no more."""
+    at: float = 0.0
+    """When it was given."""
 
 
 @dataclass(slots=True)
@@ -111,11 +113,11 @@ class Breaker:
         """Take leave for one request. In half-open the first is the probe; a request asked in spite of an open
         breaker is `forced`, and its success closes the breaker too."""
         if self._reopens_at is None:
-            return Ticket("closed", self._era)
+            return Ticket("closed", self._era, now)
         if now >= self._reopens_at and not self._probing:
             self._probing = True
-            return Ticket("probe", self._era)
-        return Ticket("forced", self._era)
+            return Ticket("probe", self._era, now)
+        return Ticket("forced", self._era, now)
 
     def succeeded(self, ticket: Ticket, now: float) -> None:
         """The deployment answered, be it with a refusal of this one request."""

@@ -38,8 +38,8 @@ from llm_fallback.tally import Summary
 
 _SPLITS = ("chain", "deployment", "model", "tag")
 _ATTEMPT_FAILED = "llm_fallback.attempt_failed"
-_MOST_UNDER_WAY = 100_000
-"""Calls that never end, in streams nobody closes, are forgotten beyond so many."""
+_MOST_UNDER_WAY = 10_000
+"""LangChain tells no handler how a cancelled `ainvoke` ends; calls that stay open are forgotten beyond so many."""
 _LEFT = (GeneratorExit, asyncio.CancelledError, KeyboardInterrupt)
 """What a model sees when its caller leaves."""
 

@@ -68,6 +68,8 @@ class _Option:
     at: float
     member: Member
     repeat: bool
+    worth_waiting: bool = True
+    """Whether it is a reason to wait, or only shortens a wait there is another reason for."""
 
 
 @dataclass(slots=True)
@@ -183,6 +185,8 @@ class Course:
     def unsupported(self, member: Member) -> None:
         """Learn that a deployment cannot take this request; nothing was sent to it."""
         self._unfit.add(member.name)
+        if self.first is member:
+            self.first = None
         self._asked.pop(member.name, None)
         self._asked_here.pop(member.name, None)
         self._skipped[member.name] = Skip(member.name, "unsupported")
@@ -240,8 +244,10 @@ class Course:
 
     def _later(self, now: float) -> Step:
         options = sorted(self._options(now), key=lambda option: option.at)
-        best = next((option for option in options if option.at < self.deadline or math.isinf(option.at)), None)
-        if best is None:
+        fitting = [option for option in options if option.at < self.deadline or math.isinf(option.at)]
+        best = next(iter(fitting), None)
+        # A cooldown nobody named is our own guess about a deployment that fails: nobody waits for it alone.
+        if best is None or not (best.at <= now or any(option.worth_waiting for option in fitting)):
             return self._stop(now, options)
         if best.at <= now:
             return self._try(best.member, repeat=best.repeat)
@@ -271,18 +277,20 @@ class Course:
 
     def _first_request(self, member: Member, block: Block | None, soonest: Block | None, now: float) -> _Option:
         if block is None or block is not soonest or block.named:
-            return _Option(block.until if block else now, member, repeat=False)
+            named = block is None or block.reason == "limit" or block.named
+            return _Option(block.until if block else now, member, repeat=False, worth_waiting=named)
         if not self._asked_here:
             return _Option(now, member, repeat=False)
         if self._has_repeats(now):
             # In a total outage a call makes one request in spite of open breakers; further ones are repeats.
             return _Option(self._backed_off(now), member, repeat=True)
-        return _Option(block.until, member, repeat=False)
+        return _Option(block.until, member, repeat=False, worth_waiting=False)
 
     def _repeat(self, member: Member, block: Block | None, soonest: Block | None, now: float) -> _Option:
         free = now if block is None or (block is soonest and not block.named) else block.until
         at = max(free, self._backed_off(now), self._not_before.get(member.name, now))
-        return _Option(at, member, repeat=True)
+        cooling = block is not None and block.reason == "breaker_open" and block is not soonest and not block.named
+        return _Option(at, member, repeat=True, worth_waiting=not cooling)
 
     def _has_repeats(self, now: float) -> bool:
         return self.repeats < self._chain.retries.max and self._may_repeat(now)

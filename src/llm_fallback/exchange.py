@@ -41,8 +41,8 @@ class Piece:
 
     @property
     def has_content(self) -> bool:
-        """Whether it brings something of the reply itself; roles, comments and keep-alives do not."""
-        return bool(self.text or self.reasoning or self.tool_calls)
+        """Whether it brings something of the reply itself; roles, keep-alives and white space alone do not."""
+        return bool(self.tool_calls or self.text.strip() or self.reasoning.strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Transcript:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.text.strip() or self.reasoning or self.tool_calls)
+        return not (self.text.strip() or self.reasoning.strip() or self.tool_calls)
 
 
 def _joined(known: ToolCallPart, part: ToolCallPart) -> ToolCallPart:

@@ -10,7 +10,8 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from llm_fallback.breaker import COUNTED, LASTING, Breaker, Ticket
@@ -37,56 +38,59 @@ class Block:
 class _Minute:
     """Requests and tokens of the last 60 seconds."""
 
-    entries: deque[tuple[float, int]]
+    requests: deque[float] = field(default_factory=deque)
+    spends: deque[tuple[float, int]] = field(default_factory=deque)
     tokens: int = 0
 
     def add(self, now: float, tokens: int) -> None:
-        self.entries.append((now, tokens))
-        self.tokens += tokens
+        self.requests.append(now)
+        self._spend(now, tokens)
 
-    def settle(self, tokens: int) -> None:
-        """Add what was used beyond an estimate to the newest entry, or take what was not used from the oldest ones;
-        none goes below zero, which would be credit once the others are forgotten."""
-        if tokens > 0 and self.entries:
-            self._change(-1, tokens)
-        for index in range(len(self.entries)):
-            if tokens >= 0:
+    def settle(self, tokens: int, began: float, now: float) -> None:
+        """Count what a request used beyond its estimate when that is known; take back what it did not use where it
+        was counted, if it still is."""
+        if tokens > 0:
+            self._spend(now, tokens)
+            return
+        for index, (at, counted) in enumerate(self.spends):
+            if at == began:
+                unused = min(-tokens, counted)
+                self.spends[index] = (at, counted - unused)
+                self.tokens -= unused
                 return
-            taken = min(-tokens, self.entries[index][1])
-            self._change(index, -taken)
-            tokens += taken
 
-    def _change(self, index: int, tokens: int) -> None:
-        at, counted = self.entries[index]
-        self.entries[index] = (at, counted + tokens)
-        self.tokens += tokens
+    def _spend(self, now: float, tokens: int) -> None:
+        if tokens:
+            self.spends.append((now, tokens))
+            self.tokens += tokens
 
     def forget(self, now: float) -> None:
-        while self.entries and self.entries[0][0] <= now - _MINUTE_S:
-            self.tokens -= self.entries.popleft()[1]
+        while self.requests and self.requests[0] <= now - _MINUTE_S:
+            self.requests.popleft()
+        while self.spends and self.spends[0][0] <= now - _MINUTE_S:
+            self.tokens -= self.spends.popleft()[1]
 
     def free_at(self, now: float, rpm: int | None, tpm: int | None, tokens: int) -> float | None:
         """None if a request of that many tokens may go now, else when one may."""
         self.forget(now)
-        if not self.entries:
-            return None  # A request larger than the whole limit goes when nothing else counts against it.
         waits = [self._requests_free_at(rpm), self._tokens_free_at(tpm, tokens)]
         return max((wait for wait in waits if wait is not None), default=None)
 
     def _requests_free_at(self, rpm: int | None) -> float | None:
-        if rpm is None or len(self.entries) < rpm:
+        if rpm is None or len(self.requests) < rpm:
             return None
-        return self.entries[len(self.entries) - rpm][0] + _MINUTE_S
+        return self.requests[len(self.requests) - rpm] + _MINUTE_S
 
     def _tokens_free_at(self, tpm: int | None, tokens: int) -> float | None:
-        if tpm is None or self.tokens + tokens <= tpm:
+        # A request larger than the whole limit goes when nothing else counts against it.
+        if tpm is None or not self.tokens or self.tokens + tokens <= tpm:
             return None
         over = self.tokens + tokens - tpm
-        for at, spent in self.entries:
+        for at, spent in self.spends:
             over -= spent
             if over <= 0:
                 return at + _MINUTE_S
-        return self.entries[-1][0] + _MINUTE_S
+        return self.spends[-1][0] + _MINUTE_S
 
 
 class _Sliding:
@@ -135,7 +139,7 @@ class DeploymentHealth:
         self.limits = limits
         self.in_flight = 0
         self.hedges_sent = self.hedges_won = self.stitched = 0
-        self._minute = _Minute(deque())
+        self._minute = _Minute()
         self._first_tokens: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
         self._replies: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
 
@@ -193,10 +197,10 @@ class DeploymentHealth:
         self.in_flight -= 1
         self.breaker.dropped(ticket)
 
-    def settle(self, tokens: int) -> None:
+    def settle(self, ticket: Ticket, tokens: int, now: float) -> None:
         """Count what a request used beyond the estimate it began with (negative: less)."""
         if self.limits is not None:
-            self._minute.settle(tokens)
+            self._minute.settle(tokens, ticket.at, now)
 
     def first_token_s(self, quantile: float, *, at_least: int = 1) -> float | None:
         """That quantile of the last first-token times, in seconds; None while there are fewer than `at_least`."""
@@ -239,7 +243,7 @@ class Health:
         self._calls = _Sliding()
         self.extras = Allowance(self._calls, share=0.2, floor=10)
         """Repeats and hedges together, so that a total outage does not multiply itself."""
-        self.hedges = Allowance(self._calls, share=0.1, floor=5)
+        self.hedges = Allowance(self._calls, share=0.1, floor=3)
 
     def __getitem__(self, deployment: str) -> DeploymentHealth:
         return self._of[deployment]
@@ -253,9 +257,16 @@ class Health:
             self._calls.add(now)
 
     def when_released(self, wake: Callable[[], object]) -> None:
-        """Call `wake` once, from whichever thread, when some request has ended."""
-        with self.lock:
-            self._waiting.append(wake)
+        """Call `wake` once, from whichever thread, when some request has ended.
+
+        Called with the lock held, so that nothing ends between a decision to wait and the waiting.
+        """
+        self._waiting.append(wake)
+
+    def never_mind(self, wake: Callable[[], object]) -> None:
+        """Whoever waited does so no more."""
+        with self.lock, suppress(ValueError):
+            self._waiting.remove(wake)
 
     def released(self) -> None:
         """Tell whoever waits for a free place. Called without the lock."""
@@ -270,6 +281,7 @@ class Health:
         """Keep what another model's health knows of deployments that stayed as they were; calls that still use the
         other share its lock, and wake those that wait here."""
         self.lock, self._waiting = other.lock, other._waiting
+        self._calls, self.extras, self.hedges = other._calls, other.extras, other.hedges
         for name in unchanged:
             self._of[name] = other._of[name]
 

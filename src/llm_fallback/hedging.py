@@ -66,6 +66,7 @@ class Race:
             if not self._tasks[loser].done():
                 self._tasks[loser].cancel()
                 await asyncio.wait([self._tasks[loser]])
+            if loser.is_sound:
                 await loser.leave("another deployment was quicker")
 
     def _winners(self) -> list[Trial]:

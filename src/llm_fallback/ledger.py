@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
-from llm_fallback.events import Attempt, CallEnded, Event
+from llm_fallback.events import Attempt, CallEnded, Event, Record
 from llm_fallback.quantiles import Reading, reading
 from llm_fallback.tally import Account, Entry, Summary, Tally, account, speed
 
@@ -91,17 +91,12 @@ class Ledger:
         if isinstance(event, CallEnded):
             attempts = event.record.attempts
             sums, answer = account(attempts), _answer(attempts)
-            whole = _whole(event, sums, answer)
-            if len(attempts) == 1:
-                part = _part(sums, answer, event.record.fell_back)
-                parts = [("deployment", attempts[0].deployment, part), ("model", attempts[0].model, part)]
-            else:
-                parts = list(_parts(attempts, event.record.fell_back))
+            whole, parts = _whole(event, sums, answer), _parts(event.record, sums, answer)
             with self._lock:
                 self._book(event, whole)
-                for dimension, name, own in parts:
+                for dimension, name, part in parts:
                     if name:
-                        self._tally(dimension, name).add(own)
+                        self._tally(dimension, name).add(part)
 
     def snapshot(self) -> Snapshot:
         """What was counted so far."""
@@ -167,7 +162,14 @@ def _part(sums: Account, answer: Attempt | None, fell_back: bool) -> Entry:
     return Entry(*sums, True, fell_back, None, times)
 
 
-def _parts(attempts: Sequence[Attempt], fell_back: bool) -> Iterator[tuple[str, str, Entry]]:
+def _parts(record: Record, sums: Account, answer: Attempt | None) -> Iterable[tuple[str, str, Entry]]:
+    if len(record.attempts) != 1:
+        return list(_several_parts(record.attempts, record.fell_back))
+    only, part = record.attempts[0], _part(sums, answer, record.fell_back)
+    return ("deployment", only.deployment, part), ("model", only.model, part)
+
+
+def _several_parts(attempts: Sequence[Attempt], fell_back: bool) -> Iterator[tuple[str, str, Entry]]:
     for dimension, name_of in (("deployment", _deployment), ("model", _model)):
         for name in dict.fromkeys(map(name_of, attempts)):
             own = [attempt for attempt in attempts if name_of(attempt) == name]

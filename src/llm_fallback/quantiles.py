@@ -33,7 +33,7 @@ def reading(value: float) -> Reading:
     """A value, not negative, as sketches take it."""
     if LEAST < value < MOST:
         return ceil(log(value) * _PER_LOG), int(value * 1e9)
-    return (_FIRST if value <= LEAST else _LAST), int(value * 1e9)
+    return (_FIRST, int(value * 1e9)) if value <= LEAST else (_LAST, int(MOST * 1e9))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,11 @@ class Sketch:
     def __init__(self) -> None:
         self.buckets: dict[int, int] = {}
         self.billionths = 0
+
+    def add(self, read: Reading) -> None:
+        bucket, billionths = read
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
+        self.billionths += billionths
 
     def absorb(self, other: Distribution) -> None:
         for bucket, count in other.buckets.items():

@@ -25,7 +25,7 @@ def record_of(plain: Mapping[str, Any]) -> Record:
 
 
 def attempt_of(plain: Mapping[str, Any]) -> Attempt:
-    """The attempt whose `as_metadata()` this is; with `usage` and `started_at_s`, where a log has them."""
+    """The attempt whose `as_metadata()` this is; with `usage`, `provider` and `started_at_s`, where a log has them."""
     cost, usage = plain["cost_usd"], plain.get("usage")
     return Attempt(
         deployment=plain["deployment"],
@@ -40,5 +40,6 @@ def attempt_of(plain: Mapping[str, Any]) -> Attempt:
         cost_estimated=plain.get("cost_estimated", False),
         dropped_params=tuple(plain.get("dropped_params", ())),
         usage=Usage(**usage) if usage else None,
+        provider=plain.get("provider", ""),
         started_at=plain.get("started_at_s", 0.0),
     )

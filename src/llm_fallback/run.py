@@ -9,7 +9,6 @@ generator is through, `Run.end` says how the call ended: `Answered`, `Broke` or 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from functools import partial
@@ -129,21 +128,28 @@ class Run:
             return Stop(self._last[1].failure if self._last else "timeout", self._time_is_up()), _NO_TICKET
         with self.engine.health.lock:
             step = self.course.step(now)
+            if isinstance(step, Wait):
+                self._await_release()
             if not isinstance(step, Try):
                 return step, _NO_TICKET
             if step.repeat:
                 self.engine.health.extras.spend(now)
             return step, self.engine.health[step.member.name].begin(now, self.call.tokens)
 
+    def _await_release(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._released = loop.create_future()
+        self._wake = partial(_wake, loop, self._released)
+        self.engine.health.when_released(self._wake)
+
     async def _wait(self, until: float) -> None:
         """Wait until that time, or until some request ends and may have left a free place."""
-        loop = asyncio.get_running_loop()
-        released: asyncio.Future[None] = loop.create_future()
-        if math.isinf(until):
-            self.engine.health.when_released(partial(_wake, loop, released))
-        with suppress(TimeoutError):
-            async with self.engine.clock.deadline(min(until, self.course.deadline)):
-                await released
+        try:
+            with suppress(TimeoutError):
+                async with self.engine.clock.deadline(min(until, self.course.deadline)):
+                    await self._released
+        finally:
+            self.engine.health.never_mind(self._wake)
 
     def _order(self, member: Member) -> Order:
         call, request, joint = self.call, self.call.request, None

@@ -116,7 +116,7 @@ class Summary:
     @property
     def known_cost_usd(self) -> float | None:
         """What is known of the cost, as a float; None where nothing is."""
-        return None if self.calls and self.calls == self.unpriced and not self.cost_usd else float(self.cost_usd)
+        return None if self.unpriced and not self.cost_usd else float(self.cost_usd)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data; costs are text, because floats would round them."""

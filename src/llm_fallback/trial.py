@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from types import TracebackType
@@ -20,6 +21,9 @@ from llm_fallback.faults import Fault
 from llm_fallback.health import Health
 from llm_fallback.plan import Catalogue, Member
 from llm_fallback.timing import Clock
+
+_LONGEST_FAREWELL_S = 0.5
+"""Closing takes a moment; a library that hangs in it must not keep the caller beyond `total_s`."""
 
 REFUSED_FINISH = "content_filter"
 UNFINISHED = frozenset({None, "abort", "error"})
@@ -87,12 +91,14 @@ class Trial:
     async def leave(self, why: str = "the caller left") -> None:
         """Drop the request if it is still under way; then the deployment is none the worse for it."""
         if not self._settled:
-            if self._exchange is not None:
+            if self._exchange is not None and not self.unsupported:
                 self.attempt = self._fact("cancelled", Fault("cancelled", why))
             self._give_back()
         if self._exchange is not None and not self._ended:
             self._ended = True
-            await self._exchange.close()
+            with suppress(TimeoutError):
+                async with self._tools.clock.deadline(self._tools.clock.now() + _LONGEST_FAREWELL_S):
+                    await self._exchange.close()
 
     @property
     def needs_asking_for_key(self) -> bool:
@@ -250,7 +256,7 @@ class Trial:
             self._tools.health[self.member.name].answered(
                 self._ticket, now, self._time_to_first_token(), now - self._began
             )
-            self._settle_tokens()
+            self._settle_tokens(now)
         self._settled = True
         self._tools.health.released()
 
@@ -260,18 +266,28 @@ class Trial:
         self.attempt = self._fact("failed", fault)
         with self._tools.health.lock:
             own = self._tools.health[self.member.name]
-            opened = own.failed(self._ticket, now, fault.failure, fault.retry_after_s)
-            self._settle_tokens()
+            if self._had_no_chance:
+                own.dropped(self._ticket)
+                opened = False
+            else:
+                opened = own.failed(self._ticket, now, fault.failure, fault.retry_after_s)
+            self._settle_tokens(now)
             reopens = own.breaker.closed_to(now) if opened else None
         self._settled = True
         self._tools.health.released()
         return None if reopens is None else reopens - now
 
-    def _settle_tokens(self) -> None:
+    @property
+    def _had_no_chance(self) -> bool:
+        """Whether `total_s` ended an attempt that began late in the call: that is not the deployment's doing. One that
+        had half of the call and more is, or a chain without attempt_s would never leave a hung primary."""
+        return self.out_of_time and self._began - self._order.call_began > self._order.total_s / 2
+
+    def _settle_tokens(self, now: float) -> None:
         usage = self.transcript.usage
         if usage is not None:
             used = usage.input_tokens + usage.output_tokens
-            self._tools.health[self.member.name].settle(used - self._order.tokens)
+            self._tools.health[self.member.name].settle(self._ticket, used - self._order.tokens, now)
 
     def _give_back(self) -> None:
         self._settled = True

@@ -79,6 +79,7 @@ def row(event: CallEnded, metadata: Sequence[str] = ()) -> dict[str, Any]:
         "attempt_count": len(record.attempts),
         "attempts": [_attempt(attempt) for attempt in record.attempts],
         "skipped": facts["skipped"],
+        "stitches": facts.get("stitches", []),
     }
 
 
@@ -92,6 +93,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     """The attempt as in a reply's metadata, without what its server said: that may quote a prompt."""
     plain = attempt.as_metadata()
     del plain["message"]
+    plain["provider"] = attempt.provider
     plain["started_at_s"] = round(attempt.started_at, 6)
     plain["usage"] = None if attempt.usage is None else asdict(attempt.usage)
     return plain

@@ -1,0 +1,168 @@
+"""`llm-fallback report`: tables on stdout, and a page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from decimal import Decimal
+from html.parser import HTMLParser
+
+import pytest
+
+from llm_fallback.events import Attempt, CallEnded, Record, Usage
+from llm_fallback.exporters.jsonl import CallLog
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+NASTY = "</script><script>alert(1)</script>"
+
+
+def call(number, *, chain="assistant", primary_fails=False):
+    """The call of that number, a minute after the one before."""
+    name = "backup" if primary_fails else "primary"
+    attempts = [
+        Attempt(name, f"m/{name}", "succeeded", None, 200, None, 0.8, 0.2, Decimal("0.002"), usage=Usage(10, 6))
+    ]
+    if primary_fails:
+        attempts.insert(0, Attempt("primary", "m/primary", "failed", "rate_limited", 429, None, 0.1, None, Decimal(0)))
+    record = Record(chain, name, f"m/{name}", primary_fails, tuple(attempts), (), 0.9, 0.3)
+    return CallEnded(chain, record, None, True, 1795000000 + 60 * number)
+
+
+def left(number):
+    """A call whose caller left."""
+    return CallEnded(
+        "assistant",
+        Record("assistant", None, None, False, (), (), 0.1, None),
+        "cancelled",
+        True,
+        1795000000 + 60 * number,
+    )
+
+
+@pytest.fixture
+def log(here):
+    """A log of 20 answered calls, five of them by the fallback, and one that was left."""
+    with CallLog(here / "calls.jsonl") as log:
+        for number in range(20):
+            log(call(number, primary_fails=number % 4 == 3))
+        log(left(20))
+    return here / "calls.jsonl"
+
+
+def test_tables_tell_who_answered_how_fast_and_at_what_cost(run, log):
+    """A line for the whole, for each chain, for each deployment; it fits in 80 columns."""
+    result = run("report", "calls.jsonl")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0] == "calls.jsonl: 2026-11-18T11:06:40+00:00 to 2026-11-18T11:26:40+00:00"
+    assert lines[1] == "21 calls, 20 answered, 5 by a fallback; 1 cancelled"
+    assert any(
+        re.match(r"assistant +21 +95\.2 % +25\.0 % +\d+ ms +\d+ ms +\d+ ms +\$0\.0400*$", line) for line in lines
+    )
+    assert any(line.startswith("primary") and line.endswith("5  5 rate_limited") for line in map(str.rstrip, lines))
+    assert max(map(len, lines)) <= 80
+
+
+def test_json_has_the_same_as_data(run, log):
+    """In total, by name, over time."""
+    told = json.loads(run("report", "calls.jsonl", "--json").stdout)
+    assert (told["total"]["calls"], told["total"]["fallbacks"], told["total"]["cost_usd"]) == (21, 5, 0.04)
+    assert told["by_deployment"]["primary"]["failures"] == {"rate_limited": 5}
+    assert told["by_chain"]["assistant"]["unanswered"] == {"cancelled": 1}
+    assert sum(column["calls"] for column in told["over_time"]) == 21
+    assert sum(column["answered_by"].get("backup", 0) for column in told["over_time"]) == 5
+    assert len(told["over_time"]) <= 60
+
+
+@pytest.mark.parametrize("span_s", [0, 59, 3600, 86400, 40 * 86400, 400 * 86400])
+def test_a_long_time_has_no_more_columns_than_a_page_can_show(run, here, span_s):
+    """From one call to a year."""
+    with CallLog(here / "calls.jsonl") as log:
+        for part in range(200):
+            log(call(part * span_s / 200 / 60))
+    told = json.loads(run("report", "calls.jsonl", "--json").stdout)
+    assert len(told["over_time"]) <= 60
+    assert sum(column["calls"] for column in told["over_time"]) == 200
+
+
+def test_lines_that_are_none_are_told(run, log):
+    """The rest is summed up all the same."""
+    with log.open("a") as file:
+        file.write('{"chain": \n')
+    result = run("report", "calls.jsonl")
+    assert "not readable: 1 line" in result.stdout
+    assert "21 calls" in result.stdout
+
+
+def test_a_log_without_a_call_is_a_finding(run, here):
+    """Exit code 1; a file that is not there is wrong usage."""
+    (here / "empty.jsonl").write_text("")
+    result = run("report", "empty.jsonl")
+    assert (result.exit_code, result.stderr) == (1, "Error: there is no call in empty.jsonl\n")
+    assert run("report", "nowhere.jsonl").exit_code == 2
+
+
+class Page(HTMLParser):
+    """Whether every tag is closed in order, and what the page refers to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.references = [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.references += [value for name, value in attributes if name in ("src", "href", "data", "action")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_else(run, log, here):
+    """Well-formed, with no address in it and a policy that forbids to load anything."""
+    assert run("report", "calls.jsonl", "--html", "report.html").exit_code == 0
+    text = (here / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert (page.open, page.references) == ([], [])
+    assert not re.search(r"https?://|url\(|@import|\bfetch\(|XMLHttpRequest", text)
+    assert "default-src 'none'" in text
+
+
+def test_names_from_the_log_are_text_on_the_page_and_never_run(run, here):
+    """A chain may be called anything."""
+    with CallLog(here / "calls.jsonl") as log:
+        log(call(0, chain=NASTY))
+    run("report", "calls.jsonl", "--html", "report.html")
+    text = (here / "report.html").read_text(encoding="utf-8")
+    assert NASTY not in text
+    assert Page(text).open == []
+    assert text.count("<script") == 1
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed to look at the page with")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_renders_without_an_error(run, log, here, width):
+    """Every chart is drawn, every number stands where it belongs, and the browser has no complaint."""
+    run("report", "calls.jsonl", "--html", "report.html")
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={here / 'profile'}",
+        "--enable-logging=stderr",
+        f"--window-size={width},1600",
+        "--dump-dom",
+        (here / "report.html").as_uri(),
+    ]
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "CONSOLE" not in seen.stderr
+    for chart in ("latency", "cost", "answers"):
+        assert re.search(rf'<div class="chart" id="{chart}"><svg[^>]*>.*?<(path|rect)', seen.stdout, re.DOTALL), chart
+    assert "<b>21</b><span>calls</span>" in seen.stdout
+    assert "rate limited 5" in seen.stdout

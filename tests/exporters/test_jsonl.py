@@ -1,0 +1,164 @@
+"""The log of calls: a line for each, nothing said in it, and calls again from what was written."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from llm_fallback import CallEnded, ChainExhausted, build_chat_model
+from llm_fallback.events import Attempt, FellBack, Record, Skip, Stitch, Usage
+from llm_fallback.exporters.jsonl import CallLog, read
+from llm_fallback.ledger import Ledger
+from llm_fallback.testing import Fail, FakeServer, Reply
+
+CANARY = "sk-canary-0123456789abcdef"
+SECRET_WORDS = "the launch code is 0000"
+FAILED = Attempt("a", "m/a", "failed", "rate_limited", 429, "no", 0.1, None, Decimal(0))
+ANSWER = Attempt("b", "m/b", "succeeded", None, 200, None, 0.5, 0.2, Decimal("0.000041"), usage=Usage(5, 4, 3, 2, 1))
+RECORD = Record("c", "b", "m/b", True, (FAILED, ANSWER), (Skip("d", "limit", 2.5),), 0.7, 0.4, (Stitch("b", 7),))
+CALL = CallEnded("c", RECORD, None, True, 1795000000.125, "run-1", ("web",), {"tenant": "acme", "user": "ann"})
+
+
+def lines(path):
+    """The lines of a log, parsed."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_call_is_one_flat_row_with_its_attempts_nested(tmp_path):
+    """Columns hold plain values, as a table wants them."""
+    with CallLog(tmp_path / "calls.jsonl", metadata=("tenant", "plan")) as log:
+        log(CALL)
+        log(FellBack("c", "a", "b", "rate_limited"))
+    (row,) = lines(tmp_path / "calls.jsonl")
+    attempts, skipped, stitches = row.pop("attempts"), row.pop("skipped"), row.pop("stitches")
+    assert row == {
+        "ended_at": "2026-11-18T11:06:40.125+00:00",
+        "chain": "c",
+        "deployment": "b",
+        "model": "m/b",
+        "fell_back": True,
+        "failure": None,
+        "streamed": True,
+        "stitched": True,
+        "latency_s": 0.7,
+        "time_to_first_token_s": 0.4,
+        "cost_usd": 0.000041,
+        "cost_estimated": False,
+        "input_tokens": 5,
+        "output_tokens": 4,
+        "cached_tokens": 3,
+        "reasoning_tokens": 1,
+        "run_id": "run-1",
+        "tags": ["web"],
+        "metadata_tenant": "acme",
+        "metadata_plan": None,
+        "attempt_count": 2,
+    }
+    assert [(attempt["deployment"], attempt["failure"]) for attempt in attempts] == [("a", "rate_limited"), ("b", None)]
+    assert skipped == [{"deployment": "d", "reason": "limit", "retry_in_s": 2.5}]
+    assert stitches == [{"deployment": "b", "at": 7}]
+
+
+def test_pandas_reads_it_as_a_table(tmp_path):
+    """A row for each call; `ended_at` is a time."""
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    with CallLog(tmp_path / "calls.jsonl") as log:
+        log(CALL)
+        log(CALL)
+    table = pandas.read_json(tmp_path / "calls.jsonl", lines=True)
+    assert (len(table), table.cost_usd.sum()) == (2, pytest.approx(0.000082))
+    assert table.ended_at.dt.year.tolist() == [2026, 2026]
+
+
+def test_what_was_written_is_read_again(tmp_path):
+    """But for what servers said, and for metadata that was not asked for."""
+    with CallLog(tmp_path / "calls.jsonl", metadata=("tenant",)) as log:
+        log(CALL)
+    unsaid = replace(RECORD, attempts=(replace(FAILED, message=None), ANSWER))
+    assert list(read(tmp_path / "calls.jsonl")) == [replace(CALL, record=unsaid, metadata={"tenant": "acme"})]
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "null", "7", '{"chain": "c"}', '{"attempts": [1]}', "\x00\x00"])
+def test_a_line_that_is_none_is_told_and_the_rest_is_read(tmp_path, line):
+    """A disk was full, a process was killed."""
+    path = tmp_path / "calls.jsonl"
+    path.write_text(line + "\n", encoding="utf-8")
+    with CallLog(path) as log:
+        log(CALL)
+    broken, whole = read(path)
+    assert (broken, whole.record.chain) == (None, "c")
+
+
+def test_words_of_a_later_version_do_no_harm(tmp_path):
+    """Unknown columns and kinds of tokens are passed over."""
+    path = tmp_path / "calls.jsonl"
+    with CallLog(path) as log:
+        log(CALL)
+    (row,) = lines(path)
+    row["colour"] = row["attempts"][1]["usage"]["video_tokens"] = row["attempts"][1]["mood"] = 3
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (call,) = read(path)
+    assert call.record.attempts[1] == ANSWER
+
+
+def test_no_message_and_no_key_is_in_it(tmp_path):
+    """Neither prompt nor answer nor what a server quoted; nor metadata nobody named."""
+    echo = Fail(400, body={"error": {"message": f"bad: {SECRET_WORDS} {CANARY}"}})
+    with FakeServer({"a": echo, "b": Reply(SECRET_WORDS)}) as server, CallLog(tmp_path / "calls.jsonl") as log:
+        spec = server.spec(deployments={"a": {"api_key": CANARY}})
+        with build_chat_model(spec, listeners=[log]) as model:
+            model.invoke(SECRET_WORDS, {"metadata": {"note": SECRET_WORDS}})
+            list(model.stream(SECRET_WORDS))
+    written = (tmp_path / "calls.jsonl").read_text(encoding="utf-8")
+    assert len(written.splitlines()) == 2
+    assert SECRET_WORDS not in written
+    assert CANARY not in written
+
+
+def test_every_end_of_a_call_is_logged_and_books_kept_from_the_log_are_the_same(tmp_path):
+    """Answered, fallen back, failed, left: the log loses nothing a ledger counts."""
+    path, ledger, later = tmp_path / "calls.jsonl", Ledger(), Ledger()
+    steps = [Reply("one"), Fail(500), Fail(500)]
+    with FakeServer({"a": steps, "b": [Reply("two"), Fail(500)]}) as server, CallLog(path) as log:
+        with build_chat_model(server.spec(), listeners=[ledger, log], max_retries=0) as model:
+            model.invoke("x")
+            model.invoke("x")
+            with pytest.raises(ChainExhausted):
+                model.invoke("x")
+            chunks = model.stream("x")
+            next(chunks)
+            chunks.close()
+    for call in read(path):
+        later(call)
+    kept, read_again = ledger.snapshot().total, later.snapshot().total
+    assert [row["failure"] for row in lines(path)] == [None, None, "server_error", "cancelled"]
+    assert (read_again.calls, read_again.unanswered, read_again.failures, read_again.tokens, read_again.cost_usd) == (
+        *(kept.calls, kept.unanswered, kept.failures, kept.tokens, kept.cost_usd),
+    )
+
+
+def test_threads_write_whole_lines(tmp_path):
+    """However many write at once."""
+    with CallLog(tmp_path / "calls.jsonl") as log:
+        workers = [threading.Thread(target=lambda: [log(CALL) for _ in range(200)]) for _ in range(8)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    assert len(lines(tmp_path / "calls.jsonl")) == 1600
+
+
+def test_a_line_is_there_as_soon_as_the_call_ended(tmp_path):
+    """Nothing waits in a buffer; a second log goes on where the first stopped."""
+    path = tmp_path / "calls.jsonl"
+    with CallLog(path) as log:
+        log(CALL)
+        assert len(lines(path)) == 1
+        with CallLog(path) as other:
+            other(CALL)
+        log(CALL)
+    assert len(lines(path)) == 3
