@@ -119,9 +119,10 @@ async def contest(name: str, make: Callable[[FakeServer], Any], calls: int) -> s
         f"{what} {new - old:+d}" for what, old, new in zip(("tasks", "threads", "sockets"), before, after, strict=True)
     )
     wrong = ", ".join(f"{count} {kind}" for kind, count in seen.items() if kind != "right") or "-"
+    p99 = ranked[int(0.99 * len(ranked)) - 1]
     return (
         f"| {name} | {100 * seen['right'] / calls:.1f} % | {statistics.median(ranked):.2f} | "
-        f"{ranked[int(0.99 * len(ranked)) - 1]:.2f} | {requests / calls:.2f} | {left} | {grown // 1024:+d} MB | {wrong} |"
+        f"{p99:.2f} | {requests / calls:.2f} | {left} | {grown // 1024:+d} MB | {wrong} |"
     )
 
 

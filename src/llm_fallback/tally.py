@@ -131,14 +131,10 @@ class Summary:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Summary:
-        return cls(
-            **{name: int(plain[name]) for name in _COUNTS},
-            failures=MappingProxyType(dict(plain["failures"])),
-            unanswered=MappingProxyType(dict(plain["unanswered"])),
-            **{name: Distribution.from_dict(plain[name]) for name in _TIMES},
-            tokens=Tokens(**plain["tokens"]),
-            cost_usd=Decimal(plain["cost_usd"]),
-        )
+        read: dict[str, Any] = {name: int(plain[name]) for name in _COUNTS}
+        read |= {name: MappingProxyType(dict(plain[name])) for name in ("failures", "unanswered")}
+        read |= {name: Distribution.from_dict(plain[name]) for name in _TIMES}
+        return cls(**read, tokens=Tokens(**plain["tokens"]), cost_usd=Decimal(plain["cost_usd"]))
 
 
 _COUNTS = ("calls", "answered", "fallbacks", "attempts", "unpriced")
@@ -204,13 +200,20 @@ class Tally:
         self.cost_usd += other.cost_usd
 
     def freeze(self) -> Summary:
+        latency_s, first_token_s, tokens_per_s = (sketch.freeze() for sketch in self.times)
         return Summary(
-            **{name: getattr(self, name) for name in _COUNTS},
+            calls=self.calls,
+            answered=self.answered,
+            fallbacks=self.fallbacks,
+            attempts=self.attempts,
             failures=MappingProxyType(dict(self.failures)),
             unanswered=MappingProxyType(dict(self.unanswered)),
-            **{name: sketch.freeze() for name, sketch in zip(_TIMES, self.times, strict=True)},
+            latency_s=latency_s,
+            time_to_first_token_s=first_token_s,
+            tokens_per_s=tokens_per_s,
             tokens=Tokens(self.input, self.output, self.cached, self.reasoning),
             cost_usd=self.cost_usd,
+            unpriced=self.unpriced,
         )
 
 
