@@ -90,6 +90,8 @@ class Try:
 
     seconds: float
     requests: int
+    error: str | None = None
+    """What it raised instead of answering."""
 
 
 async def ask(model: Any, mode: str) -> Any:
@@ -114,10 +116,13 @@ async def one_try(server: FakeServer, build: Builder, case: Case, mode: str) -> 
         server.script("primary", case.step)
         server.reset()
         began = time.perf_counter()
-        answer = await ask(model, mode)
-        taken = time.perf_counter() - began
-        assert "back" in str(answer), answer
-        return Try(taken, len(server.received("primary")))
+        error = None
+        try:
+            answer = await ask(model, mode)
+            assert "back" in str(answer), answer
+        except Exception as raised:
+            error = type(raised).__name__
+        return Try(time.perf_counter() - began, len(server.received("primary")), error)
 
 
 async def measured(tries: int, mode: str) -> dict[tuple[str, str], list[Try]]:
@@ -132,8 +137,10 @@ async def measured(tries: int, mode: str) -> dict[tuple[str, str], list[Try]]:
 
 
 def report(mode: str, found: dict[tuple[str, str], list[Try]]) -> str:
-    head = (f"{mode}, primary", "contestant", "s to the answer", "added by it, s", f"× {BARE}", "requests to primary")
-    return table(head, (row_of(case, name, found) for case in CASES for name in BUILDERS))
+    told = ("answered", "after s", "added by it, s", f"× {BARE}", "requests to primary")
+    return table(
+        (f"{mode}, primary", "contestant", *told), (row_of(case, name, found) for case in CASES for name in BUILDERS)
+    )
 
 
 def row_of(case: Case, name: str, found: dict[tuple[str, str], list[Try]]) -> tuple[str, ...]:
@@ -141,7 +148,10 @@ def row_of(case: Case, name: str, found: dict[tuple[str, str], list[Try]]) -> tu
     seconds = statistics.median(each.seconds for each in own)
     share = statistics.median(mine.seconds / theirs.seconds for mine, theirs in zip(own, bare, strict=True))
     requests = statistics.median(each.requests for each in own)
-    return (case.name, name, f"{seconds:.3f}", f"{seconds - case.fails_after_s:.3f}", times(share), f"{requests:g}")
+    errors = {each.error for each in own if each.error}
+    answered = ", ".join(sorted(errors)) if errors else "yes"
+    added = f"{seconds - case.fails_after_s:.3f}"
+    return (case.name, name, answered, f"{seconds:.3f}", added, times(share), f"{requests:g}")
 
 
 def verdict(found: dict[tuple[str, str], list[Try]]) -> str:

@@ -18,8 +18,8 @@ from types import MappingProxyType
 from typing import Any
 
 from llm_fallback.events import Attempt, CallEnded, Event, Record
-from llm_fallback.quantiles import Reading, reading
-from llm_fallback.tally import Account, Entry, Summary, Tally, account, speed
+from llm_fallback.quantiles import Reading
+from llm_fallback.tally import Account, Entry, Summary, Tally, account, speed, times
 
 OTHER = "…other"
 """Where a dimension's further names are counted once it is full."""
@@ -91,7 +91,8 @@ class Ledger:
         if isinstance(event, CallEnded):
             attempts = event.record.attempts
             sums, answer = account(attempts), _answer(attempts)
-            whole, parts = _whole(event, sums, answer), _parts(event.record, sums, answer)
+            pace = None if answer is None else speed(answer)
+            whole, parts = _whole(event, sums, pace), _parts(event.record, sums, answer, pace)
             with self._lock:
                 self._book(event, whole)
                 for dimension, name, part in parts:
@@ -144,40 +145,43 @@ def _tally_of(entry: Entry) -> Tally:
     return tally
 
 
-def _whole(event: CallEnded, sums: Account, answer: Attempt | None) -> Entry:
+def _whole(event: CallEnded, sums: Account, pace: Reading | None) -> Entry:
     """What a call adds to the books of everything that made it."""
     if event.failure is not None:
-        return Entry(*sums, False, False, event.failure, _NO_TIMES)
+        return Entry(*sums, False, False, event.failure, ())
     record = event.record
-    pace = None if answer is None else speed(answer)
-    times = (reading(record.latency_s), _maybe(record.time_to_first_token_s), pace)
-    return Entry(*sums, True, record.fell_back, None, times)
+    measured = times(record.latency_s, record.time_to_first_token_s, pace)
+    return Entry(*sums, True, record.fell_back, None, measured)
 
 
-def _part(sums: Account, answer: Attempt | None, fell_back: bool) -> Entry:
+def _part(sums: Account, answer: Attempt | None, pace: Reading | None, fell_back: bool) -> Entry:
     """What a call adds to the books of a deployment or model it asked."""
     if answer is None:
-        return Entry(*sums, False, False, None, _NO_TIMES)
-    times = (reading(answer.latency_s), _maybe(answer.time_to_first_token_s), speed(answer))
-    return Entry(*sums, True, fell_back, None, times)
+        return Entry(*sums, False, False, None, ())
+    measured = times(answer.latency_s, answer.time_to_first_token_s, pace)
+    return Entry(*sums, True, fell_back, None, measured)
 
 
-def _parts(record: Record, sums: Account, answer: Attempt | None) -> Iterable[tuple[str, str, Entry]]:
+def _parts(
+    record: Record, sums: Account, answer: Attempt | None, pace: Reading | None
+) -> Iterable[tuple[str, str, Entry]]:
     if len(record.attempts) != 1:
-        return list(_several_parts(record.attempts, record.fell_back))
-    only, part = record.attempts[0], _part(sums, answer, record.fell_back)
+        return list(_several_parts(record.attempts, answer, pace, record.fell_back))
+    only, part = record.attempts[0], _part(sums, answer, pace, record.fell_back)
     return ("deployment", only.deployment, part), ("model", only.model, part)
 
 
-def _several_parts(attempts: Sequence[Attempt], fell_back: bool) -> Iterator[tuple[str, str, Entry]]:
+def _several_parts(
+    attempts: Sequence[Attempt], answer: Attempt | None, pace: Reading | None, fell_back: bool
+) -> Iterator[tuple[str, str, Entry]]:
     for dimension, name_of in (("deployment", _deployment), ("model", _model)):
         for name in dict.fromkeys(map(name_of, attempts)):
             own = [attempt for attempt in attempts if name_of(attempt) == name]
-            yield dimension, name, _part(account(own), _answer(own), fell_back)
+            own_answer = answer if answer is not None and name_of(answer) == name else None
+            yield dimension, name, _part(account(own), own_answer, pace, fell_back)
 
 
 _deployment, _model = attrgetter("deployment"), attrgetter("model")
-_NO_TIMES = (None, None, None)
 
 
 def _answer(attempts: Sequence[Attempt]) -> Attempt | None:
@@ -185,10 +189,6 @@ def _answer(attempts: Sequence[Attempt]) -> Attempt | None:
         if attempt.outcome == "succeeded":
             return attempt
     return None
-
-
-def _maybe(seconds: float | None) -> Reading | None:
-    return None if seconds is None else reading(seconds)
 
 
 def _frozen(total: Tally, by: Mapping[str, Mapping[str, Tally]]) -> Snapshot:

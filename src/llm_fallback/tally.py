@@ -45,8 +45,8 @@ class Entry(NamedTuple):
     fell_back: bool
     unanswered: str | None
     """Why there is no answer, in the failure table's words; always None in a deployment's part."""
-    times: tuple[Reading | None, Reading | None, Reading | None]
-    """Seconds to the whole answer and to its first token, output tokens per second; None where there is none."""
+    times: Sequence[tuple[int, Reading]]
+    """What was measured, each with its place in `Tally.times`."""
 
 
 class Account(NamedTuple):
@@ -85,6 +85,16 @@ def speed(attempt: Attempt) -> Reading | None:
         return None
     busy = attempt.latency_s - (attempt.time_to_first_token_s or 0.0)
     return reading(attempt.usage.output_tokens / busy) if busy > 0 else None
+
+
+def times(latency_s: float, first_token_s: float | None, pace: Reading | None) -> list[tuple[int, Reading]]:
+    """What was measured of an answer, as an entry takes it."""
+    measured = [(0, reading(latency_s))]
+    if first_token_s is not None:
+        measured.append((1, reading(first_token_s)))
+    if pace is not None:
+        measured.append((2, pace))
+    return measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +164,7 @@ class Tally:
         self.calls = self.answered = self.fallbacks = self.attempts = self.unpriced = 0
         self.failures: dict[str, int] = {}
         self.unanswered: dict[str, int] = {}
-        self.times = (Sketch(), Sketch(), Sketch())
+        self.times = (Sketch(), Sketch(), Sketch())  # In the order of `_TIMES`.
         self.input = self.output = self.cached = self.reasoning = 0
         self.cost_usd = _NOTHING
 
@@ -171,12 +181,12 @@ class Tally:
         self.reasoning += reasoned
         if entry.cost_usd:
             self.cost_usd += entry.cost_usd
-        for sketch, read in zip(self.times, entry.times, strict=True):
-            if read is not None:
-                # Sketch.add, written out: a call of it would be a third of all time spent here.
-                bucket, billionths = read
-                sketch.buckets[bucket] = sketch.buckets.get(bucket, 0) + 1
-                sketch.billionths += billionths
+        for place, (bucket, billionths) in entry.times:
+            # Sketch.add, written out: calls of it would be a third of all time spent here.
+            sketch = self.times[place]
+            buckets = sketch.buckets
+            buckets[bucket] = buckets.get(bucket, 0) + 1
+            sketch.billionths += billionths
         if entry.failures or entry.unanswered:
             self._add_failures(entry)
 
