@@ -19,6 +19,7 @@ PUBLIC = {
     *("LLMFallbackError", "SpecError", "Mistake", "ChainExhausted", "StreamBroken", "BudgetExceeded"),
     *("Event", "AttemptFailed", "BreakerOpened", "CallEnded", "FellBack"),
     *("Attempt", "Record", "Skip"),
+    *("CostCallbackHandler", "LatencyCallbackHandler", "Ledger", "get_cost_callback", "get_latency_callback"),
 }
 KIT = {"FakeServer", "Received", "Reply", "Fail", "Stall", "Cut", "Garbage", "Empty", "assert_attempts"}
 HEAVY = ("litellm", "langchain", "langchain_core", "langchain_litellm", "openai", "aiohttp")

@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm_fallback.build import build_chat_model, build_router
+    from llm_fallback.callbacks import (
+        CostCallbackHandler,
+        LatencyCallbackHandler,
+        get_cost_callback,
+        get_latency_callback,
+    )
     from llm_fallback.chat import FallbackChatModel
     from llm_fallback.checks import check
     from llm_fallback.errors import (
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
         Record,
         Skip,
     )
+    from llm_fallback.ledger import Ledger
     from llm_fallback.loading import load_spec
     from llm_fallback.spec import Spec
 
@@ -38,10 +45,12 @@ __version__ = "0.1.0"
 
 _HOME = {
     "build": ("build_chat_model", "build_router"),
+    "callbacks": ("CostCallbackHandler", "LatencyCallbackHandler", "get_cost_callback", "get_latency_callback"),
     "chat": ("FallbackChatModel",),
     "checks": ("check",),
     "errors": ("BudgetExceeded", "ChainExhausted", "LLMFallbackError", "Mistake", "SpecError", "StreamBroken"),
     "events": ("Attempt", "AttemptFailed", "BreakerOpened", "CallEnded", "Event", "FellBack", "Record", "Skip"),
+    "ledger": ("Ledger",),
     "loading": ("load_spec",),
     "spec": ("Spec",),
 }
@@ -54,10 +63,13 @@ __all__ = [
     "BudgetExceeded",
     "CallEnded",
     "ChainExhausted",
+    "CostCallbackHandler",
     "Event",
     "FallbackChatModel",
     "FellBack",
     "LLMFallbackError",
+    "LatencyCallbackHandler",
+    "Ledger",
     "Mistake",
     "Record",
     "Skip",
@@ -67,6 +79,8 @@ __all__ = [
     "build_chat_model",
     "build_router",
     "check",
+    "get_cost_callback",
+    "get_latency_callback",
     "load_spec",
 ]
 

@@ -35,7 +35,7 @@ class LiteLLMCatalogue:
     def prices(self, target: Target) -> Prices | None:
         """litellm's prices for the model; None if it has none."""
         if target.name not in self._prices:
-            self._prices[target.name] = _prices(self._entry(target))
+            self._prices[target.name] = prices_in(self._entry(target))
         return self._prices[target.name]
 
     def context_window(self, target: Target) -> int | None:
@@ -95,7 +95,7 @@ def _supported(model: str) -> frozenset[str] | None:
     return None if supported is None else frozenset(supported)
 
 
-def _prices(entry: dict[str, Any]) -> Prices | None:
+def prices_in(entry: dict[str, Any]) -> Prices | None:
     def per_million(name: str) -> Decimal | None:
         cost = entry.get(name)
         return None if cost is None else Decimal(str(cost)) * _MILLION

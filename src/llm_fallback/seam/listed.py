@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import litellm
 
 from llm_fallback.pricing import Prices
-from llm_fallback.seam.catalogue import _prices
+from llm_fallback.seam.catalogue import prices_in
 
 
 def listed_prices(names: Iterable[str]) -> Prices | None:
     """The prices of the first of these names that litellm's list has; None if it has none of them."""
     entries = (litellm.model_cost.get(name) for name in names)
     entry = next((entry for entry in entries if entry), None)
-    return None if entry is None else _prices(entry)
+    return None if entry is None else prices_in(entry)
