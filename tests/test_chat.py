@@ -116,6 +116,17 @@ class TestBuilding:
         assert "UNSET_ONE" in str(caught.value)
         assert "get one from the wiki" in str(caught.value)
 
+    def test_sampling_a_model_does_not_take_is_dropped_for_it_and_named(self):
+        """litellm objects in stages; all it objects to goes, nothing else does, and nothing is sent in between."""
+        with FakeServer({"a": "hi"}) as server:
+            own = {"model": "openai/gpt-5", "api_key": "k", "api_base": server.base("a") + "/v1"}
+            model = build_chat_model({"deployments": {"a": own}, "chains": {"c": {"tiers": ["a"]}}})
+            message = model.invoke("x", stop=["y"], temperature=0, n=1)
+            [sent] = server.received("a")
+        attempt = message.response_metadata["llm_fallback"]["attempts"][0]
+        assert attempt["dropped_params"] == ["stop", "temperature"]
+        assert set(sent.body) == {"model", "messages", "n"}
+
     def test_a_list_of_models_is_a_chain(self, monkeypatch):
         """One line makes a chain that asks them in order."""
         monkeypatch.setenv("OPENAI_API_KEY", "x")

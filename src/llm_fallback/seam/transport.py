@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -187,14 +188,15 @@ class LiteLLMExchange:
         return None
 
     async def _send(self) -> Any:
-        try:
-            return await self._ask_litellm()
-        except litellm.UnsupportedParamsError as error:
-            named = self._named_in(str(error))
-        if not named or not named <= SAMPLING:
-            return Unsupported(tuple(sorted(named)))
-        self._transport.drop(self._target, tuple(named))
-        return await self._ask_litellm()
+        while True:
+            try:
+                return await self._ask_litellm()
+            except litellm.UnsupportedParamsError as error:
+                named = self._named_in(str(error)) - set(self._transport.dropped(self._target))
+            # litellm names them in stages: what it objects to next shows only when the first are gone.
+            if not named or not named <= SAMPLING:
+                return Unsupported(tuple(sorted(named)))
+            self._transport.drop(self._target, tuple(named))
 
     async def _ask_litellm(self) -> Any:
         handler = await self._transport.client() if is_tapped(self._target) else None
@@ -203,7 +205,7 @@ class LiteLLMExchange:
     def _parameters(self, handler: AsyncHTTPHandler | None) -> dict[str, Any]:
         target, dropped = self._target, self._transport.dropped(self._target)
         parameters: dict[str, Any] = {
-            **revealed(target.parameters),
+            **revealed({name: value for name, value in target.parameters.items() if name not in dropped}),
             **{name: _copied(value) for name, value in self._request.items() if name not in dropped},
             "model": target.parameters["model"],
             "timeout": SOCKET_TIMEOUT_S,
@@ -220,7 +222,8 @@ class LiteLLMExchange:
         return parameters
 
     def _named_in(self, text: str) -> set[str]:
-        return {name for name in {*self._request, *self._target.parameters} if f"{name}" in text and name != "model"}
+        words = set(re.findall(r"\w+", text))
+        return words & {*self._request, *self._target.parameters} - {"model", "messages", "stream"}
 
     # Reading.
 
