@@ -16,13 +16,11 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
+from llm_fallback.breaker import LASTING
 from llm_fallback.events import Failure, Skip, SkipReason
 from llm_fallback.faults import Fault
 from llm_fallback.health import Block
 from llm_fallback.plan import ChainPlan, Feature, Member, Tier, Tiers
-
-LASTING: frozenset[Failure] = frozenset({"auth", "quota_exhausted", "not_found"})
-"""Failures of a deployment that a repeat will not mend."""
 
 ABOUT_THE_REQUEST: frozenset[Failure] = frozenset({"context_window", "content_policy", "bad_request"})
 """Failures that the same deployment will repeat for the same request."""

@@ -19,6 +19,7 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.callbacks.manager import ahandle_event, handle_event
 
+from llm_fallback.breaker import LASTING
 from llm_fallback.engine import Answered, Broke, Failed, Question
 from llm_fallback.events import AttemptFailed, BreakerOpened, CallEnded, Event, Failure, FellBack, Record
 from llm_fallback.exchange import Piece
@@ -28,9 +29,6 @@ from llm_fallback.run import Run
 logger = logging.getLogger("llm_fallback")
 
 Listener = Callable[[Event], None]
-
-_NOTABLE = frozenset({"auth", "quota_exhausted", "not_found"})
-"""Failures somebody has to do something about; no retry mends them."""
 
 
 @dataclass(eq=False)
@@ -187,7 +185,7 @@ def _custom(event: AttemptFailed | FellBack) -> tuple[str, dict[str, Any]]:
 def _log(event: Event) -> None:
     match event:
         case AttemptFailed(chain, attempt):
-            level = logging.WARNING if attempt.failure in _NOTABLE else logging.DEBUG
+            level = logging.WARNING if attempt.failure in LASTING else logging.DEBUG
             logger.log(level, "chain %s: %s", chain, attempt)
         case FellBack(chain, source, target, failure):
             logger.info("chain %s: fell back from %s to %s (%s)", chain, source, target, failure)
