@@ -50,13 +50,29 @@ def quiet_logging() -> Iterator[None]:
         is_internal_call.reset(token)
 
 
+def is_of_use_to_itself() -> bool:
+    """Whether litellm was told to do something with every call: report it, cache it, judge it, count it."""
+    return somebody_listens() or bool(
+        litellm.cache or litellm.max_budget or litellm.pre_call_rules or litellm.post_call_rules
+    )
+
+
 def somebody_listens() -> bool:
     """Whether a callback is registered with litellm."""
-    return bool(
-        litellm.callbacks
-        or litellm.success_callback
-        or litellm.failure_callback
-        or litellm._async_success_callback
-        or litellm._async_failure_callback
-        or litellm.input_callback
+    return any(
+        not _is_a_routers(callback)
+        for callbacks in (
+            litellm.callbacks,
+            litellm.success_callback,
+            litellm.failure_callback,
+            litellm._async_success_callback,
+            litellm._async_failure_callback,
+            litellm.input_callback,
+        )
+        for callback in callbacks
     )
+
+
+def _is_a_routers(callback: object) -> bool:
+    """Whether a callback is a Router's own book-keeping, which calls past the Router do not concern."""
+    return isinstance(getattr(callback, "__self__", None), litellm.Router)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 from llm_fallback.faults import Fault, failure_of, retry_after_s, shortened
@@ -37,6 +38,15 @@ def plain(text: str) -> str:
     """What the provider said, without the names litellm puts in front of it."""
     said = _ITS_NAMES.sub("", text, count=1).strip()
     return shortened(said_by(said.encode())[1] or text)
+
+
+def broken(fault: Fault, *, after_content: bool) -> Fault:
+    """A fault in mid-stream: after the first content every early end is the same to the caller, the stream broke."""
+    if after_content and fault.failure != "content_policy":
+        return dataclasses.replace(fault, failure="stream_broken")
+    if fault.failure == "stream_broken":
+        return dataclasses.replace(fault, failure="invalid_response")
+    return fault
 
 
 def fault_of_transfer(error: Exception, classes: set[str], status: int | None) -> Fault:

@@ -1,8 +1,9 @@
-"""What the server itself sent, read off the wire below litellm.
+"""What the server itself sent, read off the wire.
 
 litellm turns a stream that was cut short into one that says "stop", and skips frames it cannot parse. Whoever wants
-to know whether a reply is whole has to look at what came, so a `Wire` listens to the bytes of one response while
-litellm reads them. It hooks into httpx's public event hooks and knows OpenAI's protocol, nothing of litellm.
+to know whether a reply is whole has to look at what came: a `Wire` is one response as it came, `Frames` takes its
+stream apart. Where litellm reads the response, the wire listens by httpx's public event hooks. All of this knows
+OpenAI's protocol and nothing of litellm.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Wire:
     usage: dict[str, Any] | None = None
     flaw: Fault | None = None
     """What is wrong with the stream, once it was seen; the bytes from there on are withheld."""
+    said_done: bool = False
     response: httpx.Response | None = None
 
     @property
@@ -55,16 +57,21 @@ class Wire:
         failure = failure_of(self.status, f"{code} {message} {self.body.decode(errors='replace')}")
         return Fault(failure, shortened(message), self.status, retry_after_s(self.headers))
 
-    def listen(self, response: httpx.Response) -> None:
-        """Listen to the body of a response from here on."""
+    def begin(self, response: httpx.Response) -> None:
+        """Take note of how a response begins."""
         self.status, self.headers, self.response = response.status_code, response.headers, response
+
+    def listen(self, response: httpx.Response) -> None:
+        """Listen to the body of a response from here on, while somebody else reads it."""
+        self.begin(response)
         if response.status_code >= 400:
-            response.stream = _Tap(response.stream, self._remember)
+            response.stream = _Tap(response.stream, self.remember)
         elif self.streamed:
-            frames = _Frames(self)
+            frames = Frames(self)
             response.stream = _Tap(response.stream, frames.feed, frames.end)
 
-    def _remember(self, data: bytes) -> bytes:
+    def remember(self, data: bytes) -> bytes:
+        """Keep the start of a body that is no stream."""
         self.body += data[: _REMEMBERED_BODY - len(self.body)]
         return data
 
@@ -88,11 +95,11 @@ class _Tap(httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
-class _Frames:
+class Frames:
     """Takes a stream apart into its server-sent events, whatever the reads it comes in."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+    def __init__(self, wire: Wire, take: Callable[[dict[str, Any]], object] = lambda frame: None) -> None:
+        self._wire, self._take = wire, take
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
@@ -117,7 +124,10 @@ class _Frames:
                 self._wire.body += line[:_REMEMBERED_BODY]
             return True
         payload = line[5:].strip()
-        return payload in (b"[DONE]", b"") or self._takes(payload)
+        if payload == b"[DONE]":
+            self._wire.said_done = True
+            return True
+        return not payload or self._takes(payload)
 
     def _takes(self, payload: bytes) -> bool:
         wire = self._wire
@@ -136,7 +146,10 @@ class _Frames:
         for choice in frame.get("choices") or ():
             wire.choices += 1
             wire.finish = choice.get("finish_reason") or wire.finish
-        return wire.finish not in _NOT_FINISHES
+        if wire.finish in _NOT_FINISHES:
+            return False
+        self._take(frame)
+        return True
 
 
 def _error_frame(frame: Mapping[str, Any]) -> Fault:

@@ -1,0 +1,114 @@
+"""What litellm is asked for one attempt, whichever way it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from pydantic import SecretStr
+
+from llm_fallback.exchange import Unsupported
+from llm_fallback.faults import Fault
+from llm_fallback.plan import Target
+from llm_fallback.scrub import revealed
+from llm_fallback.seam.clients import SOCKET_TIMEOUT_S
+
+SAMPLING = frozenset(
+    {
+        *("temperature", "top_p", "top_k", "n", "presence_penalty", "frequency_penalty", "seed", "stop"),
+        *("logit_bias", "logprobs", "top_logprobs", "max_tokens", "max_completion_tokens"),
+        *("parallel_tool_calls", "reasoning_effort", "verbosity", "user"),
+    }
+)
+"""Parameters a reply can do without; they are dropped for a deployment that does not take them."""
+
+
+class Dropped:
+    """Parameters that deployments were found not to take."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, tuple[str, ...]] = {}
+
+    def of(self, target: Target) -> tuple[str, ...]:
+        return self._names.get(target.name, ())
+
+    def add(self, target: Target, names: set[str]) -> None:
+        self._names[target.name] = tuple(sorted({*self.of(target), *names}))
+
+
+class Asking:
+    """A request to one deployment, in litellm's words."""
+
+    def __init__(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None, dropped: Dropped) -> None:
+        self.target, self._request, self._key, self._dropped = target, request, api_key, dropped
+        self.streamed = bool(request.get("stream"))
+        self.keyless = api_key is None and not target.borrows_key
+
+    @property
+    def dropped_params(self) -> tuple[str, ...]:
+        return tuple(name for name in self._dropped.of(self.target) if name in self._request)
+
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of `litellm.completion`, which may do with them as it likes."""
+        target, dropped = self.target, self._dropped.of(self.target)
+        parameters: dict[str, Any] = {
+            **revealed({name: value for name, value in target.parameters.items() if name not in dropped}),
+            **{name: _copied(value) for name, value in self._request.items() if name not in dropped},
+            "model": target.parameters["model"],
+            "timeout": SOCKET_TIMEOUT_S,
+            "num_retries": 0,
+            "max_retries": 0,
+        }
+        if self._key is not None:
+            parameters["api_key"] = self._key.get_secret_value()
+        elif not target.borrows_key:
+            # litellm would look for somebody else's key; this one is taken off again, or is none.
+            parameters["api_key"] = "no-key"
+        return parameters
+
+    def refused(self, error: Exception) -> Unsupported | None:
+        """What follows from litellm's refusal of parameters: None to ask again, without those a reply can do without.
+
+        litellm names them in stages: what it objects to next shows only when the first are gone.
+        """
+        named = self._named_in(str(error)) - set(self._dropped.of(self.target))
+        if not named or not named <= SAMPLING:
+            return Unsupported(tuple(sorted(named)))
+        self._dropped.add(self.target, named)
+        return None
+
+    def _named_in(self, text: str) -> set[str]:
+        words = set(re.findall(r"\w+", text))
+        return words & {*self._request, *self.target.parameters} - {"model", "messages", "stream"}
+
+
+async def guarded(ask: Callable[[], Awaitable[Any]], fault_of: Callable[[Exception], Fault]) -> Any:
+    """What `ask` brings: an answer, None at the end of a stream, or the fault its exception is.
+
+    Exceptions are turned into values inside and raised, if at all, outside of the `except`, so that none takes the
+    frames below, and the key in them, along.
+    """
+    cancelled = False
+    try:
+        return await ask()
+    except StopAsyncIteration:
+        return None
+    except asyncio.CancelledError:
+        cancelled = True
+    except Exception as error:  # noqa: BLE001 - whatever an upstream library raises is a fault to classify
+        return fault_of(error)
+    if cancelled:
+        raise asyncio.CancelledError
+    return None
+
+
+def _copied(value: Any) -> Any:
+    """Containers copied at every level: litellm rewrites the messages it is given, and the next deployment needs
+    them as they were."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    return value

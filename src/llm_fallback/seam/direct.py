@@ -1,0 +1,135 @@
+"""One attempt of which litellm only translates the request; it is sent, and its reply read, here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from llm_fallback.exchange import End, Piece, Reply
+from llm_fallback.faults import Fault
+from llm_fallback.seam.asking import Asking, guarded
+from llm_fallback.seam.clients import SOCKET_TIMEOUT_S
+from llm_fallback.seam.readings import Chunks, reply_of
+from llm_fallback.seam.translation import Request
+from llm_fallback.seam.upstream import broken, classes_of, fault_of_transfer
+from llm_fallback.seam.wire import Frames, Wire
+
+if TYPE_CHECKING:
+    from llm_fallback.seam.transport import LiteLLMTransport
+
+_FAREWELL_S = 0.05
+"""How long the end of a connection's reply is waited for after the server said [DONE], so that it can be used again."""
+
+
+class DirectExchange:
+    """One request to one deployment, past litellm on the way there and back."""
+
+    def __init__(self, transport: LiteLLMTransport, asking: Asking, request: Request) -> None:
+        self._transport, self._asking, self._request = transport, asking, request
+        self._wire = Wire(streamed=asking.streamed)
+        self._unread: deque[dict[str, Any]] = deque()
+        self._frames = Frames(self._wire, self._unread.append)
+        self._chunks = Chunks()
+        self._reads: AsyncIterator[bytes] | None = None
+        self._over = False
+
+    @property
+    def dropped_params(self) -> tuple[str, ...]:
+        return self._asking.dropped_params
+
+    async def reply(self) -> Reply | Fault:
+        answer: Reply | Fault = await guarded(self._whole, self._fault)
+        return answer
+
+    async def next(self) -> Piece | End | Fault:
+        while not self._unread:
+            if self._over:
+                return self._end()
+            heard = await guarded(self._listen, self._fault)
+            if isinstance(heard, Fault):
+                return broken(heard, after_content=self._chunks.content_came)
+        return self._chunks.piece(self._unread.popleft())
+
+    def rewritten(self, piece: Piece, text: str) -> Piece:
+        return self._chunks.rewritten(piece, text)
+
+    async def close(self) -> None:
+        if self._wire.response is not None:
+            with suppress(Exception):  # The answer is not wanted any more, nor is its farewell.
+                await self._wire.response.aclose()
+
+    # Sending.
+
+    async def _send(self) -> httpx.Response | Fault:
+        """The response; a Fault for one that carries an HTTP error."""
+        client: httpx.AsyncClient = (await self._transport.client()).client
+        request = self._request
+        self._wire.sent = True
+        response = await client.send(
+            client.build_request(
+                "POST",
+                request.url,
+                content=request.body,
+                headers=self._headers(),
+                params=request.query,
+                timeout=SOCKET_TIMEOUT_S,
+            ),
+            stream=True,
+        )
+        self._wire.begin(response)
+        if response.status_code < 400:
+            return response
+        self._wire.remember(await response.aread())
+        return self._transport.scrubbed(self._wire.fault())
+
+    def _headers(self) -> dict[str, str]:
+        keyless = self._asking.keyless
+        return {name: text for name, text in self._request.headers.items() if not (keyless and name == "Authorization")}
+
+    # Reading.
+
+    async def _whole(self) -> Reply | Fault:
+        response = await self._send()
+        return response if isinstance(response, Fault) else reply_of(json.loads(await response.aread()))
+
+    async def _listen(self) -> Fault | None:
+        """Take in one read; the first brings the response."""
+        if self._reads is None:
+            response = await self._send()
+            if isinstance(response, Fault):
+                return response
+            self._reads = response.aiter_bytes()
+        data = await anext(self._reads, None)
+        if data is None:
+            self._frames.end()
+        if data is None or len(self._frames.feed(data)) < len(data) or self._wire.said_done:
+            self._over = True
+            await self._take_leave(self._reads)
+        return None
+
+    async def _take_leave(self, reads: AsyncIterator[bytes]) -> None:
+        # A connection whose reply was not read to its end cannot be used again.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S if self._wire.said_done else 0):
+                async for _ in reads:
+                    pass
+        await self.close()
+
+    def _end(self) -> Piece | End | Fault:
+        if self._wire.flaw is not None:
+            return broken(self._transport.scrubbed(self._wire.flaw), after_content=self._chunks.content_came)
+        usage = self._chunks.usage(self._wire.usage)
+        if usage is not None:
+            return usage
+        if self._wire.finish is None and self._wire.is_noise and not self._chunks.content_came:
+            return Fault("invalid_response", "the reply is no stream of choices", self._wire.status)
+        return End(self._wire.finish)
+
+    def _fault(self, error: Exception) -> Fault:
+        return self._transport.clean(error, fault_of_transfer(error, classes_of(error), self._wire.status))
