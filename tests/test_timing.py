@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
@@ -227,3 +228,77 @@ async def test_the_real_clock_lets_through_what_is_in_time():
     clock = RealClock()
     async with clock.deadline(clock.now() + 30):
         await clock.sleep(0)
+
+
+async def forever():
+    await asyncio.get_running_loop().create_future()
+
+
+class TestAlarms:
+    @pytest.mark.parametrize("kind", CLOCKS)
+    async def test_a_wait_that_ends_in_time_brings_its_result(self, kind):
+        """One after another, also with deadlines that come sooner than the last one's."""
+        clock = kind()
+        alarm = clock.alarm()
+        for seconds in (60.0, 0.5, 60.0, math.inf):
+            assert await alarm.limit(lambda: clock.sleep(0), clock.now() + seconds) is None
+        alarm.off()
+
+    @pytest.mark.parametrize("kind", CLOCKS)
+    async def test_each_wait_has_its_own_deadline(self, kind):
+        """A timer set for an earlier wait ends no later one before its time, and a later one does end."""
+        clock = kind()
+        alarm = clock.alarm()
+        with pytest.raises(TimeoutError):
+            await alarm.limit(forever, clock.now() + 0.02)
+        began = clock.now()
+        await alarm.limit(lambda: clock.sleep(0), began + 0.01)
+        await alarm.limit(lambda: clock.sleep(0.03), began + 30)
+        with pytest.raises(TimeoutError):
+            await alarm.limit(forever, began + 0.05)
+        assert clock.now() >= began + 0.05
+        alarm.off()
+
+    @pytest.mark.parametrize("kind", CLOCKS)
+    async def test_a_deadline_that_has_passed_ends_a_wait_at_once(self, kind):
+        """But one that needs no waiting still brings its result."""
+        clock = kind()
+        alarm = clock.alarm()
+        with pytest.raises(TimeoutError):
+            await alarm.limit(forever, clock.now() - 1)
+        alarm.off()
+
+    @pytest.mark.parametrize("kind", CLOCKS)
+    async def test_a_cancelled_caller_stays_cancelled(self, kind):
+        """Who cancels the task is not told that time was up."""
+        clock = kind()
+        alarm = clock.alarm()
+        task = asyncio.create_task(alarm.limit(forever, clock.now() + 3600))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert task.cancelled()
+        alarm.off()
+
+    @pytest.mark.parametrize("kind", CLOCKS)
+    async def test_inside_a_timeout_the_earlier_of_the_two_counts(self, kind):
+        """An outer deadline goes on outwards; afterwards the task counts as not cancelled."""
+        clock = kind()
+        alarm = clock.alarm()
+        with pytest.raises(TimeoutError):
+            async with clock.deadline(clock.now() + 0.01):
+                await alarm.limit(forever, clock.now() + 3600)
+        with pytest.raises(TimeoutError):
+            async with clock.deadline(clock.now() + 3600):
+                await alarm.limit(forever, clock.now() + 0.01)
+        assert asyncio.current_task().cancelling() == 0
+        alarm.off()
+
+    async def test_an_alarm_that_is_off_leaves_no_timer(self):
+        """Of a call nothing stays behind in the loop."""
+        loop = asyncio.get_running_loop()
+        alarm = RealClock().alarm()
+        await alarm.limit(lambda: asyncio.sleep(0), RealClock().now() + 3600)
+        alarm.off()
+        assert all(timer.cancelled() for timer in loop._scheduled)

@@ -114,7 +114,7 @@ class Engine:
             backoff=self._backoff(call.chain),
             deadline=self.clock.now() + call.chain.total_s,
             window=lambda member: self.tools.catalogue.context_window(member.target),
-            lacks=lambda member: self._missing(member.target, call.features),
+            lacks=lambda member: self._missing(member.target, call.features) if call.features else None,
             may_repeat=lambda now: self.health.extras.allow(now),
         )
 

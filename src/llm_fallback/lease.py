@@ -80,9 +80,10 @@ def health_of(plan: Plan) -> Health:
 
 def backoff(chain: ChainPlan) -> Callable[[int], float]:
     """Seconds to wait before the n-th repeat of a call: exponential with full jitter, by tenacity."""
-    wait = wait_random_exponential(multiplier=chain.retries.wait_initial_s, max=chain.retries.wait_max_s)
 
     def seconds(repeat: int) -> float:
+        # Made here, because most calls never repeat anything.
+        wait = wait_random_exponential(multiplier=chain.retries.wait_initial_s, max=chain.retries.wait_max_s)
         state = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
         state.attempt_number = repeat
         return float(wait(state))

@@ -1,4 +1,4 @@
-"""The clock of an engine: now, sleep, deadline. One that waits and one that jumps.
+"""The clock of an engine: now, sleep, deadline, alarm. One that waits and one that jumps.
 
 Every wait of the engine goes through its clock, so a test or a simulation runs an hour of failures in a moment and
 still runs the code that production runs.
@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -25,6 +28,22 @@ class Clock(Protocol):
 
     def deadline(self, at: float) -> AbstractAsyncContextManager[Any]:
         """A context that raises TimeoutError when its body is still running at `at`."""
+        ...
+
+    def alarm(self) -> Alarm:
+        """Deadlines for many short waits, one after another."""
+        ...
+
+
+class Alarm(Protocol):
+    """One deadline at a time, set anew for each wait."""
+
+    async def limit(self, wait: Callable[[], Awaitable[T]], at: float) -> T:
+        """What `wait()` brings; TimeoutError if it is still under way at `at`."""
+        ...
+
+    def off(self) -> None:
+        """Leave no timer behind."""
         ...
 
 
@@ -40,6 +59,60 @@ class RealClock:
     def deadline(self, at: float) -> AbstractAsyncContextManager[Any]:
         # Relative, because an event loop's own clock need not be time.monotonic (uvloop's is not).
         return asyncio.timeout(at - time.monotonic())
+
+    def alarm(self) -> Alarm:
+        return _LazyAlarm()
+
+
+class _LazyAlarm:
+    """An alarm with one timer for all waits: one that goes off too early looks when it should have, and is set again.
+
+    A stream waits for each chunk, hardly ever long; a timer for each would cost more than all else about a chunk.
+    """
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+        self._goes_off_at = self._at = math.inf
+        self._waiting: asyncio.Task[Any] | None = None
+        self._expired = False
+
+    async def limit(self, wait: Callable[[], Awaitable[T]], at: float) -> T:
+        task = asyncio.current_task()
+        assert task is not None, "an alarm wakes a task"
+        self._waiting, self._at, self._expired, before = task, at, False, task.cancelling()
+        if at < self._goes_off_at:
+            self._set(at)
+        try:
+            return await wait()
+        except asyncio.CancelledError as cancelled:
+            # With more cancellations than ours under way, the task's own or an outer deadline's, theirs goes on.
+            if not self._expired or task.cancelling() > before + 1:
+                raise
+            raise TimeoutError from cancelled
+        finally:
+            self._waiting = None
+            if self._expired:
+                task.uncancel()
+
+    def off(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._goes_off_at = None, math.inf
+
+    def _set(self, at: float) -> None:
+        self.off()
+        self._goes_off_at = at
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - time.monotonic()), self._ring)
+
+    def _ring(self) -> None:
+        self._timer, self._goes_off_at = None, math.inf
+        if self._waiting is None or self._at == math.inf:
+            return
+        if time.monotonic() < self._at:
+            self._set(self._at)
+        else:
+            self._expired = True
+            self._waiting.cancel()
 
 
 class JumpingClock:
@@ -75,6 +148,9 @@ class JumpingClock:
 
     def deadline(self, at: float) -> AbstractAsyncContextManager[Any]:
         return _JumpedDeadline(self, at)
+
+    def alarm(self) -> Alarm:
+        return _JumpedAlarm(self)
 
     def call_at(self, when: float, wake: Callable[[], object]) -> _Moment:
         """Call `wake` when time has come there; whoever no longer waits for the moment forgets it."""
@@ -117,6 +193,20 @@ class _Moment:
 def _wake(sleeper: asyncio.Future[None]) -> None:
     if not sleeper.done():
         sleeper.set_result(None)
+
+
+class _JumpedAlarm:
+    """An alarm on a JumpingClock, which must know each moment that somebody waits for."""
+
+    def __init__(self, clock: JumpingClock) -> None:
+        self._clock = clock
+
+    async def limit(self, wait: Callable[[], Awaitable[T]], at: float) -> T:
+        async with self._clock.deadline(at):
+            return await wait()
+
+    def off(self) -> None:
+        """No timer outlives its wait."""
 
 
 class _JumpedDeadline:

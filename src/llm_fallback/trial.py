@@ -79,6 +79,7 @@ class Trial:
         self._held_back: list[Piece] = []
         self._last_text: Piece | None = None
         self._ended = self._settled = False
+        self._alarm = tools.clock.alarm()
 
     async def __aenter__(self) -> Trial:
         return self
@@ -90,6 +91,7 @@ class Trial:
 
     async def leave(self, why: str = "the caller left") -> None:
         """Drop the request if it is still under way; then the deployment is none the worse for it."""
+        self._alarm.off()
         if not self._settled:
             if self._exchange is not None and not self.unsupported:
                 self.attempt = self._fact("cancelled", Fault("cancelled", why))
@@ -125,27 +127,29 @@ class Trial:
     async def begin(self) -> None:
         """Send the request and read up to the first content; a plain reply as a whole."""
         timeouts = self.member.timeouts
-        limits: list[tuple[float, Failure]] = [(self._within(timeouts.attempt_s), "timeout")]
-        if self._order.streamed:
-            limits.append((self._within(timeouts.first_token_s), "first_token_timeout"))
+        failure: Failure = "timeout"
+        at = self._within(timeouts.attempt_s)
+        first_token_at = self._within(timeouts.first_token_s)
+        if self._order.streamed and first_token_at < at:
+            at, failure = first_token_at, "first_token_timeout"
         self._exchange = self._tools.transport.exchange(self.member.target, self._order.request, self.api_key)
         if not self._order.streamed:
-            await self._read_reply(self._exchange, limits)
+            await self._read_reply(self._exchange, at, failure)
             return
         while self.first_token_at is None and not self._is_done:
-            await self._read(self._exchange, limits)
+            await self._read(self._exchange, at, failure)
 
     async def complete(self) -> None:
         """Read what is left of a streamed reply, before anything of it is delivered."""
         assert self._exchange is not None
         while not self._is_done:
-            await self._read(self._exchange, [(self._within_idle(), "idle_timeout")])
+            await self._read(self._exchange, self._within_idle(), "idle_timeout")
 
     async def next_piece(self) -> Piece | None:
         """What came so far, then what comes; None when there is no more, and `fault` says whether it is whole."""
         assert self._exchange is not None
         while not self._ready and not self._is_done:
-            await self._read(self._exchange, [(self._within_idle(), "idle_timeout")])
+            await self._read(self._exchange, self._within_idle(), "idle_timeout")
         if not self._ready or (not self.is_sound and not self.delivered):
             return None
         piece = self._ready.popleft()
@@ -156,8 +160,8 @@ class Trial:
     def _is_done(self) -> bool:
         return self._ended or not self.is_sound
 
-    async def _read_reply(self, exchange: Exchange, limits: list[tuple[float, Failure]]) -> None:
-        reply = await self._timed(exchange.reply, limits)
+    async def _read_reply(self, exchange: Exchange, at: float, failure: Failure) -> None:
+        reply = await self._timed(exchange.reply, at, failure)
         if isinstance(reply, Reply):
             self.reply = reply
             self.transcript.add(reply)
@@ -166,11 +170,11 @@ class Trial:
         else:
             self._heed_refusal(reply)
 
-    async def _read(self, exchange: Exchange, limits: list[tuple[float, Failure]]) -> None:
-        item = await self._timed(exchange.next, limits)
+    async def _read(self, exchange: Exchange, at: float, failure: Failure) -> None:
+        item = await self._timed(exchange.next, at, failure)
         if isinstance(item, Piece):
             self.transcript.add(item)
-            if item.has_content and self.first_token_at is None:
+            if self.first_token_at is None and item.has_content:
                 self.first_token_at = self._tools.clock.now()
             self._take(exchange, item)
         elif isinstance(item, End):
@@ -212,13 +216,13 @@ class Trial:
 
     # Limits.
 
-    async def _timed(self, read: Callable[[], Awaitable[Any]], limits: list[tuple[float, Failure]]) -> Any:
-        """What `read` brings, or the fault of the limit that ended it."""
+    async def _timed(self, read: Callable[[], Awaitable[Any]], at: float, failure: Failure) -> Any:
+        """What `read` brings, or the fault of the limit that ended it: this one, or the end of the call."""
         total = self._order.deadline()
-        at, failure = min([*limits, (total, "timeout")], key=lambda limit: limit[0])
+        if total < at:
+            at, failure = total, "timeout"
         try:
-            async with self._tools.clock.deadline(at):
-                return await read()
+            return await self._alarm.limit(read, at)
         except TimeoutError:
             self.out_of_time = at >= total
             return Fault(failure, self._limit_text(failure))
