@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
+import litellm
+from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from openai import AsyncOpenAI
 
@@ -24,7 +27,13 @@ class LoopClient:
     """
 
     def __init__(self) -> None:
-        self.handler = AsyncHTTPHandler(timeout=SOCKET_TIMEOUT_S, event_hooks=HOOKS)
+        # litellm's own session waits for one of 500 connections to a host, and the wait would count as the server's.
+        self._session = ClientSession(
+            connector=TCPConnector(limit=0),
+            cookie_jar=DummyCookieJar(),
+            trust_env=litellm.aiohttp_trust_env or os.environ.get("AIOHTTP_TRUST_ENV", "").lower() == "true",
+        )
+        self.handler = AsyncHTTPHandler(timeout=SOCKET_TIMEOUT_S, event_hooks=HOOKS, shared_session=self._session)
         self._closing: asyncio.Task[None] | None = None
 
     async def open(self, forget: Callable[[], object]) -> None:
@@ -37,6 +46,7 @@ class LoopClient:
         finally:
             forget()
             await self.handler.close()
+            await self._session.close()
 
     async def close(self) -> None:
         with suppress(RuntimeError):  # The loop is closing it already.
