@@ -200,7 +200,7 @@ class FallbackChatModel(ChatLiteLLMRouter):
         chosen = kwargs.pop("chain", None) or kwargs.get("model") or config.get("configurable", {}).get("chain")
         if chosen is not None:
             kwargs["model"] = self._chain_called(chosen)
-        if self.structured is not None:
+        if self.structured is not None and self.structured.traced_as is not None:
             kwargs.setdefault("ls_structured_output_format", self.structured.traced_as)
         return config, kwargs
 
