@@ -25,6 +25,7 @@ from llm_fallback.events import Record
 from llm_fallback.explain import explain
 from llm_fallback.lease import Lease
 from llm_fallback.overrides import Configuration, chain_called, configure, read, refuse_shared
+from llm_fallback.profiles import chain_profile
 from llm_fallback.replies import KEY, farewell, stamp
 from llm_fallback.run import Run
 from llm_fallback.spec import Spec
@@ -64,6 +65,9 @@ class FallbackChatModel(ChatLiteLLMRouter):
         super().__init__(router=_NoRouter(name), spec=spec, lease=lease, **settings)
         # Built on first access: a Router leaves callbacks and prices behind in litellm's globals.
         del self.__dict__["router"]
+        if self.profile is None:
+            # Told on access: it follows from the chain, which copies of this model change, and needs litellm's list.
+            del self.__dict__["profile"]
 
     def __getattr__(self, name: str) -> Any:
         if name == "router":
@@ -71,6 +75,8 @@ class FallbackChatModel(ChatLiteLLMRouter):
 
             self.__dict__["router"] = build_router(self.lease.spec)
             return self.__dict__["router"]
+        if name == "profile":
+            return chain_profile(self.lease.plan.chains[self.chain], self.lease.engine.tools.catalogue.profile)
         return super().__getattr__(name)  # type: ignore[misc]
 
     # What a user may ask of it besides answers.

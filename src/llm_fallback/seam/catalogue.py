@@ -15,13 +15,23 @@ import litellm
 from llm_fallback.backends import BACKENDS
 from llm_fallback.plan import Feature, Target
 from llm_fallback.pricing import Prices
+from llm_fallback.profiles import WORDS, declared
 
 _MILLION = Decimal(1_000_000)
-_PROFILE_WORD: dict[Feature, str] = {
-    "tools": "tool_calling",
-    "response_format": "structured_output",
-    "images": "image_inputs",
+_PROFILE_WORDS = {
+    "max_input_tokens": "max_input_tokens",
+    "max_output_tokens": "max_output_tokens",
+    "supports_function_calling": "tool_calling",
+    "supports_tool_choice": "tool_choice",
+    "supports_response_schema": "structured_output",
+    "supports_vision": "image_inputs",
+    "supports_pdf_input": "pdf_inputs",
+    "supports_audio_input": "audio_inputs",
+    "supports_audio_output": "audio_outputs",
+    "supports_video_input": "video_inputs",
+    "supports_reasoning": "reasoning_output",
 }
+"""LangChain's words for what litellm's map says of a model."""
 
 
 class LiteLLMCatalogue:
@@ -42,18 +52,25 @@ class LiteLLMCatalogue:
         """Tokens the prompt may have, as the spec says or litellm knows; None if nobody does."""
         if target.context_window is not None:
             return target.context_window
-        window = self._entry(target).get("max_input_tokens")
+        window = target.profile.get("max_input_tokens", self._entry(target).get("max_input_tokens"))
         return int(window) if isinstance(window, int | float) else None
 
     def lacks(self, target: Target, feature: Feature) -> bool:
         """Whether the deployment is known not to take tools, a response format or images."""
-        declared = target.profile.get(_PROFILE_WORD[feature])
-        if declared is not None:
-            return not declared
+        stated = target.profile.get(WORDS[feature])
+        if stated is not None:
+            return not stated
         if feature == "images":
             return self._entry(target).get("supports_vision") is False
         supported = self._supported_parameters(target)
         return supported is not None and feature not in supported
+
+    def profile(self, target: Target) -> dict[str, Any]:
+        """What the spec declares, and what litellm's map says beyond it."""
+        entry = self._entry(target)
+        listed = {word: entry[key] for key, word in _PROFILE_WORDS.items() if isinstance(entry.get(key), bool | int)}
+        lacking = {word: False for feature, word in WORDS.items() if self.lacks(target, feature)}
+        return {**listed, **lacking, **declared(target)}
 
     def prefill(self, target: Target) -> Mapping[str, Any] | None:
         """Self-hosted servers take it as their row of `backends.py` says, hosted models as litellm's map does."""
