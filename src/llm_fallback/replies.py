@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
+from llm_fallback.driver import Caller, adrive, drive
 from llm_fallback.engine import Answered, Broke, Failed
 from llm_fallback.errors import StreamCut, StreamStalled, exhausted
 from llm_fallback.events import Record
@@ -18,7 +20,29 @@ KEY = "llm_fallback"
 """Where the facts of a call stand in `response_metadata`."""
 
 
-def farewell(run: Run) -> dict[str, Any]:
+def answered(run: Run, caller: Caller) -> Generator[Any, None, None]:
+    """The chunks of a call driven from a thread, and what follows them."""
+    steps = drive(run, caller)
+    try:
+        for piece in steps:
+            yield piece.raw
+    finally:
+        steps.close()
+    yield _farewell(run)
+
+
+async def aanswered(run: Run, caller: Caller) -> AsyncGenerator[Any, None]:
+    """The chunks of a call driven from a task, and what follows them."""
+    steps = adrive(run, caller)
+    try:
+        async for piece in steps:
+            yield piece.raw
+    finally:
+        await steps.aclose()
+    yield _farewell(run)
+
+
+def _farewell(run: Run) -> dict[str, Any]:
     """What follows the last piece: the whole plain reply, or a chunk that carries the facts; or the failure."""
     end = run.end
     assert end is not None

@@ -21,8 +21,7 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableSequence
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from typing_extensions import is_typeddict
 
-from llm_fallback.build import build_chat_model
-from llm_fallback.chat import FallbackChatModel
+from llm_fallback.chain_model import ChainChatModel
 from llm_fallback.errors import Mistake, SpecError
 from llm_fallback.imports import imported
 from llm_fallback.overrides import read
@@ -42,10 +41,10 @@ def build_runnables(source: Any) -> dict[str, Runnable[Any, Any]]:
 
     Raises SpecError for a wrong spec, an unset variable, or an `output` that cannot be imported or is no form.
     """
-    model = source if isinstance(source, FallbackChatModel) else None
+    model = source if isinstance(source, ChainChatModel) else None
     spec = model.lease.spec if model else read(source)
     outputs = _outputs(spec)
-    model = model or build_chat_model(spec)
+    model = model or _built(spec)
     return {
         name: _joined(own.prompt, model.with_chain(own.chain or model.chain), outputs[name], name)
         for name, own in spec.runnables.items()
@@ -65,6 +64,13 @@ def fallback_chain(prompt: Any, model: Runnable[Any, Any], output: Any = "text")
     return _joined(prompt, model, output)
 
 
+def _built(spec: Spec) -> ChainChatModel:
+    # Here and not above, because it loads litellm, and over a fake nobody needs that.
+    from llm_fallback.build import build_chat_model
+
+    return build_chat_model(spec)
+
+
 def _joined(prompt: Any, model: Runnable[Any, Any], output: Any, name: str | None = None) -> Runnable[Any, Any]:
     return RunnableSequence(_prompt(prompt), *_answering(model, output), name=name)
 
@@ -82,7 +88,7 @@ def _answering(model: Runnable[Any, Any], output: Any) -> _Steps:
     if isinstance(model, RunnableBinding):
         inner, *readers = _answering(model.bound, output)
         return [model.model_copy(update={"bound": inner}), *readers]
-    if not isinstance(model, FallbackChatModel):
+    if not isinstance(model, ChainChatModel):
         raise TypeError(f"{type(model).__name__} cannot fall back on a reply: use a model of build_chat_model")
     if isinstance(output, str):
         output = _parser_called(output)

@@ -14,14 +14,15 @@ from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from pydantic import SecretStr
 
 from llm_fallback.exchange import End, Exchange, Piece, Reply, Unsupported
-from llm_fallback.faults import Fault
+from llm_fallback.faults import Fault, UpstreamError
 from llm_fallback.plan import Target
+from llm_fallback.protocol import broken
 from llm_fallback.scrub import Scrubber, revealed
 from llm_fallback.seam import wire as wires
 from llm_fallback.seam.clients import SOCKET_TIMEOUT_S, LoopClient, client_for, is_tapped
 from llm_fallback.seam.quiet import quiet_logging, somebody_listens, warm_up
 from llm_fallback.seam.readings import text_of, tool_calls_of, usage_of
-from llm_fallback.seam.upstream import UpstreamError, classes_of, fault_of_litellm, fault_of_transfer
+from llm_fallback.seam.upstream import classes_of, fault_of_litellm, fault_of_transfer
 from llm_fallback.seam.wire import Wire
 
 SAMPLING = frozenset(
@@ -271,22 +272,15 @@ class LiteLLMExchange:
         return finish
 
     def _end(self) -> End | Fault:
-        if self._wire.flaw is not None:
-            return self._broken(self._transport.scrubbed(self._wire.flaw))
-        finish = self._finish()
-        if self._is_tapped and finish is None and self._wire.is_noise and not self._content_came:
-            return Fault("invalid_response", "the reply is no stream of choices", self._wire.status)
-        return End(finish)
+        if not self._is_tapped:
+            return End(self._finish())
+        end = self._wire.end(content_came=self._content_came)
+        return end if isinstance(end, End) else self._transport.scrubbed(end)
 
     # Faults.
 
     def _broken(self, fault: Fault) -> Fault:
-        """After the first content every early end is the same to the caller: the stream broke."""
-        if self._content_came and fault.failure not in ("content_policy",):
-            return Fault("stream_broken", fault.message, fault.status, fault.retry_after_s, fault.cause)
-        if fault.failure == "stream_broken":
-            return Fault("invalid_response", fault.message, fault.status, fault.retry_after_s, fault.cause)
-        return fault
+        return broken(fault, content_came=self._content_came)
 
     def _fault(self, error: Exception) -> Fault:
         classes = classes_of(error)

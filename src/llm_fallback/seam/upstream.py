@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from llm_fallback.faults import Fault, failure_of, retry_after_s, shortened
-from llm_fallback.seam.wire import said_by
+from llm_fallback.protocol import said_by
 
 _CUT = frozenset(
     {
@@ -16,18 +16,6 @@ _CUT = frozenset(
 )
 _TIMED_OUT = frozenset({"ReadTimeout", "Timeout", "APITimeoutError", "TimeoutError", "ServerTimeoutError"})
 _UNREADABLE = frozenset({"JSONDecodeError", "APIResponseValidationError", "UnicodeDecodeError"})
-
-
-class UpstreamError(Exception):
-    """What an upstream library said, without what it held: no traceback, request, response or headers."""
-
-    def __init__(self, kind: str, message: str, status: int | None = None) -> None:
-        self.kind, self.message, self.status = kind, message, status
-        super().__init__(kind, message, status)
-
-    def __str__(self) -> str:
-        status = f" ({self.status})" if self.status else ""
-        return f"{self.kind}{status}: {self.message}"
 
 
 _ITS_NAMES = re.compile(r"^(?:litellm\.\w+: )*(?:\w+(?: \w+)?: )?(?:\w+Exception -? ?)?(?:\w+Error: )?(?:- )?")

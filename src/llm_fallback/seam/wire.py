@@ -7,66 +7,34 @@ litellm reads them. It hooks into httpx's public event hooks and knows OpenAI's 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from llm_fallback.faults import Fault, failure_of, retry_after_s, shortened
-
-_REMEMBERED_BODY = 16_384
-_NOT_FINISHES = frozenset({"abort", "error"})
-"""vLLM's words for a reply it gave up on; litellm calls both "stop"."""
+from llm_fallback.protocol import Frames, Response
 
 
 @dataclass(slots=True)
-class Wire:
+class Wire(Response):
     """One response as it came over the wire."""
 
-    streamed: bool
     keyless: bool = False
     """Whether to take off the authorization header litellm invents where no key is given."""
     sent: bool = False
-    status: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytearray = field(default_factory=bytearray)
-    """The start of an error's body, or of what should have been a stream and is none."""
-    frames: int = 0
-    choices: int = 0
-    finish: str | None = None
-    usage: dict[str, Any] | None = None
-    flaw: Fault | None = None
-    """What is wrong with the stream, once it was seen; the bytes from there on are withheld."""
     response: httpx.Response | None = None
-
-    @property
-    def is_noise(self) -> bool:
-        """Whether something came that is no stream of choices."""
-        return bool(self.body.strip()) or (self.frames > 0 and self.choices == 0)
-
-    def fault(self) -> Fault:
-        """The fault of a response that carries an HTTP error."""
-        assert self.status is not None
-        code, message = said_by(bytes(self.body))
-        failure = failure_of(self.status, f"{code} {message} {self.body.decode(errors='replace')}")
-        return Fault(failure, shortened(message), self.status, retry_after_s(self.headers))
 
     def listen(self, response: httpx.Response) -> None:
         """Listen to the body of a response from here on."""
         self.status, self.headers, self.response = response.status_code, response.headers, response
         if response.status_code >= 400:
-            response.stream = _Tap(response.stream, self._remember)
+            response.stream = _Tap(response.stream, self.remember)
         elif self.streamed:
-            frames = _Frames(self)
+            frames = Frames(self)
             response.stream = _Tap(response.stream, frames.feed, frames.end)
-
-    def _remember(self, data: bytes) -> bytes:
-        self.body += data[: _REMEMBERED_BODY - len(self.body)]
-        return data
 
 
 class _Tap(httpx.AsyncByteStream):
@@ -86,79 +54,6 @@ class _Tap(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
-
-
-class _Frames:
-    """Takes a stream apart into its server-sent events, whatever the reads it comes in."""
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self._rest = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """The part of a read that may pass: all of it, or all before the first flaw."""
-        *lines, rest = (self._rest + data).split(b"\n")
-        passed = -len(self._rest)
-        for line in lines:
-            if not self._is_sound(line):
-                return data[: max(passed, 0)]
-            passed += len(line) + 1
-        self._rest = rest
-        return data
-
-    def end(self) -> None:
-        """Take what came after the last line break, too."""
-        rest, self._rest = self._rest, b""
-        self._is_sound(rest)
-
-    def _is_sound(self, line: bytes) -> bool:
-        if not line.startswith(b"data:"):
-            if line.strip() and not line.startswith((b":", b"event:", b"id:", b"retry:")):
-                self._wire.body += line[:_REMEMBERED_BODY]
-            return True
-        payload = line[5:].strip()
-        return payload in (b"[DONE]", b"") or self._takes(payload)
-
-    def _takes(self, payload: bytes) -> bool:
-        wire = self._wire
-        wire.frames += 1
-        try:
-            frame = json.loads(payload)
-        except ValueError:
-            wire.flaw = Fault("stream_broken", "a frame of the stream does not parse", 200)
-            return False
-        if not isinstance(frame, dict):
-            return True
-        if frame.get("error"):
-            wire.flaw = _error_frame(frame)
-            return False
-        wire.usage = frame.get("usage") or wire.usage
-        for choice in frame.get("choices") or ():
-            wire.choices += 1
-            wire.finish = choice.get("finish_reason") or wire.finish
-        return wire.finish not in _NOT_FINISHES
-
-
-def _error_frame(frame: Mapping[str, Any]) -> Fault:
-    error = frame["error"]
-    code, message = said_by(json.dumps(frame).encode())
-    number = error.get("code") if isinstance(error, dict) else None
-    status = int(str(number)) if str(number).isdigit() and 400 <= int(str(number)) < 600 else 500
-    return Fault(failure_of(status, f"{code} {message}"), shortened(message), status)
-
-
-def said_by(body: bytes) -> tuple[str, str]:
-    """Code and message of an error body in any of the shapes servers use, else the text itself."""
-    text = body.decode(errors="replace")
-    try:
-        data = json.loads(text)
-    except ValueError:
-        return "", text
-    error = data.get("error", data) if isinstance(data, dict) else data
-    if not isinstance(error, dict):
-        return "", str(error)
-    message = error.get("message") or error.get("detail") or text
-    return f"{error.get('code', '')} {error.get('type', '')}", message if isinstance(message, str) else text
 
 
 current: ContextVar[Wire | None] = ContextVar("llm_fallback_wire", default=None)
