@@ -83,6 +83,21 @@ def test_a_sound_spec_has_no_findings():
             "warning: chains.main.on_context_window[0]: 'small' takes 50 tokens, no more than the tiers' 100",
         ),
         (
+            with_a(profile={"image_inputs": False, "structured_output": False}),
+            "warning: chains.main.tiers[0]: 'a' takes no JSON schemas or images, so calls with JSON schemas or images "
+            "pass it over; put a deployment that does in its place, or ask it by a chain of its own",
+        ),
+        (
+            with_main(accept="nowhere.at_all:good"),
+            "warning: chains.main.accept: no module is called 'nowhere.at_all' here; "
+            "it has to be importable where the model is built",
+        ),
+        (
+            {**SOUND, "runnables": {"r": {"prompt": "{x}", "output": "json.nowhere:Form"}}},
+            "warning: runnables.r.output: no module is called 'json.nowhere' here; "
+            "it has to be importable where the model is built",
+        ),
+        (
             with_a(api_key="$OPENAI_API_KEY"),
             "warning: deployments.a.api_key: $OPENAI_API_KEY is taken as it stands; write ${OPENAI_API_KEY}",
         ),
@@ -122,11 +137,52 @@ def test_what_is_found(spec, told):
         with_a(model="llama", backend="vllm", api_base="http://gpu", price="free"),
         with_a(model="${MODEL:-openai/x}", price="free"),
         with_a(api_base="http://gpu", api_key="EMPTY"),
+        with_a(profile={"image_inputs": True, "reasoning_output": False}),
+        with_main(accept="builtins:bool"),
+        with_main(accept="email.mime.text:MIMEText"),
+        {**SOUND, "runnables": {"r": {"prompt": "{x}", "output": "json"}}},
     ],
 )
 def test_what_is_sound_is_left_in_peace(spec):
-    """Free tiers, servers of one's own, models from variables: nothing to say."""
+    """Free tiers, servers of one's own, models from variables, what can be imported: nothing to say."""
     assert findings(spec) == []
+
+
+def test_what_all_of_a_chain_lack_is_not_lost_by_falling_back():
+    """The chain never had it. A deployment out of rotation counts for nothing."""
+    blind = {"profile": {"image_inputs": False}}
+    both = {"a": {"model": "openai/a", **blind}, "b": {"model": "anthropic/b", **blind}}
+    assert findings({**SOUND, "deployments": both}) == []
+    both["b"]["profile"] = {}
+    both["a"]["weight"] = 0
+    assert not [told for told in findings({**SOUND, "deployments": both}) if "images" in told]
+
+
+@pytest.mark.parametrize(
+    ("tiers", "path"),
+    [
+        ({"tiers": ["b", "a"]}, "chains.main.tiers[1]"),
+        ({"tiers": [["b", "a"]]}, "chains.main.tiers[0][1]"),
+        ({"tiers": ["b"], "on_content_policy": ["a"]}, "chains.main.on_content_policy[0]"),
+        ({"tiers": ["b", "a"], "on_context_window": [["a"]]}, "chains.main.tiers[1]"),
+    ],
+)
+def test_what_falling_back_would_lose_is_told_where_it_is_lost(tiers, path):
+    """Once for each deployment, where the chain names it first."""
+    spec = {**with_a(profile={"tool_calling": False}), "chains": {"main": tiers}}
+    (told,) = [told for told in findings(spec) if "takes no tools" in told]
+    assert told.startswith(f"warning: {path}: 'a' takes no tools, so calls with tools pass it over;")
+
+
+def test_looking_for_a_module_runs_nothing_of_it(tmp_path, monkeypatch):
+    """Neither the module nor the packages around it."""
+    package = tmp_path / "house"
+    package.mkdir()
+    for name in ("__init__", "rules"):
+        (package / f"{name}.py").write_text("raise SystemExit('somebody imported this')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert findings(with_main(accept="house.rules:good")) == []
+    assert findings(with_main(accept="house.rulez:good"))
 
 
 def test_a_variable_that_is_not_set_is_a_warning_or_with_env_an_error():

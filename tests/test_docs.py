@@ -24,7 +24,14 @@ from llm_fallback.events import Failure
 from llm_fallback.testing import FakeServer
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/tutorial.md", "docs/exporters.md", "docs/observability.md", "docs/failures.md"]
+PAGES = [
+    "README.md",
+    "docs/tutorial.md",
+    "docs/exporters.md",
+    "docs/observability.md",
+    "docs/failures.md",
+    "docs/runnables.md",
+]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PRINTS = re.compile(r"^ *print\(.*\) +# (.*)$", re.MULTILINE)
 

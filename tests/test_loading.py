@@ -18,6 +18,7 @@ from llm_fallback.loading.overlays import merged
 CONTRACT = Path(__file__).parent / "data" / "contract.yaml"
 CANARY = "sk-canary-0123456789abcdef"
 
+BRACES = "write a name in braces, {{ and }} for braces themselves"
 TWO = {
     "deployments": {"claude": {"model": "anthropic/claude"}, "gpt": {"model": "openai/gpt"}},
     "chains": {"main": {"tiers": ["claude", "gpt"]}},
@@ -447,6 +448,23 @@ class TestMistakes:
                 {"runnables": {"r": {"prompt": "{x}", "output": "xml"}}},
                 "runnables.r.output: must be 'text', 'json' or an import path like 'package.module:Model', got 'xml'",
             ),
+            (
+                {"runnables": {"r": {"prompt": "{x}", "output": "jsn"}}},
+                "runnables.r.output: must be 'text', 'json' or an import path like 'package.module:Model', got 'jsn'; "
+                "did you mean 'json'?",
+            ),
+            ({"runnables": {"r": {"prompt": ""}}}, "runnables.r.prompt: is empty"),
+            ({"runnables": {"r": {"prompt": "{}"}}}, f"runnables.r.prompt: {{}} is no variable; {BRACES}"),
+            (
+                {"runnables": {"r": {"prompt": 'as in {"a": 1}'}}},
+                f"""runnables.r.prompt: {{"a": 1}} is no variable; {BRACES}""",
+            ),
+            (
+                {"runnables": {"r": {"prompt": "{text"}}},
+                f"runnables.r.prompt: has a brace that belongs to no variable (expected '}}' before end of string); "
+                f"{BRACES}",
+            ),
+            ({"runnables": {"r": {"promt": "{x}"}}}, "runnables.r.promt: unknown key 'promt'; did you mean 'prompt'?"),
             ({"chain": {}}, "chain: unknown key 'chain'; did you mean 'chains'?"),
             ({"deployments": None}, "deployments: is missing"),
         ],

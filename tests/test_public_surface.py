@@ -14,7 +14,7 @@ import llm_fallback
 import llm_fallback.testing
 
 PUBLIC = {
-    *("build_chat_model", "build_router", "check", "load_spec"),
+    *("build_chat_model", "build_router", "build_runnables", "check", "fallback_chain", "load_spec"),
     *("FallbackChatModel", "Spec"),
     *("LLMFallbackError", "SpecError", "Mistake", "ChainExhausted", "StreamBroken", "BudgetExceeded"),
     *("Event", "AttemptFailed", "BreakerOpened", "CallEnded", "FellBack"),

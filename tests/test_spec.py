@@ -3,21 +3,26 @@
 import copy
 import json
 import pickle
+from contextlib import suppress
+from datetime import date
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from langchain_core.language_models import ModelProfile
+from langchain_core.prompts import ChatPromptTemplate
 from pydantic import SecretStr, ValidationError
 
 from llm_fallback.errors import SpecError
 from llm_fallback.loading import load_spec
 from llm_fallback.spec import Breaker, Budget, Hedge, Limits, Retries, Spec, Timeouts, json_schema
 from llm_fallback.spec.profile import Profile
+from llm_fallback.spec.prompts import flaw
 
 CANARY = "sk-canary-0123456789abcdef"
 
@@ -351,3 +356,41 @@ class TestSchema:
     def test_profiles_speak_langchain_s_words(self):
         """Our copy of ModelProfile has its words, no more and no fewer."""
         assert set(Profile.__annotations__) == set(ModelProfile.__annotations__)
+
+
+SAMPLES = ("text", 7, 1.5, date(2026, 1, 2))
+
+
+class TestPrompts:
+    @given(st.text("ab{}:!.0[] %r", max_size=10))
+    @example("{a:%Y}")
+    @example("{a!r:>9}")
+    def test_a_prompt_that_loads_is_one_langchain_fills(self, prompt):
+        """With some value for each of its variables; whatever else would fail only when it is asked."""
+        if flaw(prompt) is not None:
+            return
+        template = ChatPromptTemplate.from_template(prompt)
+        assert any(
+            is_filled(template, dict(zip(template.input_variables, values, strict=True)))
+            for values in product(SAMPLES, repeat=len(template.input_variables))
+        )
+
+    @pytest.mark.parametrize("prompt", ["{text}", "{{}}", "{n:.2f} of {{x}}", "", "{a}{a}", "{when:%d %B}", "$ {x!s}"])
+    def test_a_prompt_langchain_fills_loads(self, prompt):
+        """With variables, formats and braces of its own."""
+        assert flaw(prompt) is None
+
+    @pytest.mark.parametrize(
+        "prompt", ["{", "}", "{}", "{0}", "{a.b}", "{a[0]}", "{a b}", '{"a": 1}', "{a: int}", "{a:{b}}", "{a!x}"]
+    )
+    def test_a_prompt_that_cannot_be_filled_does_not_load(self, prompt):
+        """Braces that were meant as such, positions, and what would reach into the input."""
+        assert flaw(prompt) is not None
+
+
+def is_filled(template, values):
+    """Whether LangChain makes a prompt of these values."""
+    with suppress(ValueError, TypeError):
+        template.invoke(values)
+        return True
+    return False

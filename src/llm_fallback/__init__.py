@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from llm_fallback.ledger import Ledger
     from llm_fallback.loading import load_spec
+    from llm_fallback.runnables import build_runnables, fallback_chain
     from llm_fallback.spec import Spec
 
 # Unset, the first import of litellm asks a public host for a list of prices, and waits for it.
@@ -52,6 +53,7 @@ _HOME = {
     "events": ("Attempt", "AttemptFailed", "BreakerOpened", "CallEnded", "Event", "FellBack", "Record", "Skip"),
     "ledger": ("Ledger",),
     "loading": ("load_spec",),
+    "runnables": ("build_runnables", "fallback_chain"),
     "spec": ("Spec",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -78,7 +80,9 @@ __all__ = [
     "StreamBroken",
     "build_chat_model",
     "build_router",
+    "build_runnables",
     "check",
+    "fallback_chain",
     "get_cost_callback",
     "get_latency_callback",
     "load_spec",

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from pydantic import SecretStr
 
+from llm_fallback.imports import is_found
+from llm_fallback.profiles import lost_by_falling_back
 from llm_fallback.spec import Spec
 from llm_fallback.spec.entries import Deployment
 from llm_fallback.spec.marks import Path, children, dotted
@@ -185,6 +187,15 @@ def _small_window(spec: Spec) -> _Found:
                     yield place, f"{member!r} takes {window} tokens, no more than the tiers' {widest}"
 
 
+def _not_found(spec: Spec) -> _Found:
+    judges = {("chains", name, "accept"): spec.accept(name) for name in spec.chains}
+    forms = {("runnables", name, "output"): own.output for name, own in spec.runnables.items()}
+    for path, named in {**judges, **forms}.items():
+        if isinstance(named, str) and ":" in named and not is_found(named):
+            module = named.partition(":")[0]
+            yield path, f"no module is called {module!r} here; it has to be importable where the model is built"
+
+
 def _in_clear(spec: Spec) -> _Found:
     for name, deployment in spec.deployments.items():
         secrets = {"api_key": deployment.api_key, "params": deployment.params}
@@ -266,6 +277,8 @@ _CHECKS = (
     _never_reached,
     _waits,
     _small_window,
+    lost_by_falling_back,
+    _not_found,
     _in_clear,
     _bare_variable,
     _password_in_address,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm_fallback.plan import ChainPlan, Tiers
+from llm_fallback.profiles import passed_over
 
 
 def explain(chain: ChainPlan) -> dict[str, Any]:
@@ -38,4 +39,4 @@ def _notes(chain: ChainPlan) -> list[str]:
         notes.append("a streamed reply is held until it is whole")
     elif chain.on_stream_break == "raise":
         notes.append("a stream that breaks after its first content raises StreamBroken")
-    return notes
+    return [*notes, *passed_over(chain)]

@@ -30,6 +30,18 @@ class Fault:
     """The upstream exception, cleaned of secrets."""
 
 
+class UpstreamError(Exception):
+    """What an upstream library said, without what it held: no traceback, request, response or headers."""
+
+    def __init__(self, kind: str, message: str, status: int | None = None) -> None:
+        self.kind, self.message, self.status = kind, message, status
+        super().__init__(kind, message, status)
+
+    def __str__(self) -> str:
+        status = f" ({self.status})" if self.status else ""
+        return f"{self.kind}{status}: {self.message}"
+
+
 _BY_CLASS: tuple[tuple[str, Failure], ...] = (
     # The first match wins: litellm's classes are subclasses of each other in odd ways.
     ("ContextWindowExceededError", "context_window"),

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from tenacity import RetryCallState, wait_random_exponential
 
 from llm_fallback.breaker import Breaker
 from llm_fallback.engine import Engine
+from llm_fallback.exchange import Transport
 from llm_fallback.health import Health
-from llm_fallback.plan import ChainPlan, Plan, Target
-from llm_fallback.resolve import resolve_spec
+from llm_fallback.plan import Catalogue, ChainPlan, Plan, Target
 from llm_fallback.scrub import Scrubber
-from llm_fallback.seam.catalogue import LiteLLMCatalogue
-from llm_fallback.seam.transport import LiteLLMTransport
 from llm_fallback.spec import Spec
-from llm_fallback.timing import RealClock
+from llm_fallback.timing import Clock
+
+
+class Connections(Transport, Protocol):
+    """A transport that holds what has to be closed."""
+
+    def close(self) -> None: ...
+
+    async def aclose(self) -> None:
+        """Like close, and wait for what belongs to this event loop."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What models of one kind reach their deployments by."""
+
+    resolve: Callable[[Spec], Plan]
+    transport: Callable[[Scrubber], Connections]
+    catalogue: Callable[[], Catalogue]
+    clock: Clock
+    rng: Callable[[], Random] = Random
 
 
 class Lease:
@@ -30,24 +49,26 @@ class Lease:
     `with_chain` and `model_copy`. When the last of them is gone, or one is closed, the connections are.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, means: Means) -> None:
         self._lock = threading.Lock()
+        self._means = means
         self.spec = spec
-        self.plan = resolve_spec(spec, os.environ)
+        self.plan = means.resolve(spec)
         self._scrub = Scrubber(self.plan.secrets)
-        self._transport = LiteLLMTransport(self._scrub)
+        self._transport = means.transport(self._scrub)
         self.engine = self._engine(health_of(self.plan))
         self._finalizer = weakref.finalize(self, self._transport.close)
         # At exit every loop is gone already, and there is nothing left to close on it.
         self._finalizer.atexit = False
 
     def _engine(self, health: Health) -> Engine:
-        return Engine(self._transport, LiteLLMCatalogue(), health, RealClock(), rng=Random(), backoff=backoff)
+        means = self._means
+        return Engine(self._transport, means.catalogue(), health, means.clock, rng=means.rng(), backoff=backoff)
 
     def reload(self, spec: Spec) -> None:
         """Answer calls from now on by another spec; calls under way end by the old one. Deployments that stayed as
         they were keep their state."""
-        plan = resolve_spec(spec, os.environ)
+        plan = self._means.resolve(spec)
         health = health_of(plan)
         with self._lock:
             kept = [name for name, target in plan.targets.items() if _is_same(target, self.plan.targets.get(name))]

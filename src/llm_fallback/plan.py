@@ -139,6 +139,10 @@ class Catalogue(Protocol):
 
     def lacks(self, target: Target, feature: Feature) -> bool: ...
 
+    def profile(self, target: Target) -> Mapping[str, Any]:
+        """What it can do, in the words of LangChain's ModelProfile. What is not known has no key."""
+        ...
+
     def prefill(self, target: Target) -> Mapping[str, Any] | None:
         """How the deployment is handed the beginning of its own reply: further keys of that message (`message`) and
         of the request's body (`extra_body`). None if it takes none."""

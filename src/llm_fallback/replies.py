@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.tool import invalid_tool_call, tool_call
 
+from llm_fallback.driver import Caller, adrive, drive
 from llm_fallback.engine import Answered, Broke, Failed
 from llm_fallback.errors import StreamCut, StreamStalled, exhausted
 from llm_fallback.events import Record
-from llm_fallback.exchange import Transcript
+from llm_fallback.exchange import ToolCallPart, Transcript
 from llm_fallback.run import Run
 
 KEY = "llm_fallback"
 """Where the facts of a call stand in `response_metadata`."""
 
 
-def farewell(run: Run) -> dict[str, Any]:
+def answered(run: Run, caller: Caller) -> Generator[Any, None, None]:
+    """The chunks of a call driven from a thread, and what follows them."""
+    steps = drive(run, caller)
+    try:
+        for piece in steps:
+            yield piece.raw
+    finally:
+        steps.close()
+    yield _farewell(run)
+
+
+async def aanswered(run: Run, caller: Caller) -> AsyncGenerator[Any, None]:
+    """The chunks of a call driven from a task, and what follows them."""
+    steps = adrive(run, caller)
+    try:
+        async for piece in steps:
+            yield piece.raw
+    finally:
+        await steps.aclose()
+    yield _farewell(run)
+
+
+def _farewell(run: Run) -> dict[str, Any]:
     """What follows the last piece: the whole plain reply, or a chunk that carries the facts; or the failure."""
     end = run.end
     assert end is not None
@@ -50,19 +76,24 @@ def stamp(message: BaseMessage, record: Record, model_name: str) -> None:
 
 def message_of(transcript: Transcript) -> AIMessage:
     """What was delivered or is to be judged, as a message; tool calls that do not parse are invalid ones."""
-    chunk = AIMessageChunk(
+    message = AIMessage(
         content=transcript.text,
         additional_kwargs={"reasoning_content": transcript.reasoning} if transcript.reasoning else {},
-        tool_call_chunks=[
-            {"type": "tool_call_chunk", "index": i, "id": part.id, "name": part.name, "args": part.arguments}
-            for i, part in sorted(transcript.tool_calls.items())
-        ],
-        chunk_position="last",
-    )
-    return AIMessage(
-        content=chunk.content,
-        additional_kwargs=chunk.additional_kwargs,
-        tool_calls=chunk.tool_calls,
-        invalid_tool_calls=chunk.invalid_tool_calls,
         response_metadata={"finish_reason": transcript.finish} if transcript.finish else {},
     )
+    for _, part in sorted(transcript.tool_calls.items()):
+        _add_tool_call(message, part)
+    return message
+
+
+def _add_tool_call(message: AIMessage, part: ToolCallPart) -> None:
+    """Not by way of AIMessageChunk: that completes arguments that break off, and half a call would pass for one."""
+    try:
+        arguments = json.loads(part.arguments or "{}", strict=False)
+    except json.JSONDecodeError:
+        arguments = None
+    if isinstance(arguments, dict):
+        message.tool_calls.append(tool_call(name=part.name or "", args=arguments, id=part.id))
+    else:
+        broken = invalid_tool_call(name=part.name, args=part.arguments, id=part.id, error=None)
+        message.invalid_tool_calls.append(broken)

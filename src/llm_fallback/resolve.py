@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
 from pydantic import SecretStr
 
 from llm_fallback.backends import BACKENDS
 from llm_fallback.errors import Mistake, SpecError
+from llm_fallback.imports import imported
 from llm_fallback.plan import ChainPlan, Member, Plan, Target, Tier, Tiers
 from llm_fallback.pricing import FREE, Prices
 from llm_fallback.scrub import password_of, secrets_in
 from llm_fallback.spec import Deployment, Price, Spec
+from llm_fallback.spec.marks import Problem
 from llm_fallback.spec.variables import Environment
 
 
@@ -108,7 +109,7 @@ def _chain(spec: Spec, name: str, targets: Mapping[str, Target], mistakes: list[
         retries=spec.retries(name),
         on_stream_break=spec.on_stream_break(name),
         hedge=spec.hedge(name),
-        accept=_predicate(spec.accept(name), f"chains.{name}.accept", mistakes),
+        accept=_predicate(spec, name, mistakes),
         budget=spec.budget(name),
     )
 
@@ -118,18 +119,17 @@ def _tier(spec: Spec, chain: str, names: tuple[str, ...], targets: Mapping[str, 
     return Tier(tuple(Member(target, spec.timeouts(chain, target.name)) for target in in_rotation))
 
 
-def _predicate(accept: Any, path: str, mistakes: list[Mistake]) -> Callable[[Any], Any] | None:
+def _predicate(spec: Spec, chain: str, mistakes: list[Mistake]) -> Callable[[Any], Any] | None:
     """The function an import path names; a mistake is noted where there is none."""
+    accept, path = spec.accept(chain), ("chains", chain, "accept")
     if accept is None or callable(accept):
-        return accept  # type: ignore[no-any-return]
-    module, _, name = accept.partition(":")
+        return accept
     try:
-        predicate = getattr(import_module(module), name)
+        return imported(accept)  # type: ignore[no-any-return]
     except (ImportError, AttributeError) as error:
-        problem = f"{accept!r} cannot be imported ({error})"
-        mistakes.append(Mistake(path, problem, "name it as 'package.module:function'"))
+        problem = Problem(path, f"{accept!r} cannot be imported ({error})", "name it as 'package.module:function'")
+        mistakes.append(problem.at(spec.places))
         return None
-    return predicate  # type: ignore[no-any-return]
 
 
 def _secrets(target: Target) -> list[str]:

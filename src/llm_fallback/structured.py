@@ -1,24 +1,27 @@
-"""Structured output as a promise of the chain: a reply that does not parse is as useless as an error."""
+"""A form that replies must have, as a promise of the chain: a reply that does not parse is as useless as an error."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from langchain_core.messages import AIMessage
-from langchain_core.output_parsers import BaseLLMOutputParser
+from langchain_core.output_parsers import BaseLLMOutputParser, JsonOutputParser
 from langchain_core.outputs import ChatGeneration
 from langchain_core.runnables import Runnable, RunnableSequence
+from langchain_core.utils.json import parse_json_markdown
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Structured:
     """The form a model's replies must have."""
 
-    traced_as: Mapping[str, Any]
-    """What LangSmith shows of it."""
     parser: Runnable[Any, Any]
+    traced_as: Mapping[str, Any] | None = None
+    """The schema asked for, as LangSmith shows it; None where a parser alone says what is wanted."""
 
     def verdict(self, message: AIMessage) -> bool | str:
         """True for a reply that parses and validates, else what is wrong with it."""
@@ -26,18 +29,32 @@ class Structured:
             parsed = _parsed(self.parser, message)
         except Exception as error:  # noqa: BLE001 - a parser of the user's may raise anything, and means no by it
             return f"the reply does not parse: {type(error).__name__}"
-        return parsed is not None or "the reply has no call of the schema's tool"
+        return True if self.traced_as is None else _fits(parsed, self.traced_as["schema"])
 
 
 def structured(sequence: Runnable[Any, Any], traced_as: Mapping[str, Any]) -> Structured:
     """The form that a `model | parser` sequence asks for."""
     assert isinstance(sequence, RunnableSequence)
     rest = sequence.steps[1:]
-    return Structured(traced_as, rest[0] if len(rest) == 1 else RunnableSequence(*rest))
+    return Structured(rest[0] if len(rest) == 1 else RunnableSequence(*rest), traced_as)
 
 
 def _parsed(parser: Runnable[Any, Any], message: AIMessage) -> Any:
+    if isinstance(parser, JsonOutputParser):
+        # LangChain's parser completes a document that breaks off, and half an answer would pass for a whole one.
+        parse_json_markdown(message.text, parser=partial(json.loads, strict=False))
     if isinstance(parser, BaseLLMOutputParser):
         # Not invoke(): judging a reply is no step of the user's chain and must not show up in its trace.
         return parser.parse_result([ChatGeneration(message=message)])
     return parser.invoke(message, {"callbacks": []})
+
+
+def _fits(parsed: Any, tool: Mapping[str, Any]) -> bool | str:
+    """Whether plain data have the schema's keys; only of pydantic models LangChain's parsers see to that."""
+    if parsed is None:
+        return "the reply has no call of the schema's tool"
+    if isinstance(parsed, str | int | float | list):
+        return "the reply is JSON, but no object"
+    required = tool["function"]["parameters"].get("required", ()) if isinstance(parsed, Mapping) else ()
+    missing = [key for key in required if key not in parsed]
+    return not missing or f"the reply lacks {', '.join(map(repr, missing))}"

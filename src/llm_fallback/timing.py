@@ -118,7 +118,8 @@ class _LazyAlarm:
 class JumpingClock:
     """Time that passes only when nobody has anything else to do: it jumps to the next moment somebody waits for.
 
-    For work that waits on nothing but this clock; a task waiting for a socket would be jumped over.
+    For work that waits on nothing but this clock; a task waiting for a socket would be jumped over. Several event
+    loops may share one: each jumps to its own moments only, and sees the time the others have jumped to.
     """
 
     _QUIET_TURNS = 10
@@ -126,10 +127,9 @@ class JumpingClock:
 
     def __init__(self, start: float = 0.0) -> None:
         self._now = start
-        self._waiting: list[tuple[float, int, _Moment]] = []
         self._order = itertools.count()
-        self._moved_by: asyncio.AbstractEventLoop | None = None
-        """The loop whose turns move time; None while nobody waits."""
+        self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[float, int, _Moment]]] = {}
+        """The moments of each loop on which somebody waits; no loop may wake what belongs to another."""
 
     def now(self) -> float:
         return self._now
@@ -154,30 +154,35 @@ class JumpingClock:
 
     def call_at(self, when: float, wake: Callable[[], object]) -> _Moment:
         """Call `wake` when time has come there; whoever no longer waits for the moment forgets it."""
-        moment = _Moment(wake)
-        heapq.heappush(self._waiting, (when, next(self._order), moment))
         loop = asyncio.get_running_loop()
-        if self._moved_by is not loop:
-            self._moved_by = loop
+        if loop not in self._waiting:
+            self._forget_closed_loops()
+            self._waiting[loop] = []
             self._turn(loop, self._QUIET_TURNS)
+        moment = _Moment(wake)
+        heapq.heappush(self._waiting[loop], (when, next(self._order), moment))
         return moment
 
     def _turn(self, loop: asyncio.AbstractEventLoop, left: int) -> None:
-        if self._moved_by is not loop:
-            return
         if left:
             loop.call_soon(self._turn, loop, left - 1)
             return
-        while self._waiting and self._waiting[0][2].wake is None:
-            heapq.heappop(self._waiting)
-        if not self._waiting:
-            self._moved_by = None
+        waiting = self._waiting[loop]
+        while waiting and waiting[0][2].wake is None:
+            heapq.heappop(waiting)
+        if not waiting:
+            del self._waiting[loop]
             return
-        when, _, moment = heapq.heappop(self._waiting)
+        when, _, moment = heapq.heappop(waiting)
         self._now = max(self._now, when)
         if moment.wake is not None:
             moment.wake()
         loop.call_soon(self._turn, loop, self._QUIET_TURNS)
+
+    def _forget_closed_loops(self) -> None:
+        for loop in list(self._waiting):
+            if loop.is_closed():
+                self._waiting.pop(loop, None)
 
 
 class _Moment:

@@ -63,6 +63,8 @@ def examine(files: Sequence[Path], *, env: bool) -> Report:
         return Report([_finding(mistake) for mistake in error.mistakes])
     from llm_fallback.cli.outlook import outlook
 
+    # What a spec imports may live beside it, as it would be found by `python -m`.
+    sys.path.insert(0, os.getcwd())
     findings = check(spec, env=env)
     return Report(findings, [outlook(spec, name) for name in spec.chains], spec.default_chain)
 

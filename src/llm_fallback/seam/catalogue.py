@@ -1,4 +1,4 @@
-"""What litellm knows about models: prices, context windows, and what they cannot take.
+"""What litellm knows about models.
 
 Read from litellm's bundled map, by `base_model` where the spec gives one; never written to, so that building models
 leaves `litellm.model_cost` as it was.
@@ -7,84 +7,23 @@ leaves `litellm.model_cost` as it was.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
 import litellm
 
-from llm_fallback.backends import BACKENDS
-from llm_fallback.plan import Feature, Target
-from llm_fallback.pricing import Prices
-
-_MILLION = Decimal(1_000_000)
-_PROFILE_WORD: dict[Feature, str] = {
-    "tools": "tool_calling",
-    "response_format": "structured_output",
-    "images": "image_inputs",
-}
+from llm_fallback.catalogue import ListCatalogue
 
 
-class LiteLLMCatalogue:
-    """What is known about the models of a spec beyond what it says. Looked up once per deployment."""
+class LiteLLMCatalogue(ListCatalogue):
+    """litellm's map and its lists of supported parameters."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, dict[str, Any]] = {}
-        self._prices: dict[str, Prices | None] = {}
-        self._supported: dict[str, frozenset[str] | None] = {}
-
-    def prices(self, target: Target) -> Prices | None:
-        """litellm's prices for the model; None if it has none."""
-        if target.name not in self._prices:
-            self._prices[target.name] = prices_in(self._entry(target))
-        return self._prices[target.name]
-
-    def context_window(self, target: Target) -> int | None:
-        """Tokens the prompt may have, as the spec says or litellm knows; None if nobody does."""
-        if target.context_window is not None:
-            return target.context_window
-        window = self._entry(target).get("max_input_tokens")
-        return int(window) if isinstance(window, int | float) else None
-
-    def lacks(self, target: Target, feature: Feature) -> bool:
-        """Whether the deployment is known not to take tools, a response format or images."""
-        declared = target.profile.get(_PROFILE_WORD[feature])
-        if declared is not None:
-            return not declared
-        if feature == "images":
-            return self._entry(target).get("supports_vision") is False
-        supported = self._supported_parameters(target)
-        return supported is not None and feature not in supported
-
-    def prefill(self, target: Target) -> Mapping[str, Any] | None:
-        """Self-hosted servers take it as their row of `backends.py` says, hosted models as litellm's map does."""
-        if target.backend is not None:
-            return BACKENDS[target.backend].prefill
-        return {"message": {"prefix": True}} if self._entry(target).get("supports_assistant_prefill") else None
-
-    def _entry(self, target: Target) -> dict[str, Any]:
-        if target.name not in self._entries:
-            self._entries[target.name] = _entry(target)
-        return self._entries[target.name]
-
-    def _supported_parameters(self, target: Target) -> frozenset[str] | None:
-        if target.backend is not None:
-            return None  # A server of one's own says so itself; litellm's list is a guess about it.
-        if target.name not in self._supported:
-            self._supported[target.name] = _supported(target.parameters["model"])
-        return self._supported[target.name]
+        super().__init__(_listed, _supported)
 
 
-def _entry(target: Target) -> dict[str, Any]:
-    """The entry of litellm's map: by `base_model`, with or without provider, else by the model itself."""
-    if target.base_model is not None:
-        names = [target.base_model, f"{target.model.partition('/')[0]}/{target.base_model}"]
-    elif target.backend is not None:
-        # What a server of one's own serves has no price on a list, even if a provider sells the same model.
-        return {}
-    else:
-        names = [target.model, target.model_name]
-    found = (litellm.model_cost.get(name) for name in names)
-    return next((dict(entry) for entry in found if entry), {})
+def _listed(name: str) -> Mapping[str, Any] | None:
+    entry: Mapping[str, Any] | None = litellm.model_cost.get(name)
+    return entry
 
 
 def _supported(model: str) -> frozenset[str] | None:
@@ -93,22 +32,3 @@ def _supported(model: str) -> frozenset[str] | None:
     except Exception:  # noqa: BLE001 - an unknown model or provider: nothing is known to be lacking
         return None
     return None if supported is None else frozenset(supported)
-
-
-def prices_in(entry: dict[str, Any]) -> Prices | None:
-    def per_million(name: str) -> Decimal | None:
-        cost = entry.get(name)
-        return None if cost is None else Decimal(str(cost)) * _MILLION
-
-    given, made = per_million("input_cost_per_token"), per_million("output_cost_per_token")
-    if given is None or made is None:
-        return None
-    return Prices(
-        input=given,
-        output=made,
-        cached_input=per_million("cache_read_input_token_cost"),
-        cache_write=per_million("cache_creation_input_token_cost"),
-        reasoning=per_million("output_cost_per_reasoning_token"),
-        audio_input=per_million("input_cost_per_audio_token"),
-        audio_output=per_million("output_cost_per_audio_token"),
-    )

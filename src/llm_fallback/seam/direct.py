@@ -13,12 +13,13 @@ import httpx
 
 from llm_fallback.exchange import End, Piece, Reply
 from llm_fallback.faults import Fault
+from llm_fallback.protocol import Frames, broken
 from llm_fallback.seam.asking import Asking, guarded
 from llm_fallback.seam.clients import SOCKET_TIMEOUT_S
 from llm_fallback.seam.readings import Chunks, reply_of
 from llm_fallback.seam.translation import Request
-from llm_fallback.seam.upstream import broken, classes_of, fault_of_transfer
-from llm_fallback.seam.wire import Frames, Wire
+from llm_fallback.seam.upstream import classes_of, fault_of_transfer
+from llm_fallback.seam.wire import Wire
 
 if TYPE_CHECKING:
     from llm_fallback.seam.transport import LiteLLMTransport
@@ -53,7 +54,7 @@ class DirectExchange:
                 return self._end()
             heard = await guarded(self._listen, self._fault)
             if isinstance(heard, Fault):
-                return broken(heard, after_content=self._chunks.content_came)
+                return broken(heard, content_came=self._chunks.content_came)
         return self._chunks.piece(self._unread.popleft())
 
     def rewritten(self, piece: Piece, text: str) -> Piece:
@@ -122,14 +123,11 @@ class DirectExchange:
         await self.close()
 
     def _end(self) -> Piece | End | Fault:
-        if self._wire.flaw is not None:
-            return broken(self._transport.scrubbed(self._wire.flaw), after_content=self._chunks.content_came)
-        usage = self._chunks.usage(self._wire.usage)
+        usage = None if self._wire.flaw else self._chunks.usage(self._wire.usage)
         if usage is not None:
             return usage
-        if self._wire.finish is None and self._wire.is_noise and not self._chunks.content_came:
-            return Fault("invalid_response", "the reply is no stream of choices", self._wire.status)
-        return End(self._wire.finish)
+        end = self._wire.end(content_came=self._chunks.content_came)
+        return self._transport.scrubbed(end) if isinstance(end, Fault) else end
 
     def _fault(self, error: Exception) -> Fault:
         return self._transport.clean(error, fault_of_transfer(error, classes_of(error), self._wire.status))

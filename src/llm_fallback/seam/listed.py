@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import litellm
 
+from llm_fallback.catalogue import prices_in
 from llm_fallback.pricing import Prices
-from llm_fallback.seam.catalogue import prices_in
 
 
 def listed_prices(names: Iterable[str]) -> Prices | None:

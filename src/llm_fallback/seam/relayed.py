@@ -11,12 +11,13 @@ import litellm
 
 from llm_fallback.exchange import End, Piece, Reply, Unsupported
 from llm_fallback.faults import Fault
+from llm_fallback.protocol import broken
 from llm_fallback.seam import wire as wires
 from llm_fallback.seam.asking import Asking, guarded
 from llm_fallback.seam.clients import client_for, is_tapped
 from llm_fallback.seam.quiet import quiet_logging
 from llm_fallback.seam.readings import reply_of_litellm, text_of, tool_calls_of, usage_of
-from llm_fallback.seam.upstream import broken, classes_of, fault_of_litellm, fault_of_transfer
+from llm_fallback.seam.upstream import classes_of, fault_of_litellm, fault_of_transfer
 from llm_fallback.seam.wire import Wire
 
 if TYPE_CHECKING:
@@ -130,17 +131,15 @@ class RelayedExchange:
         return finish
 
     def _end(self) -> End | Fault:
-        if self._wire.flaw is not None:
-            return self._broken(self._transport.scrubbed(self._wire.flaw))
-        finish = self._finish()
-        if self._is_tapped and finish is None and self._wire.is_noise and not self._content_came:
-            return Fault("invalid_response", "the reply is no stream of choices", self._wire.status)
-        return End(finish)
+        if not self._is_tapped:
+            return End(self._finish())
+        end = self._wire.end(content_came=self._content_came)
+        return self._transport.scrubbed(end) if isinstance(end, Fault) else end
 
     # Faults.
 
     def _broken(self, fault: Fault) -> Fault:
-        return broken(fault, after_content=self._content_came)
+        return broken(fault, content_came=self._content_came)
 
     def _fault(self, error: Exception) -> Fault:
         classes = classes_of(error)

@@ -11,7 +11,7 @@ from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from pydantic import SecretStr
 
 from llm_fallback.exchange import Exchange
-from llm_fallback.faults import Fault
+from llm_fallback.faults import Fault, UpstreamError
 from llm_fallback.plan import Target
 from llm_fallback.scrub import Scrubber
 from llm_fallback.seam.asking import Asking, Dropped
@@ -20,7 +20,6 @@ from llm_fallback.seam.direct import DirectExchange
 from llm_fallback.seam.quiet import is_of_use_to_itself, warm_up
 from llm_fallback.seam.relayed import RelayedExchange
 from llm_fallback.seam.translation import TRANSLATED, NotTranslated, Request, translate
-from llm_fallback.seam.upstream import UpstreamError
 
 logger = logging.getLogger("llm_fallback")
 

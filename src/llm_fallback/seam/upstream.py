@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 from llm_fallback.faults import Fault, failure_of, retry_after_s, shortened
-from llm_fallback.seam.wire import said_by
+from llm_fallback.protocol import said_by
 
 _CUT = frozenset(
     {
@@ -19,18 +18,6 @@ _TIMED_OUT = frozenset({"ReadTimeout", "Timeout", "APITimeoutError", "TimeoutErr
 _UNREADABLE = frozenset({"JSONDecodeError", "APIResponseValidationError", "UnicodeDecodeError"})
 
 
-class UpstreamError(Exception):
-    """What an upstream library said, without what it held: no traceback, request, response or headers."""
-
-    def __init__(self, kind: str, message: str, status: int | None = None) -> None:
-        self.kind, self.message, self.status = kind, message, status
-        super().__init__(kind, message, status)
-
-    def __str__(self) -> str:
-        status = f" ({self.status})" if self.status else ""
-        return f"{self.kind}{status}: {self.message}"
-
-
 _ITS_NAMES = re.compile(r"^(?:litellm\.\w+: )*(?:\w+(?: \w+)?: )?(?:\w+Exception -? ?)?(?:\w+Error: )?(?:- )?")
 
 
@@ -38,15 +25,6 @@ def plain(text: str) -> str:
     """What the provider said, without the names litellm puts in front of it."""
     said = _ITS_NAMES.sub("", text, count=1).strip()
     return shortened(said_by(said.encode())[1] or text)
-
-
-def broken(fault: Fault, *, after_content: bool) -> Fault:
-    """A fault in mid-stream: after the first content every early end is the same to the caller, the stream broke."""
-    if after_content and fault.failure != "content_policy":
-        return dataclasses.replace(fault, failure="stream_broken")
-    if fault.failure == "stream_broken":
-        return dataclasses.replace(fault, failure="invalid_response")
-    return fault
 
 
 def fault_of_transfer(error: Exception, classes: set[str], status: int | None) -> Fault:

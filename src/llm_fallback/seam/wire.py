@@ -1,61 +1,31 @@
 """What the server itself sent, read off the wire.
 
 litellm turns a stream that was cut short into one that says "stop", and skips frames it cannot parse. Whoever wants
-to know whether a reply is whole has to look at what came: a `Wire` is one response as it came, `Frames` takes its
-stream apart. Where litellm reads the response, the wire listens by httpx's public event hooks. All of this knows
-OpenAI's protocol and nothing of litellm.
+to know whether a reply is whole has to look at what came: a `Wire` is one response as it came. Where litellm reads
+the response, the wire listens by httpx's public event hooks; it knows nothing of litellm.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from llm_fallback.faults import Fault, failure_of, retry_after_s, shortened
-
-_REMEMBERED_BODY = 16_384
-_NOT_FINISHES = frozenset({"abort", "error"})
-"""vLLM's words for a reply it gave up on; litellm calls both "stop"."""
+from llm_fallback.protocol import Frames, Response
 
 
 @dataclass(slots=True)
-class Wire:
+class Wire(Response):
     """One response as it came over the wire."""
 
-    streamed: bool
     keyless: bool = False
     """Whether to take off the authorization header litellm invents where no key is given."""
     sent: bool = False
-    status: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytearray = field(default_factory=bytearray)
-    """The start of an error's body, or of what should have been a stream and is none."""
-    frames: int = 0
-    choices: int = 0
-    finish: str | None = None
-    usage: dict[str, Any] | None = None
-    flaw: Fault | None = None
-    """What is wrong with the stream, once it was seen; the bytes from there on are withheld."""
-    said_done: bool = False
     response: httpx.Response | None = None
-
-    @property
-    def is_noise(self) -> bool:
-        """Whether something came that is no stream of choices."""
-        return bool(self.body.strip()) or (self.frames > 0 and self.choices == 0)
-
-    def fault(self) -> Fault:
-        """The fault of a response that carries an HTTP error."""
-        assert self.status is not None
-        code, message = said_by(bytes(self.body))
-        failure = failure_of(self.status, f"{code} {message} {self.body.decode(errors='replace')}")
-        return Fault(failure, shortened(message), self.status, retry_after_s(self.headers))
 
     def begin(self, response: httpx.Response) -> None:
         """Take note of how a response begins."""
@@ -69,11 +39,6 @@ class Wire:
         elif self.streamed:
             frames = Frames(self)
             response.stream = _Tap(response.stream, frames.feed, frames.end)
-
-    def remember(self, data: bytes) -> bytes:
-        """Keep the start of a body that is no stream."""
-        self.body += data[: _REMEMBERED_BODY - len(self.body)]
-        return data
 
 
 class _Tap(httpx.AsyncByteStream):
@@ -93,85 +58,6 @@ class _Tap(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
-
-
-class Frames:
-    """Takes a stream apart into its server-sent events, whatever the reads it comes in."""
-
-    def __init__(self, wire: Wire, take: Callable[[dict[str, Any]], object] = lambda frame: None) -> None:
-        self._wire, self._take = wire, take
-        self._rest = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """The part of a read that may pass: all of it, or all before the first flaw."""
-        *lines, rest = (self._rest + data).split(b"\n")
-        passed = -len(self._rest)
-        for line in lines:
-            if not self._is_sound(line):
-                return data[: max(passed, 0)]
-            passed += len(line) + 1
-        self._rest = rest
-        return data
-
-    def end(self) -> None:
-        """Take what came after the last line break, too."""
-        rest, self._rest = self._rest, b""
-        self._is_sound(rest)
-
-    def _is_sound(self, line: bytes) -> bool:
-        if not line.startswith(b"data:"):
-            if line.strip() and not line.startswith((b":", b"event:", b"id:", b"retry:")):
-                self._wire.body += line[:_REMEMBERED_BODY]
-            return True
-        payload = line[5:].strip()
-        if payload == b"[DONE]":
-            self._wire.said_done = True
-            return True
-        return not payload or self._takes(payload)
-
-    def _takes(self, payload: bytes) -> bool:
-        wire = self._wire
-        wire.frames += 1
-        try:
-            frame = json.loads(payload)
-        except ValueError:
-            wire.flaw = Fault("stream_broken", "a frame of the stream does not parse", 200)
-            return False
-        if not isinstance(frame, dict):
-            return True
-        if frame.get("error"):
-            wire.flaw = _error_frame(frame)
-            return False
-        wire.usage = frame.get("usage") or wire.usage
-        for choice in frame.get("choices") or ():
-            wire.choices += 1
-            wire.finish = choice.get("finish_reason") or wire.finish
-        if wire.finish in _NOT_FINISHES:
-            return False
-        self._take(frame)
-        return True
-
-
-def _error_frame(frame: Mapping[str, Any]) -> Fault:
-    error = frame["error"]
-    code, message = said_by(json.dumps(frame).encode())
-    number = error.get("code") if isinstance(error, dict) else None
-    status = int(str(number)) if str(number).isdigit() and 400 <= int(str(number)) < 600 else 500
-    return Fault(failure_of(status, f"{code} {message}"), shortened(message), status)
-
-
-def said_by(body: bytes) -> tuple[str, str]:
-    """Code and message of an error body in any of the shapes servers use, else the text itself."""
-    text = body.decode(errors="replace")
-    try:
-        data = json.loads(text)
-    except ValueError:
-        return "", text
-    error = data.get("error", data) if isinstance(data, dict) else data
-    if not isinstance(error, dict):
-        return "", str(error)
-    message = error.get("message") or error.get("detail") or text
-    return f"{error.get('code', '')} {error.get('type', '')}", message if isinstance(message, str) else text
 
 
 current: ContextVar[Wire | None] = ContextVar("llm_fallback_wire", default=None)

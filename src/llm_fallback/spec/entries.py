@@ -6,6 +6,7 @@ on.
 
 import re
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import (
@@ -22,6 +23,7 @@ from pydantic import (
 from llm_fallback.backends import BACKENDS, backend_called
 from llm_fallback.spec.agreement import nearest
 from llm_fallback.spec.profile import Profile
+from llm_fallback.spec.prompts import flaw
 from llm_fallback.spec.providers import with_slash
 from llm_fallback.spec.secrecy import shown, veiled
 from llm_fallback.spec.settings import (
@@ -61,7 +63,18 @@ def _judge(value: Any) -> Any:
 def _output(value: Any) -> str:
     if isinstance(value, str) and re.match(rf"{_IMPORT_PATH}|^(text|json)$", value):
         return value
-    raise wrong(f"must be 'text', 'json' or an import path like 'package.module:Model', got {shown(value, ())}")
+    near = get_close_matches(str(value), ("text", "json"), 1)
+    raise wrong(
+        f"must be 'text', 'json' or an import path like 'package.module:Model', got {shown(value, ())}",
+        f"did you mean {near[0]!r}?" if near else None,
+    )
+
+
+def _prompt(value: str) -> str:
+    found = flaw(value)
+    if found is not None:
+        raise wrong(*found)
+    return value
 
 
 def _import_path(judge: Any) -> Any:
@@ -101,6 +114,7 @@ Output = Annotated[
     PlainValidator(_output),
     WithJsonSchema({"anyOf": [{"enum": ["text", "json"]}, {"type": "string", "pattern": _IMPORT_PATH}]}),
 ]
+Prompt = Annotated[str, Field(min_length=1), AfterValidator(_prompt)]
 Tier = Annotated[
     tuple[str, ...],
     Field(min_length=1),
@@ -214,7 +228,9 @@ class RunnableSpec(Part):
     """A prompt, a chain and the shape of the answer, as one Runnable."""
 
     chain: str | None = Field(None, description="The chain that answers. Default: the default chain.")
-    prompt: str = Field(description="The prompt; {name} is filled from the input.")
+    prompt: Prompt = Field(description="The prompt; {name} is filled from the input, {{ is a brace itself.")
     output: Output = Field(
-        "text", description="`text`, `json`, or the import path of a pydantic model, `package.module:Name`."
+        "text",
+        description="`text`, `json`, or the import path of a pydantic model, `package.module:Name`. A reply that is "
+        "not of this form is a failure, and the next deployment is asked.",
     )

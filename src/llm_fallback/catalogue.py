@@ -1,0 +1,128 @@
+"""What a list of models knows beyond the spec: prices, context windows, and what they cannot take.
+
+The list is litellm's; whoever builds a catalogue says how to look in it, so that nobody has to load litellm to read
+what it ships as a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from llm_fallback.backends import BACKENDS
+from llm_fallback.plan import Feature, Target
+from llm_fallback.pricing import Prices
+from llm_fallback.profiles import WORDS, declared
+
+_MILLION = Decimal(1_000_000)
+_PROFILE_WORDS = {
+    "max_input_tokens": "max_input_tokens",
+    "max_output_tokens": "max_output_tokens",
+    "supports_function_calling": "tool_calling",
+    "supports_tool_choice": "tool_choice",
+    "supports_response_schema": "structured_output",
+    "supports_vision": "image_inputs",
+    "supports_pdf_input": "pdf_inputs",
+    "supports_audio_input": "audio_inputs",
+    "supports_audio_output": "audio_outputs",
+    "supports_video_input": "video_inputs",
+    "supports_reasoning": "reasoning_output",
+}
+"""LangChain's words for what the list says of a model."""
+
+
+class ListCatalogue:
+    """What is known about the models of a spec beyond what it says. Looked up once per deployment."""
+
+    def __init__(
+        self,
+        listed: Callable[[str], Mapping[str, Any] | None],
+        supported: Callable[[str], frozenset[str] | None] = lambda model: None,
+    ) -> None:
+        """`listed` finds a model's entry by its name, `supported` the request parameters it takes if they are known."""
+        self._listed, self._takes = listed, supported
+        self._entries: dict[str, dict[str, Any]] = {}
+        self._prices: dict[str, Prices | None] = {}
+        self._supported: dict[str, frozenset[str] | None] = {}
+
+    def prices(self, target: Target) -> Prices | None:
+        """The listed prices of the model; None if it has none."""
+        if target.name not in self._prices:
+            self._prices[target.name] = prices_in(self._entry(target))
+        return self._prices[target.name]
+
+    def context_window(self, target: Target) -> int | None:
+        """Tokens the prompt may have, as the spec or the list says; None if nobody does."""
+        if target.context_window is not None:
+            return target.context_window
+        window = target.profile.get("max_input_tokens", self._entry(target).get("max_input_tokens"))
+        return int(window) if isinstance(window, int | float) else None
+
+    def lacks(self, target: Target, feature: Feature) -> bool:
+        """Whether the deployment is known not to take tools, a response format or images."""
+        stated = target.profile.get(WORDS[feature])
+        if stated is not None:
+            return not stated
+        if feature == "images":
+            return self._entry(target).get("supports_vision") is False
+        supported = self._supported_parameters(target)
+        return supported is not None and feature not in supported
+
+    def profile(self, target: Target) -> dict[str, Any]:
+        """What the spec declares, and what the list says beyond it."""
+        entry = self._entry(target)
+        listed = {word: entry[key] for key, word in _PROFILE_WORDS.items() if isinstance(entry.get(key), bool | int)}
+        lacking = {word: False for feature, word in WORDS.items() if self.lacks(target, feature)}
+        return {**listed, **lacking, **declared(target)}
+
+    def prefill(self, target: Target) -> Mapping[str, Any] | None:
+        """Self-hosted servers take it as their row of `backends.py` says, hosted models as litellm's map does."""
+        if target.backend is not None:
+            return BACKENDS[target.backend].prefill
+        return {"message": {"prefix": True}} if self._entry(target).get("supports_assistant_prefill") else None
+
+    def _entry(self, target: Target) -> dict[str, Any]:
+        if target.name not in self._entries:
+            self._entries[target.name] = self._found(target)
+        return self._entries[target.name]
+
+    def _supported_parameters(self, target: Target) -> frozenset[str] | None:
+        if target.backend is not None:
+            return None  # A server of one's own says so itself; any list is a guess about it.
+        if target.name not in self._supported:
+            self._supported[target.name] = self._takes(target.parameters["model"])
+        return self._supported[target.name]
+
+    def _found(self, target: Target) -> dict[str, Any]:
+        """The entry of the list: by `base_model`, with or without provider, else by the model itself."""
+        if target.base_model is not None:
+            names = [target.base_model, f"{target.model.partition('/')[0]}/{target.base_model}"]
+        elif target.backend is not None:
+            # What a server of one's own serves has no price on a list, even if a provider sells the same model.
+            return {}
+        else:
+            names = [target.model, target.model_name]
+        entries = map(self._listed, names)
+        return next((dict(entry) for entry in entries if entry), {})
+
+
+def prices_in(entry: Mapping[str, Any]) -> Prices | None:
+    """The prices an entry of the list gives; None if it gives none."""
+
+    def per_million(name: str) -> Decimal | None:
+        cost = entry.get(name)
+        return None if cost is None else Decimal(str(cost)) * _MILLION
+
+    given, made = per_million("input_cost_per_token"), per_million("output_cost_per_token")
+    if given is None or made is None:
+        return None
+    return Prices(
+        input=given,
+        output=made,
+        cached_input=per_million("cache_read_input_token_cost"),
+        cache_write=per_million("cache_creation_input_token_cost"),
+        reasoning=per_million("output_cost_per_reasoning_token"),
+        audio_input=per_million("input_cost_per_audio_token"),
+        audio_output=per_million("output_cost_per_audio_token"),
+    )

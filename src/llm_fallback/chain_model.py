@@ -1,0 +1,338 @@
+"""A chat model over a chain of deployments, whoever carries its requests.
+
+`ChainChatModel` stands in front of a class that turns messages into requests and replies into messages: ChatLiteLLM's
+in production, one of the testing kit's in fakes. What a call goes through between the two is the engine's, here alike
+for both, and nothing here loads litellm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, Self, cast
+from uuid import uuid4
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManager, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import Field, model_validator
+
+from llm_fallback.calls import call_of
+from llm_fallback.driver import Caller, Listener
+from llm_fallback.events import Record
+from llm_fallback.explain import explain
+from llm_fallback.lease import Lease, Means
+from llm_fallback.overrides import chain_called, configure, read, refuse_shared
+from llm_fallback.profiles import chain_profile
+from llm_fallback.replies import KEY, aanswered, answered, stamp
+from llm_fallback.run import Run
+from llm_fallback.spec import Spec
+from llm_fallback.structured import Structured, structured
+
+_caller: ContextVar[Caller | None] = ContextVar("llm_fallback_caller", default=None)
+
+
+class ChainChatModel(BaseChatModel):
+    """What every model over a chain has in common."""
+
+    spec: Spec = Field(repr=False)
+    chain: str
+    """The chain asked unless a call names another."""
+    listeners: Sequence[Listener] = Field(default=(), exclude=True, repr=False)
+    """Each is called with every event, in the caller's own thread or task."""
+    structured: Structured | None = Field(default=None, exclude=True, repr=False)
+    """The form replies must have, where `with_structured_output` asked for one."""
+    lease: Lease = Field(exclude=True, repr=False)
+
+    @model_validator(mode="after")
+    def _tell_profile_on_access(self) -> Self:
+        # It follows from the chain, which copies of this model change and reload renews, unless it was given.
+        if self.profile is None:
+            del self.__dict__["profile"]
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "profile":
+            return chain_profile(self.lease.plan.chains[self.chain], self.lease.engine.tools.catalogue.profile)
+        return super().__getattr__(name)  # type: ignore[misc]
+
+    # What a user may ask of it besides answers.
+
+    def with_chain(self, chain: str) -> Self:
+        """A chat model on another chain of the same spec, with the same state."""
+        name = self._chain_called(chain)
+        return self.model_copy(update={"chain": name, "model": name})
+
+    def explain(self, chain: str | None = None) -> dict[str, Any]:
+        """What one call may do, as plain data: tiers, the most requests, the most seconds."""
+        return explain(self.lease.plan.chains[self._chain_called(chain or self.chain)])
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What is known of each deployment now, as plain data."""
+        return self.lease.engine.health.snapshot(self.lease.engine.clock.now())
+
+    def reload(self, spec: Any) -> None:
+        """Answer by another spec from the next call on, in all copies of this model; running calls end by the old
+        one, and deployments that stayed as they were keep their state. Raises SpecError and changes nothing if the
+        new spec is wrong, or lacks this model's chain."""
+        renewed = read(spec)
+        chain_called(renewed, self.chain)
+        self.lease.reload(renewed)
+
+    def close(self) -> None:
+        """Close all connections, of every copy of this model too; a model that is closed answers no more."""
+        self.lease.close()
+
+    async def aclose(self) -> None:
+        """Like close, and wait until this event loop's connections are closed."""
+        await self.lease.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self.model_copy()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"a {type(self).__name__} holds connections and locks: build it in the worker from its spec")
+
+    def with_structured_output(
+        self,
+        schema: Any,
+        *,
+        method: Any = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """LangChain's, and a reply that does not parse or validate counts as `rejected`: the next deployment
+        is asked with the same request. Streamed replies are held until they are judged."""
+        asked = {"method": method, "strict": strict, **kwargs}
+        traced_as = {"kwargs": {"method": method, "strict": strict}, "schema": convert_to_openai_tool(schema)}
+        form = structured(super().with_structured_output(schema, **asked), traced_as)
+        strictly = self.model_copy(update={"structured": form})
+        return super(ChainChatModel, strictly).with_structured_output(schema, include_raw=include_raw, **asked)
+
+    # LangChain's entries, overridden only to learn the run and the chain a config names.
+
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        config, kwargs = self._entered(config, kwargs)
+        with _calling(self._caller_of(config)):
+            return super().invoke(input, config, **kwargs)
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        config, kwargs = self._entered(config, kwargs)
+        with _calling(self._caller_of(config)):
+            return await super().ainvoke(input, config, **kwargs)
+
+    def stream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        config, kwargs = self._entered(config, kwargs)
+        chunks = super().stream(input, config, **kwargs)
+        with _calling(self._caller_of(config)):
+            first = next(chunks, None)
+        if first is not None:
+            yield first
+            yield from chunks
+
+    async def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        config, kwargs = self._entered(config, kwargs)
+        answer = cast("AsyncGenerator[AIMessageChunk, None]", super().astream(input, config, **kwargs))
+        async with aclosing(answer) as chunks:
+            with _calling(self._caller_of(config)):
+                first = await anext(chunks, None)
+            if first is not None:
+                yield first
+                async for chunk in chunks:
+                    yield chunk
+
+    def _entered(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> tuple[RunnableConfig, dict[str, Any]]:
+        """The config with a run id of its own, and the call's words with its chain under LangChain's name for it."""
+        config = ensure_config(config)
+        if config.get("run_id") is None:
+            config["run_id"] = uuid4()
+        refuse_shared(kwargs)
+        chosen = kwargs.pop("chain", None) or kwargs.get("model") or config.get("configurable", {}).get("chain")
+        if chosen is not None:
+            kwargs["model"] = self._chain_called(chosen)
+        if self.structured is not None and self.structured.traced_as is not None:
+            kwargs.setdefault("ls_structured_output_format", self.structured.traced_as)
+        return config, kwargs
+
+    def _caller_of(self, config: RunnableConfig) -> Caller:
+        tags, metadata = config.get("tags"), config.get("metadata")
+        # Nothing here may hold the model: a kept-alive connection keeps the context it was opened in, and with it
+        # the caller of its first request, for as long as it is open.
+        handlers = partial(
+            CallbackManager.configure, config.get("callbacks"), self.callbacks, self.verbose, tags, self.tags
+        )
+        return Caller(self.listeners, config["run_id"], tags or (), metadata or {}, handlers)
+
+    def _chain_called(self, name: str) -> str:
+        chains = self.lease.plan.chains
+        if name in chains:
+            return name
+        near = get_close_matches(name, chains, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, chains))}"
+        raise ValueError(f"no chain is called {name!r}; {hint}")
+
+    # Requests and what comes back.
+
+    def _ask(self, words: dict[str, Any], run_manager: CallbackManagerForLLMRun | None) -> Any:
+        """One call through the chain: its chunks, or the whole reply if it is not streamed."""
+        run = self._start(words)
+        answer = answered(run, self._caller(run_manager))
+        return answer if words.get("stream") else list(answer)[-1]
+
+    async def _aask(self, words: dict[str, Any], run_manager: AsyncCallbackManagerForLLMRun | None) -> Any:
+        """Like `_ask`."""
+        run = self._start(words)
+        caller = self._caller(run_manager)
+        answer = caller.answer = aanswered(run, caller)
+        return answer if words.get("stream") else [item async for item in answer][-1]
+
+    def _start(self, words: dict[str, Any]) -> Run:
+        """The call that merged words ask for."""
+        if self.lease.is_closed:
+            raise RuntimeError("this model is closed; build another with build_chat_model")
+        chain = self.lease.plan.chains[words["model"]]
+        return self.lease.engine.start(call_of(words, chain, self.structured))
+
+    def _caller(self, run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None) -> Caller:
+        if run_manager is None:
+            return _caller.get() or Caller(self.listeners)
+        return Caller(
+            self.listeners,
+            run_manager.run_id,
+            run_manager.tags,
+            run_manager.metadata,
+            lambda: run_manager.handlers,
+        )
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        chunks = super()._stream(messages, stop, None, **kwargs)
+        with _calling(self._caller(run_manager)):
+            chunk = next(chunks, None)
+        while chunk is not None:
+            self._finish_chunk(chunk)
+            if run_manager:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+            chunk = next(chunks, None)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        caller = self._caller(run_manager)
+        chunks = cast("AsyncGenerator[ChatGenerationChunk, None]", super()._astream(messages, stop, None, **kwargs))
+        try:
+            with _calling(caller):
+                chunk = await anext(chunks, None)
+            while chunk is not None:
+                self._finish_chunk(chunk)
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+                chunk = await anext(chunks, None)
+        finally:
+            # ChatLiteLLM leaves its own iterator to the garbage collector; the request is to be closed now.
+            await chunks.aclose()
+            if caller.answer is not None:
+                await caller.answer.aclose()
+
+    def _finish_chunk(self, chunk: ChatGenerationChunk) -> None:
+        """Take every other name off a chunk; put the facts, and the true name, on the last one."""
+        metadata = chunk.message.response_metadata
+        for name in ("model_name", "model_id", "response_cost"):
+            metadata.pop(name, None)
+        record = (metadata.get("provider_specific_fields") or {}).get(KEY)
+        if record is not None and isinstance(chunk.message, AIMessageChunk):
+            del metadata["provider_specific_fields"]
+            stamp(chunk.message, record, self._model_name(record))
+            chunk.message.chunk_position = "last"
+
+    def _finish_result(self, result: ChatResult, record: Record) -> ChatResult:
+        """Put the facts, and the true name, on a whole reply."""
+        for generation in result.generations:
+            stamp(generation.message, record, self._model_name(record))
+        return result
+
+    def _model_name(self, record: Record) -> str:
+        return self.lease.plan.targets[str(record.deployment)].model_name
+
+    @property
+    def _llm_type(self) -> str:
+        return "llm-fallback"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        members = self.lease.plan.chains[self.chain].members
+        return {"chain": self.chain, "deployments": {member.name: member.target.model for member in members}}
+
+
+def fields_of(spec: Any, lease: Lease | None, settings: Mapping[str, Any], means: Means) -> dict[str, Any]:
+    """The fields of a model over a chain, from what its constructor was given.
+
+    LangChain rebuilds models by their constructor from fields they have already (`configurable_fields`); those keep
+    their lease, and with it their state.
+    """
+    if lease is None or lease.spec is not spec:
+        configured = configure(spec, settings)
+        spec, lease = configured.spec, Lease(configured.spec, means)
+        settings = {**configured.fields, "chain": configured.chain}
+    name = settings.get("chain") or lease.plan.default_chain
+    return {**settings, "spec": spec, "lease": lease, "chain": name, "model": name}
+
+
+@contextmanager
+def _calling(caller: Caller) -> Iterator[None]:
+    """Known to the engine as the caller of what starts within. Around a first step only: a generator would leak it."""
+    token = _caller.set(caller)
+    try:
+        yield
+    finally:
+        _caller.reset(token)

@@ -1,0 +1,151 @@
+"""OpenAI's chat protocol, read: what the bytes of a response say, whoever carried them.
+
+No I/O and nothing of any library: the seam reads a real server with it, the fakes their scripts, so that both come to
+the same words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from llm_fallback.exchange import End
+from llm_fallback.faults import Fault, failure_of, retry_after_s, shortened
+
+_REMEMBERED_BODY = 16_384
+_NOT_FINISHES = frozenset({"abort", "error"})
+"""vLLM's words for a reply it gave up on; litellm calls both "stop"."""
+
+
+@dataclass(slots=True)
+class Response:
+    """What is known of one response."""
+
+    streamed: bool
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Names in lower case, or a mapping that does not mind."""
+    body: bytearray = field(default_factory=bytearray)
+    """The start of an error's body, or of what should have been a stream and is none."""
+    frames: int = 0
+    choices: int = 0
+    finish: str | None = None
+    usage: dict[str, Any] | None = None
+    flaw: Fault | None = None
+    """What is wrong with the stream, once it was seen; the bytes from there on are withheld."""
+    said_done: bool = False
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether something came that is no stream of choices."""
+        return bool(self.body.strip()) or (self.frames > 0 and self.choices == 0)
+
+    def fault(self) -> Fault:
+        """The fault of a response that carries an HTTP error."""
+        assert self.status is not None
+        code, message = said_by(bytes(self.body))
+        failure = failure_of(self.status, f"{code} {message} {self.body.decode(errors='replace')}")
+        return Fault(failure, shortened(message), self.status, retry_after_s(self.headers))
+
+    def end(self, *, content_came: bool) -> End | Fault:
+        """What it means that nothing more comes."""
+        if self.flaw is not None:
+            return broken(self.flaw, content_came=content_came)
+        if self.finish is None and self.is_noise and not content_came:
+            return Fault("invalid_response", "the reply is no stream of choices", self.status)
+        return End(self.finish)
+
+    def remember(self, data: bytes) -> bytes:
+        """Keep the start of a body; the data as they are."""
+        self.body += data[: _REMEMBERED_BODY - len(self.body)]
+        return data
+
+
+class Frames:
+    """Takes a stream apart into its server-sent events, whatever the reads it comes in."""
+
+    def __init__(self, response: Response, take: Callable[[dict[str, Any]], object] = lambda frame: None) -> None:
+        self._response, self._take = response, take
+        self._rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """The part of a read that may pass: all of it, or all before the first flaw."""
+        *lines, rest = (self._rest + data).split(b"\n")
+        passed = -len(self._rest)
+        for line in lines:
+            if not self._is_sound(line):
+                return data[: max(passed, 0)]
+            passed += len(line) + 1
+        self._rest = rest
+        return data
+
+    def end(self) -> None:
+        """Take what came after the last line break, too."""
+        rest, self._rest = self._rest, b""
+        self._is_sound(rest)
+
+    def _is_sound(self, line: bytes) -> bool:
+        if not line.startswith(b"data:"):
+            if line.strip() and not line.startswith((b":", b"event:", b"id:", b"retry:")):
+                self._response.body += line[:_REMEMBERED_BODY]
+            return True
+        payload = line[5:].strip()
+        if payload == b"[DONE]":
+            self._response.said_done = True
+            return True
+        return not payload or self._takes(payload)
+
+    def _takes(self, payload: bytes) -> bool:
+        response = self._response
+        response.frames += 1
+        try:
+            frame = json.loads(payload)
+        except ValueError:
+            response.flaw = Fault("stream_broken", "a frame of the stream does not parse", 200)
+            return False
+        if not isinstance(frame, dict):
+            return True
+        if frame.get("error"):
+            response.flaw = _error_frame(frame)
+            return False
+        response.usage = frame.get("usage") or response.usage
+        for choice in frame.get("choices") or ():
+            response.choices += 1
+            response.finish = choice.get("finish_reason") or response.finish
+        if response.finish in _NOT_FINISHES:
+            return False
+        self._take(frame)
+        return True
+
+
+def broken(fault: Fault, *, content_came: bool) -> Fault:
+    """What the fault of a stream is to the caller: after the first content, every early end is the same."""
+    if content_came and fault.failure != "content_policy":
+        return replace(fault, failure="stream_broken")
+    if fault.failure == "stream_broken":
+        return replace(fault, failure="invalid_response")
+    return fault
+
+
+def _error_frame(frame: Mapping[str, Any]) -> Fault:
+    error = frame["error"]
+    code, message = said_by(json.dumps(frame).encode())
+    number = error.get("code") if isinstance(error, dict) else None
+    status = int(str(number)) if str(number).isdigit() and 400 <= int(str(number)) < 600 else 500
+    return Fault(failure_of(status, f"{code} {message}"), shortened(message), status)
+
+
+def said_by(body: bytes) -> tuple[str, str]:
+    """Code and message of an error body in any of the shapes servers use, else the text itself."""
+    text = body.decode(errors="replace")
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return "", text
+    error = data.get("error", data) if isinstance(data, dict) else data
+    if not isinstance(error, dict):
+        return "", str(error)
+    message = error.get("message") or error.get("detail") or text
+    return f"{error.get('code', '')} {error.get('type', '')}", message if isinstance(message, str) else text

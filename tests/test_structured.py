@@ -1,0 +1,89 @@
+"""The form of replies: what is of it and what only looks so."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.openai_tools import PydanticToolsParser
+from pydantic import BaseModel
+
+from llm_fallback.exchange import ToolCallPart, Transcript
+from llm_fallback.replies import message_of
+from llm_fallback.structured import Structured
+
+
+class Note(BaseModel):
+    """Something written down."""
+
+    text: str = ""
+    tags: list[str] = []
+
+
+# A fence inside a text would be one to LangChain's parser too.
+TEXT = st.text(st.characters(exclude_characters="`"))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+)
+
+
+def called(arguments: str) -> AIMessage:
+    """A reply that calls the schema's tool."""
+    return message_of(Transcript(tool_calls={0: ToolCallPart(0, "1", "Note", arguments)}))
+
+
+@given(JSON)
+def test_every_json_document_is_json_with_and_without_a_fence(value):
+    """And is read as what it says."""
+    text = json.dumps(value)
+    for shown in (text, f"```json\n{text}\n```", f"Here you are:\n```\n{text}\n```\n"):
+        assert Structured(JsonOutputParser()).verdict(AIMessage(shown)) is True
+
+
+@given(st.lists(JSON, min_size=1) | st.dictionaries(TEXT, JSON, min_size=1), st.data())
+def test_no_document_that_breaks_off_is_json(value, data):
+    """Wherever it does; LangChain's own parser reads most of them, completed by guesswork."""
+    text = json.dumps(value)
+    end = data.draw(st.integers(1, len(text) - 1))
+    assert Structured(JsonOutputParser()).verdict(AIMessage(text[:end])) is not True
+
+
+@pytest.mark.parametrize(
+    "text", ['{"text": "half of', '{"text": "a", "tags": ["b"', '```json\n{"text": "a"', '{"tags": 5}']
+)
+def test_half_a_model_is_none_though_its_fields_have_defaults(text):
+    """Nor is a whole document that does not validate."""
+    assert Structured(PydanticOutputParser(pydantic_object=Note)).verdict(AIMessage(text)) is not True
+
+
+@pytest.mark.parametrize("arguments", ['{"text": "half of', '{"text": "a", "tags": ["b"', "[1]", "5", '{"tags": 5}'])
+def test_half_a_tool_call_is_no_call(arguments):
+    """LangChain's chunks complete its arguments; a message made of what came does not."""
+    form = Structured(PydanticToolsParser(tools=[Note], first_tool_only=True), {"schema": {}})
+    assert form.verdict(called(arguments)) is not True
+
+
+@pytest.mark.parametrize("arguments", ["", "{}", '{"text": "a"}', '{"text": "line\nbreak"}'])
+def test_a_whole_tool_call_is_one(arguments):
+    """Also without arguments, and with line breaks that JSON forbids and models write."""
+    form = Structured(PydanticToolsParser(tools=[Note], first_tool_only=True), {"schema": {}})
+    assert form.verdict(called(arguments)) is True
+
+
+def test_calls_that_do_not_parse_are_invalid_ones_of_the_message():
+    """With what was said, beside those that do."""
+    parts = {0: ToolCallPart(0, "1", "Note", '{"text": "ha'), 1: ToolCallPart(1, "2", "Note", '{"text": "b"}')}
+    message = message_of(Transcript(tool_calls=parts))
+    assert [(call["id"], call["args"]) for call in message.tool_calls] == [("2", {"text": "b"})]
+    assert [(call["id"], call["args"]) for call in message.invalid_tool_calls] == [("1", '{"text": "ha')]
+
+
+def test_a_reply_without_the_tools_call_says_so():
+    """The model chose to talk instead."""
+    form = Structured(PydanticToolsParser(tools=[Note], first_tool_only=True), {"schema": {}})
+    assert form.verdict(AIMessage("I would rather not.")) == "the reply has no call of the schema's tool"
