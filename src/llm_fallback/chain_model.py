@@ -310,8 +310,7 @@ class ChainChatModel(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        members = self.lease.plan.chains[self.chain].members
-        return {"chain": self.chain, "deployments": {member.name: member.target.model for member in members}}
+        return {"chain": self.chain, "deployments": self.lease.plan.chains[self.chain].models}
 
 
 def fields_of(spec: Any, lease: Lease | None, settings: Mapping[str, Any], means: Means) -> dict[str, Any]:

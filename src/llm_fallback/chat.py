@@ -72,9 +72,8 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
         # A chain spans providers, and a thinking block holds only where it was issued: none are replayed.
         return None
 
-    def _group_entries(self) -> list[dict[str, Any]]:
-        members = self.lease.plan.chains[self.chain].members
-        return [{"litellm_params": dict(member.target.parameters)} for member in members]
+    def _is_claude_model(self) -> bool:
+        return self.lease.plan.chains[self.chain].has_claude
 
     def _litellm_sends_manual_thinking(self, overrides: Mapping[str, Any]) -> bool:
         return False

@@ -95,7 +95,7 @@ class Tier:
 Tiers = tuple[Tier, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ChainPlan:
     """One chain, ready to be asked."""
 
@@ -111,12 +111,22 @@ class ChainPlan:
     accept: Callable[[Any], Any] | None = None
     budget: Budget | None = None
 
-    @property
+    @cached_property
     def members(self) -> tuple[Member, ...]:
         """Every deployment one call may ask, each once, in order."""
         routes = (self.tiers, self.on_context_window or (), self.on_content_policy or ())
         found = {member.name: member for tiers in routes for tier in tiers for member in tier.members}
         return tuple(found.values())
+
+    @cached_property
+    def models(self) -> Mapping[str, str]:
+        """The model of each of those deployments."""
+        return {member.name: member.target.model for member in self.members}
+
+    @cached_property
+    def has_claude(self) -> bool:
+        """Whether Claude may be asked, whose thinking LangChain's integration prepares requests for."""
+        return any("claude" in model.lower() for model in self.models.values())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

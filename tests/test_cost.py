@@ -1,0 +1,88 @@
+"""What a call costs, counted in function calls: the same on every machine, unlike seconds.
+
+benchmarks/ measures CPU; this only keeps what was reached there from getting lost.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_fallback import build_chat_model
+from llm_fallback.testing import FakeServer, Reply
+
+ROOT = Path(__file__).parent.parent
+CONTESTANTS = ("ChatLiteLLMRouter", "ChatOpenAI.with_fallbacks", "ours, vllm", "ours, openai-compatible")
+
+
+@pytest.fixture(scope="module")
+def steps() -> dict[str, dict[str, float]]:
+    """Function calls per call and per chunk, each contestant in a process of its own."""
+    only = [word for name in CONTESTANTS for word in ("--only", name)]
+    command = [sys.executable, "-m", "benchmarks.steps", "--json", *only]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("backend", ["vllm", "openai-compatible"])
+@pytest.mark.parametrize("kind", ["call", "chunk"])
+def test_it_costs_less_than_half_of_what_the_router_costs(steps, kind, backend):
+    """litellm's logs and prices that nobody reads, and its wrapper around each chunk, are left out."""
+    assert steps[f"ours, {backend}"][kind] <= 0.45 * steps["ChatLiteLLMRouter"][kind]
+
+
+@pytest.mark.parametrize("kind", ["call", "chunk"])
+def test_it_costs_no_more_than_langchains_own_fallbacks(steps, kind):
+    """Though those have no breaker, no deadline, no facts and no prices."""
+    assert steps["ours, vllm"][kind] <= 1.1 * steps["ChatOpenAI.with_fallbacks"][kind]
+
+
+async def own_steps(work: Callable[[], Awaitable[Any]]) -> int:
+    """Calls of this library's functions in this thread, once what is made on first use is made."""
+    count = 0
+
+    def note(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event == "call" and "/llm_fallback/" in frame.f_code.co_filename
+
+    await work()
+    sys.setprofile(note)
+    try:
+        await work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+async def test_a_thousand_deployments_cost_a_call_no_more_than_two():
+    """Whom to ask is drawn as needed; nobody looks at the rest."""
+    counts = []
+    with FakeServer({"a": "fine"}) as server:
+        [own] = server.spec(backend="vllm")["deployments"].values()
+        for size in (2, 1000):
+            names = [f"d{number}" for number in range(size)]
+            spec = {"deployments": dict.fromkeys(names, own), "chains": {"c": {"tiers": [names]}}}
+            async with build_chat_model(spec) as model:
+                counts.append(await own_steps(lambda model=model: model.ainvoke("hi")))
+    assert counts[1] <= 1.1 * counts[0]
+
+
+async def test_what_a_chunk_costs_us_is_known():
+    """Reading it, the limits, what was delivered, the facts: a step more for each chunk is a step for every token."""
+
+    async def read(model: Any) -> None:
+        async for _ in model.astream("hi"):
+            pass
+
+    counts = []
+    for chunks in (10, 110):
+        with FakeServer({"a": Reply("word " * chunks, chunks=chunks)}) as server:
+            async with build_chat_model(server.spec(backend="vllm")) as model:
+                counts.append(await own_steps(lambda model=model: read(model)))
+    assert (counts[1] - counts[0]) / 100 <= 40
