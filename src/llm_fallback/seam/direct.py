@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from llm_fallback.exchange import End, Piece, Reply
-from llm_fallback.faults import Fault
+from llm_fallback.faults import Fault, answered
 from llm_fallback.seam.asking import Asking, guarded
 from llm_fallback.seam.clients import SOCKET_TIMEOUT_S
 from llm_fallback.seam.readings import Chunks, reply_of
@@ -85,8 +85,7 @@ class DirectExchange:
         self._wire.begin(response)
         if response.status_code < 400:
             return response
-        self._wire.remember(await response.aread())
-        return self._transport.scrubbed(self._wire.fault())
+        return self._transport.scrubbed(answered(response.status_code, response.headers, await response.aread()))
 
     def _headers(self) -> dict[str, str]:
         keyless = self._asking.keyless
@@ -96,7 +95,10 @@ class DirectExchange:
 
     async def _whole(self) -> Reply | Fault:
         response = await self._send()
-        return response if isinstance(response, Fault) else reply_of(json.loads(await response.aread()))
+        if isinstance(response, Fault):
+            return response
+        reply = reply_of(json.loads(await response.aread()))
+        return self._transport.scrubbed(reply) if isinstance(reply, Fault) else reply
 
     async def _listen(self) -> Fault | None:
         """Take in one read; the first brings the response."""
@@ -122,8 +124,9 @@ class DirectExchange:
         await self.close()
 
     def _end(self) -> Piece | End | Fault:
-        if self._wire.flaw is not None:
-            return broken(self._transport.scrubbed(self._wire.flaw), after_content=self._chunks.content_came)
+        said = self._wire.fault()
+        if said is not None:
+            return broken(self._transport.scrubbed(said), after_content=self._chunks.content_came)
         usage = self._chunks.usage(self._wire.usage)
         if usage is not None:
             return usage

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from llm_fallback.faults import Fault, failure_of, retry_after_s, shortened
+from llm_fallback.faults import Fault, answered, error_in
 
 _REMEMBERED_BODY = 16_384
 _NOT_FINISHES = frozenset({"abort", "error"})
@@ -35,7 +35,7 @@ class Wire:
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
-    """The start of an error's body, or of what should have been a stream and is none."""
+    """The start of a plain body or an error's, or of what should have been a stream and is none."""
     frames: int = 0
     choices: int = 0
     finish: str | None = None
@@ -44,18 +44,32 @@ class Wire:
     """What is wrong with the stream, once it was seen; the bytes from there on are withheld."""
     said_done: bool = False
     response: httpx.Response | None = None
+    muffled: bool = False
+    """Whether the body comes compressed though nobody asked for that; litellm's account is all there is then."""
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether what the server sends is read here."""
+        return self.sent and not self.muffled
 
     @property
     def is_noise(self) -> bool:
         """Whether something came that is no stream of choices."""
         return bool(self.body.strip()) or (self.frames > 0 and self.choices == 0)
 
-    def fault(self) -> Fault:
-        """The fault of a response that carries an HTTP error."""
-        assert self.status is not None
-        code, message = said_by(bytes(self.body))
-        failure = failure_of(self.status, f"{code} {message} {self.body.decode(errors='replace')}")
-        return Fault(failure, shortened(message), self.status, retry_after_s(self.headers))
+    def fault(self) -> Fault | None:
+        """What the response itself says went wrong; None if it says nothing of the kind."""
+        if self.flaw is not None or self.muffled:
+            return self.flaw
+        if self.status is not None and self.status >= 400:
+            return answered(self.status, self.headers, bytes(self.body))
+        return self._error_with_200() if self.body else None
+
+    def _error_with_200(self) -> Fault | None:
+        try:
+            return error_in(json.loads(self.body))
+        except ValueError:
+            return None
 
     def begin(self, response: httpx.Response) -> None:
         """Take note of how a response begins."""
@@ -64,11 +78,14 @@ class Wire:
     def listen(self, response: httpx.Response) -> None:
         """Listen to the body of a response from here on, while somebody else reads it."""
         self.begin(response)
-        if response.status_code >= 400:
-            response.stream = _Tap(response.stream, self.remember)
-        elif self.streamed:
+        self.muffled = response.headers.get("content-encoding", "identity") != "identity"
+        if self.muffled:
+            return
+        if self.streamed and response.status_code < 400:
             frames = Frames(self)
             response.stream = _Tap(response.stream, frames.feed, frames.end)
+        else:
+            response.stream = _Tap(response.stream, self.remember)
 
     def remember(self, data: bytes) -> bytes:
         """Keep the start of a body that is no stream."""
@@ -139,8 +156,8 @@ class Frames:
             return False
         if not isinstance(frame, dict):
             return True
-        if frame.get("error"):
-            wire.flaw = _error_frame(frame)
+        wire.flaw = error_in(frame)
+        if wire.flaw is not None:
             return False
         wire.usage = frame.get("usage") or wire.usage
         for choice in frame.get("choices") or ():
@@ -150,28 +167,6 @@ class Frames:
             return False
         self._take(frame)
         return True
-
-
-def _error_frame(frame: Mapping[str, Any]) -> Fault:
-    error = frame["error"]
-    code, message = said_by(json.dumps(frame).encode())
-    number = error.get("code") if isinstance(error, dict) else None
-    status = int(str(number)) if str(number).isdigit() and 400 <= int(str(number)) < 600 else 500
-    return Fault(failure_of(status, f"{code} {message}"), shortened(message), status)
-
-
-def said_by(body: bytes) -> tuple[str, str]:
-    """Code and message of an error body in any of the shapes servers use, else the text itself."""
-    text = body.decode(errors="replace")
-    try:
-        data = json.loads(text)
-    except ValueError:
-        return "", text
-    error = data.get("error", data) if isinstance(data, dict) else data
-    if not isinstance(error, dict):
-        return "", str(error)
-    message = error.get("message") or error.get("detail") or text
-    return f"{error.get('code', '')} {error.get('type', '')}", message if isinstance(message, str) else text
 
 
 current: ContextVar[Wire | None] = ContextVar("llm_fallback_wire", default=None)
@@ -186,6 +181,8 @@ async def on_request(request: httpx.Request) -> None:
             # litellm sends once more when the connection broke. One attempt is one request.
             raise sys.exc_info()[1] or httpx.ConnectError("the connection broke", request=request)
         wire.sent = True
+        # The bytes are read as they come over the wire.
+        request.headers["accept-encoding"] = "identity"
         if wire.keyless:
             request.headers.pop("authorization", None)
 
