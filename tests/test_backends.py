@@ -80,3 +80,20 @@ def test_no_word_means_two_backends():
     """Names and aliases are each other's only once."""
     words = [word for backend in BACKENDS.values() for word in (backend.name, *backend.aliases)]
     assert len(words) == len(set(words))
+
+
+@pytest.mark.parametrize(
+    ("name", "health", "metrics"),
+    [
+        ("vllm", "/health", "/metrics"),
+        ("tensorrt-llm", "/health", "/prometheus/metrics"),
+        ("openllm", "/readyz", "/metrics"),
+        ("ray-serve", "/-/healthz", None),
+        ("litellm-proxy", "/health/readiness", "/metrics"),
+        ("openai-compatible", "/v1/models", None),
+    ],
+)
+def test_each_backend_knows_where_its_server_tells_of_itself(name, health, metrics):
+    """Up or not, what it serves, how busy it is: paths on the server's root."""
+    backend = BACKENDS[name]
+    assert (backend.health, backend.models, backend.metrics) == (health, "/v1/models", metrics)

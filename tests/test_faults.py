@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -9,271 +10,93 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_fallback.bodies import said_by
+from llm_fallback.dialects import CODES, DIALECTS, STATUSES
 from llm_fallback.events import Failure
-from llm_fallback.faults import Fault, failure_of, retry_after_s, shortened
+from llm_fallback.faults import Fault, answered, failure_of, retry_after_s, shortened
+from tests.corpus.cases import Case, systems
+
+ANSWERS = [case for one in systems() for case in one.cases if case.status >= 400]
+"""Every HTTP error of the corpus, read without a stack around it."""
 
 
-def openai_error(message: str, kind: str = "BadRequestError", code: str = "400") -> str:
-    return f'{{"error":{{"message":"{message}","type":"{kind}","param":null,"code":{code}}}}}'
+def name(case: Case) -> str:
+    return f"{case.system}-{case.name}"
 
 
-def flat_error(message: str, code: int = 400) -> str:
-    return f'{{"object":"error","message":"{message}","type":"BadRequestError","param":null,"code":{code}}}'
+@pytest.mark.parametrize("case", ANSWERS, ids=name)
+def test_what_a_server_says_has_one_word_in_the_contract(case):
+    """By its status, headers and body alone."""
+    fault = answered(case.status, case.headers, body_of(case))
+    assert (fault.failure, fault.status) == (case.failure, case.status)
 
 
-SERVERS: dict[str, tuple[int, str, tuple[str, ...], Failure]] = {
-    "vllm_context_by_tokens": (
-        400,
-        openai_error(
-            "This model's maximum context length is 256 tokens. However, your prompt contains at least 257 input "
-            "tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input "
-            "prompt. (parameter=input_tokens, value=257)"
-        ),
-        ("ContextWindowExceededError", "BadRequestError"),
-        "context_window",
-    ),
-    "vllm_context_by_characters": (
-        400,
-        openai_error(
-            "This model's maximum context length is 256 tokens. However, your prompt contains 36028 characters (more "
-            "than 3328 characters, which is the upper bound for 256 input tokens). Please reduce the length of the "
-            "input prompt. (parameter=input_text, value=36028)"
-        ),
-        (),
-        "context_window",
-    ),
-    "vllm_max_tokens_beyond_context": (
-        400,
-        openai_error(
-            "max_tokens=1000000 cannot be greater than max_model_len=256. Please request fewer output tokens. "
-            "(parameter=max_tokens, value=1000000)"
-        ),
-        ("BadRequestError",),
-        "context_window",
-    ),
-    "vllm_bad_model": (
-        404,
-        openai_error("The model `nope` does not exist. Valid aliases: tiny.", "NotFoundError", "404"),
-        ("NotFoundError",),
-        "not_found",
-    ),
-    "vllm_bad_key": (401, '{"error":"Unauthorized"}', ("AuthenticationError",), "auth"),
-    "vllm_overload": (
-        503,
-        openai_error(
-            "The engine is currently busy and cannot accept new requests. Please try again later or on a different "
-            "instance.",
-            "Service Unavailable",
-            "503",
-        ),
-        ("ServiceUnavailableError",),
-        "overloaded",
-    ),
-    "vllm_prefill_backlog": (
-        503,
-        "The engine has reached its prefill token backlog limit. Please try again later or on a different instance.",
-        (),
-        "overloaded",
-    ),
-    "vllm_engine_dead": (
-        500,
-        openai_error(
-            "EngineCore encountered an issue. See stack trace (above) for the root cause.", "InternalServerError", "500"
-        ),
-        ("InternalServerError",),
-        "server_error",
-    ),
-    "vllm_draining": (
-        500,
-        openai_error("cannot schedule new futures after shutdown", "InternalServerError", "500"),
-        ("InternalServerError",),
-        "server_error",
-    ),
-    "vllm_validation": (
-        400,
-        openai_error("1 validation error:\\n  {'type': 'missing', 'loc': 'body.messages'}", "Bad Request"),
-        ("BadRequestError",),
-        "bad_request",
-    ),
-    "ray_serve_backpressure": (
-        503,
-        "Request dropped due to backpressure (num_queued_requests=2, max_queued_requests=2).",
-        ("ServiceUnavailableError",),
-        "overloaded",
-    ),
-    "ray_serve_backpressure_as_429": (429, "Request dropped due to backpressure", (), "rate_limited"),
-    "ray_serve_replica_died": (500, "Internal Server Error", ("InternalServerError",), "server_error"),
-    "ray_serve_booting": (
-        404,
-        "Path '/v1/chat/completions' not found. Ping http://127.0.0.1:8000/-/routes for available routes.",
-        ("NotFoundError",),
-        "overloaded",
-    ),
-    "ray_serve_without_routes": (503, "Route table is not populated yet.", (), "overloaded"),
-    "ray_llm_context": (
-        400,
-        openai_error(
-            "Message: This model's maximum context length is 256 tokens. However, you requested 5 output tokens and "
-            "your prompt contains at least 252 input tokens, for a total of at least 257 tokens. (Request ID: 1), "
-            "Internal exception: ray.llm._internal.serve.core.configs.openai_api_models.OpenAIHTTPException",
-            "OpenAIHTTPException",
-        ),
-        ("ContextWindowExceededError",),
-        "context_window",
-    ),
-    "ray_llm_max_tokens": (
-        400,
-        openai_error("max_tokens=1000000 cannot be greater than max_model_len=max_total_tokens=256."),
-        ("BadRequestError",),
-        "context_window",
-    ),
-    "ray_llm_bad_model": (
-        404,
-        '{"detail":"Got request for model \\"nope\\". Could not find base model with ID \\"nope\\"."}',
-        ("NotFoundError",),
-        "not_found",
-    ),
-    "ray_llm_engine_dead": (
-        500,
-        openai_error(
-            "Message: Internal Server Error (Request ID: 1), original exception: \u001b[36mray::ServeReplica:llm",
-            "InternalServerError",
-            "500",
-        ),
-        ("InternalServerError",),
-        "server_error",
-    ),
-    "ray_llm_router_timeout": (408, "Request server side timeout", ("Timeout",), "timeout"),
-    "openllm_context": (400, flat_error("This model's maximum context length is 8192 tokens."), (), "context_window"),
-    "openllm_bad_model": (404, flat_error("The model `nope` does not exist.", 404), (), "not_found"),
-    "bentoml_overload": (429, '{"error":"Too many requests"}', ("RateLimitError",), "rate_limited"),
-    "bentoml_timeout": (504, '{"error":"Not able to process the request in 8 seconds"}', ("Timeout",), "server_error"),
-    "tensorrt_context_pytorch": (
-        400,
-        flat_error(
-            "The sum of prompt length (72417.0), query length (0) should not exceed max_num_tokens (69632)",
-        ),
-        ("BadRequestError",),
-        "context_window",
-    ),
-    "tensorrt_context_tensorrt": (
-        400,
-        flat_error(
-            "The sum of prompt length (4000) and query length (0) max_tokens (2048) should not exceed "
-            "max_seq_len (4096)"
-        ),
-        ("BadRequestError",),
-        "context_window",
-    ),
-    "tensorrt_validation": (400, '{"error":"n must be 1"}', ("BadRequestError",), "bad_request"),
-    "llama_cpp_context": (
-        400,
-        '{"error":{"message":"This model\'s maximum context length is 512 tokens. However, you requested 6036 tokens '
-        '(6031 in the messages, 5 in the completion).","type":"invalid_request_error","param":"messages",'
-        '"code":"context_length_exceeded"}}',
-        (),
-        "context_window",
-    ),
-    "llama_cpp_bad_key": (401, '{"detail":"Invalid API key"}', ("AuthenticationError",), "auth"),
-    "llama_server_context": (400, '{"error":{"type":"exceed_context_size_error"}}', (), "context_window"),
-    "llama_server_loading": (503, "Loading model", (), "overloaded"),
-    "transformers_bad_model": (
-        400,
-        "{\"detail\":\"Server is pinned to 'tiny'; requested 'nope'.\"}",
-        ("BadRequestError",),
-        "not_found",
-    ),
-    "litellm_proxy_rate_limit": (429, '{"error":{"type":"throttling_error"}}', ("RateLimitError",), "rate_limited"),
-    "litellm_proxy_context": (
-        400,
-        openai_error("litellm.ContextWindowExceededError: litellm.BadRequestError: this is a mock"),
-        ("BadRequestError",),
-        "context_window",
-    ),
-    "litellm_proxy_bad_model": (
-        400,
-        openai_error("/chat/completions: Invalid model name passed in model=nope"),
-        ("BadRequestError",),
-        "not_found",
-    ),
-    "litellm_proxy_bad_key": (
-        400,
-        openai_error("No connected db.", "no_db_connection", '"400"'),
-        ("BadRequestError",),
-        "auth",
-    ),
-}
-"""SERVERS.md, section 2: status, body, litellm's classes, and our word."""
+@pytest.mark.parametrize("case", [case for case in ANSWERS if case.wait_s is not None], ids=name)
+def test_a_time_that_a_server_names_in_its_words_is_a_time(case):
+    """Where there is no header: `try again in 7m12s`, `retry after 26 seconds`, Google's retryDelay."""
+    assert min(answered(case.status, case.headers, body_of(case)).retry_after_s, 600) == pytest.approx(
+        case.wait_s, abs=1
+    )
 
-HOSTED: dict[str, tuple[int | None, str, tuple[str, ...], Failure]] = {
-    "openai_quota": (
-        429,
-        "You exceeded your current quota, please check your plan and billing details.",
-        ("RateLimitError",),
-        "quota_exhausted",
-    ),
-    "openai_quota_by_code": (429, '{"error":{"code":"insufficient_quota"}}', (), "quota_exhausted"),
-    "openai_billing_limit": (400, "Billing hard limit has been reached", (), "quota_exhausted"),
-    "openai_account_not_active": (
-        429,
-        "Your account is not active, please check your billing details on our website.",
-        (),
-        "quota_exhausted",
-    ),
-    "openai_small_account_rate_limit": (
-        429,
-        "Rate limit reached for gpt-4.1 on requests per min. Limit: 3 / min. Please try again in 20s. You can increase "
-        "your rate limit by adding a payment method to your account at https://platform.openai.com/account/billing.",
-        ("RateLimitError",),
-        "rate_limited",
-    ),
-    "anthropic_credit": (400, "Your credit balance is too low to access the Anthropic API.", (), "quota_exhausted"),
-    "anthropic_overloaded": (529, '{"error":{"type":"overloaded_error"}}', ("InternalServerError",), "overloaded"),
-    "anthropic_context": (400, "prompt is too long: 210000 tokens > 200000 maximum", (), "context_window"),
-    "anthropic_body_too_large": (413, "request_too_large", (), "context_window"),
-    "azure_filter": (
-        400,
-        "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
-        (),
-        "content_policy",
-    ),
-    "azure_filter_by_class": (400, "", ("ContentPolicyViolationError", "BadRequestError"), "content_policy"),
-    "google_key": (400, "API key not valid. Please pass a valid API key.", (), "auth"),
-    "no_credit": (402, "Insufficient balance.", (), "quota_exhausted"),
-    "forbidden": (403, "You are not allowed to use this model.", ("PermissionDeniedError",), "auth"),
-    "gone": (410, "This model was retired.", (), "not_found"),
-    "unprocessable": (422, '{"detail":[{"msg":"Field required"}]}', (), "bad_request"),
-    "bad_gateway": (502, "<html>502 Bad Gateway</html>", (), "server_error"),
-    "cloudflare": (520, "", (), "server_error"),
+
+def body_of(case: Case) -> str:
+    return case.body if isinstance(case.body, str) else json.dumps(case.body)
+
+
+MORE: dict[str, tuple[int | None, str, tuple[str, ...], Failure]] = {
     "no_status_at_all": (None, "Connection refused", ("APIConnectionError",), "connection"),
     "a_class_without_a_status": (None, "", ("AuthenticationError",), "auth"),
+    "a_class_for_a_status_that_leaves_it_open": (400, "", ("ContentPolicyViolationError",), "content_policy"),
+    "a_class_against_a_status": (429, "", ("ContextWindowExceededError",), "rate_limited"),
+    "forbidden": (403, "You are not allowed to use this model.", ("PermissionDeniedError",), "auth"),
+    "gone": (410, "This model was retired.", (), "not_found"),
+    "cloudflare": (520, "", (), "server_error"),
+    "conflict": (409, "conflict", (), "bad_request"),
+    "quota_with_a_time": (
+        429,
+        '{"error":{"code":"insufficient_quota","message":"try again in 5s"}}',
+        (),
+        "quota_exhausted",
+    ),
+    "limit_in_words_of_money_with_a_time": (
+        429,
+        "You exceeded your current quota. Please retry in 5s.",
+        (),
+        "rate_limited",
+    ),
 }
 
 
-@pytest.mark.parametrize("case", [*SERVERS, *HOSTED])
-def test_what_a_server_says_has_one_word_in_the_contract(case):
-    """By status, body and litellm's class, for each body that was seen on the wire."""
-    status, text, classes, failure = (SERVERS | HOSTED)[case]
-    assert failure_of(status, text, classes) == failure
-
-
-@pytest.mark.parametrize("case", [name for name, row in SERVERS.items() if row[0] == 400])
-def test_the_words_are_the_same_where_litellm_has_only_its_general_class(case):
-    """BadRequestError for everything is what litellm knows of several of these servers."""
-    status, text, _, failure = SERVERS[case]
-    assert failure_of(status, text, ("BadRequestError",)) == failure
+@pytest.mark.parametrize("case", MORE)
+def test_what_is_said_beside_the_corpus_has_its_word_too(case):
+    """Statuses alone, classes of a library alone, and where they contradict each other."""
+    status, text, classes, failure = MORE[case]
+    assert failure_of(status, said_by(text), classes) == failure
 
 
 @pytest.mark.parametrize(("status", "failure"), [(401, "auth"), (429, "rate_limited"), (500, "server_error")])
 def test_the_status_decides_before_the_wording(status, failure):
     """A 500 whose text talks of context windows is a 500: texts are guesses, statuses are not."""
-    assert failure_of(status, "maximum context length, content_policy, invalid model name") == failure
+    assert failure_of(status, said_by("maximum context length, content_filter, invalid model name")) == failure
 
 
-@given(st.one_of(st.none(), st.integers(100, 599)), st.text(max_size=200))
-def test_every_failure_has_a_word(status, text):
+def test_a_status_nobody_sent_decides_last():
+    """Inside of a 200 a 500 is somebody's guess; the words are the server's."""
+    said = said_by("maximum context length is 8 tokens")
+    assert [failure_of(500, said), failure_of(500, said, guessed=True)] == ["server_error", "context_window"]
+
+
+@given(st.one_of(st.none(), st.integers(100, 599)), st.text(max_size=200), st.booleans())
+def test_every_failure_has_a_word(status, text, guessed):
     """Whatever a server says, and however badly."""
-    assert failure_of(status, text) in Failure.__args__
+    assert failure_of(status, said_by(text), guessed=guessed) in Failure.__args__
+
+
+def test_no_code_means_two_failures():
+    """Whoever speaks it."""
+    codes = [code for dialect in DIALECTS for codes in dialect.codes.values() for code in codes]
+    assert len(codes) == len(set(codes)) == len(CODES)
+    assert all(code == code.lower() for code in (*CODES, *STATUSES))
 
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import litellm
@@ -205,6 +206,20 @@ async def test_a_routers_own_callbacks_are_nobody_who_listens():
             target = model.lease.plan.targets["a"]
             assert isinstance(model.lease.engine.tools.transport.exchange(target, ASKED, None), DirectExchange)
             model.router.discard()
+
+
+async def test_the_word_cache_is_nobody_who_listens_where_there_is_no_cache(monkeypatch):
+    """litellm's modules of Gemini sign up a cache of their own when they load, which would send every deployment
+    beside a Gemini one through litellm whole, its logging on."""
+    import_module("litellm.llms.vertex_ai.context_caching.vertex_ai_context_caching")
+    monkeypatch.setattr(litellm, "success_callback", ["cache"])
+    monkeypatch.setattr(litellm, "input_callback", ["cache"])
+    with FakeServer({"a": "fine"}) as server:
+        async with build_chat_model(server.spec(backend="vllm")) as model:
+            transport, target = model.lease.engine.tools.transport, model.lease.plan.targets["a"]
+            assert isinstance(transport.exchange(target, ASKED, None), DirectExchange)
+            monkeypatch.setattr(litellm, "cache", object())
+            assert isinstance(transport.exchange(target, ASKED, None), RelayedExchange)
 
 
 def test_a_request_shows_no_key():

@@ -1,9 +1,10 @@
 """Serving systems one runs oneself, one row each.
 
 A system is a row when it speaks OpenAI's chat protocol over HTTP and differs from the others only in what a
-row can say: litellm's prefix, its names, the variables litellm would read a key from. What needs a branch
-is code elsewhere: another protocol is a provider of litellm's (`ollama/...`, `sagemaker/...`), another
-wording of an error is a line in `faults.py`.
+row can say: litellm's prefix, its names, the variables litellm would read a key from, where it says that it is
+up, what it serves and how busy it is. What needs a branch is code elsewhere: another protocol is a provider of
+litellm's (`ollama/...`, `sagemaker/...`), another wording of an error is a line in `dialects.py`, which asks no row:
+a gateway hands on the words of whatever stands behind it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ class Backend:
     prefill: Mapping[str, Any] | None = None
     """What a request needs besides an assistant message at its end for the server to go on from it."""
     health: str = "/v1/models"
-    """A path, on the server's root, that answers 200 when it is up."""
+    """A path, on the server's root, that answers 200 when it is up. While it drains it may still say so."""
+    models: str = "/v1/models"
+    """A path that lists the served names as OpenAI does; a plain Ray Serve application may have none."""
+    metrics: str | None = None
+    """A path of metrics in Prometheus' format; some servers have it only when told to. None: not on this port."""
 
     def model(self, served: str) -> str:
         """litellm's model for a served name."""
@@ -59,6 +64,7 @@ _ROWS = (
         aliases=("hosted-vllm", "vllm-openai", "vllm-server"),
         key_variables=("HOSTED_VLLM_API_KEY",),
         health="/health",
+        metrics="/metrics",
     ),
     Backend(
         name="tensorrt-llm",
@@ -67,6 +73,7 @@ _ROWS = (
         aliases=("trtllm", "trt-llm", "trtllm-serve", "tensorrt", "tensorrtllm", "nvidia-trtllm"),
         key_variables=("HOSTED_VLLM_API_KEY",),
         health="/health",
+        metrics="/prometheus/metrics",  # Its /metrics is JSON.
     ),
     Backend(
         name="openllm",
@@ -75,6 +82,7 @@ _ROWS = (
         aliases=("bentoml", "bento", "open-llm"),
         key_variables=("OPENAI_API_KEY",),
         health="/readyz",
+        metrics="/metrics",
     ),
     Backend(
         name="ray-serve",
@@ -91,6 +99,7 @@ _ROWS = (
         aliases=("litellm", "proxy", "litellm-gateway"),
         key_variables=("LITELLM_PROXY_API_KEY", "OPENAI_API_KEY"),
         health="/health/readiness",
+        metrics="/metrics",
     ),
     Backend(
         name="openai-compatible",

@@ -16,6 +16,9 @@ from llm_fallback.events import Usage
 from llm_fallback.faults import Fault
 from llm_fallback.plan import Target
 
+REFUSED_FINISH = "content_filter"
+"""The finish reason of a reply that a safety system ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCallPart:

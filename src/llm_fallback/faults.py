@@ -1,18 +1,19 @@
 """An upstream failure put into the contract's words.
 
-Class and status decide first, because they mean the same with every provider; wording decides only what those
-leave open (a 400 may be a prompt too long, a refusal, or a plain bad request). The patterns are taken from error
-bodies of real servers; tests/corpus/ keeps them.
+The status decides first, because it means the same with every server; codes and wording decide what it leaves open (a
+400 may be a prompt too long, a refusal, or a plain bad request).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
+from llm_fallback.bodies import Said, said_by, said_in
+from llm_fallback.dialects import STATUSES, coded, worded
 from llm_fallback.events import Failure
 
 _LONGEST_MESSAGE = 500
@@ -42,15 +43,6 @@ class UpstreamError(Exception):
         return f"{self.kind}{status}: {self.message}"
 
 
-_BY_CLASS: tuple[tuple[str, Failure], ...] = (
-    # The first match wins: litellm's classes are subclasses of each other in odd ways.
-    ("ContextWindowExceededError", "context_window"),
-    ("ContentPolicyViolationError", "content_policy"),
-    ("PaymentRequiredError", "quota_exhausted"),
-    ("AuthenticationError", "auth"),
-    ("PermissionDeniedError", "auth"),
-)
-
 _BY_STATUS: Mapping[int, Failure] = {
     401: "auth",
     402: "quota_exhausted",
@@ -59,74 +51,63 @@ _BY_STATUS: Mapping[int, Failure] = {
     408: "timeout",
     410: "not_found",
     413: "context_window",
+    424: "server_error",
     429: "rate_limited",
     503: "overloaded",
     529: "overloaded",
 }
 
-_CONTEXT_WINDOW = re.compile(
-    r"""maximum\ context\ length | context_length_exceeded | context\ window | ContextWindowExceeded
-    | maximum\ input\ length\ of | exceed_context_size | exceeds?\ the\ (?:available\ )?context\ size
-    | cannot\ be\ greater\ than\ max_model_len | should\ not\ exceed\ max_(?:seq_len|num_tokens|input_len)
-    | larger\ than\ max_seq_len | prompt\ is\ too\ long | input\ is\ too\ long | too\ many\ input\ tokens
-    | longer\ than\ the\ model's\ context | input\ token\ count.*exceeds\ the\ maximum
-    | max_tokens.*exceed\ context\ limit | Requested\ token\ count\ exceeds""",
-    re.IGNORECASE | re.VERBOSE,
+_ANYTHING: frozenset[Failure] = frozenset(
+    {"context_window", "content_policy", "quota_exhausted", "auth", "not_found", "overloaded"}
 )
-_CONTENT_POLICY = re.compile(
-    r"""content_filter | content_policy | content\ management\ policy | responsible\ ?ai\ ?policy
-    | content\ policy | safety\ system | ResponsibleAIPolicyViolation | blocked\ by\ (?:our\ )?content
-    | prompt\ was\ (?:blocked|flagged)""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_QUOTA = re.compile(
-    r"""insufficient_quota | exceeded\ your\ current\ quota | credit\ balance\ is\ too\ low | out\ of\ credits
-    | billing[ _]hard[ _]limit | billing_not_active | check\ your\ billing | payment\ required""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_AUTH = re.compile(
-    r"api key not valid|invalid api key|incorrect api key|no_db_connection|invalid x-api-key", re.IGNORECASE
-)
-_NOT_FOUND = re.compile(
-    r"invalid model name|model_not_found|is not a valid model|server is pinned to|the model .{1,200} does not exist",
-    re.IGNORECASE,
-)
-_BOOTING = re.compile(r"/-/routes for available routes|route table is not populated", re.IGNORECASE)
-
-_WORDING_OF_REFUSALS: tuple[tuple[re.Pattern[str], Failure], ...] = (
-    (_CONTEXT_WINDOW, "context_window"),
-    (_CONTENT_POLICY, "content_policy"),
-    (_QUOTA, "quota_exhausted"),
-    (_AUTH, "auth"),
-    (_NOT_FOUND, "not_found"),
-)
+_LEFT_OPEN: Mapping[int, frozenset[Failure]] = {
+    # A prompt was flagged, or money is short; a breaker opened as for a wrong key would punish every other prompt.
+    403: frozenset({"content_policy", "quota_exhausted"}),
+    # Ray Serve says "not found" for every route until its replicas are up: it is on its way, not misnamed.
+    404: frozenset({"overloaded"}),
+    429: frozenset({"quota_exhausted", "overloaded"}),
+}
+"""What a status that says much leaves to codes and wording. Other 4xx leave anything, 5xx nothing."""
 
 
-def failure_of(status: int | None, text: str, classes: Collection[str] = ()) -> Failure:
-    """The contract's word for an error of that HTTP status, text and exception classes."""
-    for name, failure in _BY_CLASS:
-        if name in classes:
-            return failure
+def failure_of(status: int | None, said: Said, classes: Collection[str] = (), *, guessed: bool = False) -> Failure:
+    """The contract's word for an error: by status, then by its codes, then by its wording.
+
+    `classes` are names of exceptions a library made of it. Status None: no server said anything. `guessed`: no server
+    said that status (the error came inside of a 200), so it decides last.
+    """
     if status is None:
-        return "connection"
-    if status == 429 and _QUOTA.search(text):
-        return "quota_exhausted"
-    if status == 404 and _BOOTING.search(text):
-        # Ray Serve says "not found" for every route until its replicas are up: it is on its way, not misnamed.
-        return "overloaded"
-    known = _BY_STATUS.get(status)
-    if known is not None:
-        return known
-    if status >= 500:
-        return "server_error"
-    return _refusal(text)
+        return coded(classes, _ANYTHING) or "connection"
+    known = _BY_STATUS.get(status, "server_error" if status >= 500 else None)
+    open_to = _ANYTHING if guessed or known is None else _LEFT_OPEN.get(status, frozenset())
+    code = coded(said.codes, open_to)
+    if code is not None:
+        return code
+    if status == 429 and said.wait_s is not None:
+        # Google words a limit per minute as others word an empty account; whoever names a time means a limit.
+        open_to -= {"quota_exhausted"}
+    word = worded(f"{said.message}\n{said.text}", open_to) or coded(classes, open_to)
+    return word or known or "bad_request"
 
 
-def _refusal(text: str) -> Failure:
-    for pattern, failure in _WORDING_OF_REFUSALS:
-        if pattern.search(text):
-            return failure
-    return "bad_request"
+def answered(status: int, headers: Mapping[str, str], body: bytes | str, classes: Collection[str] = ()) -> Fault:
+    """The fault of a response with an HTTP error."""
+    said = said_by(body)
+    # Amazon's code stands in a header, at times with an address behind it.
+    name = headers.get("x-amzn-errortype", "").partition(":")[0]
+    said = replace(said, codes=(*said.codes, name)) if name else said
+    named = retry_after_s(headers)
+    said = said if named is None else replace(said, wait_s=named)
+    return Fault(failure_of(status, said, classes), shortened(said.message), status, said.wait_s)
+
+
+def error_in(data: Any) -> Fault | None:
+    """The fault of an error inside of a 200, be it a frame of a stream or a whole body; None if there is none."""
+    if not isinstance(data, dict) or not data.get("error"):
+        return None
+    said = said_in(data)
+    status = said.status or next((STATUSES[code.lower()] for code in said.codes if code.lower() in STATUSES), 500)
+    return Fault(failure_of(status, said, guessed=said.status is None), shortened(said.message), status, said.wait_s)
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

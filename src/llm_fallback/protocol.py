@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llm_fallback.exchange import End
-from llm_fallback.faults import Fault, failure_of, retry_after_s, shortened
+from llm_fallback.faults import Fault, answered, error_in
 
 _REMEMBERED_BODY = 16_384
 _NOT_FINISHES = frozenset({"abort", "error"})
@@ -28,7 +28,7 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Names in lower case, or a mapping that does not mind."""
     body: bytearray = field(default_factory=bytearray)
-    """The start of an error's body, or of what should have been a stream and is none."""
+    """The start of a plain body or an error's, or of what should have been a stream and is none."""
     frames: int = 0
     choices: int = 0
     finish: str | None = None
@@ -42,17 +42,25 @@ class Response:
         """Whether something came that is no stream of choices."""
         return bool(self.body.strip()) or (self.frames > 0 and self.choices == 0)
 
-    def fault(self) -> Fault:
-        """The fault of a response that carries an HTTP error."""
-        assert self.status is not None
-        code, message = said_by(bytes(self.body))
-        failure = failure_of(self.status, f"{code} {message} {self.body.decode(errors='replace')}")
-        return Fault(failure, shortened(message), self.status, retry_after_s(self.headers))
+    def fault(self) -> Fault | None:
+        """What the response itself says went wrong; None if it says nothing of the kind."""
+        if self.flaw is not None:
+            return self.flaw
+        if self.status is not None and self.status >= 400:
+            return answered(self.status, self.headers, bytes(self.body))
+        return self._error_with_200() if self.body else None
+
+    def _error_with_200(self) -> Fault | None:
+        try:
+            return error_in(json.loads(self.body))
+        except ValueError:
+            return None
 
     def end(self, *, content_came: bool) -> End | Fault:
         """What it means that nothing more comes."""
-        if self.flaw is not None:
-            return broken(self.flaw, content_came=content_came)
+        said = self.fault()
+        if said is not None:
+            return broken(said, content_came=content_came)
         if self.finish is None and self.is_noise and not content_came:
             return Fault("invalid_response", "the reply is no stream of choices", self.status)
         return End(self.finish)
@@ -107,8 +115,8 @@ class Frames:
             return False
         if not isinstance(frame, dict):
             return True
-        if frame.get("error"):
-            response.flaw = _error_frame(frame)
+        response.flaw = error_in(frame)
+        if response.flaw is not None:
             return False
         response.usage = frame.get("usage") or response.usage
         for choice in frame.get("choices") or ():
@@ -127,25 +135,3 @@ def broken(fault: Fault, *, content_came: bool) -> Fault:
     if fault.failure == "stream_broken":
         return replace(fault, failure="invalid_response")
     return fault
-
-
-def _error_frame(frame: Mapping[str, Any]) -> Fault:
-    error = frame["error"]
-    code, message = said_by(json.dumps(frame).encode())
-    number = error.get("code") if isinstance(error, dict) else None
-    status = int(str(number)) if str(number).isdigit() and 400 <= int(str(number)) < 600 else 500
-    return Fault(failure_of(status, f"{code} {message}"), shortened(message), status)
-
-
-def said_by(body: bytes) -> tuple[str, str]:
-    """Code and message of an error body in any of the shapes servers use, else the text itself."""
-    text = body.decode(errors="replace")
-    try:
-        data = json.loads(text)
-    except ValueError:
-        return "", text
-    error = data.get("error", data) if isinstance(data, dict) else data
-    if not isinstance(error, dict):
-        return "", str(error)
-    message = error.get("message") or error.get("detail") or text
-    return f"{error.get('code', '')} {error.get('type', '')}", message if isinstance(message, str) else text

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from llm_fallback.exchange import End, Piece, Reply
-from llm_fallback.faults import Fault
+from llm_fallback.faults import Fault, answered
 from llm_fallback.protocol import Frames, broken
 from llm_fallback.seam.asking import Asking, guarded
 from llm_fallback.seam.clients import SOCKET_TIMEOUT_S
@@ -86,8 +86,7 @@ class DirectExchange:
         self._wire.begin(response)
         if response.status_code < 400:
             return response
-        self._wire.remember(await response.aread())
-        return self._transport.scrubbed(self._wire.fault())
+        return self._transport.scrubbed(answered(response.status_code, response.headers, await response.aread()))
 
     def _headers(self) -> dict[str, str]:
         keyless = self._asking.keyless
@@ -97,7 +96,10 @@ class DirectExchange:
 
     async def _whole(self) -> Reply | Fault:
         response = await self._send()
-        return response if isinstance(response, Fault) else reply_of(json.loads(await response.aread()))
+        if isinstance(response, Fault):
+            return response
+        reply = reply_of(json.loads(await response.aread()))
+        return self._transport.scrubbed(reply) if isinstance(reply, Fault) else reply
 
     async def _listen(self) -> Fault | None:
         """Take in one read; the first brings the response."""
@@ -115,8 +117,8 @@ class DirectExchange:
         return None
 
     async def _take_leave(self, reads: AsyncIterator[bytes]) -> None:
-        # A connection whose reply was not read to its end cannot be used again.
-        with suppress(TimeoutError):
+        # A connection whose reply was not read to its end cannot be used again; how that fails concerns nobody.
+        with suppress(Exception):
             async with asyncio.timeout(_FAREWELL_S if self._wire.said_done else 0):
                 async for _ in reads:
                     pass

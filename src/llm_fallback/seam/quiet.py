@@ -60,7 +60,7 @@ def is_of_use_to_itself() -> bool:
 def somebody_listens() -> bool:
     """Whether a callback is registered with litellm."""
     return any(
-        not _is_a_routers(callback)
+        not _is_nobodys(callback)
         for callbacks in (
             litellm.callbacks,
             litellm.success_callback,
@@ -73,6 +73,8 @@ def somebody_listens() -> bool:
     )
 
 
-def _is_a_routers(callback: object) -> bool:
-    """Whether a callback is a Router's own book-keeping, which calls past the Router do not concern."""
-    return isinstance(getattr(callback, "__self__", None), litellm.Router)
+def _is_nobodys(callback: object) -> bool:
+    """Whether a callback is litellm's own: a Router's book-keeping, which calls past the Router do not concern, or the
+    word "cache" where there is none. The modules of Gemini and Vertex put it there for everybody when they load."""
+    is_a_routers = isinstance(getattr(callback, "__self__", None), litellm.Router)
+    return is_a_routers or (callback == "cache" and litellm.cache is None)

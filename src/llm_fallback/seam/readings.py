@@ -11,14 +11,14 @@ from litellm.utils import ModelResponse, convert_to_model_response_object
 
 from llm_fallback.events import Usage
 from llm_fallback.exchange import Piece, Reply, ToolCallPart
-from llm_fallback.faults import Fault
+from llm_fallback.faults import Fault, error_in
 
 
 def reply_of(completion: Any) -> Reply | Fault:
     """A server's plain reply, put into litellm's form for LangChain's eyes."""
     choices = completion.get("choices") if isinstance(completion, dict) else None
     if not choices:
-        return _NO_CHOICES
+        return error_in(completion) or _NO_CHOICES
     finish = choices[0].get("finish_reason")
     raw = convert_to_model_response_object(response_object=completion, model_response_object=ModelResponse())
     return dataclasses.replace(_reply_of_choice(raw), finish=finish)

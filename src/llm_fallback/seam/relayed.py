@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import litellm
 
-from llm_fallback.exchange import End, Piece, Reply, Unsupported
+from llm_fallback.exchange import REFUSED_FINISH, End, Piece, Reply, Unsupported
 from llm_fallback.faults import Fault
 from llm_fallback.protocol import broken
 from llm_fallback.seam import wire as wires
@@ -31,7 +31,7 @@ class RelayedExchange:
         self._transport, self._asking = transport, asking
         self._wire = Wire(streamed=asking.streamed, keyless=asking.keyless)
         self._stream: Any = None
-        self._content_came = False
+        self._content_came = self._refused = False
 
     @property
     def dropped_params(self) -> tuple[str, ...]:
@@ -39,7 +39,10 @@ class RelayedExchange:
 
     async def reply(self) -> Reply | Fault | Unsupported:
         answer = await self._guarded(self._send)
-        return answer if isinstance(answer, Fault | Unsupported) else reply_of_litellm(answer)
+        if isinstance(answer, Fault | Unsupported):
+            return answer
+        reply = reply_of_litellm(answer)
+        return self._transport.scrubbed(self._wire.fault() or reply) if isinstance(reply, Fault) else reply
 
     async def next(self) -> Piece | End | Fault | Unsupported:
         if self._stream is None:
@@ -102,16 +105,15 @@ class RelayedExchange:
 
     # Reading.
 
-    @property
-    def _is_tapped(self) -> bool:
-        return self._wire.sent
-
     def _piece(self, chunk: Any) -> Piece | None:
         """A chunk of litellm's as a piece; None for a finish that litellm invented."""
         usage = usage_of(getattr(chunk, "usage", None))
         if not chunk.choices:
             return Piece(chunk, usage=usage)
         delta, finish = chunk.choices[0].delta, chunk.choices[0].finish_reason
+        if finish == REFUSED_FINISH:
+            # litellm makes this of many words, and never of none; of Gemini's it does not tell that it received them.
+            self._refused = True
         if finish is not None and self._finish() is None:
             return None
         return Piece(
@@ -125,13 +127,15 @@ class RelayedExchange:
 
     def _finish(self) -> str | None:
         """The finish reason the server itself gave."""
-        if self._is_tapped:
+        if self._wire.is_heard:
             return self._wire.finish
+        if self._refused:
+            return REFUSED_FINISH
         finish: str | None = getattr(self._stream, "received_finish_reason", None)
         return finish
 
     def _end(self) -> End | Fault:
-        if not self._is_tapped:
+        if not self._wire.is_heard:
             return End(self._finish())
         end = self._wire.end(content_came=self._content_came)
         return self._transport.scrubbed(end) if isinstance(end, Fault) else end
@@ -143,11 +147,10 @@ class RelayedExchange:
 
     def _fault(self, error: Exception) -> Fault:
         classes = classes_of(error)
-        if self._wire.flaw is not None:
-            return self._transport.clean(error, self._wire.flaw)
-        if self._wire.status is not None and self._wire.status >= 400:
-            return self._transport.clean(error, self._wire.fault())
-        if self._is_tapped:
+        said = self._wire.fault()
+        if said is not None:
+            return self._transport.clean(error, said)
+        if self._wire.is_heard:
             status = self._wire.status
             return self._transport.clean(error, fault_of_transfer(error, classes, status))
         return self._transport.clean(error, fault_of_litellm(error, classes))

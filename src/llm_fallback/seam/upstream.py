@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-from llm_fallback.faults import Fault, failure_of, retry_after_s, shortened
-from llm_fallback.protocol import said_by
+import httpx
+
+from llm_fallback.bodies import said_by
+from llm_fallback.faults import Fault, answered, error_in, failure_of, shortened
 
 _CUT = frozenset(
     {
@@ -24,7 +27,7 @@ _ITS_NAMES = re.compile(r"^(?:litellm\.\w+: )*(?:\w+(?: \w+)?: )?(?:\w+Exception
 def plain(text: str) -> str:
     """What the provider said, without the names litellm puts in front of it."""
     said = _ITS_NAMES.sub("", text, count=1).strip()
-    return shortened(said_by(said.encode())[1] or text)
+    return shortened(said_by(said).message or text)
 
 
 def fault_of_transfer(error: Exception, classes: set[str], status: int | None) -> Fault:
@@ -38,30 +41,59 @@ def fault_of_transfer(error: Exception, classes: set[str], status: int | None) -
 
 
 def fault_of_litellm(error: Exception, classes: set[str]) -> Fault:
-    """An error of which only litellm's own account is known."""
-    text = plain(str(error))
+    """An error of a provider whose wire nobody watched.
+
+    litellm puts statuses of its own over the server's (529 becomes 500) and drops headers, but what it made its
+    exception of still hangs on it: the response itself, or the nearest exception that knows a status.
+    """
+    links = list(_chain(error))
+    for link in links:
+        if isinstance(link, httpx.HTTPStatusError) and link.response.status_code >= 400:
+            return answered(link.response.status_code, link.response.headers, _content(link.response), classes)
+    told = (error_in({"error": getattr(link, "body", None)}) for link in links)
+    return next((fault for fault in told if fault is not None), None) or _by_its_classes(_nearest(links), classes)
+
+
+def _by_its_classes(nearest: BaseException, classes: set[str]) -> Fault:
+    text = plain(str(nearest))
+    status = getattr(nearest, "status_code", None)
     if classes & _UNREADABLE or "Empty or invalid response" in text:
         return Fault("invalid_response", text, 200)
     if classes & _CUT or ("APIConnectionError" in classes and not classes & _TIMED_OUT):
         return Fault("connection", text)
-    if classes & _TIMED_OUT and getattr(error, "status_code", None) in (None, 408):
-        return Fault("timeout", text, getattr(error, "status_code", None))
-    status = getattr(error, "status_code", None)
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    number = status if isinstance(status, int) else 400
-    return Fault(failure_of(number, str(error), classes), text, number, retry_after_s(headers))
+    if classes & _TIMED_OUT and status in (None, 408):
+        return Fault("timeout", text, status)
+    said, number = said_by(text), status if isinstance(status, int) else 400
+    return Fault(failure_of(number, said, classes, guessed=True), text, number, said.wait_s)
+
+
+def _nearest(links: list[BaseException]) -> BaseException:
+    """The exception that knows a status and is nearest to the wire: a provider's before litellm's common ones."""
+    knowing = [link for link in links if isinstance(getattr(link, "status_code", None), int)]
+    theirs = [link for link in knowing if type(link).__module__ != "litellm.exceptions"]
+    return next(iter(theirs), knowing[-1] if knowing else links[0])
+
+
+def _content(response: httpx.Response) -> bytes:
+    try:
+        return response.content
+    except httpx.StreamError:
+        return b""
 
 
 def classes_of(error: BaseException) -> set[str]:
     """Names of the classes of an exception, of what caused it and of what it wraps."""
-    names: set[str] = set()
+    return {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception, what caused it and what it wraps."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
-        current = pending.pop()
-        if current is None or id(current) in seen:
+        link = pending.pop()
+        if link is None or id(link) in seen:
             continue
-        seen.add(id(current))
-        names |= {kind.__name__ for kind in type(current).__mro__}
-        pending += [current.__cause__, current.__context__, getattr(current, "original_exception", None)]
-    return names
+        seen.add(id(link))
+        yield link
+        pending += [getattr(link, "original_exception", None), link.__context__, link.__cause__]

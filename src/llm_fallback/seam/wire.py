@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from llm_fallback.faults import Fault
 from llm_fallback.protocol import Frames, Response
 
 
@@ -26,6 +27,17 @@ class Wire(Response):
     """Whether to take off the authorization header litellm invents where no key is given."""
     sent: bool = False
     response: httpx.Response | None = None
+    muffled: bool = False
+    """Whether the body comes compressed though nobody asked for that; litellm's account is all there is then."""
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether what the server sends is read here."""
+        return self.sent and not self.muffled
+
+    def fault(self) -> Fault | None:
+        # `super()` knows no class that dataclasses made anew for its slots.
+        return self.flaw if self.muffled else Response.fault(self)
 
     def begin(self, response: httpx.Response) -> None:
         """Take note of how a response begins."""
@@ -34,11 +46,14 @@ class Wire(Response):
     def listen(self, response: httpx.Response) -> None:
         """Listen to the body of a response from here on, while somebody else reads it."""
         self.begin(response)
-        if response.status_code >= 400:
-            response.stream = _Tap(response.stream, self.remember)
-        elif self.streamed:
+        self.muffled = response.headers.get("content-encoding", "identity") != "identity"
+        if self.muffled:
+            return
+        if self.streamed and response.status_code < 400:
             frames = Frames(self)
             response.stream = _Tap(response.stream, frames.feed, frames.end)
+        else:
+            response.stream = _Tap(response.stream, self.remember)
 
 
 class _Tap(httpx.AsyncByteStream):
@@ -72,6 +87,8 @@ async def on_request(request: httpx.Request) -> None:
             # litellm sends once more when the connection broke. One attempt is one request.
             raise sys.exc_info()[1] or httpx.ConnectError("the connection broke", request=request)
         wire.sent = True
+        # The bytes are read as they come over the wire.
+        request.headers["accept-encoding"] = "identity"
         if wire.keyless:
             request.headers.pop("authorization", None)
 
