@@ -85,10 +85,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _turn(item: pytest.Item) -> tuple[int, str]:
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    if "system" not in parameters:
+    system = item.callspec.params.get("system") if hasattr(item, "callspec") else None
+    if not isinstance(system, System):
         return -1, ""
-    return list(SYSTEMS.values()).index(parameters["system"]), item.path.name
+    return list(SYSTEMS).index(system.name), item.path.name
 
 
 @pytest.hookimpl(wrapper=True)
