@@ -3,14 +3,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SYSTEMS := ray-serve litellm-proxy vllm llama-cpp openllm
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test test-servers lint docs clean
 
 help:
 	@echo "make demo   watch a chain answer while its servers fail (no network, no key)"
 	@echo "make test   run all tests"
+	@echo "make test-servers SYSTEMS=\"ray-serve vllm\""
+	@echo "            run the same chain on real serving systems, by default on all of: $(SYSTEMS)"
 	@echo "make lint   style, types, import contracts"
 	@echo "make docs   write docs/spec.md anew from the JSON Schema"
 
@@ -19,6 +22,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+test-servers: $(VENV)/.installed-test
+	$(BIN)/python tests/servers/install.py $(SYSTEMS)
+	SYSTEMS="$(SYSTEMS)" $(BIN)/python -m pytest -m servers tests/servers
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -1,0 +1,133 @@
+"""Callers who are in the middle of a call when something happens to its server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llm_fallback import FallbackChatModel, LLMFallbackError, build_chat_model
+from tests.asking import STREAMED, merged
+from tests.servers.conftest import SpecOf
+from tests.servers.process import until
+from tests.servers.systems import System
+
+PROMPT = "Count, please, for as long as you can."
+
+_UNDER_WAY = 5
+"""Chunks."""
+_UNSEEN_S = 1.5
+"""How long a call may take to begin, of which nothing can be seen before its end."""
+_LONGEST_S = 120
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How somebody calls: plainly, or streamed under a policy for streams that break."""
+
+    mode: str
+    on_stream_break: str = "raise"
+
+    def __str__(self) -> str:
+        return f"{self.mode}-{self.on_stream_break}" if self.is_streamed else self.mode
+
+    @property
+    def is_streamed(self) -> bool:
+        return self.mode in STREAMED
+
+    @property
+    def shows(self) -> bool:
+        """Whether a caller sees a reply grow."""
+        return self.is_streamed and self.on_stream_break != "hold"
+
+
+MANNERS = (
+    Manner("invoke"),
+    Manner("ainvoke"),
+    *(Manner(mode, policy) for mode in STREAMED for policy in ("raise", "hold", "continue")),
+)
+
+
+class Caller:
+    """One call in a thread, and what came of it. Times are `time.monotonic()`."""
+
+    def __init__(self, manner: Manner, model: FallbackChatModel, **parameters: Any) -> None:
+        self.manner, self._model, self._parameters = manner, model, parameters
+        self.chunks: list[tuple[float, Any]] = []
+        self.error: LLMFallbackError | None = None
+        self.ended_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name=str(manner))
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join(_LONGEST_S)
+        assert self.ended_at is not None, f"{self.manner}: no end after {_LONGEST_S} s"
+
+    @property
+    def is_under_way(self) -> bool:
+        return len(self.chunks) >= _UNDER_WAY or self.ended_at is not None
+
+    @property
+    def message(self) -> Any:
+        """The reply, merged if it came in chunks."""
+        if self.error is not None:
+            raise self.error
+        return merged([chunk for _, chunk in self.chunks])
+
+    @property
+    def text(self) -> str:
+        """What was delivered, whatever the end."""
+        return "".join(chunk.text for _, chunk in self.chunks)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = self.message.response_metadata["llm_fallback"]
+        return facts
+
+    def _run(self) -> None:
+        try:
+            with self._model:
+                asyncio.run(self._acall()) if self.manner.mode.startswith("a") else self._call()
+        except LLMFallbackError as error:
+            self.error = error
+        self.ended_at = time.monotonic()
+
+    def _call(self) -> None:
+        if self.manner.is_streamed:
+            for chunk in self._model.stream(PROMPT, **self._parameters):
+                self._take(chunk)
+        else:
+            self._take(self._model.invoke(PROMPT, **self._parameters))
+
+    async def _acall(self) -> None:
+        if self.manner.is_streamed:
+            async for chunk in self._model.astream(PROMPT, **self._parameters):
+                self._take(chunk)
+        else:
+            self._take(await self._model.ainvoke(PROMPT, **self._parameters))
+
+    def _take(self, chunk: Any) -> None:
+        self.chunks.append((time.monotonic(), chunk))
+
+
+def caller_of(system: System, manner: Manner, spec_of: SpecOf, *others: System, **parameters: Any) -> Caller:
+    """A caller of the chain that begins with the system, and goes on with others before the backup."""
+    served = "tiny" if manner.is_streamed else system.slow_model
+    spec = spec_of(system, *others, deployments={system.name: {"model": served}})
+    model = build_chat_model(spec, temperature=0, on_stream_break=manner.on_stream_break)
+    return Caller(manner, model, **parameters)
+
+
+def start(callers: Sequence[Caller]) -> None:
+    """Returns when every call is under way."""
+    for caller in callers:
+        caller.start()
+    showing = [caller for caller in callers if caller.manner.shows]
+    until(lambda: all(caller.is_under_way for caller in showing), _LONGEST_S)
+    if not showing:
+        time.sleep(_UNSEEN_S)
