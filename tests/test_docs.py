@@ -31,6 +31,7 @@ PAGES = [
     "docs/observability.md",
     "docs/failures.md",
     "docs/runnables.md",
+    "docs/simulation.md",
 ]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PRINTS = re.compile(r"^ *print\(.*\) +# (.*)$", re.MULTILINE)

@@ -26,8 +26,8 @@ def in_a_process(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("command", ["check", "explain", "schema"])
-def test_check_explain_and_schema_load_no_litellm(write, command):
+@pytest.mark.parametrize("command", ["check", "explain", "simulate", "schema"])
+def test_what_sends_nothing_loads_no_litellm(write, command):
     """They are for editors, hooks and build jobs, and have to be quick."""
     write()
     result = in_a_process("-c", LOADED, command)
@@ -59,7 +59,7 @@ def test_an_interrupt_ends_it_quietly(write):
 def test_help_and_version_are_there(run):
     """Every command has a line of help."""
     told = run("--help").stdout
-    for command in ("demo", "check", "explain", "ask", "schema"):
+    for command in ("demo", "check", "explain", "simulate", "ask", "report", "schema"):
         assert f"\n  {command} " in told
         assert run(command, "--help").exit_code == 0
     assert run("--version").stdout.startswith("llm-fallback, version ")

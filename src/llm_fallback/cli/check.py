@@ -61,7 +61,7 @@ def examine(files: Sequence[Path], *, env: bool) -> Report:
         spec = load_spec(*files)
     except SpecError as error:
         return Report([_finding(mistake) for mistake in error.mistakes])
-    from llm_fallback.cli.outlook import outlook
+    from llm_fallback.outlook import outlook
 
     # What a spec imports may live beside it, as it would be found by `python -m`.
     sys.path.insert(0, os.getcwd())

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llm_fallback.cli.outlook import outlook, plan_of
 from llm_fallback.cli.shared import (
     chain_called,
     chain_option,
@@ -18,6 +17,7 @@ from llm_fallback.cli.shared import (
     print_json,
 )
 from llm_fallback.loading import load_spec
+from llm_fallback.outlook import outlook, plan_of
 from llm_fallback.plan import ChainPlan, Member, Tier
 
 if TYPE_CHECKING:

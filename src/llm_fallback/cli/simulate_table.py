@@ -1,0 +1,79 @@
+"""How the outcome of a simulation is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from llm_fallback.cli.shared import console
+from llm_fallback.quantiles import Distribution
+from llm_fallback.simulate import Outcome
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def show(outcome: Outcome) -> None:
+    """The outcome for a person: a table of the deployments, and what callers saw."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    out, total = console(), outcome.total
+    out.print(
+        Text.assemble(
+            f"{total.calls:,} calls of the chain ",
+            (outcome.chain, "bold"),
+            f" in {outcome.seconds:,.0f} s of simulated time, seed {outcome.seed}:",
+        )
+    )
+    out.print(_deployments(outcome))
+    for line in _lines(outcome):
+        out.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
+
+
+def _deployments(outcome: Outcome) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("deployment", style="bold", overflow="fold")
+    for title in ("asked", "answered", "passed over", "opened"):
+        table.add_column(title, justify="right")
+    table.add_column("failures", overflow="fold")
+    for name, own in outcome.deployments.items():
+        counts = (own.asked, own.answered, own.passed_over, own.breaker_openings)
+        table.add_row(name, *(f"{count:,}" for count in counts), "\n".join(_kinds(own.failures)) or "-")
+    return table
+
+
+def _lines(outcome: Outcome) -> Iterator[str]:
+    total = outcome.total
+    yield f"answered      {total.answered:,} of {total.calls:,} ({_percent(total.answered, total.calls)})"
+    if total.fallbacks:
+        yield f"fell back     {total.fallbacks:,} of these ({_percent(total.fallbacks, total.answered)})"
+    if outcome.unanswered:
+        yield f"unanswered    {outcome.unanswered:,}: {', '.join(_kinds(total.unanswered))}"
+    if total.time_to_first_token_s.count:
+        yield f"first token   {_times(total.time_to_first_token_s)}"
+    if total.latency_s.count:
+        yield f"whole answer  {_times(total.latency_s)}"
+    yield (
+        f"requests      {outcome.requests_per_call:.2f} a call; the most of one call {outcome.most_requests}, "
+        f"of {outcome.max_requests} it may make"
+    )
+    yield f"longest wait  {outcome.longest_s:.1f} s, of {outcome.max_seconds:g} s it may take"
+
+
+def _kinds(counts: Mapping[str, int]) -> list[str]:
+    most_first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [f"{count:,} {kind}" for kind, count in most_first]
+
+
+def _times(seconds: Distribution) -> str:
+    shown = zip(("p50", "p95", "p99"), (seconds.p50, seconds.p95, seconds.p99), strict=True)
+    return "   ".join(f"{name} {value:.2f} s" for name, value in shown if value is not None)
+
+
+def _percent(part: int, whole: int) -> str:
+    """Rounded down, so that 100 % is all."""
+    return f"{part * 1000 // whole / 10:g} %"

@@ -1,0 +1,53 @@
+"""What goes wrong with deployments, for which of their requests, and when."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import get_args
+
+from llm_fallback.events import Failure
+
+FAILURES = tuple(word for word in get_args(Failure) if word != "cancelled")
+"""How a deployment can fail; a call is cancelled by its caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A deployment that fails, or that is slow."""
+
+    deployment: str
+    failure: Failure | None = None
+    """How its requests fail; None: they do not."""
+    share: float = 1.0
+    """The part of its requests that meets the trouble."""
+    first_token_s: float | None = None
+    """Seconds until its first content, at the median; None: as usual."""
+    begins_s: float = 0.0
+    ends_s: float = math.inf
+    """From when to when, in seconds since the simulation began."""
+
+    def is_on(self, now: float) -> bool:
+        return self.begins_s <= now < self.ends_s
+
+
+def flaws(troubles: Iterable[Trouble], deployments: Collection[str]) -> Iterator[str]:
+    """What is wrong with troubles of these deployments, in words."""
+    for trouble in troubles:
+        if trouble.deployment not in deployments:
+            yield f"the chain asks no deployment called {_unknown(trouble.deployment, deployments)}"
+        if trouble.failure is not None and trouble.failure not in FAILURES:
+            yield f"a deployment cannot fail by {_unknown(trouble.failure, FAILURES)}"
+        if not 0 <= trouble.share <= 1:
+            yield f"a share is from 0 to 1, got {trouble.share:g}"
+        if trouble.first_token_s is not None and not 0 <= trouble.first_token_s < math.inf:
+            yield f"seconds until the first content are a number from 0 on, got {trouble.first_token_s:g}"
+        if not 0 <= trouble.begins_s < trouble.ends_s:
+            yield f"a trouble ends after it begins, got {trouble.begins_s:g} to {trouble.ends_s:g} s"
+
+
+def _unknown(word: str, known: Collection[str]) -> str:
+    near = get_close_matches(word, known, 1)
+    return f"{word!r}; did you mean {near[0]!r}?" if near else f"{word!r}; known are {', '.join(map(repr, known))}"
