@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -227,3 +228,39 @@ async def test_the_real_clock_lets_through_what_is_in_time():
     clock = RealClock()
     async with clock.deadline(clock.now() + 30):
         await clock.sleep(0)
+
+
+def test_loops_of_several_threads_share_a_clock():
+    """Each wakes its own sleepers, at their moments and in their order; all see one time."""
+    clock = JumpingClock()
+
+    async def naps():
+        moments = []
+        for seconds in (1, 2, 3):
+            began = clock.now()
+            await clock.sleep(seconds)
+            moments.append(clock.now() - began >= seconds)
+        return moments
+
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda _: asyncio.run(naps()), range(8)))
+    assert done == [[True] * 3] * 8
+    assert clock.now() >= 6
+
+
+def test_a_loop_that_was_closed_in_mid_sleep_is_forgotten():
+    """Its moments are nobody's any more."""
+    clock = JumpingClock()
+
+    async def leave():
+        asyncio.get_running_loop().create_task(clock.sleep(50))
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    asyncio.run(clock.sleep(1))
+    assert clock.now() == 1

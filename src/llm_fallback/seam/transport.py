@@ -24,6 +24,7 @@ from llm_fallback.seam.quiet import quiet_logging, somebody_listens, warm_up
 from llm_fallback.seam.readings import text_of, tool_calls_of, usage_of
 from llm_fallback.seam.upstream import classes_of, fault_of_litellm, fault_of_transfer
 from llm_fallback.seam.wire import Wire
+from llm_fallback.trial import UNFINISHED
 
 SAMPLING = frozenset(
     {
@@ -248,12 +249,14 @@ class LiteLLMExchange:
         )
 
     def _piece(self, chunk: Any) -> Piece | None:
-        """A chunk of litellm's as a piece; None for a finish that litellm invented."""
+        """A chunk of litellm's as a piece; None for a finish or a count that litellm invented."""
         usage = usage_of(getattr(chunk, "usage", None))
+        if usage is not None and self._is_tapped and self._wire.usage is None:
+            return None  # Where the server did not count, litellm counts, and would have us bill what nobody did.
         if not chunk.choices:
             return Piece(chunk, usage=usage)
         delta, finish = chunk.choices[0].delta, chunk.choices[0].finish_reason
-        if finish is not None and self._finish() is None:
+        if finish is not None and self._finish() in UNFINISHED:
             return None
         return Piece(
             raw=chunk,
