@@ -21,7 +21,10 @@ PUBLIC = {
     *("Attempt", "Record", "Skip"),
     *("CostCallbackHandler", "LatencyCallbackHandler", "Ledger", "get_cost_callback", "get_latency_callback"),
 }
-KIT = {"FakeServer", "Received", "Reply", "Fail", "Stall", "Cut", "Garbage", "Empty", "assert_attempts"}
+KIT = {
+    *("FakeChatModel", "FakeServer", "Received", "fake_chat_model", "assert_attempts"),
+    *("Reply", "Fail", "Stall", "Cut", "Garbage", "Empty", "JumpingClock", "RealClock"),
+}
 HEAVY = ("litellm", "langchain", "langchain_core", "langchain_litellm", "openai", "aiohttp")
 
 
@@ -78,6 +81,7 @@ def test_an_import_loads_neither_litellm_nor_langchain(statement):
         "from llm_fallback import ChainExhausted, SpecError, StreamBroken",
         "from llm_fallback import AttemptFailed, CallEnded, Record",
         "from llm_fallback.testing import FakeServer",
+        "from llm_fallback.testing import fake_chat_model; fake_chat_model().invoke('hi')",
     ],
 )
 def test_what_needs_no_provider_loads_no_litellm(statement):

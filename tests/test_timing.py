@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -302,3 +303,39 @@ class TestAlarms:
         await alarm.limit(lambda: asyncio.sleep(0), RealClock().now() + 3600)
         alarm.off()
         assert all(timer.cancelled() for timer in loop._scheduled)
+
+
+def test_loops_of_several_threads_share_a_clock():
+    """Each wakes its own sleepers, at their moments and in their order; all see one time."""
+    clock = JumpingClock()
+
+    async def naps():
+        moments = []
+        for seconds in (1, 2, 3):
+            began = clock.now()
+            await clock.sleep(seconds)
+            moments.append(clock.now() - began >= seconds)
+        return moments
+
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda _: asyncio.run(naps()), range(8)))
+    assert done == [[True] * 3] * 8
+    assert clock.now() >= 6
+
+
+def test_a_loop_that_was_closed_in_mid_sleep_is_forgotten():
+    """Its moments are nobody's any more."""
+    clock = JumpingClock()
+
+    async def leave():
+        asyncio.get_running_loop().create_task(clock.sleep(50))
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    asyncio.run(clock.sleep(1))
+    assert clock.now() == 1

@@ -212,6 +212,12 @@ class ChainChatModel(BaseChatModel):
 
     # Requests and what comes back.
 
+    def _merged(self, own: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
+        """The words of a call over the model's own, with the chain asked for under LangChain's name for it."""
+        refuse_shared(words)
+        chosen = words.get("chain") or words.get("model") or self.chain
+        return {**own, **words, "model": self._chain_called(chosen)}
+
     def _ask(self, words: dict[str, Any], run_manager: CallbackManagerForLLMRun | None) -> Any:
         """One call through the chain: its chunks, or the whole reply if it is not streamed."""
         run = self._start(words)
@@ -308,8 +314,8 @@ class ChainChatModel(BaseChatModel):
     def _llm_type(self) -> str:
         return "llm-fallback"
 
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
+    def _chain_identity(self) -> dict[str, Any]:
+        """What tells a reply of this chain from others, for LangChain's cache and traces."""
         return {"chain": self.chain, "deployments": self.lease.plan.chains[self.chain].models}
 
 
@@ -319,7 +325,7 @@ def fields_of(spec: Any, lease: Lease | None, settings: Mapping[str, Any], means
     LangChain rebuilds models by their constructor from fields they have already (`configurable_fields`); those keep
     their lease, and with it their state.
     """
-    if lease is None or lease.spec is not spec:
+    if lease is None or lease.built_for is not spec:
         configured = configure(spec, settings)
         spec, lease = configured.spec, Lease(configured.spec, means)
         settings = {**configured.fields, "chain": configured.chain}

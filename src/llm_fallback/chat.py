@@ -13,7 +13,6 @@ from pydantic import BaseModel
 
 from llm_fallback.chain_model import ChainChatModel, fields_of
 from llm_fallback.lease import Lease, Means
-from llm_fallback.overrides import refuse_shared
 from llm_fallback.resolve import resolve_spec
 from llm_fallback.seam.catalogue import LiteLLMCatalogue
 from llm_fallback.seam.transport import LiteLLMTransport
@@ -64,9 +63,7 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
         return await self._aask(kwargs, run_manager)
 
     def _merge_call_params(self, params: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-        refuse_shared(kwargs)
-        chosen = kwargs.get("chain") or kwargs.get("model") or self.chain
-        return {**params, **kwargs, "model": self._chain_called(chosen)}
+        return self._merged(params, kwargs)
 
     def _reachable_groups(self, params: Mapping[str, Any]) -> list[str] | None:
         # A chain spans providers, and a thinking block holds only where it was issued: none are replayed.
@@ -89,4 +86,4 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         asked = {name: value for name, value in self._default_params.items() if value is not None}
-        return {**asked, **super()._identifying_params}
+        return {**asked, **self._chain_identity()}

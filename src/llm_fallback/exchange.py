@@ -19,6 +19,9 @@ from llm_fallback.plan import Target
 REFUSED_FINISH = "content_filter"
 """The finish reason of a reply that a safety system ended."""
 
+UNFINISHED = frozenset({None, "abort", "error"})
+"""Finish reasons that are none: the server stopped in the middle."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCallPart:

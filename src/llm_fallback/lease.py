@@ -51,8 +51,8 @@ class Lease:
 
     def __init__(self, spec: Spec, means: Means) -> None:
         self._lock = threading.Lock()
-        self._means = means
-        self.spec = spec
+        self.means = means
+        self.built_for = self.spec = spec
         self.plan = means.resolve(spec)
         self._scrub = Scrubber(self.plan.secrets)
         self._transport = means.transport(self._scrub)
@@ -62,13 +62,13 @@ class Lease:
         self._finalizer.atexit = False
 
     def _engine(self, health: Health) -> Engine:
-        means = self._means
+        means = self.means
         return Engine(self._transport, means.catalogue(), health, means.clock, rng=means.rng(), backoff=backoff)
 
     def reload(self, spec: Spec) -> None:
         """Answer calls from now on by another spec; calls under way end by the old one. Deployments that stayed as
         they were keep their state."""
-        plan = self._means.resolve(spec)
+        plan = self.means.resolve(spec)
         health = health_of(plan)
         with self._lock:
             kept = [name for name, target in plan.targets.items() if _is_same(target, self.plan.targets.get(name))]

@@ -11,12 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llm_fallback.exchange import End
+from llm_fallback.exchange import UNFINISHED, End
 from llm_fallback.faults import Fault, answered, error_in
 
 _REMEMBERED_BODY = 16_384
-_NOT_FINISHES = frozenset({"abort", "error"})
-"""vLLM's words for a reply it gave up on; litellm calls both "stop"."""
 
 
 @dataclass(slots=True)
@@ -122,7 +120,7 @@ class Frames:
         for choice in frame.get("choices") or ():
             response.choices += 1
             response.finish = choice.get("finish_reason") or response.finish
-        if response.finish in _NOT_FINISHES:
+        if response.finish is not None and response.finish in UNFINISHED:
             return False
         self._take(frame)
         return True

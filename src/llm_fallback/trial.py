@@ -16,7 +16,17 @@ from pydantic import SecretStr
 from llm_fallback.breaker import Ticket
 from llm_fallback.continuation import Joint
 from llm_fallback.events import Attempt, Failure, Outcome, Usage
-from llm_fallback.exchange import REFUSED_FINISH, End, Exchange, Piece, Reply, Transcript, Transport, Unsupported
+from llm_fallback.exchange import (
+    REFUSED_FINISH,
+    UNFINISHED,
+    End,
+    Exchange,
+    Piece,
+    Reply,
+    Transcript,
+    Transport,
+    Unsupported,
+)
 from llm_fallback.faults import Fault
 from llm_fallback.health import Health
 from llm_fallback.plan import Catalogue, Member
@@ -24,9 +34,6 @@ from llm_fallback.timing import Clock
 
 _LONGEST_FAREWELL_S = 0.5
 """Closing takes a moment; a library that hangs in it must not keep the caller beyond `total_s`."""
-
-UNFINISHED = frozenset({None, "abort", "error"})
-"""Finish reasons that are none: the server stopped in the middle."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -436,7 +436,9 @@ class TestServer:
         response = httpx.post(f"{server.url}/nope/v1/chat/completions", json={"messages": []})
         assert response.status_code == 404
         assert response.json()["error"]["message"] == "The model `nope` does not exist."
-        with pytest.raises(ValueError, match=r"no deployment 'nope'.*primary, backup, stuck"):
+        with pytest.raises(
+            ValueError, match="no fake deployment is called 'nope'; there are 'primary', 'backup', 'stuck'"
+        ):
             server.received("nope")
 
     def test_without_a_path_the_model_names_the_deployment(self, server: FakeServer) -> None:

@@ -10,13 +10,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from litellm.litellm_core_utils.core_helpers import map_finish_reason
 
 from llm_fallback.exchange import End, Piece, Reply
 from llm_fallback.faults import Fault, answered
 from llm_fallback.protocol import Frames, broken
+from llm_fallback.readings import Chunks
 from llm_fallback.seam.asking import Asking, guarded
 from llm_fallback.seam.clients import SOCKET_TIMEOUT_S
-from llm_fallback.seam.readings import Chunks, reply_of
+from llm_fallback.seam.readings import reply_of
 from llm_fallback.seam.translation import Request
 from llm_fallback.seam.upstream import classes_of, fault_of_transfer
 from llm_fallback.seam.wire import Wire
@@ -36,7 +38,7 @@ class DirectExchange:
         self._wire = Wire(streamed=asking.streamed)
         self._unread: deque[dict[str, Any]] = deque()
         self._frames = Frames(self._wire, self._unread.append)
-        self._chunks = Chunks()
+        self._chunks = Chunks(map_finish_reason)
         self._reads: AsyncIterator[bytes] | None = None
         self._over = False
 
@@ -49,13 +51,16 @@ class DirectExchange:
         return answer
 
     async def next(self) -> Piece | End | Fault:
-        while not self._unread:
+        while True:
+            while self._unread:
+                piece = self._chunks.piece(self._unread.popleft())
+                if piece is not None:
+                    return piece
             if self._over:
                 return self._end()
             heard = await guarded(self._listen, self._fault)
             if isinstance(heard, Fault):
                 return broken(heard, content_came=self._chunks.content_came)
-        return self._chunks.piece(self._unread.popleft())
 
     def rewritten(self, piece: Piece, text: str) -> Piece:
         return self._chunks.rewritten(piece, text)

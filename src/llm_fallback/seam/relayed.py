@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import litellm
 
-from llm_fallback.exchange import REFUSED_FINISH, End, Piece, Reply, Unsupported
+from llm_fallback.exchange import REFUSED_FINISH, UNFINISHED, End, Piece, Reply, Unsupported
 from llm_fallback.faults import Fault
 from llm_fallback.protocol import broken
+from llm_fallback.readings import text_of, usage_of
 from llm_fallback.seam import wire as wires
 from llm_fallback.seam.asking import Asking, guarded
 from llm_fallback.seam.clients import client_for, is_tapped
 from llm_fallback.seam.quiet import quiet_logging
-from llm_fallback.seam.readings import reply_of_litellm, text_of, tool_calls_of, usage_of
+from llm_fallback.seam.readings import reply_of_litellm, tool_calls_of
 from llm_fallback.seam.upstream import classes_of, fault_of_litellm, fault_of_transfer
 from llm_fallback.seam.wire import Wire
 
@@ -106,15 +107,17 @@ class RelayedExchange:
     # Reading.
 
     def _piece(self, chunk: Any) -> Piece | None:
-        """A chunk of litellm's as a piece; None for a finish that litellm invented."""
+        """A chunk of litellm's as a piece; None for a finish or a count that litellm invented."""
         usage = usage_of(getattr(chunk, "usage", None))
+        if usage is not None and self._wire.is_heard and self._wire.usage is None:
+            return None  # Where the server did not count, litellm counts, and would have us bill what nobody did.
         if not chunk.choices:
             return Piece(chunk, usage=usage)
         delta, finish = chunk.choices[0].delta, chunk.choices[0].finish_reason
         if finish == REFUSED_FINISH:
             # litellm makes this of many words, and never of none; of Gemini's it does not tell that it received them.
             self._refused = True
-        if finish is not None and self._finish() is None:
+        if finish is not None and self._finish() in UNFINISHED:
             return None
         return Piece(
             raw=chunk,

@@ -1,4 +1,7 @@
-"""Fakes to test against: the same script words on a real HTTP server and on a model in the process.
+"""Fakes to test against: the same script words for a model in the process and for a real HTTP server.
+
+model = fake_chat_model({"primary": Fail(429), "backup": "hello"})
+assert_attempts(model.invoke("hi"), "primary: rate_limited", "backup: succeeded")
 
 with FakeServer({"primary": Fail(429), "backup": "hello"}) as server:
     model = build_chat_model(server.spec())
@@ -12,29 +15,43 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llm_fallback.testing.asserts import assert_attempts
+    from llm_fallback.testing.model import FakeChatModel, fake_chat_model
     from llm_fallback.testing.received import Received
     from llm_fallback.testing.scripts import Cut, Empty, Fail, Garbage, Reply, Stall
     from llm_fallback.testing.server import FakeServer
+    from llm_fallback.timing import JumpingClock, RealClock
 
-__all__ = ["Cut", "Empty", "Fail", "FakeServer", "Garbage", "Received", "Reply", "Stall", "assert_attempts"]
+__all__ = [
+    "Cut",
+    "Empty",
+    "Fail",
+    "FakeChatModel",
+    "FakeServer",
+    "Garbage",
+    "JumpingClock",
+    "RealClock",
+    "Received",
+    "Reply",
+    "Stall",
+    "assert_attempts",
+    "fake_chat_model",
+]
 
 _HOME = {
-    "Cut": "scripts",
-    "Empty": "scripts",
-    "Fail": "scripts",
-    "FakeServer": "server",
-    "Garbage": "scripts",
-    "Received": "received",
-    "Reply": "scripts",
-    "Stall": "scripts",
-    "assert_attempts": "asserts",
+    "llm_fallback.testing.asserts": ("assert_attempts",),
+    "llm_fallback.testing.model": ("FakeChatModel", "fake_chat_model"),
+    "llm_fallback.testing.received": ("Received",),
+    "llm_fallback.testing.scripts": ("Cut", "Empty", "Fail", "Garbage", "Reply", "Stall"),
+    "llm_fallback.testing.server": ("FakeServer",),
+    "llm_fallback.timing": ("JumpingClock", "RealClock"),
 }
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

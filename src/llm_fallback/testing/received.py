@@ -11,7 +11,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request as the server saw it. Times are `time.monotonic()`, in seconds."""
+    """One request as its deployment saw it.
+
+    Times are in seconds: `time.monotonic()` at a server, the clock's of a model in the process, where there are
+    neither headers nor connections.
+    """
 
     deployment: str
     path: str
@@ -34,9 +38,10 @@ class Received:
 
 
 class Inbox:
-    """The requests of one server, oldest first."""
+    """The requests to the deployments of one fake, oldest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = monotonic) -> None:
+        self.now = now
         self._changed = Condition()
         self._received: dict[int, Received] = {}
         self._last = 0
@@ -51,11 +56,11 @@ class Inbox:
 
     def answered(self, number: int) -> None:
         """All of the answer is on its way."""
-        self._change(number, lambda one: replace(one, answered_at=monotonic()))
+        self._change(number, lambda one: replace(one, answered_at=self.now()))
 
     def client_gone(self, number: int) -> None:
         """The client left in the middle of it."""
-        self._change(number, lambda one: replace(one, client_gone_at=monotonic()))
+        self._change(number, lambda one: replace(one, client_gone_at=self.now()))
 
     def all(self) -> list[Received]:
         """A snapshot."""

@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+from llm_fallback.testing.cast import Cast
 from llm_fallback.testing.hosting import HOST, Hosted, host
-from llm_fallback.testing.received import Inbox, Received
-from llm_fallback.testing.scripts import Script, Scripted, step
+from llm_fallback.testing.scripts import Scripted
 from llm_fallback.testing.site import Site
 
 
-class FakeServer:
+class FakeServer(Cast):
     """Serves one deployment per script on 127.0.0.1, each under its own path, from a thread of its own.
 
     with FakeServer({"primary": [Cut(), "fine now"], "backup": "hello"}) as server:
@@ -26,11 +26,7 @@ class FakeServer:
     """
 
     def __init__(self, scripts: Mapping[str, Scripted] | None = None, *, chain: str = "default") -> None:
-        named: Mapping[str, Scripted] = {"fake": None} if scripts is None else scripts
-        self.chain = chain
-        """What `spec()` calls the chain over the deployments."""
-        self._scripts = {name: Script(scripted) for name, scripted in named.items()}
-        self._inbox = Inbox()
+        super().__init__(scripts, chain=chain)
         self._hosted: Hosted | None = None
 
     @property
@@ -39,11 +35,6 @@ class FakeServer:
         if self._hosted is None:
             raise RuntimeError("this FakeServer is not running; use it in a with block, or start() it")
         return f"http://{HOST}:{self._hosted.port}"
-
-    @property
-    def deployments(self) -> list[str]:
-        """The names that have a script, in their order."""
-        return list(self._scripts)
 
     def base(self, name: str) -> str:
         """The `api_base` of a deployment, without /v1."""
@@ -61,39 +52,7 @@ class FakeServer:
 
         `deployments` has further keys for some of them; `chain_settings` are the chain's.
         """
-        further = deployments or {}
-        for name in further:
-            self._check(name)
-        return {
-            "deployments": {
-                name: {
-                    "backend": backend,
-                    "model": name,
-                    "api_base": self.base(name),
-                    **further.get(name, {}),
-                }
-                for name in self._scripts
-            },
-            "chains": {self.chain: {"tiers": self.deployments, **chain_settings}},
-        }
-
-    def script(self, name: str, *steps: Scripted) -> None:
-        """Gives a deployment another script from its next request on.
-
-        One step is played for ever; several, or one list, once. Without any it answers sensibly.
-        """
-        self._check(name)
-        self._scripts[name] = Script(steps[0] if len(steps) == 1 else [step(word) for word in steps])
-
-    def received(self, name: str | None = None) -> list[Received]:
-        """The requests so far, oldest first; those of one deployment if it is named."""
-        if name is not None:
-            self._check(name)
-        return [received for received in self._inbox.all() if name in (None, received.deployment)]
-
-    def reset(self) -> None:
-        """Forgets what was received."""
-        self._inbox.clear()
+        return self.chain_spec(self.base, backend, deployments or {}, chain_settings)
 
     def wait_until(self, predicate: Callable[[], object], timeout_s: float = 5.0) -> None:
         """Returns once the predicate is true, as in `lambda: server.received()[0].client_gone_at`.
@@ -148,10 +107,6 @@ class FakeServer:
         if self._hosted is not None:
             raise RuntimeError("this FakeServer is running already")
         return host(Site(self._scripts, self._inbox))
-
-    def _check(self, name: str) -> None:
-        if name not in self._scripts:
-            raise ValueError(f"no deployment {name!r} on this FakeServer; it has {', '.join(self._scripts)}")
 
     def _out_of_patience(self, timeout_s: float) -> TimeoutError:
         lines = [f"  {received}" for received in self.received()] or ["  nothing"]

@@ -7,7 +7,7 @@ import json
 import socket
 import struct
 from collections.abc import Iterable, Mapping
-from time import monotonic, time
+from time import time
 from typing import Any, assert_never
 from urllib.parse import unquote
 
@@ -51,7 +51,7 @@ class Site:
         name = deployment or str(asked.get("model"))
         if name not in self._scripts:
             return _refused(refusal(Fail(404), name))
-        number = self._inbox.add(_received(name, request, asked))
+        number = self._inbox.add(_received(name, request, asked, self._inbox.now()))
         if "messages" not in asked:
             self._inbox.answered(number)
             return _refused(refusal(Fail(400, body=_NO_MESSAGES), name))
@@ -197,14 +197,14 @@ def _parsed(body: bytes) -> dict[str, Any]:
     return asked if isinstance(asked, dict) else {}
 
 
-def _received(deployment: str, request: web.BaseRequest, asked: Mapping[str, Any]) -> Received:
+def _received(deployment: str, request: web.BaseRequest, asked: Mapping[str, Any], at: float) -> Received:
     peer = request.transport and request.transport.get_extra_info("peername")
     return Received(
         deployment=deployment,
         path=request.path,
         headers={name.lower(): value for name, value in request.headers.items()},
         body=asked,
-        at=monotonic(),
+        at=at,
         stream=bool(asked.get("stream")),
         connection=peer[1] if peer else 0,
     )

@@ -1,0 +1,202 @@
+"""LangChain's side of OpenAI's chat protocol: what ChatLiteLLM does with messages, without litellm."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import Field
+
+from llm_fallback.testing.conversions import PROVIDER, chunk_of, request_of, result_of
+
+
+class OpenAIChat(BaseChatModel):
+    """A chat model that asks in OpenAI's words. Whoever derives from it says how a request is made."""
+
+    model: str
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    num_ctx: int | None = None
+    streaming: bool = False
+    stream_options: dict[str, Any] | None = None
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    def _ask(self, words: dict[str, Any], run_manager: CallbackManagerForLLMRun | None) -> Any:
+        """The reply to a request, or its chunks if it says `stream`."""
+        raise NotImplementedError
+
+    async def _aask(self, words: dict[str, Any], run_manager: AsyncCallbackManagerForLLMRun | None) -> Any:
+        raise NotImplementedError
+
+    def _merged(self, own: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
+        return {**own, **words}
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        stream: bool | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        if self.streaming if stream is None else stream:
+            return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))
+        return self._result(self._ask(self._request(messages, stop, kwargs), run_manager))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        stream: bool | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        if self.streaming if stream is None else stream:
+            return await agenerate_from_stream(self._astream(messages, stop, run_manager, **kwargs))
+        return self._result(await self._aask(self._request(messages, stop, kwargs), run_manager))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        for place, chunk in enumerate(self._ask(self._streamed(messages, stop, kwargs), run_manager)):
+            yield chunk_of(chunk, is_first=place == 0)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        is_first = True
+        async for chunk in await self._aask(self._streamed(messages, stop, kwargs), run_manager):
+            yield chunk_of(chunk, is_first=is_first)
+            is_first = False
+
+    def _result(self, reply: Any) -> ChatResult:
+        return result_of(reply)
+
+    def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        words = self._merged({**self._default_params, "stop": stop}, kwargs)
+        return {
+            **{name: value for name, value in words.items() if value is not None},
+            "messages": request_of(messages),
+        }
+
+    def _streamed(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        options = {"include_usage": True} if self.stream_options is None else self.stream_options
+        return {"stream_options": options, **self._request(messages, stop, kwargs), "stream": True}
+
+    @property
+    def _default_params(self) -> dict[str, Any]:
+        own = {
+            "model": self.model,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "n": self.n,
+            "max_tokens": self.max_tokens,
+            "num_ctx": self.num_ctx,
+        }
+        return {**own, **self.model_kwargs}
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {name: value for name, value in self._default_params.items() if value is not None}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"] = PROVIDER
+        params["ls_model_name"] = kwargs.get("model") or self.model
+        return params
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """The model with tools. `tool_choice`: a tool's name, "auto", "none", "any" or True for at least one."""
+        offered = [convert_to_openai_tool(tool) for tool in tools]
+        return self.bind(tools=offered, tool_choice=_choice(tool_choice, offered), **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: Any,
+        *,
+        method: Any = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """The model with replies of a schema, asked for by `json_schema`, `function_calling` or `json_mode`."""
+        if method == "function_calling":
+            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+        if kwargs or method not in ("json_schema", "json_mode"):
+            raise ValueError(f"with_structured_output takes no {kwargs or method!r}")
+        is_model = isinstance(schema, type) and is_basemodel_subclass(schema)
+        parser: Runnable[Any, Any] = PydanticOutputParser(pydantic_object=schema) if is_model else JsonOutputParser()
+        asking = self.bind(response_format=_format(schema, method, strict is not False))
+        return _with_raw(asking, parser) if include_raw else asking | parser
+
+
+def _choice(choice: str | bool | dict[str, Any] | None, offered: list[dict[str, Any]]) -> Any:
+    """OpenAI's word for a choice of tools; ValueError for a tool that is not offered."""
+    if choice is True or choice == "any":
+        return "required"
+    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
+        choice = {"type": "function", "function": {"name": choice}}
+    if isinstance(choice, dict) and "function" in choice:
+        names = [tool["function"]["name"] for tool in offered if "function" in tool]
+        if choice["function"]["name"] not in names:
+            raise ValueError(f"tool_choice names {choice['function']['name']!r}; the tools are {names}")
+    return choice
+
+
+def _format(schema: Any, method: str, strict: bool) -> dict[str, Any]:
+    if method == "json_mode":
+        return {"type": "json_object"}
+    function = convert_to_openai_tool(schema)["function"]
+    name = getattr(schema, "__name__", function["name"])
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": name, "schema": _closed(function["parameters"]), "strict": strict},
+    }
+
+
+def _closed(schema: Any) -> Any:
+    """The schema with no further properties in any of its objects."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: _closed(value) for key, value in schema.items()}
+    return {**closed, "additionalProperties": False} if schema.get("type") == "object" else closed
+
+
+def _with_raw(asking: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    parsed: Runnable[Any, Any] = RunnablePassthrough.assign(
+        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
+    )
+    failed: Runnable[Any, Any] = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=asking) | parsed.with_fallbacks([failed], exception_key="parsing_error")
