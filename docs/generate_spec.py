@@ -12,7 +12,7 @@ from llm_fallback.spec import json_schema
 
 PAGE = Path(__file__).with_name("spec.md")
 NOT_YET = dict.fromkeys(
-    (("Budget", None), ("ColdStart", None)),
+    (("Budget", None),),
     "Accepted and checked; not acted on yet.",
 )
 """What a spec may say and the library does not do yet: a definition, or (definition, key)."""

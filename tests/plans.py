@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_fallback.breaker import Breaker
+from llm_fallback import health
 from llm_fallback.health import Health
 from llm_fallback.plan import ChainPlan, Feature, Member, Target, Tier, Tiers
 from llm_fallback.pricing import Prices
@@ -53,8 +53,7 @@ def chain(
 
 def health_of(plan: ChainPlan) -> Health:
     """The health of a chain's deployments, of which nothing is known yet."""
-    targets = [found.target for found in plan.members]
-    return Health((found.name, Breaker(found.breaker), found.limits) for found in targets)
+    return health.health_of(found.target for found in plan.members)
 
 
 class DeclaredCatalogue:

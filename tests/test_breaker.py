@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
 from llm_fallback.breaker import COUNTED, LASTING, Breaker, Ticket
+from llm_fallback.cold_start import STARTING, Start
 from llm_fallback.spec import Breaker as Policy
 
 POLICY = Policy(failures=3, failure_ratio=0.5, window_s=60, cooldown_s=30)
@@ -315,7 +316,7 @@ class Histories(RuleBasedStateMachine):
             assert not did_open
         elif leave.ticket.kind == "probe":
             assert did_open
-            self._opened(min(2 * self.cooldown, 300), retry)
+            self._opened(self._doubled(), retry)
         else:
             self.seen.append((self.now, True))
             assert did_open in self._verdicts()
@@ -339,7 +340,7 @@ class Histories(RuleBasedStateMachine):
     def is_rate_limited(self, leave, retry):
         assert self.breaker.failed(leave.ticket, self.now, "rate_limited", retry) == (leave.era == self.era)
         if leave.era == self.era:
-            kinds = {"closed": self.COOLDOWN, "forced": self.cooldown, "probe": min(2 * self.cooldown, 300)}
+            kinds = {"closed": self.COOLDOWN, "forced": max(self.cooldown, self.COOLDOWN), "probe": self._doubled()}
             self._opened(kinds[leave.ticket.kind], retry)
 
     @rule(leave=consumes(leaves))
@@ -354,6 +355,9 @@ class Histories(RuleBasedStateMachine):
         """Of many calls that come at once only one is the probe."""
         self.now = max(self.now, self.until)
         return multiple(*(self.begin() for _ in range(3)))
+
+    def _doubled(self):
+        return max(min(2 * self.cooldown, 300), self.COOLDOWN)
 
     def _opened(self, cooldown, retry):
         self._moved(self.now + (cooldown if retry is None else min(retry, 600)))
@@ -384,4 +388,69 @@ class Histories(RuleBasedStateMachine):
 
 
 class TestHistories(Histories.TestCase):
+    settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+
+
+class ColdStarts(Histories):
+    """The same histories of a deployment that may be asleep: a start opens for moments, and ends."""
+
+    MAX_WAIT = 120.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaker = Breaker(POLICY, Start(self.MAX_WAIT))
+        self.began: float | None = None
+        self.refused_at = 0.0
+        self.pause = 0.0
+        self.knocking = False
+
+    @rule(
+        leave=consumes(Histories.leaves),
+        failure=st.sampled_from(sorted(STARTING)),
+        retry=st.sampled_from([None, None, 0, 7, 9e9]),
+    )
+    def is_refused(self, leave, failure, retry):
+        if leave.era == self.era and leave.ticket.kind != "forced" and self._refused():
+            assert self.breaker.failed(leave.ticket, self.now, failure, retry) == (leave.ticket.kind == "closed")
+            self._opened(self.pause, None if retry is None else max(retry, 0.5))
+            self.knocking = True
+        else:
+            self._fails_otherwise(leave, failure, retry)
+
+    @rule(
+        leave=consumes(Histories.leaves),
+        failure=st.sampled_from(sorted(COUNTED - STARTING)),
+        retry=st.sampled_from([None, 7]),
+    )
+    def fails(self, leave, failure, retry):
+        self._fails_otherwise(leave, failure, retry)
+
+    def _fails_otherwise(self, leave, failure, retry):
+        super().fails(leave, failure, retry)
+
+    @rule(leave=consumes(Histories.leaves))
+    def succeeds(self, leave):
+        if leave.era == self.era:
+            self.began = None
+        super().succeeds(leave)
+
+    def _refused(self) -> bool:
+        if self.began is None or self.now - self.refused_at > 600:
+            self.began, self.pause = self.now, 0.5
+        else:
+            self.pause = min(2 * self.pause, 5)
+        self.refused_at = self.now
+        return self.now < self.began + self.MAX_WAIT
+
+    def _moved(self, until):
+        super()._moved(until)
+        self.knocking = False
+
+    @invariant()
+    def says_whether_it_is_starting(self):
+        under_way = self.began is not None and self.now < self.began + self.MAX_WAIT
+        assert self.breaker.is_starting(self.now) == (self.knocking and under_way)
+
+
+class TestColdStarts(ColdStarts.TestCase):
     settings = settings(max_examples=120, stateful_step_count=40, deadline=None)

@@ -1,8 +1,9 @@
 """May this deployment be asked now?
 
 Three states, in the words of the pattern: *closed*, requests pass and their failures are counted; *open*, none pass
-until a time; *half-open*, that time is over and one request, the probe, finds out. All times are the caller's: the
-breaker has no clock, so every state can be reached in a test without waiting.
+until a time; *half-open*, that time is over and one request, the probe, finds out. A deployment that is starting up
+is open for moments only. All times are the caller's: the breaker has no clock, so every state can be reached in a test
+without waiting.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
+from llm_fallback.cold_start import FIRST_PAUSE_S, STARTING, Start
 from llm_fallback.events import Failure
 from llm_fallback.spec import Breaker as Policy
 
@@ -79,13 +81,15 @@ class _Window:
 class Breaker:
     """The breaker of one deployment. Not thread-safe: its owner holds a lock."""
 
-    def __init__(self, policy: Policy | None) -> None:
+    def __init__(self, policy: Policy | None, start: Start | None = None) -> None:
         self._policy = policy
+        self._start = start
+        """For a deployment that may be asleep; None for one that is always up."""
         self._window = _Window(policy.window_s if policy else 1.0)
         self._era = 0
         self._reopens_at: float | None = None
         self._cooldown_s = 0.0
-        self._probing = False
+        self._probing = self._knocking = False
         self.failure: Failure | None = None
         """Why it is not closed."""
         self.named = False
@@ -99,6 +103,10 @@ class Breaker:
     def failures(self, now: float) -> int:
         """Failures counted in the window."""
         return self._window.totals(now)[1]
+
+    def is_starting(self, now: float) -> bool:
+        """Whether the deployment is on its way up, and expected."""
+        return self._knocking and self._start is not None and self._start.is_under_way(now)
 
     def closed_to(self, now: float) -> float | None:
         """None if a request may pass now, else when one may."""
@@ -123,14 +131,29 @@ class Breaker:
         """The deployment answered, be it with a refusal of this one request."""
         if ticket.era != self._era:
             return
+        if self._start is not None:
+            self._start.answered()
         if ticket.kind == "closed":
             self._window.add(now, failed=False)
         else:
             self._close()
 
     def failed(self, ticket: Ticket, now: float, failure: Failure, retry_after_s: float | None = None) -> bool:
-        """Count a failure; True if it opened the breaker."""
-        if self._policy is None or ticket.era != self._era:
+        """Count a failure; True if it opened the breaker. A start opens it once, however often it is knocked at."""
+        if ticket.era != self._era:
+            return False
+        if self._start is not None and failure in STARTING and ticket.kind != "forced":
+            pause_s = self._start.refused(now)
+            if pause_s is not None:
+                named = None if retry_after_s is None else max(retry_after_s, FIRST_PAUSE_S)
+                self._knocking = self._open(now, pause_s, failure, named)
+                return ticket.kind == "closed"
+        return self._count(ticket, now, failure, retry_after_s)
+
+    def _count(self, ticket: Ticket, now: float, failure: Failure, retry_after_s: float | None) -> bool:
+        if self._policy is None:
+            if ticket.kind == "probe":
+                self._close()
             return False
         if failure in LASTING:
             return self._open(now, LASTING_S, failure)
@@ -153,23 +176,26 @@ class Breaker:
         return failures >= self._policy.failures and failures >= self._policy.failure_ratio * calls
 
     def _cooldown_after(self, ticket: Ticket) -> float:
-        if ticket.kind == "probe":
-            return min(2 * self._cooldown_s, max(LONGEST_COOLDOWN_S, self._cooldown_s))
-        return self._policy.cooldown_s if ticket.kind == "closed" and self._policy else self._cooldown_s
+        assert self._policy is not None
+        if ticket.kind == "closed":
+            return self._policy.cooldown_s
+        doubled = min(2 * self._cooldown_s, max(LONGEST_COOLDOWN_S, self._cooldown_s))
+        # After a start that took too long the last cooldown was a moment.
+        return max(doubled if ticket.kind == "probe" else self._cooldown_s, self._policy.cooldown_s)
 
     def _open(self, now: float, cooldown_s: float, failure: Failure, retry_after_s: float | None = None) -> bool:
         self.named = retry_after_s is not None
         pause = cooldown_s if retry_after_s is None else min(retry_after_s, LONGEST_RETRY_AFTER_S)
         self._reopens_at = now + pause
         self._cooldown_s = cooldown_s
-        self._probing = False
+        self._probing = self._knocking = False
         self._era += 1
         self.failure = failure
         return True
 
     def _close(self) -> None:
         self._reopens_at = None
-        self._probing = False
+        self._probing = self._knocking = False
         self._era += 1
         self.failure = None
         self.named = False

@@ -5,18 +5,21 @@ told the time and what came of each attempt, and answers with the next step, so 
 thousands of random histories in the tests all run the same code.
 
 Its promises: every deployment is asked at most once before anything is repeated; nothing waits while another can be
-asked; repeats are at most `retries.max`; an open breaker is not tried while a closed one is untried; it always ends.
+asked; repeats are at most `retries.max`; an open breaker is not tried while a closed one is untried; a deployment that
+starts up is waited for, and knocked at no more often than `knocks_within` says; it always ends.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
 from llm_fallback.breaker import LASTING
+from llm_fallback.cold_start import STARTING, knocks_within
 from llm_fallback.events import Failure, Skip, SkipReason
 from llm_fallback.faults import Fault
 from llm_fallback.health import Block
@@ -32,6 +35,8 @@ class Try:
 
     member: Member
     repeat: bool = False
+    knock: bool = False
+    """Whether it is asked again because it was starting up, which is no repeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class _Option:
     repeat: bool
     worth_waiting: bool = True
     """Whether it is a reason to wait, or only shortens a wait there is another reason for."""
+    knock: bool = False
 
 
 @dataclass(slots=True)
@@ -121,6 +127,7 @@ class Course:
         self._asked: dict[str, Member] = {}
         self._faults: dict[str, Failure] = {}
         self._not_before: dict[str, float] = {}
+        self._knocks: Counter[str] = Counter()
         self._repeat_at: float | None = None
         self._too_long_for: int | None = None
         self._refusing: set[str] = set()
@@ -196,13 +203,13 @@ class Course:
 
     # Whom it may ask.
 
-    def _try(self, member: Member, *, repeat: bool = False) -> Try:
+    def _try(self, member: Member, *, repeat: bool = False, knock: bool = False) -> Try:
         self._passed.pop(member.name, None)
         self._asked[member.name] = self._asked_here[member.name] = member
-        if repeat:
-            self.repeats += 1
+        self.repeats += repeat
+        self._knocks[member.name] += knock
         self._repeat_at = None
-        return Try(member, repeat)
+        return Try(member, repeat, knock)
 
     def _passed_over(self) -> list[Member]:
         return [member for member in self._passed.values() if not self._cannot_serve(member)]
@@ -248,7 +255,7 @@ class Course:
         if best is None or not (best.at <= now or any(option.worth_waiting for option in fitting)):
             return self._stop(now, options)
         if best.at <= now:
-            return self._try(best.member, repeat=best.repeat)
+            return self._try(best.member, repeat=best.repeat, knock=best.knock)
         return Wait(best.at)
 
     def _options(self, now: float) -> Iterator[_Option]:
@@ -259,10 +266,12 @@ class Course:
         soonest = self._soonest([block for _, block in (*waiting, *asked)])
         for member, block in waiting:
             yield self._first_request(member, block, soonest, now)
-        if not self._in_side_route and self._has_repeats(now):
-            for member, block in asked:
-                if self._is_worth_repeating(member):
-                    yield self._repeat(member, block, soonest, now)
+        may_repeat = not self._in_side_route and self._has_repeats(now)
+        for member, block in asked:
+            if self._may_knock(member, block):
+                yield _Option(block.until if block else now, member, repeat=False, knock=True)
+            elif may_repeat and self._is_worth_repeating(member):
+                yield self._repeat(member, block, soonest, now)
 
     def _soonest(self, blocks: list[Block | None]) -> Block | None:
         """If every deployment is open, the block of the one that reopens first (inside the deadline, where it said
@@ -289,6 +298,15 @@ class Course:
         at = max(free, self._backed_off(now), self._not_before.get(member.name, now))
         cooling = block is not None and block.reason == "breaker_open" and block is not soonest and not block.named
         return _Option(at, member, repeat=True, worth_waiting=not cooling)
+
+    def _may_knock(self, member: Member, block: Block | None) -> bool:
+        """Whether it is, or was a moment ago, starting up. All calls together knock once at a time: its breaker lets
+        no more pass."""
+        cold_start = member.target.cold_start
+        if cold_start is None or self._faults.get(member.name) not in STARTING or self._cannot_serve(member):
+            return False
+        most = knocks_within(min(cold_start.max_wait_s, self._chain.total_s))
+        return (block is None or block.starting) and self._knocks[member.name] < most
 
     def _has_repeats(self, now: float) -> bool:
         return self.repeats < self._chain.retries.max and self._may_repeat(now)

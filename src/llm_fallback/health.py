@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_fallback.breaker import COUNTED, LASTING, Breaker, Ticket
+from llm_fallback.cold_start import Start
 from llm_fallback.events import Failure, SkipReason
+from llm_fallback.plan import Target
 from llm_fallback.spec import Limits
 
 _MINUTE_S = 60.0
@@ -29,9 +31,11 @@ class Block:
     reason: SkipReason
     until: float
     named: bool = False
-    """Whether the deployment itself said when to come back."""
+    """Whether it is known to come back: the deployment said when, or it is starting up."""
     failure: Failure = "rate_limited"
     """What the call has failed by, should nothing else be left."""
+    starting: bool = False
+    """Whether the deployment is starting up."""
 
 
 @dataclass(slots=True)
@@ -148,9 +152,10 @@ class DeploymentHealth:
         reopens = self.breaker.closed_to(now)
         if reopens is not None:
             failure = self.breaker.failure or "server_error"
+            starting = self.breaker.is_starting(now)
             # Once the time it named has come and a probe is out, it has named none.
-            named = self.breaker.named and self.breaker.state(now) == "open"
-            return Block("breaker_open", reopens, named, failure)
+            named = starting or (self.breaker.named and self.breaker.state(now) == "open")
+            return Block("breaker_open", reopens, named, failure, starting)
         free = self._free_at(now, tokens)
         return None if free is None else Block("limit", free)
 
@@ -288,3 +293,12 @@ class Health:
     def snapshot(self, now: float) -> dict[str, dict[str, Any]]:
         with self.lock:
             return {name: health.snapshot(now) for name, health in self._of.items()}
+
+
+def health_of(targets: Iterable[Target]) -> Health:
+    """The health of deployments of which nothing is known yet."""
+    return Health((target.name, _breaker_of(target), target.limits) for target in targets)
+
+
+def _breaker_of(target: Target) -> Breaker:
+    return Breaker(target.breaker, Start(target.cold_start.max_wait_s) if target.cold_start else None)

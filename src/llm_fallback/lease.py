@@ -11,10 +11,9 @@ from typing import Any, Protocol
 
 from tenacity import RetryCallState, wait_random_exponential
 
-from llm_fallback.breaker import Breaker
 from llm_fallback.engine import Engine
 from llm_fallback.exchange import Transport
-from llm_fallback.health import Health
+from llm_fallback.health import Health, health_of
 from llm_fallback.plan import Catalogue, ChainPlan, Plan, Target
 from llm_fallback.scrub import Scrubber
 from llm_fallback.spec import Spec
@@ -56,7 +55,7 @@ class Lease:
         self.plan = means.resolve(spec)
         self._scrub = Scrubber(self.plan.secrets)
         self._transport = means.transport(self._scrub)
-        self.engine = self._engine(health_of(self.plan))
+        self.engine = self._engine(health_of(self.plan.targets.values()))
         self._finalizer = weakref.finalize(self, self._transport.close)
         # At exit every loop is gone already, and there is nothing left to close on it.
         self._finalizer.atexit = False
@@ -69,7 +68,7 @@ class Lease:
         """Answer calls from now on by another spec; calls under way end by the old one. Deployments that stayed as
         they were keep their state."""
         plan = self.means.resolve(spec)
-        health = health_of(plan)
+        health = health_of(plan.targets.values())
         with self._lock:
             kept = [name for name, target in plan.targets.items() if _is_same(target, self.plan.targets.get(name))]
             health.inherit(self.engine.health, kept)
@@ -92,11 +91,6 @@ class Lease:
 
     def __repr__(self) -> str:
         return f"Lease({', '.join(self.plan.chains)})"
-
-
-def health_of(plan: Plan) -> Health:
-    """The health of a plan's deployments, of which nothing is known yet."""
-    return Health((name, Breaker(target.breaker), target.limits) for name, target in plan.targets.items())
 
 
 def backoff(chain: ChainPlan) -> Callable[[int], float]:

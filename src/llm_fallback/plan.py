@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from pydantic import SecretStr
 
 from llm_fallback.pricing import Prices
-from llm_fallback.spec import Breaker, Budget, Hedge, Limits, Retries, Timeouts
+from llm_fallback.spec import Breaker, Budget, ColdStart, Hedge, Limits, Retries, Timeouts
 
 Feature = Literal["tools", "response_format", "images"]
 """What a request may need and must not lose on its way; sampling parameters are no features."""
@@ -41,6 +41,8 @@ class Target:
     profile: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits | None = None
     breaker: Breaker | None = None
+    cold_start: ColdStart | None = None
+    """Given: it may be asleep, and is waited for."""
     base_model: str | None = None
 
     @property

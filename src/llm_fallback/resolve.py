@@ -55,6 +55,7 @@ def _target(spec: Spec, name: str, variables: Environment) -> Target:
         profile=dict(own.profile),
         limits=spec.limits(name),
         breaker=spec.breaker(name),
+        cold_start=spec.cold_start(name),
         base_model=own.base_model,
     )
 

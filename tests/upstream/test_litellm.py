@@ -25,6 +25,7 @@ from openai import AsyncOpenAI
 
 from llm_fallback import build_chat_model
 from llm_fallback.seam.translation import translate
+from llm_fallback.seam.upstream import links_of
 from llm_fallback.testing import FakeServer
 
 CALLBACK_LISTS = (
@@ -402,6 +403,32 @@ class TestErrors:
         with pytest.raises(litellm.AuthenticationError) as caught:
             await asked(server, "hosted_vllm", "unauthorized", api_key="sk-canary")
         assert "sk-canary" in locals_of(caught.value)
+
+    @pytest.mark.parametrize("provider", ["anthropic", "gemini", "azure", "bedrock", "openai"])
+    async def test_the_response_itself_hangs_on_the_exceptions_of_every_provider(self, server, provider):
+        """Why its status, headers and body can be read where litellm's own exception has another status and none of
+        the headers."""
+        with pytest.raises(litellm.NotFoundError) as caught:
+            async for _ in await litellm.acompletion(**nowhere(server, provider), stream=True):
+                raise AssertionError("nobody answers there")
+        responses = [link.response for link in links_of(caught.value) if isinstance(link, httpx.HTTPStatusError)]
+        assert {(response.status_code, response.text) for response in responses} == {(404, '{"detail":"Not Found"}')}
+        assert all(response.headers["content-type"].startswith("application/json") for response in responses)
+
+
+def nowhere(server: FakeServer, provider: str) -> dict[str, Any]:
+    """A request to a path at which the server has nothing."""
+    place = {"api_base": server.base("whole"), "api_key": "sk-given", "api_version": "2025-04-01-preview"}
+    if provider == "bedrock":
+        keys = {"aws_access_key_id": "a", "aws_secret_access_key": "s", "aws_region_name": "us-east-1"}
+        place = {"aws_bedrock_runtime_endpoint": server.base("whole"), **keys}
+    return {
+        "model": f"{provider}/anthropic.claude-sonnet-4-5",
+        "messages": [{"role": "user", "content": "hi"}],
+        "num_retries": 0,
+        "max_retries": 0,
+        **place,
+    }
 
 
 def locals_of(error: BaseException) -> str:

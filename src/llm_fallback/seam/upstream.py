@@ -46,7 +46,7 @@ def fault_of_litellm(error: Exception, classes: set[str]) -> Fault:
     litellm puts statuses of its own over the server's (529 becomes 500) and drops headers, but what it made its
     exception of still hangs on it: the response itself, or the nearest exception that knows a status.
     """
-    links = list(_chain(error))
+    links = list(links_of(error))
     for link in links:
         if isinstance(link, httpx.HTTPStatusError) and link.response.status_code >= 400:
             return answered(link.response.status_code, link.response.headers, _content(link.response), classes)
@@ -83,10 +83,10 @@ def _content(response: httpx.Response) -> bytes:
 
 def classes_of(error: BaseException) -> set[str]:
     """Names of the classes of an exception, of what caused it and of what it wraps."""
-    return {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
+    return {kind.__name__ for link in links_of(error) for kind in type(link).__mro__}
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def links_of(error: BaseException) -> Iterator[BaseException]:
     """An exception, what caused it and what it wraps."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]

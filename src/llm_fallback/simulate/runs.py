@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from llm_fallback.breaker import Breaker
 from llm_fallback.catalogue import ListCatalogue
 from llm_fallback.driver import Caller, adrive
 from llm_fallback.engine import Call, Engine
 from llm_fallback.events import BreakerOpened, CallEnded, Event
 from llm_fallback.exchange import Transcript
 from llm_fallback.explain import explain
-from llm_fallback.health import Health
+from llm_fallback.health import health_of
 from llm_fallback.ledger import Ledger
 from llm_fallback.outlook import plan_of
 from llm_fallback.overrides import chain_called, read
@@ -96,7 +95,7 @@ class _Simulation:
         self._engine = Engine(
             SimulatedTransport(self._clock, troubles, seed),
             ListCatalogue(lambda model: None),
-            Health((own.name, Breaker(own.target.breaker), own.target.limits) for own in chain.members),
+            health_of(own.target for own in chain.members),
             self._clock,
             rng=Random(f"{seed}/order"),
             backoff=_backoff(Random(f"{seed}/backoff")),

@@ -152,7 +152,11 @@ class DeploymentSettings(Part):
     )
     limits: Limits | None = Field(None, description="What may be sent to it. Default: no limit.")
     breaker: BreakerOrOff | None = Field(None, description="When it is left alone for a while, or `off`.")
-    cold_start: ColdStart | None = Field(None, description="Given: it may be asleep; wait for it to start.")
+    cold_start: ColdStart | None = Field(
+        None,
+        description="For a server that may be asleep or loading: look often whether it is up, and wait for it "
+        "within `total_s`. Default: it is always up.",
+    )
 
 
 class Defaults(ChainSettings, DeploymentSettings):

@@ -149,9 +149,12 @@ class Budget(Part):
 
 
 class ColdStart(Part):
-    """For a deployment that scales to zero: how long to wait until it is up."""
+    """For a deployment that scales to zero or is rolled out: for how long it counts as on its way up."""
 
-    max_wait_s: Seconds = Field(description="Longest time to wait for the deployment to start, in seconds.")
+    max_wait_s: Seconds = Field(
+        description="Seconds from its first refusal (503, no connection) in which it is asked again after moments, "
+        "0.5 to 5 s, and waited for when nobody else is left. After that its breaker takes over."
+    )
 
 
 class Price(Part):
