@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, InvalidToolCall
+from langchain_core.messages.tool import ToolCall, invalid_tool_call, tool_call
 
 from llm_fallback.driver import Caller, adrive, drive
 from llm_fallback.engine import Answered, Broke, Failed
 from llm_fallback.errors import StreamCut, StreamStalled, exhausted
 from llm_fallback.events import Record
-from llm_fallback.exchange import Transcript
+from llm_fallback.exchange import ToolCallPart, Transcript
 from llm_fallback.run import Run
 
 KEY = "llm_fallback"
@@ -74,19 +76,22 @@ def stamp(message: BaseMessage, record: Record, model_name: str) -> None:
 
 def message_of(transcript: Transcript) -> AIMessage:
     """What was delivered or is to be judged, as a message; tool calls that do not parse are invalid ones."""
-    chunk = AIMessageChunk(
+    calls = [_call(part) for _, part in sorted(transcript.tool_calls.items())]
+    return AIMessage(
         content=transcript.text,
         additional_kwargs={"reasoning_content": transcript.reasoning} if transcript.reasoning else {},
-        tool_call_chunks=[
-            {"type": "tool_call_chunk", "index": i, "id": part.id, "name": part.name, "args": part.arguments}
-            for i, part in sorted(transcript.tool_calls.items())
-        ],
-        chunk_position="last",
-    )
-    return AIMessage(
-        content=chunk.content,
-        additional_kwargs=chunk.additional_kwargs,
-        tool_calls=chunk.tool_calls,
-        invalid_tool_calls=chunk.invalid_tool_calls,
+        tool_calls=[call for call in calls if call["type"] == "tool_call"],
+        invalid_tool_calls=[call for call in calls if call["type"] == "invalid_tool_call"],
         response_metadata={"finish_reason": transcript.finish} if transcript.finish else {},
     )
+
+
+def _call(part: ToolCallPart) -> ToolCall | InvalidToolCall:
+    # Not by LangChain's chunks: those mend JSON that was cut in half, and a half would pass for the whole.
+    try:
+        args = json.loads(part.arguments or "{}")
+    except ValueError:
+        args = None
+    if isinstance(args, dict):
+        return tool_call(name=part.name or "", args=args, id=part.id)
+    return invalid_tool_call(name=part.name, args=part.arguments, id=part.id, error="the arguments are no JSON object")
