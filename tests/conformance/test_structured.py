@@ -40,7 +40,12 @@ PROMPTS: dict[str, Any] = {
         ToolMessage("rain", tool_call_id="1", name="weather"),
     ],
 }
-NO_ANSWER = {"prose": "sorry", "half": Reply('{"number": '), "another": Reply('{"count": 1}')}
+NO_ANSWER = {
+    "prose": "sorry",
+    "half": Reply('{"number": '),
+    "another": Reply('{"count": 1}'),
+    "half a call": Reply(tool_calls=[{"name": "Answer", "args": '{"number": 7, "names": ["a'}], finish="length"),
+}
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -70,3 +70,18 @@ def test_what_has_no_course_is_said_to_have_none() -> None:
         assert_attempts(AIMessage("hello"), "primary: succeeded")
     with pytest.raises(AssertionError, match="knows of no attempts: ValueError"):
         assert_attempts(ValueError("x"), "primary: succeeded")
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("primary: rate_limted", "did you mean 'rate_limited'"),
+        ("primary: ok", "there are succeeded, connection"),
+        ("primary", "write it as in"),
+        (": succeeded", "write it as in"),
+    ],
+)
+def test_an_expectation_no_call_can_meet_is_the_tests_own_mistake(line: str, hint: str) -> None:
+    """It is told as such, with the nearest word, rather than as a difference."""
+    with pytest.raises(ValueError, match=hint):
+        assert_attempts(reply(THROTTLED, ANSWERED), line, "backup: succeeded")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,14 @@ class ToolCall:
     """A call the fake makes; without an id it gets one of its answer's."""
 
     name: str
-    args: Mapping[str, Any]
+    args: Mapping[str, Any] | str
+    """A text is sent as it stands."""
     id: str | None = None
+
+    @property
+    def arguments(self) -> str:
+        """As they are sent."""
+        return self.args if isinstance(self.args, str) else json.dumps(self.args, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from difflib import get_close_matches
+from typing import Any, Protocol, get_args
 
-from llm_fallback.events import Attempt, Skip
+from llm_fallback.events import Attempt, Failure, Skip
+
+_WORDS = ("succeeded", *get_args(Failure))
 
 
 class AnsweredMessage(Protocol):
@@ -19,12 +22,24 @@ def assert_attempts(outcome: AnsweredMessage | BaseException, *expected: str) ->
 
     `outcome` is a reply, the last chunk of a stream, or an error with attempts such as `ChainExhausted`. An
     attempt reads `"primary: rate_limited"`, `"backup: succeeded"` or `"slow: cancelled"`. The AssertionError
-    shows the whole course of the call.
+    shows the whole course of the call. ValueError for an expectation no call can meet.
     """
+    for line in expected:
+        _check(line)
     attempts, skipped = _course(outcome)
     actual = [_verdict(attempt) for attempt in attempts]
     if actual != list(expected):
         raise AssertionError(_comparison(expected, attempts, skipped))
+
+
+def _check(line: str) -> None:
+    deployment, colon, word = line.partition(": ")
+    if not (deployment and colon):
+        raise ValueError(f"{line!r} is no attempt; write it as in 'primary: rate_limited' or 'backup: succeeded'")
+    if word not in _WORDS:
+        near = get_close_matches(word, _WORDS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_WORDS)}"
+        raise ValueError(f"{line!r}: no attempt ends with {word!r}; {hint}")
 
 
 def _course(outcome: AnsweredMessage | BaseException) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

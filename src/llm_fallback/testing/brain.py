@@ -59,7 +59,7 @@ def _after(said: tuple[str, ...], count: int) -> tuple[str, ...]:
 
 def counted(meant: Answer, request: Request) -> dict[str, Any]:
     """Usage of a request and its answer, by this fake's own count."""
-    called = "".join(json.dumps(call.args, ensure_ascii=False) + call.name for call in meant.tool_calls)
+    called = "".join(call.arguments + call.name for call in meant.tool_calls)
     thought = len(tokens(meant.reasoning or ""))
     choices = int(request.get("n") or 1)
     said = len(tokens(meant.text)) + len(tokens(called)) + thought

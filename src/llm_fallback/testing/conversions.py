@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_openai_messages
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, InvalidToolCall, convert_to_openai_messages
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
-from langchain_core.messages.tool import default_tool_parser, tool_call_chunk
+from langchain_core.messages.tool import ToolCall, default_tool_parser, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 PROVIDER = "litellm"
@@ -69,7 +69,7 @@ def usage_of(usage: Mapping[str, Any]) -> UsageMetadata:
 
 def _generation(choice: Mapping[str, Any], usage: Mapping[str, Any]) -> ChatGeneration:
     told = choice["message"]
-    calls, invalid = default_tool_parser(list(told.get("tool_calls") or ()))
+    calls, invalid = _calls(told)
     message = AIMessage(
         content=told.get("content") or "",
         additional_kwargs=_beside(told),
@@ -79,6 +79,12 @@ def _generation(choice: Mapping[str, Any], usage: Mapping[str, Any]) -> ChatGene
         response_metadata={"model_provider": PROVIDER},
     )
     return ChatGeneration(message=message, generation_info={"finish_reason": choice.get("finish_reason")})
+
+
+def _calls(told: Mapping[str, Any]) -> tuple[list[ToolCall], list[InvalidToolCall]]:
+    """As ChatLiteLLM has it: what does not parse is invalid, what is no object is empty."""
+    calls, invalid = default_tool_parser(list(told.get("tool_calls") or ()))
+    return [{**call, "args": call["args"] if isinstance(call["args"], dict) else {}} for call in calls], invalid
 
 
 def _beside(told: Mapping[str, Any]) -> dict[str, Any]:

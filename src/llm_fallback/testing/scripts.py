@@ -34,7 +34,7 @@ class Reply:
     text: str | None = ""
     _: KW_ONLY
     tool_calls: Sequence[Mapping[str, Any]] = ()
-    """Each `{"name": ..., "args": {...}}`, with an `"id"` if it matters."""
+    """Each `{"name": ..., "args": {...}}`, with an `"id"` if it matters; args that are a text are sent as it stands."""
     usage: Mapping[str, Any] | tuple[int, int] | None = None
     """OpenAI's usage object or (prompt tokens, completion tokens); None: counted."""
     delay_s: float = 0.0
@@ -171,7 +171,7 @@ def step(word: object) -> Step:
 
 
 def _check_call(call: Mapping[str, Any]) -> None:
-    if not isinstance(call.get("name"), str) or not isinstance(call.get("args", {}), Mapping):
+    if not isinstance(call.get("name"), str) or not isinstance(call.get("args", {}), Mapping | str):
         raise ValueError(f'tool_calls has {call!r}; write {{"name": "...", "args": {{...}}}}')
 
 

@@ -98,7 +98,7 @@ def _call_id(call: ToolCall, place: int, envelope: Envelope) -> str:
 
 
 def _call(call: ToolCall, call_id: str) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": json.dumps(call.args, ensure_ascii=False)}
+    function = {"name": call.name, "arguments": call.arguments}
     return {"id": call_id, "type": "function", "function": function}
 
 

@@ -1,0 +1,104 @@
+"""The pytest plugin: fakes as fixtures, and a guard against the network.
+
+pytest loads it wherever this library is installed, for tests that may have nothing to do with it: so it loads nothing
+before a test asks, and guards nobody who did not ask for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from llm_fallback.testing import FakeChatModel, FakeServer
+    from llm_fallback.testing.guard import Guard
+
+_INI = "llm_no_network"
+_GUARD: pytest.StashKey[Guard] = pytest.StashKey()
+_MARKERS = (
+    "fake_llm_server(scripts, *, chain): what the fixture of that name serves, as FakeServer takes it",
+    "no_network: fail the test if it would reach beyond this machine",
+    f"allow_network: let the test reach beyond this machine although {_INI} is on",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The one setting."""
+    parser.addini(_INI, "fail every test that would reach beyond this machine", type="bool", default=False)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Markers, for --strict-markers and --markers."""
+    for marker in _MARKERS:
+        config.addinivalue_line("markers", marker)
+
+
+@pytest.fixture
+def fake_llm() -> Callable[..., FakeChatModel]:
+    """`llm_fallback.testing.fake_chat_model`: a chat model that fails as told, without a network."""
+    from llm_fallback.testing import fake_chat_model
+
+    return fake_chat_model
+
+
+@pytest.fixture
+def fake_llm_server(request: pytest.FixtureRequest) -> Generator[FakeServer, None, None]:
+    """A running `llm_fallback.testing.FakeServer`, with the scripts of the marker of the same name."""
+    from llm_fallback.testing import FakeServer
+
+    marker = request.node.get_closest_marker("fake_llm_server")
+    made = FakeServer(*marker.args, **marker.kwargs) if marker else FakeServer()
+    with made as server:
+        yield server
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Guard a test and its fixtures, if it is to be guarded."""
+    if not _is_guarded(item):
+        return (yield)
+    from llm_fallback.testing.guard import Guard
+
+    with Guard() as item.stash[_GUARD]:
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail fixtures that swallowed what the guard raised, as code with a fallback does."""
+    return (yield from _watched(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Likewise for the test."""
+    return (yield from _watched(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Likewise for what fixtures do after it."""
+    return (yield from _watched(item))
+
+
+def _is_guarded(item: pytest.Item) -> bool:
+    if item.get_closest_marker("allow_network"):
+        return False
+    return item.get_closest_marker("no_network") is not None or bool(item.config.getini(_INI))
+
+
+def _watched(item: pytest.Item) -> Generator[None, object, object]:
+    guard = item.stash.get(_GUARD, None)
+    if guard is None:
+        return (yield)
+    try:
+        result = yield
+    except BaseException as error:
+        guard.explain(error)
+        raise
+    complaint = guard.complaint()
+    if complaint is not None:
+        pytest.fail(complaint, pytrace=False)
+    return result
