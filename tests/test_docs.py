@@ -32,6 +32,7 @@ PAGES = [
     "docs/failures.md",
     "docs/runnables.md",
     "docs/simulation.md",
+    "docs/litellm-proxy.md",
 ]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PRINTS = re.compile(r"^ *print\(.*\) +# (.*)$", re.MULTILINE)

@@ -192,11 +192,9 @@ class TestUnreadable:
         """Who writes a model where a file goes is told how to write a list."""
         assert mistakes("openai/gpt-4.1")[0].endswith("for a model write it as a list: ['openai/gpt-4.1']")
 
-    def test_a_proxy_s_configuration_is_recognised(self, write):
-        """One clear mistake, not one for each of its keys."""
-        name = write("config.yaml", "model_list:\n  - model_name: gpt\n    litellm_params: {model: openai/gpt}\n")
-        [found] = mistakes(name)
-        assert found.startswith("config.yaml:1 model_list: this is the configuration of a LiteLLM proxy")
+    def test_a_proxy_s_section_in_a_spec_is_a_mistake(self):
+        """A file is one or the other; whoever mixes them is told where its content belongs."""
+        assert mistakes({**TWO, "model_list": []}) == ["model_list: unknown key 'model_list'; here it is 'deployments'"]
 
     @pytest.mark.parametrize("sources", [(), ([],), (3,), (["a", 3],), ("deployments:\n  a: b",)])
     def test_what_is_no_source_is_a_mistake(self, sources):

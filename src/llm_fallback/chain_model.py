@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, Self, cast
@@ -21,14 +21,18 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from llm_fallback.calls import call_of
-from llm_fallback.driver import Caller, Listener
+from llm_fallback.driver import Caller, Listener, aasked, asked
+from llm_fallback.engine import Question
 from llm_fallback.events import Record
 from llm_fallback.explain import explain
 from llm_fallback.lease import Lease, Means
 from llm_fallback.overrides import chain_called, configure, read, refuse_shared
+from llm_fallback.ping import TIMEOUT_S, key_of, secret_of
+from llm_fallback.plan import Target
+from llm_fallback.portal import portal
 from llm_fallback.profiles import chain_profile
 from llm_fallback.replies import KEY, aanswered, answered, stamp
 from llm_fallback.run import Run
@@ -76,6 +80,37 @@ class ChainChatModel(BaseChatModel):
     def state(self) -> dict[str, dict[str, Any]]:
         """What is known of each deployment now, as plain data."""
         return self.lease.engine.health.snapshot(self.lease.engine.clock.now())
+
+    def ping(self, chain: str | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, dict[str, Any]]:
+        """Ask every deployment for one token, all at once; of a chain, those it may ask.
+
+        Per deployment plain data: `works` (it answered), `reachable`, `ready`, `served`, `key_accepted`, `serves` (the
+        models it lists), `round_trip_s`, `first_token_s`, and of one that does not work `failure`, `status`, `message`
+        and `remedy`. None is not known. Each has `timeout_s` seconds. Breakers, limits and budgets are neither heeded
+        nor told.
+        """
+        targets = self._targets(chain)
+        keys = {target.name: secret_of(asked(Question(partial(key_of, target)))) for target in targets}
+        return portal().run(self._pinged(targets, keys, timeout_s), copy_context())
+
+    async def aping(self, chain: str | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, dict[str, Any]]:
+        """Like ping."""
+        targets = self._targets(chain)
+        keys = {target.name: secret_of(await aasked(Question(partial(key_of, target)))) for target in targets}
+        return await self._pinged(targets, keys, timeout_s)
+
+    async def _pinged(
+        self, targets: Sequence[Target], keys: Mapping[str, SecretStr | None], timeout_s: float
+    ) -> dict[str, dict[str, Any]]:
+        found = {ping.deployment: ping async for ping in self.lease.pings(targets, keys, timeout_s)}
+        return {target.name: found[target.name].as_data() for target in targets}
+
+    def _targets(self, chain: str | None) -> list[Target]:
+        self._check_open()
+        plan = self.lease.plan
+        chains = list(plan.chains) if chain is None else [self._chain_called(chain)]
+        members = (member for name in chains for member in plan.chains[name].members)
+        return list({member.name: member.target for member in members}.values())
 
     def reload(self, spec: Any) -> None:
         """Answer by another spec from the next call on, in all copies of this model; running calls end by the old
@@ -233,10 +268,13 @@ class ChainChatModel(BaseChatModel):
 
     def _start(self, words: dict[str, Any]) -> Run:
         """The call that merged words ask for."""
-        if self.lease.is_closed:
-            raise RuntimeError("this model is closed; build another with build_chat_model")
+        self._check_open()
         chain = self.lease.plan.chains[words["model"]]
         return self.lease.engine.start(call_of(words, chain, self.structured))
+
+    def _check_open(self) -> None:
+        if self.lease.is_closed:
+            raise RuntimeError("this model is closed; build another with build_chat_model")
 
     def _caller(self, run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None) -> Caller:
         if run_manager is None:

@@ -24,7 +24,7 @@ from llm_fallback.spec.providers import ELSEWHERE, KEY_VARIABLES, LOCAL, PROVIDE
 from llm_fallback.spec.settings import Timeouts
 from llm_fallback.spec.variables import references
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "note"]
 _Found = Iterator[tuple[Path, str]]
 
 _BARE_VARIABLE = re.compile(r"\$[A-Z_][A-Z0-9_]*")
@@ -49,7 +49,7 @@ class Finding:
 
 
 def check(spec: Spec, *, env: bool = False, environ: Mapping[str, str] | None = None) -> list[Finding]:
-    """Everything unwise in a spec, errors first.
+    """Everything unwise in a spec, errors first; in the end, as notes, what its sources said that has no place in it.
 
     `env`: variables that are not set are errors, not warnings. `environ` stands in for the process's own.
     """
@@ -59,7 +59,8 @@ def check(spec: Spec, *, env: bool = False, environ: Mapping[str, str] | None = 
         *_findings(spec, "error" if env else "warning", joined(_unset(spec, environment), _no_key(spec, environment))),
         *_findings(spec, "warning", joined.from_iterable(look(spec) for look in _CHECKS)),
     ]
-    return sorted(found, key=lambda finding: finding.severity)
+    notes = (Finding("note", note.path, note.text, note.file, note.line) for note in spec.notes)
+    return [*sorted(found, key=lambda finding: finding.severity), *notes]
 
 
 def _findings(spec: Spec, severity: Severity, found: _Found) -> Iterator[Finding]:

@@ -85,7 +85,7 @@ def drive(run: Run, caller: Caller) -> Generator[Piece, None, None]:
             if isinstance(item, Piece):
                 yield item
             elif isinstance(item, Question):
-                answer = _answered(item)
+                answer = asked(item)
             else:
                 caller.tell(item)
     finally:
@@ -104,7 +104,7 @@ async def adrive(run: Run, caller: Caller) -> AsyncGenerator[Piece, None]:
             if isinstance(item, Piece):
                 yield item
             elif isinstance(item, Question):
-                answer = await _aanswered(item)
+                answer = await aasked(item)
             else:
                 await caller.atell(item)
     finally:
@@ -121,7 +121,8 @@ async def _step(items: AsyncGenerator[Any, Any], answer: Any) -> Any:
         return None
 
 
-def _answered(question: Question) -> Any:
+def asked(question: Question) -> Any:
+    """What the caller's side says, from a thread."""
     answer = question.ask()
     if inspect.iscoroutine(answer):
         answer.close()
@@ -129,7 +130,8 @@ def _answered(question: Question) -> Any:
     return answer
 
 
-async def _aanswered(question: Question) -> Any:
+async def aasked(question: Question) -> Any:
+    """What the caller's side says, from a task."""
     answer = question.ask()
     return await answer if inspect.isawaitable(answer) else answer
 

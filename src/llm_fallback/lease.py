@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
 
+from pydantic import SecretStr
 from tenacity import RetryCallState, wait_random_exponential
 
 from llm_fallback.engine import Engine
-from llm_fallback.exchange import Transport
 from llm_fallback.health import Health, health_of
+from llm_fallback.looks import Ping
+from llm_fallback.ping import Lookout, pings
 from llm_fallback.plan import Catalogue, ChainPlan, Plan, Target
 from llm_fallback.scrub import Scrubber
 from llm_fallback.spec import Spec
 from llm_fallback.timing import Clock
 
 
-class Connections(Transport, Protocol):
+class Connections(Lookout, Protocol):
     """A transport that holds what has to be closed."""
 
     def close(self) -> None: ...
@@ -74,6 +76,12 @@ class Lease:
             health.inherit(self.engine.health, kept)
             self._scrub.learn(*plan.secrets)
             self.spec, self.plan, self.engine = spec, plan, self._engine(health)
+
+    def pings(
+        self, targets: Sequence[Target], keys: Mapping[str, SecretStr | None], timeout_s: float
+    ) -> AsyncGenerator[Ping, None]:
+        """A look at each of these deployments, whatever the engine thinks of them."""
+        return pings(targets, keys, self._transport, self.engine.clock, timeout_s)
 
     @property
     def is_closed(self) -> bool:

@@ -16,7 +16,7 @@ from llm_fallback.cli.shared import FOUND, files_option, json_option, print_json
 from llm_fallback.errors import Mistake, SpecError
 from llm_fallback.loading import load_spec
 
-_COLOURS = {"error": "red", "warning": "yellow"}
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Report:
         return sum(finding.severity == severity for finding in self.findings)
 
     def is_fine(self, *, strict: bool) -> bool:
-        return not (self.findings if strict else self.count("error"))
+        return not (self.count("error") or (strict and self.count("warning")))
 
 
 @click.command("check")
@@ -77,9 +77,9 @@ def _finding(mistake: Mistake) -> Finding:
 def _print(report: Report, files: str) -> None:
     for finding in report.findings:
         _print_finding(finding)
-    errors, warnings = report.count("error"), report.count("warning")
+    errors = report.count("error")
     said = [_counted(errors, "error")] if errors else ["no errors"]
-    said += [_counted(warnings, "warning")] if warnings else []
+    said += [_counted(count, noun) for noun in ("warning", "note") if (count := report.count(noun))]
     click.secho(f"{files}: {', '.join(said)}", fg="red" if errors else "green", bold=True)
     if not errors:
         for chain in report.chains:

@@ -12,7 +12,8 @@ from llm_fallback.spec.marks import Path
 def overlaid(base: Document, over: Document) -> Document:
     """One document laid over another; each value keeps the place of the document it came from."""
     shared = {path: base.places[path] for path in _shared(base.data, over.data, ()) if path in base.places}
-    return Document(merged(base.data, over.data), {**base.places, **over.places, **shared})
+    places = {**base.places, **over.places, **shared}
+    return Document(merged(base.data, over.data), places, notes=(*base.notes, *over.notes))
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def read_mapping(data: Mapping[Any, Any]) -> Document:
 
 def read_spec(data: Mapping[str, Any], places: Places) -> Document:
     """A spec's own data, with the places it was read from."""
-    return replace(read_mapping(data), places=places.known)
+    return replace(read_mapping(data), places=places.known, notes=places.notes)
 
 
 def read_file(path: FilePath) -> Document:

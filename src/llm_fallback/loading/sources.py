@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_fallback.errors import Mistake, SpecError
+from llm_fallback.litellm_config import is_config, read_config
 from llm_fallback.loading.documents import Document, unreadable
 from llm_fallback.loading.overlays import overlaid
 from llm_fallback.loading.reading import read_file, read_mapping, read_spec
@@ -27,8 +28,9 @@ Source = Spec | Path | str | Mapping[str, Any] | Sequence[str]
 def load_spec(*sources: Source) -> Spec:
     """One spec from one or more sources: later ones win, mappings merge, lists replace, null removes.
 
-    A path is read as YAML, TOML or JSON by its suffix; a list of models is a chain in one line. A `Spec`
-    alone is returned as it is. Raises SpecError with every mistake in all of them.
+    A path is read as YAML, TOML or JSON by its suffix; a list of models is a chain in one line. The configuration
+    of a LiteLLM proxy is taken for the spec it amounts to; `notes` of the result lists what has no place in one. A
+    `Spec` alone is returned as it is. Raises SpecError with every mistake in all of them.
     """
     outcome = _loaded(sources)
     # A traceback shows this frame; the sources may hold keys in clear.
@@ -46,7 +48,7 @@ def spec_of_models(models: Sequence[str]) -> Spec:
 def _loaded(sources: Sequence[Source]) -> Spec | list[Mistake]:
     if len(sources) == 1 and isinstance(sources[0], Spec):
         return sources[0]
-    documents = [_read(source) for source in sources] or [unreadable("there is no source", "name a file")]
+    documents = [_as_spec(_read(source)) for source in sources] or [unreadable("there is no source", "name a file")]
     mistakes = [mistake for document in documents for mistake in document.mistakes]
     if not all(document.readable for document in documents):
         return mistakes
@@ -69,23 +71,26 @@ def _read(source: Source) -> Document:
     return unreadable(f"a source is a path, a mapping or a list of models, not a {type(source).__name__}")
 
 
+def _as_spec(document: Document) -> Document:
+    """The configuration of a LiteLLM proxy as a spec; anything else as it is."""
+    if not document.readable or not is_config(document.data):
+        return document
+    reading = read_config(document.data, Places(document.places))
+    if "deployments" in reading.data:
+        return Document(reading.data, reading.places, document.mistakes, notes=reading.notes)
+    reasons = [Mistake(note.path, note.text, None, note.file, note.line) for note in reading.notes]
+    nothing = Problem(("model_list",), "has no model that could be a deployment").at(Places(document.places))
+    return Document(mistakes=(*document.mistakes, nothing, *reasons), readable=False)
+
+
 def _checked(document: Document) -> Spec | list[Mistake]:
-    places = Places(document.places)
+    places = Places(document.places, document.notes)
     data = own_words(document.data)
-    if "model_list" in data:
-        return [_PROXY.at(places)]
     outcome = parsed(Spec, data, places)
     problems = agreement.problems(data)
     if isinstance(outcome, Spec):
         return outcome
     return [problem.at(places) for problem in (*outcome, *problems)]
-
-
-_PROXY = Problem(
-    ("model_list",),
-    "this is the configuration of a LiteLLM proxy, not a spec",
-    "write its models as deployments and chains",
-)
 
 
 def _in_file(mistake: Mistake) -> tuple[str, int]:

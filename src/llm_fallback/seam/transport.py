@@ -12,11 +12,13 @@ from pydantic import SecretStr
 
 from llm_fallback.exchange import Exchange
 from llm_fallback.faults import Fault, UpstreamError
+from llm_fallback.looks import Page
 from llm_fallback.plan import Target
 from llm_fallback.scrub import Scrubber
 from llm_fallback.seam.asking import Asking, Dropped
 from llm_fallback.seam.clients import LoopClient, is_tapped, provider_of
 from llm_fallback.seam.direct import DirectExchange
+from llm_fallback.seam.looking import headers_for, look
 from llm_fallback.seam.quiet import is_of_use_to_itself, warm_up
 from llm_fallback.seam.relayed import RelayedExchange
 from llm_fallback.seam.translation import TRANSLATED, NotTranslated, Request, translate
@@ -73,6 +75,11 @@ class LiteLLMTransport:
             own = self._clients[loop] = LoopClient()
             await own.open(lambda: self._clients.pop(loop, None))
         return own.handler
+
+    async def look(self, target: Target, url: str, api_key: SecretStr | None) -> Page | Fault:
+        """A page of the deployment's server, asked for with what a request would carry."""
+        handler = await self.client()
+        return await look(handler.client, url, headers_for(target, api_key), self._scrub)
 
     def clean(self, error: BaseException, fault: Fault) -> Fault:
         """The fault with its text scrubbed and a cause that carries nothing but that text."""

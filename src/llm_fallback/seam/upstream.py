@@ -24,9 +24,12 @@ _UNREADABLE = frozenset({"JSONDecodeError", "APIResponseValidationError", "Unico
 _ITS_NAMES = re.compile(r"^(?:litellm\.\w+: )*(?:\w+(?: \w+)?: )?(?:\w+Exception -? ?)?(?:\w+Error: )?(?:- )?")
 
 
+_ITS_SOCKET = re.compile(r" ssl:(?:default|<[^>]*>)")
+
+
 def plain(text: str) -> str:
-    """What the provider said, without the names litellm puts in front of it."""
-    said = _ITS_NAMES.sub("", text, count=1).strip()
+    """What the provider said, without the names litellm puts in front of it and what aiohttp tells of its sockets."""
+    said = _ITS_SOCKET.sub("", _ITS_NAMES.sub("", text, count=1)).strip()
     return shortened(said_by(said).message or text)
 
 

@@ -26,14 +26,29 @@ class Place:
     line: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a source said that has no place in a spec: its path there, and what becomes of it."""
+
+    path: str
+    text: str
+    file: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        return f"{' '.join(part for part in (place, self.path) if part)}: {self.text}"
+
+
 class Places:
-    """The place of every path of a spec.
+    """The place of every path of a spec, and what of its sources has none.
 
     Any two are equal: where something was written does not change what it says, so specs compare by content.
     """
 
-    def __init__(self, known: Mapping[Path, Place] | None = None) -> None:
+    def __init__(self, known: Mapping[Path, Place] | None = None, notes: Sequence[Note] = ()) -> None:
         self.known: Mapping[Path, Place] = {} if known is None else known
+        self.notes = tuple(notes)
 
     def find(self, path: Path) -> Place:
         """The place of the path, or of the nearest thing around it."""
@@ -60,6 +75,12 @@ class Problem:
     def at(self, places: Places) -> Mistake:
         place = places.find(self.path)
         return Mistake(dotted(self.path), self.text, self.remedy, place.file, place.line)
+
+    def note(self, places: Places) -> Note:
+        """The same as a note: nothing is wrong, but something is lost."""
+        place = places.find(self.path)
+        text = f"{self.text}; {self.remedy}" if self.remedy else self.text
+        return Note(dotted(self.path), text, place.file, place.line)
 
 
 def paths(data: Any, path: Path = ()) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from llm_fallback.errors import Mistake, SpecError
 from llm_fallback.spec import agreement
 from llm_fallback.spec.entries import Chain, ChainSettings, Defaults, Deployment, RunnableSpec
-from llm_fallback.spec.marks import Path, Places, Problem, children, dotted
+from llm_fallback.spec.marks import Note, Path, Places, Problem, children, dotted
 from llm_fallback.spec.settings import (
     Breaker,
     Budget,
@@ -71,6 +71,11 @@ class Spec(Part):
     def places(self) -> Places:
         """The file and line of every path; unknown for what was never in a file."""
         return self._places
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What the sources said that has no place here, as in a LiteLLM proxy's configuration."""
+        return self._places.notes
 
     def timeouts(self, chain: str, deployment: str | None = None) -> Timeouts:
         """What holds for a call of the chain, or for its attempts at one deployment."""

@@ -44,6 +44,9 @@ WORDS: dict[str, tuple[str, ...]] = {
     # who is asked next
     "models": ("tiers", "deployments"),
     "model_group_alias": ("chains",),
+    "model_list": ("deployments",),
+    "router_settings": ("defaults",),
+    "litellm_settings": ("defaults",),
     "endpoints": ("deployments",),
     "fallbacks": ("tiers",),
     "default_fallbacks": ("tiers",),

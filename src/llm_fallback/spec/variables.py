@@ -59,7 +59,12 @@ def references(text: str) -> tuple[Reference, ...]:
 
 def malformed(text: str) -> bool:
     """Whether a `${` in the text begins no variable, as in `${A`, `${1}` or `${A:+b}`."""
-    return "${" in _TOKEN.sub("", text)
+    return "${" in beside(text)
+
+
+def beside(text: str) -> str:
+    """What a text says beside its variables."""
+    return "" if _LITELLM.fullmatch(text) else _TOKEN.sub("", text)
 
 
 def unset(text: str, environ: Mapping[str, str]) -> tuple[Reference, ...]:

@@ -42,6 +42,9 @@ class ScriptedTransport:
     def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> ScriptedExchange:
         return ScriptedExchange(self, target, request)
 
+    async def look(self, target: Target, url: str, api_key: SecretStr | None) -> None:
+        """There is no server to look at."""
+
     def close(self) -> None:
         """There is nothing to close."""
 
