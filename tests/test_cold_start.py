@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -16,6 +17,7 @@ from llm_fallback.engine import Answered, Failed
 from llm_fallback.events import BreakerOpened
 from llm_fallback.explain import explain
 from llm_fallback.faults import Fault
+from llm_fallback.simulate import Trouble, simulate
 from llm_fallback.spec import Breaker as Policy
 from llm_fallback.spec import ColdStart
 from llm_fallback.testing import Fail, FakeServer
@@ -253,6 +255,21 @@ def test_explain_counts_the_knocks_and_says_so():
     assert any("cold is waited for while it starts" in note for note in told["notes"])
 
 
+def test_a_simulation_shows_what_waiting_is_worth():
+    """A deployment alone that is down for its first forty seconds."""
+    asleep = Trouble("own", "connection", ends_s=40)
+    spec = {
+        "deployments": {"own": {"backend": "vllm", "model": "m", "api_base": "http://own"}},
+        "chains": {"c": {"tiers": ["own"]}},
+    }
+    failing = asyncio.run(simulate(spec, troubles=[asleep], calls=100, per_second=1))
+    spec["deployments"]["own"]["cold_start"] = {"max_wait_s": 120}
+    waiting = asyncio.run(simulate(spec, troubles=[asleep], calls=100, per_second=1))
+    assert waiting.total.answered == 100
+    assert failing.total.answered < 80
+    assert waiting.longest_s <= 40 + LONGEST_PAUSE_S + 5
+
+
 # Over HTTP.
 
 
@@ -276,6 +293,19 @@ def test_ray_serve_before_it_knows_its_routes_is_left_for_moments_only():
         with build_chat_model(spec) as model:
             assert model.invoke("hi").content == "fine"
             assert 0 < model.state()["ray"]["retry_in_s"] <= 0.5
+
+
+def test_what_was_learnt_of_a_deployment_does_not_hold_for_another_cold_start():
+    """`reload` keeps the state of those that stayed as they were."""
+    with FakeServer({"a": Fail(503), "b": "fine"}) as server:
+        spec = server.spec(deployments={"a": {"cold_start": {"max_wait_s": 60}}})
+        with build_chat_model(spec) as model:
+            model.invoke("hi")
+            model.reload(copy.deepcopy(spec))
+            assert model.state()["a"]["breaker"] != "closed"
+            spec["deployments"]["a"]["cold_start"] = {"max_wait_s": 90}
+            model.reload(spec)
+            assert model.state()["a"]["breaker"] == "closed"
 
 
 @pytest.mark.parametrize("failing", [Fail("connection"), Fail(500, body="cannot schedule new futures after shutdown")])

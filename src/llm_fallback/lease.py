@@ -118,7 +118,7 @@ def _is_same(target: Target, known: Target | None) -> bool:
     """Whether what is known of a deployment still holds."""
     if known is None:
         return False
-    return (target.parameters, target.api_key, target.breaker, target.limits) == (
+    return (target.parameters, target.api_key, target.breaker, target.cold_start, target.limits) == (
         *(known.parameters, known.api_key),
-        *(known.breaker, known.limits),
+        *(known.breaker, known.cold_start, known.limits),
     )
