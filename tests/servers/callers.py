@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,10 +115,17 @@ class Caller:
         self.chunks.append((time.monotonic(), chunk))
 
 
-def caller_of(system: System, manner: Manner, spec_of: SpecOf, *others: System, **parameters: Any) -> Caller:
+def caller_of(
+    system: System,
+    manner: Manner,
+    spec_of: SpecOf,
+    *others: System,
+    deployments: Mapping[str, Any] | None = None,
+    **parameters: Any,
+) -> Caller:
     """A caller of the chain that begins with the system, and goes on with others before the backup."""
-    served = "tiny" if manner.is_streamed else system.slow_model
-    spec = spec_of(system, *others, deployments={system.name: {"model": served}})
+    served = {system.name: {"model": "tiny" if manner.is_streamed else system.slow_model}}
+    spec = spec_of(system, *others, deployments={**served, **(deployments or {})})
     model = build_chat_model(spec, temperature=0, on_stream_break=manner.on_stream_break)
     return Caller(manner, model, **parameters)
 
