@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ PROMPT = "Count, please, for as long as you can."
 
 _UNDER_WAY = 5
 """Chunks."""
-_UNSEEN_S = 1.5
-"""How long a call may take to begin, of which nothing can be seen before its end."""
+_UNSEEN_S = 2.0
+"""Seconds a call is given to begin of which nothing is seen before its end."""
 _LONGEST_S = 120
 
 
@@ -70,7 +70,7 @@ class Caller:
 
     @property
     def is_under_way(self) -> bool:
-        return len(self.chunks) >= _UNDER_WAY or self.ended_at is not None
+        return not self.manner.shows or len(self.chunks) >= _UNDER_WAY or self.ended_at is not None
 
     @property
     def message(self) -> Any:
@@ -115,19 +115,35 @@ class Caller:
         self.chunks.append((time.monotonic(), chunk))
 
 
-def caller_of(system: System, manner: Manner, spec_of: SpecOf, *others: System, **parameters: Any) -> Caller:
+def caller_of(
+    system: System,
+    manner: Manner,
+    spec_of: SpecOf,
+    *others: System,
+    deployments: Mapping[str, Any] | None = None,
+    **parameters: Any,
+) -> Caller:
     """A caller of the chain that begins with the system, and goes on with others before the backup."""
-    served = "tiny" if manner.is_streamed else system.slow_model
-    spec = spec_of(system, *others, deployments={system.name: {"model": served}})
+    served = {system.name: {"model": "tiny" if manner.is_streamed else system.slow_model}}
+    spec = spec_of(system, *others, deployments={**served, **(deployments or {})})
     model = build_chat_model(spec, temperature=0, on_stream_break=manner.on_stream_break)
     return Caller(manner, model, **parameters)
 
 
 def start(callers: Sequence[Caller]) -> None:
-    """Returns when every call is under way."""
-    for caller in callers:
+    """Returns when every call is in the middle of its reply; those of which nothing is seen begin earlier."""
+    unseen = [caller for caller in callers if not caller.manner.shows]
+    for caller in unseen:
         caller.start()
-    showing = [caller for caller in callers if caller.manner.shows]
-    until(lambda: all(caller.is_under_way for caller in showing), _LONGEST_S)
-    if not showing:
+    if unseen:
         time.sleep(_UNSEEN_S)
+    for caller in callers:
+        if caller.manner.shows:
+            caller.start()
+    until(lambda: all(caller.is_under_way for caller in callers), _LONGEST_S)
+    early = [
+        (str(caller.manner), caller.error or caller.facts["attempts"])
+        for caller in callers
+        if caller.ended_at is not None
+    ]
+    assert not early, f"over before anything happened: {early}"

@@ -16,7 +16,7 @@ from tests.servers.process import KEY
 from tests.servers.systems import SYSTEMS, System
 
 SPEC = Path(__file__).parent / "llm-fallback.yaml"
-COUNTED = "".join(f"{number} " for number in range(80))
+COUNTED = "".join(f"{number} " for number in range(160))
 """What stands behind the proxy says this, at the pace of a model."""
 BACKUP = "This is the backup."
 
@@ -29,7 +29,7 @@ SpecOf = Callable[..., Spec]
 def fake() -> Iterator[FakeServer]:
     """The backup, and the model behind the proxy."""
     counting = Reply(COUNTED, chunk_delay_s=0.03)
-    with FakeServer({"backup": BACKUP, "upstream": counting, "slow": Reply(COUNTED, delay_s=4)}) as server:
+    with FakeServer({"backup": BACKUP, "upstream": counting, "slow": Reply(COUNTED, delay_s=6)}) as server:
         yield server
 
 

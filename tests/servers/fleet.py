@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.servers.install import Home
@@ -59,6 +60,16 @@ class Server:
         return (
             "\n".join(self._log.read_text(errors="replace").splitlines()[-_LAST_LINES:]) if self._log.exists() else ""
         )
+
+
+@contextmanager
+def up(server: Server) -> Iterator[Server]:
+    """The server, up; it is gone in the end, whatever became of it meanwhile."""
+    server.start()
+    try:
+        yield server
+    finally:
+        server.end()
 
 
 class Fleet:

