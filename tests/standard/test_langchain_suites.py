@@ -1,4 +1,4 @@
-"""LangChain's own standard suites, over real HTTP: all healthy, the primary down, the primary hanging.
+"""LangChain's own standard suites, over real HTTP and on fakes: all healthy, the primary down, the primary hanging.
 
 Whoever swaps their chat model for a chain must not notice, and not even when its first deployment is gone.
 """
@@ -15,7 +15,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from llm_fallback import FallbackChatModel, load_spec
-from llm_fallback.testing import Fail, FakeServer, Stall
+from llm_fallback.testing import Fail, FakeChatModel, FakeServer, Stall
 
 MODEL = "fake-1"
 """The chain is named like the model it serves, as the suites' tests of a model override want it."""
@@ -101,13 +101,18 @@ class _Downloads:
         return cls
 
 
-class _OverHTTP(Capabilities, ChatModelIntegrationTests):
+class _Offline(Capabilities, ChatModelIntegrationTests):
     scripts: dict[str, Any] = {}
 
     @pytest.fixture(autouse=True)
-    def _server(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def _downloads(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(suite, "httpx", _Downloads)
         monkeypatch.setenv("LANGCHAIN_TESTS_USER_AGENT", "llm-fallback tests")
+
+
+class _OverHTTP(_Offline):
+    @pytest.fixture(autouse=True)
+    def _server(self, _downloads: None) -> Any:
         with FakeServer(self.scripts, chain=MODEL) as server:
             type(self)._spec = spec_of(server)
             yield
@@ -135,6 +140,34 @@ class TestPrimaryHanging(_OverHTTP):
     scripts = {"primary": Stall(), "backup": None}
 
 
+class _Faked(_Offline):
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return FakeChatModel
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"scripts": self.scripts, "chain": MODEL, "timeouts": {"attempt_s": 5, "first_token_s": 5}}
+
+
+class TestAllHealthyFaked(_Faked):
+    """Every deployment answers."""
+
+    scripts = {MODEL: None, "backup": None}
+
+
+class TestPrimaryDownFaked(_Faked):
+    """The primary answers 500 to everything, until its breaker opens."""
+
+    scripts = {"primary": Fail(500), MODEL: None}
+
+
+class TestPrimaryHangingFaked(_Faked):
+    """The primary takes every request and never answers."""
+
+    scripts = {"primary": Stall(), MODEL: None}
+
+
 class TestUnits(Capabilities, ChatModelUnitTests):
     """Nothing is asked."""
 
@@ -148,3 +181,17 @@ class TestUnits(Capabilities, ChatModelUnitTests):
     def chat_model_params(self) -> dict[str, Any]:
         served = {"backend": "vllm", "model": MODEL, "api_base": "http://127.0.0.1:9"}
         return {"spec": load_spec({"deployments": {"primary": served}, "chains": {MODEL: {"tiers": ["primary"]}}})}
+
+
+class TestUnitsFaked(Capabilities, ChatModelUnitTests):
+    """Likewise of a fake."""
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return FakeChatModel
+
+    @property
+    def standard_chat_model_params(self) -> dict[str, Any]:
+        params = super().standard_chat_model_params
+        del params["api_key"]
+        return params
