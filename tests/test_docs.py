@@ -1,11 +1,12 @@
 """The documentation: whatever it shows is run, and prints what it says.
 
 A page's blocks are run in order, in a directory of their own. YAML that begins with a file's name is written there;
-Python is executed, and what `print(...)  # text` prints is compared with the text; `$ llm-fallback ...` in a console
-block is run and its output compared with what follows.
+Python is executed, its tests are called with the fixtures they name, and what `print(...)  # text` prints is compared
+with the text; `$ llm-fallback ...` in a console block is run and its output compared with what follows.
 """
 
 import importlib.util
+import inspect
 import json
 import re
 import shlex
@@ -21,12 +22,13 @@ from click.testing import CliRunner
 from llm_fallback import load_spec
 from llm_fallback.cli import main
 from llm_fallback.events import Failure
-from llm_fallback.testing import FakeServer
+from llm_fallback.testing import FakeServer, fake_chat_model
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
     "docs/tutorial.md",
+    "docs/testing.md",
     "docs/exporters.md",
     "docs/observability.md",
     "docs/failures.md",
@@ -57,7 +59,15 @@ def servers(monkeypatch, tmp_path):
         yield server
 
 
-def run_python(text, names):
+def called(test, directory):
+    """A test of a page, with what it asks for."""
+    marks = [mark for mark in vars(test).get("pytestmark", ()) if mark.name == "fake_llm_server"]
+    with FakeServer(*(marks[0].args if marks else ())) as server:
+        fixtures = {"fake_llm": fake_chat_model, "fake_llm_server": server, "tmp_path": directory}
+        test(**{name: fixtures[name] for name in inspect.signature(test).parameters})
+
+
+def run_python(text, names, directory):
     """Execute a block and its tests; what it prints is what it says it prints."""
     out = StringIO()
     before = set(names)
@@ -65,7 +75,7 @@ def run_python(text, names):
         exec(compile(text, "<docs>", "exec"), names)
         for name in sorted(set(names) - before):
             if name.startswith("test_"):
-                names[name]()
+                called(names[name], directory)
     assert out.getvalue().splitlines() == _PRINTS.findall(text)
 
 
@@ -88,7 +98,7 @@ def test_what_a_page_shows_is_true(page, servers):
         if language == "yaml":
             Path(text.splitlines()[0].removeprefix("# ")).write_text(text, encoding="utf-8")
         elif language == "python":
-            run_python(text, names)
+            run_python(text, names, Path())
         elif language == "console":
             run_console(text)
 
@@ -107,7 +117,7 @@ def test_the_readme_s_metadata_are_those_of_its_first_call(servers):
     (sample,) = [json.loads(text) for language, text in blocks("README.md") if language == "json"]
     first = next(text for language, text in blocks("README.md") if language == "python")
     names = {}
-    run_python(first, names)
+    run_python(first, names, Path())
     assert untimed(names["reply"].response_metadata["llm_fallback"]) == untimed(sample)
 
 

@@ -2,6 +2,9 @@
 
 import ast
 import runpy
+import shutil
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -22,3 +25,12 @@ def test_an_example_prints_what_its_docstring_promises(example, capsys):
     assert promised(example)
     runpy.run_path(str(example), run_name="__main__")
     assert capsys.readouterr().out.strip() == promised(example)
+
+
+def test_the_example_of_a_test_file_passes_where_nothing_else_is(tmp_path):
+    """As it stands, with pytest's own settings."""
+    shutil.copytree(EXAMPLES / "testing", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stdout
+    assert " passed" in ran.stdout

@@ -23,7 +23,7 @@ PUBLIC = {
     *("get_cost_callback", "get_latency_callback"),
 }
 KIT = {
-    *("FakeChatModel", "FakeServer", "Received", "fake_chat_model", "assert_attempts"),
+    *("FakeChatModel", "FakeServer", "Received", "fake_chat_model", "assert_attempts", "recorded"),
     *("Reply", "Fail", "Stall", "Cut", "Garbage", "Empty", "JumpingClock", "RealClock"),
 }
 HEAVY = ("litellm", "langchain", "langchain_core", "langchain_litellm", "openai", "aiohttp")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llm_fallback.testing.asserts import assert_attempts
     from llm_fallback.testing.model import FakeChatModel, fake_chat_model
     from llm_fallback.testing.received import Received
+    from llm_fallback.testing.recordings import recorded
     from llm_fallback.testing.scripts import Cut, Empty, Fail, Garbage, Reply, Stall
     from llm_fallback.testing.server import FakeServer
     from llm_fallback.timing import JumpingClock, RealClock
@@ -35,12 +36,14 @@ __all__ = [
     "Stall",
     "assert_attempts",
     "fake_chat_model",
+    "recorded",
 ]
 
 _HOME = {
     "llm_fallback.testing.asserts": ("assert_attempts",),
     "llm_fallback.testing.model": ("FakeChatModel", "fake_chat_model"),
     "llm_fallback.testing.received": ("Received",),
+    "llm_fallback.testing.recordings": ("recorded",),
     "llm_fallback.testing.scripts": ("Cut", "Empty", "Fail", "Garbage", "Reply", "Stall"),
     "llm_fallback.testing.server": ("FakeServer",),
     "llm_fallback.timing": ("JumpingClock", "RealClock"),

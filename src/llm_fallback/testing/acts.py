@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from llm_fallback.testing import brain, wire
 from llm_fallback.testing.answers import Answer
 from llm_fallback.testing.prompt import Request
+from llm_fallback.testing.recordings import Recorded
 from llm_fallback.testing.refusals import STATUS, error_body, refusal
 from llm_fallback.testing.scripts import Cut, Empty, Fail, Garbage, Reply, Stall, Step
 from llm_fallback.testing.wire import DONE, Envelope
@@ -74,6 +75,8 @@ def perform(step: Step | None, request: Request, envelope: Envelope) -> Iterator
             return _empty(step, request, envelope)
         case Reply():
             return _reply(step, request, envelope)
+        case Recorded():
+            return _recorded(step, request, envelope)
         case None:
             return _reply(Reply(None), request, envelope)
 
@@ -219,6 +222,23 @@ def _empty(empty: Empty, request: Request, envelope: Envelope) -> Iterator[Act]:
     document = wire.completion(answer, envelope)
     document["choices"][0]["message"]["content"] = empty.content
     return _document(document)
+
+
+def _recorded(recorded: Recorded, request: Request, envelope: Envelope) -> Iterator[Act]:
+    if recorded.stream != bool(request.get("stream")):
+        kind = "a stream" if recorded.stream else "a whole reply"
+        yield from _fail(Fail(400, body=f"this exchange was recorded as {kind}"), request, envelope)
+        return
+    if recorded.delay_s:
+        yield Wait(recorded.delay_s)
+    if recorded.status is not None:
+        yield Head(recorded.status, recorded.content_type, recorded.length, recorded.headers or {})
+    for pause, data in recorded.parts:
+        if pause:
+            yield Wait(pause)
+        yield Send(data)
+    if recorded.end != "whole":
+        yield Sever() if recorded.end == "cut" else Wait()
 
 
 def _broken_off(

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, get_args
 
 from llm_fallback.events import Failure
+from llm_fallback.testing.recordings import Recorded, Tape
 
 CutHow = Literal["reset", "close", "done", "error_frame", "overload_frame", "bad_frame", "abort", "error"]
 GarbageKind = Literal["html", "no_choices", "truncated", "null", "not_json"]
@@ -137,9 +138,9 @@ class Empty:
     """What a reply that is not streamed has for content."""
 
 
-Step: TypeAlias = Reply | Fail | Stall | Cut | Garbage | Empty
-Scripted: TypeAlias = Step | str | Sequence[Step | str] | None
-"""A list is played once, a single step for ever; None answers sensibly."""
+Step: TypeAlias = Reply | Fail | Stall | Cut | Garbage | Empty | Recorded
+Scripted: TypeAlias = Step | str | Sequence[Step | str] | Tape | None
+"""A list is played once, a single step for ever; None answers sensibly. A tape is what `recorded` reads."""
 
 
 class Script:
@@ -148,7 +149,10 @@ class Script:
     def __init__(self, scripted: Scripted = None) -> None:
         self._once: deque[Step] = deque()
         self._for_ever: Step | None = None
-        if isinstance(scripted, Sequence) and not isinstance(scripted, str):
+        if isinstance(scripted, Tape):
+            self._once.extend(scripted.exchanges)
+            self._for_ever = Fail(400, body=scripted.is_over)
+        elif isinstance(scripted, Sequence) and not isinstance(scripted, str):
             self._once.extend(map(step, scripted))
         elif scripted is not None:
             self._for_ever = step(scripted)

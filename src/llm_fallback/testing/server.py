@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 from llm_fallback.testing.cast import Cast
 from llm_fallback.testing.hosting import HOST, Hosted, host
+from llm_fallback.testing.recordings import recorded
 from llm_fallback.testing.scripts import Scripted
 from llm_fallback.testing.site import Site
 
@@ -28,6 +30,24 @@ class FakeServer(Cast):
     def __init__(self, scripts: Mapping[str, Scripted] | None = None, *, chain: str = "default") -> None:
         super().__init__(scripts, chain=chain)
         self._hosted: Hosted | None = None
+
+    @classmethod
+    def record(cls, upstream: str | Mapping[str, str], file: str | Path, *, chain: str = "default") -> FakeServer:
+        """A server that passes requests on to real ones and writes the exchanges to a file, anew at each start.
+
+        `upstream` has the `api_base` of each deployment; a single one is called `upstream`. Errors, cut streams and
+        pauses are kept as they come. Keys that requests carry are not: neither where they stand nor where a server
+        repeats them. Prompts and replies are.
+        """
+        from llm_fallback.testing.recorder import RecordingServer
+
+        addresses = {"upstream": upstream} if isinstance(upstream, str) else upstream
+        return RecordingServer(addresses, Path(file), chain=chain)
+
+    @classmethod
+    def replay(cls, file: str | Path, *, pace: float = 1.0, chain: str = "default") -> FakeServer:
+        """A server that plays what was recorded, each exchange once, with its pauses `pace` times as long."""
+        return cls(recorded(file, pace=pace), chain=chain)
 
     @property
     def url(self) -> str:
@@ -106,7 +126,10 @@ class FakeServer(Cast):
     def _launch(self) -> Future[Hosted]:
         if self._hosted is not None:
             raise RuntimeError("this FakeServer is running already")
-        return host(Site(self._scripts, self._inbox))
+        return host(self._site())
+
+    def _site(self) -> Site:
+        return Site(self._scripts, self._inbox)
 
     def _out_of_patience(self, timeout_s: float) -> TimeoutError:
         lines = [f"  {received}" for received in self.received()] or ["  nothing"]

@@ -6,7 +6,8 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from contextlib import aclosing
 from time import time
 from typing import Any, assert_never
 from urllib.parse import unquote
@@ -55,14 +56,22 @@ class Site:
         if "messages" not in asked:
             self._inbox.answered(number)
             return _refused(refusal(Fail(400, body=_NO_MESSAGES), name))
-        envelope = wire.Envelope(f"chatcmpl-{number}", str(asked.get("model", name)), int(time()))
         delivery = Delivery(request, number, self._inbox)
         try:
-            return await delivery.play(perform(self._scripts[name].next(), asked, envelope))
+            async with aclosing(self._acts(name, asked, number, request)) as acts:
+                return await delivery.play(acts)
         except (asyncio.CancelledError, ConnectionError):
             if not (self.closing or delivery.over):
                 self._inbox.client_gone(number)
             raise
+
+    async def _acts(
+        self, name: str, asked: Mapping[str, Any], number: int, request: web.BaseRequest
+    ) -> AsyncGenerator[Act, None]:
+        """What a deployment does with a request."""
+        envelope = wire.Envelope(f"chatcmpl-{number}", str(asked.get("model", name)), int(time()))
+        for act in perform(self._scripts[name].next(), asked, envelope):
+            yield act
 
     def _models(self, deployment: str) -> web.Response:
         names = [deployment] if deployment else list(self._scripts)
@@ -89,9 +98,9 @@ class Delivery:
         self.over = False
         """Nothing more is to come; who leaves now leaves nothing behind."""
 
-    async def play(self, acts: Iterable[Act]) -> web.StreamResponse:
+    async def play(self, acts: AsyncIterable[Act]) -> web.StreamResponse:
         """Sends what the acts say; ConnectionError or CancelledError if the client leaves before the end."""
-        for act in acts:
+        async for act in acts:
             match act:
                 case Head():
                     self._head = act
