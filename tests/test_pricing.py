@@ -71,6 +71,13 @@ def test_what_is_declared_free_costs_nothing():
     assert FREE.cost(Usage(10**6, 10**6, 10, 10, 10, 10, 10), seconds=3600) == 0
 
 
+def test_a_long_prompt_pays_its_own_price_for_every_token():
+    """Also for those below the threshold and those of the reply; at the threshold itself it is not long yet."""
+    prices = replace(PLAIN, above=((1000, Prices(Decimal(6), Decimal(30))), (2000, Prices(Decimal(9), Decimal(30)))))
+    costs = [prices.cost(Usage(tokens, 100)) for tokens in (1000, 1001, 2000, 2001)]
+    assert costs == [Decimal(text) for text in ("0.0045", "0.009006", "0.015", "0.021009")]
+
+
 def test_money_is_exact_where_floats_are_not():
     """A million calls at 0.1 dollars per million tokens come to exactly ten cents."""
     each = Prices(Decimal("0.1"), Decimal("0.2")).cost(Usage(1, 0))
@@ -113,6 +120,9 @@ PRICES = st.builds(
 )
 
 
+KINDS = [field.name for field in fields(Prices) if field.name != "above"]
+
+
 @given(PRICES, usages(), COUNTS, COUNTS, st.floats(0, 1e5), st.floats(0, 1e5))
 def test_more_tokens_and_more_time_never_cost_less(prices, usage, more_input, more_output, seconds, more_seconds):
     """And nothing costs less than nothing."""
@@ -122,7 +132,7 @@ def test_more_tokens_and_more_time_never_cost_less(prices, usage, more_input, mo
     assert 0 <= prices.cost(usage, seconds) <= prices.cost(larger, seconds + more_seconds)
 
 
-@given(PRICES, usages(), st.sampled_from([field.name for field in fields(Prices)]), DOLLARS, st.floats(0, 1e5))
+@given(PRICES, usages(), st.sampled_from(KINDS), DOLLARS, st.floats(0, 1e5))
 def test_a_higher_price_never_costs_less(prices, usage, name, dearer, seconds):
     """Whichever of the prices it is."""
     price = getattr(prices, name)

@@ -7,15 +7,14 @@ what it ships as a file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from typing import Any
 
 from llm_fallback.backends import BACKENDS
 from llm_fallback.plan import Feature, Target
+from llm_fallback.price_list import prices_in
 from llm_fallback.pricing import Prices
 from llm_fallback.profiles import WORDS, declared
 
-_MILLION = Decimal(1_000_000)
 _PROFILE_WORDS = {
     "max_input_tokens": "max_input_tokens",
     "max_output_tokens": "max_output_tokens",
@@ -105,24 +104,3 @@ class ListCatalogue:
             names = [target.model, target.model_name]
         entries = map(self._listed, names)
         return next((dict(entry) for entry in entries if entry), {})
-
-
-def prices_in(entry: Mapping[str, Any]) -> Prices | None:
-    """The prices an entry of the list gives; None if it gives none."""
-
-    def per_million(name: str) -> Decimal | None:
-        cost = entry.get(name)
-        return None if cost is None else Decimal(str(cost)) * _MILLION
-
-    given, made = per_million("input_cost_per_token"), per_million("output_cost_per_token")
-    if given is None or made is None:
-        return None
-    return Prices(
-        input=given,
-        output=made,
-        cached_input=per_million("cache_read_input_token_cost"),
-        cache_write=per_million("cache_creation_input_token_cost"),
-        reasoning=per_million("output_cost_per_reasoning_token"),
-        audio_input=per_million("input_cost_per_audio_token"),
-        audio_output=per_million("output_cost_per_audio_token"),
-    )

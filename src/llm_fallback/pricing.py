@@ -23,9 +23,14 @@ class Prices:
     audio_output: Decimal | None = None
     per_request: Decimal = Decimal(0)
     per_gpu_hour: Decimal = Decimal(0)
+    above: tuple[tuple[int, Prices], ...] = ()
+    """What all tokens of a request cost instead if its input has more tokens than that; ascending."""
 
     def cost(self, usage: Usage, seconds: float = 0.0) -> Decimal:
         """What an attempt cost that used these tokens and kept its deployment busy for `seconds`."""
+        for threshold, prices in reversed(self.above):
+            if usage.input_tokens > threshold:
+                return prices.cost(usage, seconds)
         tokens = self._input_cost(usage) + self._output_cost(usage)
         busy = self.per_gpu_hour * Decimal(str(seconds)) / 3600
         return tokens / _MILLION + self.per_request + busy

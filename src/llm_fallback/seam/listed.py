@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import litellm
 
-from llm_fallback.catalogue import prices_in
+from llm_fallback.price_list import prices_in
 from llm_fallback.pricing import Prices
 
 
