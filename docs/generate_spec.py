@@ -11,11 +11,6 @@ from typing import Any
 from llm_fallback.spec import json_schema
 
 PAGE = Path(__file__).with_name("spec.md")
-NOT_YET = dict.fromkeys(
-    (("Budget", None),),
-    "Accepted and checked; not acted on yet.",
-)
-"""What a spec may say and the library does not do yet: a definition, or (definition, key)."""
 
 HEAD = """# Every key of a spec
 
@@ -43,23 +38,16 @@ def _section(title: str, name: str, schema: Schema) -> Iterator[str]:
     yield f"## {title}\n"
     if name != "Spec" and "description" in schema:
         yield f"{_flat(schema['description'])}\n"
-    if (name, None) in NOT_YET:
-        yield f"**{NOT_YET[name, None]}**\n"
     yield "| key | value | default | |"
     yield "|---|---|---|---|"
     required = schema.get("required", ())
     for key, value in schema.get("properties", {}).items():
         default = "required" if key in required else _default(value)
-        text = _flat(" ".join(filter(None, (value.get("description"), _not_yet(name, key)))))
+        text = _flat(value.get("description", ""))
         kind = _type(value)
         kind = kind.removesuffix(" or null") if value.get("default") is None else kind
         yield f"| `{key}` | {_cell(kind)} | {default} | {_cell(text)} |"
     yield ""
-
-
-def _not_yet(name: str, key: str) -> str:
-    note = NOT_YET.get((name, key))
-    return f"**{note}**" if note else ""
 
 
 def _in_order(top: Schema, definitions: Mapping[str, Schema]) -> list[str]:

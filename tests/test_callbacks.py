@@ -19,7 +19,7 @@ from langchain_core.runnables import RunnableParallel
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 
-from llm_fallback import ChainExhausted, StreamBroken, build_chat_model
+from llm_fallback import ChainExhausted, Ledger, StreamBroken, build_chat_model
 from llm_fallback.callbacks import (
     CostCallbackHandler,
     LatencyCallbackHandler,
@@ -294,39 +294,44 @@ class TestWithoutAnAnswer:
 
     @pytest.mark.parametrize("mode", STREAMED)
     async def test_an_abandoned_stream_is_no_error_and_not_free(self, mode):
-        """It counts as a call; what it cost nobody told, so it is unpriced. What failed before is known."""
-        with FakeServer({"a": Fail(500), "b": Reply("one two three four", usage=USAGE)}) as server:
+        """LangChain tells no handler what it cost; the model does: 40 characters asked and one word read, estimated."""
+        with FakeServer({"a": Fail(500), "b": Reply("word two three four", usage=USAGE)}) as server:
             model = build_chat_model(server.spec(deployments={"b": PRICED}))
+            ledger = Ledger()
+            model.listeners = [ledger]
             with get_cost_callback() as cost, get_latency_callback() as latency:
                 await _leave(model, mode)
-        assert (cost.snapshot()["calls"], cost.snapshot()["unpriced_calls"]) == (1, 1)
-        assert cost.snapshot()["by_deployment"] == {"a": 0.0}
+        told = cost.snapshot()
+        assert (told["calls"], told["unpriced_calls"]) == (1, 0)
+        assert told["by_deployment"] == {"a": 0.0, "b": pytest.approx((10 * 2 + 1 * 10) / 1e6)}
+        assert told["total_usd"] == float(ledger.snapshot().total.cost_usd)
         assert (latency.snapshot()["calls"], latency.snapshot()["answered"]) == (1, 0)
 
-    async def test_a_cancelled_plain_call_goes_untold_and_the_next_one_counts(self):
-        """LangChain tells no handler of it; where it was cancelled nothing had come."""
+    async def test_a_cancelled_plain_call_counts_though_langchain_does_not_tell_of_it(self):
+        """The model does: it is an estimate of the prompt, for nothing had come."""
         server, build = one([Reply("late", delay_s=30), Reply("hello", usage=USAGE)])
         async with server:
             with get_cost_callback() as cost:
                 model = build()
-                asked = asyncio.ensure_future(model.ainvoke("x"))
+                asked = asyncio.ensure_future(model.ainvoke("x" * 40))
                 await server.await_until(lambda: server.received())
                 asked.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await asked
+                assert (cost.snapshot()["calls"], cost.snapshot()["total_usd"]) == (1, pytest.approx(10 * 2 / 1e6))
                 await model.ainvoke("x")
-        assert (cost.snapshot()["calls"], cost.snapshot()["total_usd"]) == (1, pytest.approx(COST))
+        assert (cost.snapshot()["calls"], cost.snapshot()["total_usd"]) == (2, pytest.approx(COST + 10 * 2 / 1e6))
 
 
 async def _leave(model, mode):
     """Read until there is text, and go."""
     if mode == "stream":
-        chunks = model.stream("x")
+        chunks = model.stream("x" * 40)
         while not next(chunks).text:
             pass
         chunks.close()
         return
-    achunks = model.astream("x")
+    achunks = model.astream("x" * 40)
     while not (await anext(achunks)).text:
         pass
     await achunks.aclose()

@@ -19,7 +19,8 @@ PUBLIC = {
     *("LLMFallbackError", "SpecError", "Mistake", "ChainExhausted", "StreamBroken", "BudgetExceeded"),
     *("Event", "AttemptFailed", "BreakerOpened", "CallEnded", "FellBack"),
     *("Attempt", "Record", "Skip"),
-    *("CostCallbackHandler", "LatencyCallbackHandler", "Ledger", "get_cost_callback", "get_latency_callback"),
+    *("BudgetCallbackHandler", "CostCallbackHandler", "LatencyCallbackHandler", "Ledger"),
+    *("get_cost_callback", "get_latency_callback"),
 }
 KIT = {
     *("FakeChatModel", "FakeServer", "Received", "fake_chat_model", "assert_attempts"),

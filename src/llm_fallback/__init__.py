@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llm_fallback.build import build_chat_model, build_router
     from llm_fallback.callbacks import (
+        BudgetCallbackHandler,
         CostCallbackHandler,
         LatencyCallbackHandler,
         get_cost_callback,
@@ -46,7 +47,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "build": ("build_chat_model", "build_router"),
-    "callbacks": ("CostCallbackHandler", "LatencyCallbackHandler", "get_cost_callback", "get_latency_callback"),
+    "callbacks": (
+        "BudgetCallbackHandler",
+        "CostCallbackHandler",
+        "LatencyCallbackHandler",
+        "get_cost_callback",
+        "get_latency_callback",
+    ),
     "chat": ("FallbackChatModel",),
     "checks": ("check",),
     "errors": ("BudgetExceeded", "ChainExhausted", "LLMFallbackError", "Mistake", "SpecError", "StreamBroken"),
@@ -62,6 +69,7 @@ __all__ = [
     "Attempt",
     "AttemptFailed",
     "BreakerOpened",
+    "BudgetCallbackHandler",
     "BudgetExceeded",
     "CallEnded",
     "ChainExhausted",

@@ -10,81 +10,39 @@ Of our own models they read the facts each reply and each error carries; of othe
 
 from __future__ import annotations
 
-import asyncio
-import sys
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
-from typing import Any, TypeVar
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeVar, get_args
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
-from llm_fallback.errors import ChainExhausted, StreamBroken
-from llm_fallback.events import Attempt, CallEnded, Failure, Record, Usage
+from llm_fallback.budget import Cap, Payer, Purse, Sum, Window
+from llm_fallback.errors import BudgetExceeded
+from llm_fallback.events import CallEnded
 from llm_fallback.ledger import Ledger, Snapshot
-from llm_fallback.recall import attempt_of, record_of
-from llm_fallback.replies import KEY
+from llm_fallback.lineage import Lineage
+from llm_fallback.observing import CallObserver
+from llm_fallback.outside import CallUnderWay
 from llm_fallback.tally import Summary
 
 _SPLITS = ("chain", "deployment", "model", "tag")
-_ATTEMPT_FAILED = "llm_fallback.attempt_failed"
-_MOST_UNDER_WAY = 10_000
-"""LangChain tells no handler how a cancelled `ainvoke` ends; calls that stay open are forgotten beyond so many."""
-_LEFT = (GeneratorExit, asyncio.CancelledError, KeyboardInterrupt)
-"""What a model sees when its caller leaves."""
 
 
-@dataclass(slots=True)
-class _UnderWay:
-    """A call that has begun."""
-
-    tags: Sequence[str]
-    metadata: Mapping[str, Any]
-    chain: str
-    """Empty for models that are not ours."""
-    began: float
-    first_token_at: float | None = None
-    failed: list[Attempt] = field(default_factory=list)
-
-    def ended(self, record: Record, failure: Failure | None = None) -> CallEnded:
-        return CallEnded(record.chain, record, failure, tags=tuple(self.tags), metadata=self.metadata)
-
-    def record(self, attempts: Sequence[Attempt], answer: Attempt | None = None) -> Record:
-        """A record of what was seen from outside."""
-        return Record(
-            chain=self.chain,
-            deployment=None,
-            model=None if answer is None else answer.model,
-            fell_back=False,
-            attempts=tuple(attempts),
-            skipped=(),
-            latency_s=time.perf_counter() - self.began,
-            time_to_first_token_s=None if answer is None else answer.time_to_first_token_s,
-        )
-
-
-class _CallBooks(BaseCallbackHandler):
-    """Books every call of the runs it is attached to, once each. Threads may share it."""
-
-    run_inline = True
-    ignore_chain = ignore_agent = ignore_retriever = ignore_retry = True
+class _CallBooks(CallObserver):
+    """Keeps books of the calls."""
 
     def __init__(self, *, by: Sequence[str] = ()) -> None:
         super().__init__()
         self._keys = tuple(by)
         self._ledger = Ledger(by=by)
-        self._lock = threading.Lock()
-        self._under_way: OrderedDict[UUID, _UnderWay] = OrderedDict()
+
+    def book(self, event: CallEnded) -> None:
+        self._ledger(event)
 
     def report(self) -> str:
         """The books as text."""
@@ -92,45 +50,6 @@ class _CallBooks(BaseCallbackHandler):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._ledger.snapshot().total.calls} calls)"
-
-    # What LangChain tells.
-
-    def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        self._begin(run_id, kwargs)
-
-    def on_llm_start(self, serialized: Any, prompts: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        self._begin(run_id, kwargs)
-
-    def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        call = self._under_way.get(run_id)
-        if call is not None and token and call.first_token_at is None:
-            call.first_token_at = time.perf_counter()
-
-    def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        call = self._under_way.get(run_id)
-        if call is not None and name == _ATTEMPT_FAILED:
-            call.failed.append(attempt_of(data))
-
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        call, message = self._end(run_id), _message(response)
-        if call is not None and not _is_from_cache(message, run_id):
-            self._ledger(_answered(call, message))
-
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        call = self._end(run_id)
-        if call is not None:
-            self._ledger(_failed(call, error, kwargs.get("response")))
-
-    def _begin(self, run_id: UUID, told: Mapping[str, Any]) -> None:
-        call = _UnderWay(told.get("tags") or (), told.get("metadata") or {}, _chain(told), time.perf_counter())
-        with self._lock:
-            self._under_way[run_id] = call
-            if len(self._under_way) > _MOST_UNDER_WAY:
-                self._under_way.popitem(last=False)
-
-    def _end(self, run_id: UUID) -> _UnderWay | None:
-        with self._lock:
-            return self._under_way.pop(run_id, None)
 
     def _splits(self, books: Snapshot) -> Iterator[tuple[str, Mapping[str, Summary]]]:
         for dimension in (*_SPLITS, *self._keys):
@@ -198,6 +117,121 @@ class LatencyCallbackHandler(_CallBooks):
         return "\n".join(lines)
 
 
+class BudgetCallbackHandler(CallObserver):
+    """Stops calls that would spend more than `limit_usd` US dollars: they raise BudgetExceeded, and nothing is sent.
+
+    `window` is what the limit is for: each `call`, each `run` (an outermost one of LangChain, as of an agent or a
+    graph), each `day` from midnight UTC, or `none`: all calls together. `per` names a key of `config["metadata"]`, each
+    value of which has the whole limit for itself.
+
+    An attempt of one of our own models is paid for beforehand by its estimate, so calls at the same time do not
+    overspend. Of other models the handler learns the cost as a call ends, by litellm's list, and stops the next one.
+    Raises ValueError for a limit that is no amount of money, or an unknown window.
+    """
+
+    raise_error = True
+
+    def __init__(
+        self,
+        limit_usd: float | Decimal,
+        per: str | None = None,
+        window: Window = "none",
+        *,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`wall` tells the time, in seconds since the epoch."""
+        super().__init__()
+        if window not in get_args(Window):
+            raise ValueError(f"window must be one of {', '.join(get_args(Window))}, got {window!r}")
+        self._purse = Purse(window, per, wall)
+        scope = type(self).__name__ if window == "none" else f"{type(self).__name__}, per {window}"
+        self.cap: Cap = Cap(_dollars(limit_usd), self._purse, scope)
+        self._lineage = Lineage()
+        # Who pays by the run has to see runs begin.
+        self.ignore_chain = self.ignore_agent = self.ignore_retriever = window != "run"
+
+    def admit(self, call: CallUnderWay) -> None:
+        """Stop a call when there is nothing left; our own models ask for each attempt themselves."""
+        if call.chain:
+            return
+        call.root_run_id = self._lineage.root(call.run_id, call.parent_run_id)
+        with self._purse.lock:
+            overdraft = self.cap.overdraft(Payer(str(call.root_run_id), call.metadata), None)
+        if overdraft is not None:
+            raise BudgetExceeded(*overdraft.as_floats)
+
+    def book(self, event: CallEnded) -> None:
+        self._purse.spend(Payer(event.root_run_id, event.metadata), event.record.cost_usd)
+
+    def on_call_ended(self, event: CallEnded) -> None:
+        """A model of ours has ended a call; what it cost was settled attempt by attempt."""
+        self._end(UUID(event.run_id))
+
+    def on_chain_start(
+        self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        self._lineage.begin(run_id, parent_run_id)
+
+    def on_tool_start(
+        self, serialized: Any, input_str: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        self._lineage.begin(run_id, parent_run_id)
+
+    def on_retriever_start(
+        self, serialized: Any, query: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        self._lineage.begin(run_id, parent_run_id)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain data, in US dollars: what was spent and what is set aside for calls under way, today with `day`, in the
+        runs that are remembered with `run`, ever with `none`. Where `unpriced_attempts` is above 0, the cost of some is
+        not known and not in it."""
+        sums, per = self._purse.sums(), self._purse.per
+        by = {} if per is None else {f"by_{per}": _by_spender(sums)}
+        return {
+            "limit_usd": float(self.cap.usd),
+            "window": self._purse.window,
+            "spent_usd": float(sum((own.spent for own in sums), Decimal(0))),
+            "reserved_usd": float(sum((own.reserved for own in sums), Decimal(0))),
+            "unpriced_attempts": sum(own.unpriced for own in sums),
+            **by,
+        }
+
+    def report(self) -> str:
+        """Text a person reads."""
+        told = self.snapshot()
+        lines = [f"${told['spent_usd']:.6f} spent, ${told['limit_usd']:.6f} allowed ({_OF_WINDOW[self._purse.window]})"]
+        if self._purse.per is not None:
+            spenders = told[f"by_{self._purse.per}"]
+            lines += _section(self._purse.per, {name: f"${usd:.6f}" for name, usd in spenders.items()})
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.report().splitlines()[0]})"
+
+
+_OF_WINDOW = {"call": "for each call", "run": "for each run", "day": "today", "none": "in all"}
+
+
+def _dollars(limit_usd: float | Decimal) -> Decimal:
+    try:
+        usd = Decimal(str(limit_usd))
+    except InvalidOperation:
+        usd = Decimal(-1)
+    if not (usd.is_finite() and usd >= 0) or isinstance(limit_usd, bool):
+        raise ValueError(f"limit_usd must be an amount of US dollars, 0 or more, got {limit_usd!r}")
+    return usd
+
+
+def _by_spender(sums: Sequence[Sum]) -> dict[str, float]:
+    """By the value of `per`; what had none stands under an empty name."""
+    spent: dict[str, Decimal] = {}
+    for own in sums:
+        whose = own.whose or ""
+        spent[whose] = spent.get(whose, Decimal(0)) + own.spent
+    return {name: float(usd) for name, usd in sorted(spent.items())}
+
+
 # Everywhere below a with block, as `get_usage_metadata_callback` does it.
 
 _Books = TypeVar("_Books", bound=_CallBooks)
@@ -239,105 +273,6 @@ def _free_variable() -> ContextVar[_CallBooks | None]:
         register_configure_hook(made, inheritable=True)
         _everywhere.append(made)
         return made
-
-
-# What a call came to.
-
-
-def _chain(told: Mapping[str, Any]) -> str:
-    """The chain that is asked, if the model is ours."""
-    asked = told.get("invocation_params") or {}
-    return str(asked.get("model") or asked["chain"]) if "deployments" in asked and "chain" in asked else ""
-
-
-def _message(response: LLMResult) -> AIMessage | None:
-    generations = response.generations[0] if response.generations else []
-    if generations and isinstance(generations[0], ChatGeneration):
-        message = generations[0].message
-        return message if isinstance(message, AIMessage) else None
-    return None
-
-
-def _is_from_cache(message: AIMessage | None, run_id: UUID) -> bool:
-    """LangChain puts a cost of 0 on what it takes from its cache. It may do so while the call that filled the cache
-    still ends; that one's reply has the id of its run."""
-    usage: Mapping[str, Any] = (message and message.usage_metadata) or {}
-    return usage.get("total_cost") == 0 and str(run_id) not in str(message and message.id)
-
-
-def _answered(call: _UnderWay, message: AIMessage | None) -> CallEnded:
-    facts = message.response_metadata.get(KEY) if message is not None else None
-    usage = _usage(message.usage_metadata) if message is not None and message.usage_metadata else None
-    if facts is not None:
-        record = record_of(facts)
-        return call.ended(replace(record, attempts=_with_usage(record.attempts, usage)))
-    answer = _outside_view(call, message, usage)
-    return call.ended(call.record([answer], answer))
-
-
-def _with_usage(attempts: Sequence[Attempt], usage: Usage | None) -> tuple[Attempt, ...]:
-    return tuple(replace(attempt, usage=usage) if attempt.outcome == "succeeded" else attempt for attempt in attempts)
-
-
-def _outside_view(call: _UnderWay, message: AIMessage | None, usage: Usage | None) -> Attempt:
-    """The one attempt that is known of an answer of a model that is not ours."""
-    told = message.response_metadata if message is not None else {}
-    model = str(told.get("model_name") or told.get("model") or call.metadata.get("ls_model_name") or "")
-    first = call.first_token_at
-    return Attempt(
-        deployment="",
-        model=model,
-        outcome="succeeded",
-        latency_s=time.perf_counter() - call.began,
-        time_to_first_token_s=None if first is None else first - call.began,
-        cost_usd=None if usage is None else _listed_cost(model, call.metadata, usage),
-        usage=usage,
-    )
-
-
-def _listed_cost(model: str, metadata: Mapping[str, Any], usage: Usage) -> Decimal | None:
-    """The cost by litellm's list, if litellm is there already: nobody waits three seconds for a price."""
-    if "litellm" not in sys.modules:
-        return None
-    from llm_fallback.seam.listed import listed_prices
-
-    own = str(metadata.get("ls_model_name") or model)
-    provider = metadata.get("ls_provider")
-    prices = listed_prices((model, f"{provider}/{model}", own, f"{provider}/{own}"))
-    return None if prices is None else prices.cost(usage)
-
-
-def _failed(call: _UnderWay, error: BaseException, response: LLMResult | None) -> CallEnded:
-    match error:
-        case ChainExhausted():
-            record = replace(call.record(error.attempts), chain=error.chain)
-            return call.ended(record, error.failure)
-        case StreamBroken():
-            facts = record_of(error.partial.response_metadata[KEY])
-            return call.ended(replace(facts, attempts=error.attempts), error.attempts[-1].failure or "stream_broken")
-    failure: Failure = "cancelled" if isinstance(error, _LEFT) else "server_error"
-    return call.ended(call.record([*call.failed, *_broken_off(response)]), failure)
-
-
-def _broken_off(response: LLMResult | None) -> Iterator[Attempt]:
-    """An attempt that had brought something when the call ended; what it cost nobody said."""
-    message = None if response is None else _message(response)
-    if message is not None and (message.content or message.tool_calls or message.additional_kwargs):
-        yield Attempt(deployment="", model="", outcome="cancelled", cost_usd=None)
-
-
-def _usage(usage: UsageMetadata) -> Usage:
-    given: Mapping[str, Any] = usage.get("input_token_details") or {}
-    made: Mapping[str, Any] = usage.get("output_token_details") or {}
-    return Usage(
-        input_tokens=usage.get("input_tokens") or 0,
-        output_tokens=usage.get("output_tokens") or 0,
-        cached_tokens=given.get("cache_read") or 0,
-        cache_write_tokens=given.get("cache_creation") or 0,
-        reasoning_tokens=made.get("reasoning") or 0,
-        audio_input_tokens=given.get("audio") or 0,
-        audio_output_tokens=made.get("audio") or 0,
-    )
 
 
 # How it is told.

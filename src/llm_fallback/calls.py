@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from llm_fallback.budget import Payer
 from llm_fallback.engine import Call
 from llm_fallback.exchange import Transcript
 from llm_fallback.plan import ChainPlan, Feature
@@ -15,8 +16,10 @@ from llm_fallback.structured import Structured
 _NOT_SENT = ("chain", "model", "stream", "metadata", "run_manager", "callbacks", "timeout", "max_retries")
 """Words of the merged request that are the chain's or LangChain's, not the deployment's."""
 
+_CHARACTERS_OF_A_PICTURE = 4000
 
-def call_of(words: Mapping[str, Any], chain: ChainPlan, form: Structured | None) -> Call:
+
+def call_of(words: Mapping[str, Any], chain: ChainPlan, form: Structured | None, payer: Payer) -> Call:
     """The call that ChatLiteLLM's merged words ask of a chain."""
     request = {name: value for name, value in words.items() if name not in _NOT_SENT}
     if words.get("metadata"):
@@ -32,6 +35,7 @@ def call_of(words: Mapping[str, Any], chain: ChainPlan, form: Structured | None)
         judge=_judge(chain, form),
         features=_features(request),
         tokens=_estimated_tokens(request),
+        payer=payer,
     )
 
 
@@ -77,5 +81,21 @@ def _has_image(message: Mapping[str, Any]) -> bool:
 
 
 def _estimated_tokens(request: Mapping[str, Any]) -> int:
-    """About how many tokens the prompt has, at four characters each: for limits, not for bills."""
-    return sum(len(str(message.get("content") or "")) for message in request["messages"]) // 4
+    """About how many tokens the prompt has, at four characters each: for limits and estimates, not for bills."""
+    messages = sum(_characters(message.get("content")) for message in request["messages"])
+    calls = sum(len(str(message["tool_calls"])) for message in request["messages"] if message.get("tool_calls"))
+    tools = len(str(request["tools"])) if request.get("tools") else 0
+    return (messages + calls + tools) // 4
+
+
+def _characters(content: Any) -> int:
+    if isinstance(content, list):
+        return sum(_characters_of_part(part) for part in content)
+    return len(content or "")
+
+
+def _characters_of_part(part: Any) -> int:
+    """A picture or a recording is as long as its bytes, and is taken for a page of text instead."""
+    if isinstance(part, str):
+        return len(part)
+    return len(part["text"]) if isinstance(part.get("text"), str) else _CHARACTERS_OF_A_PICTURE

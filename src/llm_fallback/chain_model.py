@@ -229,13 +229,12 @@ class ChainChatModel(BaseChatModel):
         return config, kwargs
 
     def _caller_of(self, config: RunnableConfig) -> Caller:
-        tags, metadata = config.get("tags"), config.get("metadata")
+        tags = [*(config.get("tags") or ()), *(self.tags or ())]
+        metadata = {**(config.get("metadata") or {}), **(self.metadata or {})}
         # Nothing here may hold the model: a kept-alive connection keeps the context it was opened in, and with it
         # the caller of its first request, for as long as it is open.
-        handlers = partial(
-            CallbackManager.configure, config.get("callbacks"), self.callbacks, self.verbose, tags, self.tags
-        )
-        return Caller(self.listeners, config["run_id"], tags or (), metadata or {}, handlers)
+        handlers = partial(CallbackManager.configure, config.get("callbacks"), self.callbacks, self.verbose)
+        return Caller(self.listeners, config["run_id"], tags, metadata, handlers)
 
     def _chain_called(self, name: str) -> str:
         chains = self.lease.plan.chains
@@ -255,22 +254,21 @@ class ChainChatModel(BaseChatModel):
 
     def _ask(self, words: dict[str, Any], run_manager: CallbackManagerForLLMRun | None) -> Any:
         """One call through the chain: its chunks, or the whole reply if it is not streamed."""
-        run = self._start(words)
-        answer = answered(run, self._caller(run_manager))
+        caller = self._caller(run_manager)
+        answer = answered(self._start(words, caller), caller)
         return answer if words.get("stream") else list(answer)[-1]
 
     async def _aask(self, words: dict[str, Any], run_manager: AsyncCallbackManagerForLLMRun | None) -> Any:
         """Like `_ask`."""
-        run = self._start(words)
         caller = self._caller(run_manager)
-        answer = caller.answer = aanswered(run, caller)
+        answer = caller.answer = aanswered(self._start(words, caller), caller)
         return answer if words.get("stream") else [item async for item in answer][-1]
 
-    def _start(self, words: dict[str, Any]) -> Run:
+    def _start(self, words: dict[str, Any], caller: Caller) -> Run:
         """The call that merged words ask for."""
         self._check_open()
         chain = self.lease.plan.chains[words["model"]]
-        return self.lease.engine.start(call_of(words, chain, self.structured))
+        return self.lease.engine.start(call_of(words, chain, self.structured, caller.payer()))
 
     def _check_open(self) -> None:
         if self.lease.is_closed:

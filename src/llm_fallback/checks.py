@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain as joined
+from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import SecretStr
@@ -246,6 +247,27 @@ def _free_but_hosted(spec: Spec) -> _Found:
             )
 
 
+def _budget_of_no_day(spec: Spec) -> _Found:
+    for name in spec.chains:
+        budget = spec.budget(name)
+        if budget is not None and budget.file is not None and budget.usd_per_day is None:
+            yield ("chains", name, "budget", "file"), "keeps what the day has cost, and there is no usd_per_day"
+        if budget is not None and not budget.limits:
+            yield ("chains", name, "budget"), "limits nothing: it has no usd_per_call, usd_per_run or usd_per_day"
+
+
+def _budget_out_of_reach(spec: Spec) -> _Found:
+    for name in spec.chains:
+        budget = spec.budget(name)
+        limits = list(budget.limits.items()) if budget is not None else []
+        for (short, less), (long, more) in pairwise(limits):
+            if less > more:
+                yield (
+                    ("chains", name, "budget", f"usd_per_{short}"),
+                    f"${less:f} a {short} is never reached: ${more:f} a {long} ends it before",
+                )
+
+
 def _unknown_provider(spec: Spec) -> _Found:
     for name, deployment in spec.deployments.items():
         provider = _provider(deployment)
@@ -284,5 +306,7 @@ _CHECKS = (
     _bare_variable,
     _password_in_address,
     _free_but_hosted,
+    _budget_of_no_day,
+    _budget_out_of_reach,
     _unknown_provider,
 )

@@ -196,6 +196,15 @@ class Course:
         self._asked_here.pop(member.name, None)
         self._skipped[member.name] = Skip(member.name, "unsupported")
 
+    def unaffordable(self, member: Member) -> None:
+        """Learn that there is no money to ask a deployment now; it may be asked when another attempt has cost less than
+        was set aside for it."""
+        if member.name not in self._faults:
+            self._asked.pop(member.name, None)
+            self._asked_here.pop(member.name, None)
+            self._passed[member.name] = member
+        self._skipped[member.name] = Skip(member.name, "budget")
+
     @property
     def skipped(self) -> tuple[Skip, ...]:
         """Whom this call passed over and never asked."""

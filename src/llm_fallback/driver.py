@@ -20,9 +20,12 @@ from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.callbacks.manager import ahandle_event, handle_event
 
 from llm_fallback.breaker import LASTING
-from llm_fallback.engine import Answered, Broke, Failed, Question
-from llm_fallback.events import AttemptFailed, BreakerOpened, CallEnded, Event, Failure, FellBack, Record
+from llm_fallback.budget import Payer
+from llm_fallback.engine import Answered, Broke, Failed, Question, Unaffordable
+from llm_fallback.events import AttemptFailed, BreakerOpened, CallEnded, Event, FellBack, Record, Unanswered
 from llm_fallback.exchange import Piece
+from llm_fallback.lineage import root_among
+from llm_fallback.observing import CallObserver
 from llm_fallback.portal import portal
 from llm_fallback.run import Run
 
@@ -40,9 +43,21 @@ class Caller:
     tags: Sequence[str] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
     find_handlers: Callable[[], CallbackManager | Sequence[BaseCallbackHandler]] = tuple
-    """Looked up only when there is something to tell: a healthy call never needs them."""
+    """Looked up only once."""
     answer: AsyncGenerator[Any, None] | None = None
     """The answer under way, for whoever has to close it."""
+
+    @property
+    def root_run_id(self) -> UUID | None:
+        """The outermost run this is a part of."""
+        root = root_among(self.handlers)
+        return self.run_id if root is None else root
+
+    def payer(self) -> Payer:
+        """Whose money the call spends."""
+        observers = [handler for handler in self.handlers if isinstance(handler, CallObserver)]
+        caps = tuple(observer.cap for observer in observers if observer.cap is not None)
+        return Payer(None if self.root_run_id is None else str(self.root_run_id), self.metadata, caps)
 
     @cached_property
     def handlers(self) -> list[BaseCallbackHandler]:
@@ -52,12 +67,14 @@ class Caller:
     def tell(self, event: Event) -> None:
         _log(event)
         self._tell_listeners(event)
+        self._tell_observers(event)
         if self.run_id is not None and isinstance(event, AttemptFailed | FellBack):
             handle_event(self.handlers, "on_custom_event", "ignore_custom_event", *_custom(event), **self._origin)
 
     async def atell(self, event: Event) -> None:
         _log(event)
         self._tell_listeners(event)
+        self._tell_observers(event)
         if self.run_id is not None and isinstance(event, AttemptFailed | FellBack):
             await ahandle_event(
                 self.handlers, "on_custom_event", "ignore_custom_event", *_custom(event), **self._origin
@@ -73,6 +90,12 @@ class Caller:
                 listener(event)
             except Exception:
                 logger.exception("listener %r failed on %s", listener, event.name)
+
+    def _tell_observers(self, event: Event) -> None:
+        if isinstance(event, CallEnded) and event.run_id is not None:
+            for handler in self.handlers:
+                if isinstance(handler, CallObserver):
+                    handler.on_call_ended(event)
 
 
 def drive(run: Run, caller: Caller) -> Generator[Piece, None, None]:
@@ -156,12 +179,13 @@ def _ended(run: Run, caller: Caller) -> CallEnded:
         streamed=run.call.streamed,
         at=time.time(),
         run_id=None if caller.run_id is None else str(caller.run_id),
+        root_run_id=None if caller.root_run_id is None else str(caller.root_run_id),
         tags=tuple(caller.tags),
         metadata=caller.metadata,
     )
 
 
-def _outcome(run: Run) -> tuple[Record, Failure | None]:
+def _outcome(run: Run) -> tuple[Record, Unanswered | None]:
     match run.end:
         case None:
             return run.record(), "cancelled"
@@ -171,6 +195,8 @@ def _outcome(run: Run) -> tuple[Record, Failure | None]:
             return record, fault.failure
         case Failed(record=record, failure=failure):
             return record, failure
+        case Unaffordable(record=record):
+            return record, "budget"
 
 
 def _custom(event: AttemptFailed | FellBack) -> tuple[str, dict[str, Any]]:

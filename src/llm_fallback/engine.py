@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from llm_fallback.budget import Overdraft, Payer
 from llm_fallback.course import Course
 from llm_fallback.events import Event, Failure, Record
 from llm_fallback.exchange import Piece, Reply, Transcript, Transport
 from llm_fallback.faults import Fault
 from llm_fallback.health import Health
 from llm_fallback.plan import Catalogue, ChainPlan, Feature, Target
+from llm_fallback.spending import Budgets
 from llm_fallback.timing import Clock
 from llm_fallback.trial import Tools
 
@@ -32,7 +34,8 @@ class Call:
     """Says whether a whole reply will do; asked in the caller's own thread or task."""
     features: frozenset[Feature] = frozenset()
     tokens: int = 0
-    """About how many tokens the request will use, for `limits.tpm`."""
+    """About how many tokens the prompt has, for limits and estimates."""
+    payer: Payer = field(default_factory=Payer)
 
     @property
     def is_held(self) -> bool:
@@ -82,8 +85,18 @@ class Failed:
     cause: BaseException | None
 
 
+@dataclass(frozen=True, slots=True)
+class Unaffordable:
+    """The next attempt could have gone over a budget."""
+
+    record: Record
+    overdraft: Overdraft
+    cause: BaseException | None
+    """Why there had to be another attempt, if there was one before."""
+
+
 Item = Event | Question | Piece
-Ending = Answered | Broke | Failed
+Ending = Answered | Broke | Failed | Unaffordable
 
 
 class Engine:
@@ -98,10 +111,12 @@ class Engine:
         *,
         rng: Random,
         backoff: Callable[[ChainPlan], Callable[[int], float]],
+        budgets: Budgets | None = None,
     ) -> None:
         self.tools = Tools(transport, catalogue, health, clock)
         self.health = health
         self.clock = clock
+        self.budgets = Budgets(clock.wall) if budgets is None else budgets
         self._rng = rng
         self._backoff = backoff
 

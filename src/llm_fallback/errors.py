@@ -194,14 +194,38 @@ class StreamStalled(StreamBroken, langchain.ModelTimeoutError):
 class BudgetExceeded(LLMFallbackError):
     """The next attempt could go over a budget; nothing was sent for it."""
 
-    def __init__(self, spent: float, limit: float, scope: str) -> None:
+    is_retryable = False
+    """The next call would be refused as well."""
+
+    def __init__(
+        self,
+        spent: float,
+        limit: float,
+        scope: str,
+        attempt_usd: float | None = None,
+        attempts: Sequence[Attempt] = (),
+        skipped: Sequence[Skip] = (),
+    ) -> None:
         self.spent = spent
-        """US dollars spent in the scope so far."""
+        """US dollars spent in the scope so far, or set aside for attempts under way."""
         self.limit = limit
         """US dollars allowed in the scope."""
         self.scope = scope
         """What the budget covers, as in `chain assistant, per day`."""
-        super().__init__(f"budget of ${limit:g} for {scope} would be exceeded: ${spent:g} spent or reserved")
+        self.attempt_usd = attempt_usd
+        """What the next attempt might have cost; None where that is not known."""
+        self.attempts = tuple(attempts)
+        """What the call had tried before."""
+        self.skipped = tuple(skipped)
+        head = over_budget(spent, limit, scope, attempt_usd)
+        super().__init__("\n".join([head, *(f"  {fact}" for fact in (*self.attempts, *self.skipped))]))
 
     def __reduce__(self) -> tuple[Callable[..., BudgetExceeded], tuple[Any, ...]]:
-        return type(self), (self.spent, self.limit, self.scope)
+        facts = (self.attempt_usd, self.attempts, self.skipped)
+        return type(self), (self.spent, self.limit, self.scope, *facts)
+
+
+def over_budget(spent: float, limit: float, scope: str, attempt_usd: float | None) -> str:
+    """Why an attempt cannot be afforded, in a line."""
+    attempt = "" if attempt_usd is None else f", and the next attempt might cost ${attempt_usd:g}"
+    return f"budget of ${limit:g} for {scope} would be exceeded: ${spent:g} spent or set aside{attempt}"

@@ -34,6 +34,8 @@ Failure = Literal[
 """How an attempt can fail. docs/failures.md says what follows from each."""
 
 Outcome = Literal["succeeded", "failed", "cancelled"]
+Unanswered = Failure | Literal["budget"]
+"""Why a call has no answer: what the chain failed by, or a budget that the next attempt might have gone over."""
 SkipReason = Literal["breaker_open", "limit", "context_window", "unsupported", "budget"]
 
 
@@ -219,7 +221,7 @@ class CallEnded:
 
     chain: str
     record: Record
-    failure: Failure | None = None
+    failure: Unanswered | None = None
     """None: answered. `cancelled`: the caller left."""
     streamed: bool = False
     at: float = 0.0
@@ -229,6 +231,8 @@ class CallEnded:
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """`config["metadata"]` of the call."""
+    root_run_id: str | None = None
+    """The outermost run it was made in, as that of an agent or a graph; else the same as `run_id`."""
     name: Literal["llm_fallback.call_ended"] = "llm_fallback.call_ended"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from llm_fallback.cold_start import knocks_within
 from llm_fallback.plan import ChainPlan, Member, Tiers
 from llm_fallback.profiles import passed_over
+from llm_fallback.spec import Budget
 
 
 def explain(chain: ChainPlan) -> dict[str, Any]:
@@ -51,4 +52,13 @@ def _notes(chain: ChainPlan) -> list[str]:
         notes.append("a streamed reply is held until it is whole")
     elif chain.on_stream_break == "raise":
         notes.append("a stream that breaks after its first content raises StreamBroken")
+    if chain.budget is not None and chain.budget.limits:
+        notes.append(_budget_note(chain.budget))
     return [*notes, *passed_over(chain)]
+
+
+def _budget_note(budget: Budget) -> str:
+    limits = ", ".join(f"${usd:f} a {window}" for window, usd in budget.limits.items())
+    whose = f" for each {budget.per}" if budget.per else ""
+    kept = f", kept in {budget.file}" if budget.file and "day" in budget.limits else ""
+    return f"an attempt that could go over {limits}{whose} is not made{kept}: the call ends with BudgetExceeded"

@@ -121,6 +121,24 @@ class _Sliding:
             self._slices.popleft()
 
 
+class _Mean:
+    """The mean of the last few values."""
+
+    def __init__(self) -> None:
+        self._values: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
+        self._sum = 0.0
+
+    def add(self, value: float) -> None:
+        if len(self._values) == _REMEMBERED_TIMES:
+            self._sum -= self._values[0]
+        self._values.append(value)
+        self._sum += value
+
+    @property
+    def value(self) -> float | None:
+        return self._sum / len(self._values) if self._values else None
+
+
 class Allowance:
     """Extra requests that are allowed for the calls of the last minute: a share of them, or a few for small traffic."""
 
@@ -146,6 +164,7 @@ class DeploymentHealth:
         self._minute = _Minute()
         self._first_tokens: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
         self._replies: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
+        self._lengths, self._durations = _Mean(), _Mean()
 
     def block(self, now: float, tokens: int = 0) -> Block | None:
         """None if a request of about that many tokens may be sent now."""
@@ -206,6 +225,20 @@ class DeploymentHealth:
         """Count what a request used beyond the estimate it began with (negative: less)."""
         if self.limits is not None:
             self._minute.settle(tokens, ticket.at, now)
+
+    def replied(self, output_tokens: int, seconds: float) -> None:
+        """Remember how long a reply was, and how long it kept the deployment busy."""
+        self._lengths.add(output_tokens)
+        self._durations.add(seconds)
+
+    @property
+    def mean_output_tokens(self) -> float | None:
+        """Of the last replies; None before the first."""
+        return self._lengths.value
+
+    @property
+    def mean_seconds(self) -> float | None:
+        return self._durations.value
 
     def first_token_s(self, quantile: float, *, at_least: int = 1) -> float | None:
         """That quantile of the last first-token times, in seconds; None while there are fewer than `at_least`."""

@@ -13,12 +13,14 @@ from pydantic import SecretStr
 from tenacity import RetryCallState, wait_random_exponential
 
 from llm_fallback.engine import Engine
+from llm_fallback.errors import SpecError
 from llm_fallback.health import Health, health_of
 from llm_fallback.looks import Ping
 from llm_fallback.ping import Lookout, pings
 from llm_fallback.plan import Catalogue, ChainPlan, Plan, Target
 from llm_fallback.scrub import Scrubber
 from llm_fallback.spec import Spec
+from llm_fallback.spending import Budgets, unpriced
 from llm_fallback.timing import Clock
 
 
@@ -57,25 +59,29 @@ class Lease:
         self.plan = means.resolve(spec)
         self._scrub = Scrubber(self.plan.secrets)
         self._transport = means.transport(self._scrub)
-        self.engine = self._engine(health_of(self.plan.targets.values()))
+        self.engine = self._engine(health_of(self.plan.targets.values()), None)
+        _open_purses(self.engine, self.plan, spec)
         self._finalizer = weakref.finalize(self, self._transport.close)
         # At exit every loop is gone already, and there is nothing left to close on it.
         self._finalizer.atexit = False
 
-    def _engine(self, health: Health) -> Engine:
-        means = self.means
-        return Engine(self._transport, means.catalogue(), health, means.clock, rng=means.rng(), backoff=backoff)
+    def _engine(self, health: Health, budgets: Budgets | None) -> Engine:
+        means, catalogue = self.means, self.means.catalogue()
+        rng = means.rng()
+        return Engine(self._transport, catalogue, health, means.clock, rng=rng, backoff=backoff, budgets=budgets)
 
     def reload(self, spec: Spec) -> None:
         """Answer calls from now on by another spec; calls under way end by the old one. Deployments that stayed as
-        they were keep their state."""
+        they were keep their state, and what chains have spent is not forgotten."""
         plan = self.means.resolve(spec)
         health = health_of(plan.targets.values())
         with self._lock:
             kept = [name for name, target in plan.targets.items() if _is_same(target, self.plan.targets.get(name))]
             health.inherit(self.engine.health, kept)
+            engine = self._engine(health, self.engine.budgets)
+            _open_purses(engine, plan, spec)
             self._scrub.learn(*plan.secrets)
-            self.spec, self.plan, self.engine = spec, plan, self._engine(health)
+            self.spec, self.plan, self.engine = spec, plan, engine
 
     def pings(
         self, targets: Sequence[Target], keys: Mapping[str, SecretStr | None], timeout_s: float
@@ -99,6 +105,15 @@ class Lease:
 
     def __repr__(self) -> str:
         return f"Lease({', '.join(self.plan.chains)})"
+
+
+def _open_purses(engine: Engine, plan: Plan, spec: Spec) -> None:
+    """Raise SpecError if a chain could not keep to its budget; read what files say was spent, before the first call."""
+    mistakes = [problem.at(spec.places) for problem in unpriced(plan, engine.tools.catalogue)]
+    if mistakes:
+        raise SpecError(mistakes)
+    for chain in plan.chains.values():
+        engine.budgets.caps(chain)
 
 
 def backoff(chain: ChainPlan) -> Callable[[int], float]:

@@ -51,5 +51,12 @@ def _left_open(spec: Spec, chain: str) -> Iterator[str]:
     variables = dict.fromkeys(f"${{{reference.name}}}" for _, reference in spec.references())
     if variables:
         yield f"variables were not resolved: {', '.join(variables)}"
+    budget, unpriced = spec.budget(chain), _without_price(spec, chain)
+    if budget is not None and budget.limits and unpriced:
+        yield f"prices were not looked up: {', '.join(unpriced)}; a model is not built if litellm's list lacks one"
     if isinstance(spec.accept(chain), str):
         yield f"accept was not imported: {spec.accept(chain)}"
+
+
+def _without_price(spec: Spec, chain: str) -> list[str]:
+    return [name for name in spec.chains[chain].deployments() if spec.deployments[name].price is None]

@@ -8,6 +8,8 @@ from decimal import Decimal
 from llm_fallback.events import Usage
 
 _MILLION = Decimal(1_000_000)
+FINEST = Decimal("1e-12")
+"""Sums are kept to a millionth of a millionth of a dollar, so that they are exact in any order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 from llm_fallback.driver import Caller, adrive, drive
-from llm_fallback.engine import Answered, Broke, Failed
-from llm_fallback.errors import StreamCut, StreamStalled, exhausted
+from llm_fallback.engine import Answered, Broke, Failed, Unaffordable
+from llm_fallback.errors import BudgetExceeded, StreamCut, StreamStalled, exhausted
 from llm_fallback.events import Record
 from llm_fallback.exchange import ToolCallPart, Transcript
 from llm_fallback.run import Run
@@ -47,14 +47,16 @@ def _farewell(run: Run) -> dict[str, Any]:
     end = run.end
     assert end is not None
     if not isinstance(end, Answered):
-        raise _error(end) from (end.cause if isinstance(end, Failed) else end.fault.cause)
+        raise _error(end) from (end.fault.cause if isinstance(end, Broke) else end.cause)
     if end.reply is not None:
         return {"reply": end.reply, "record": end.record}
     # ChatLiteLLM hands a chunk's own fields through to its message, and so the facts reach `_finish_chunk`.
     return {"choices": [{"delta": {"role": "assistant"}}], "provider_specific_fields": {KEY: end.record}}
 
 
-def _error(end: Failed | Broke) -> Exception:
+def _error(end: Failed | Broke | Unaffordable) -> Exception:
+    if isinstance(end, Unaffordable):
+        return BudgetExceeded(*end.overdraft.as_floats, end.record.attempts, end.record.skipped)
     if isinstance(end, Failed):
         record = end.record
         return exhausted(

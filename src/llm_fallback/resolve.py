@@ -13,7 +13,7 @@ from llm_fallback.imports import imported
 from llm_fallback.plan import ChainPlan, Member, Plan, Target, Tier, Tiers
 from llm_fallback.pricing import FREE, Prices
 from llm_fallback.scrub import password_of, secrets_in
-from llm_fallback.spec import Deployment, Price, Spec
+from llm_fallback.spec import Budget, Deployment, Price, Spec
 from llm_fallback.spec.marks import Problem
 from llm_fallback.spec.variables import Environment
 
@@ -22,8 +22,9 @@ def resolve_spec(spec: Spec, environ: Mapping[str, str]) -> Plan:
     """The plan of a spec; raises one SpecError naming every variable that is not set."""
     variables = Environment(environ)
     targets = {name: _target(spec, name, variables) for name in spec.deployments}
+    budgets = {name: _budget(spec.budget(name), variables, name) for name in spec.chains}
     mistakes = list(variables.mistakes)
-    chains = {name: _chain(spec, name, targets, mistakes) for name in spec.chains}
+    chains = {name: _chain(spec, name, targets, budgets[name], mistakes) for name in spec.chains}
     del variables
     if mistakes:
         raise SpecError(mistakes)
@@ -92,7 +93,15 @@ def _declared(price: Price) -> Prices:
     )
 
 
-def _chain(spec: Spec, name: str, targets: Mapping[str, Target], mistakes: list[Mistake]) -> ChainPlan:
+def _budget(budget: Budget | None, variables: Environment, chain: str) -> Budget | None:
+    if budget is None or budget.file is None:
+        return budget
+    return budget.model_copy(update={"file": variables.text(budget.file, ("chains", chain, "budget", "file"))})
+
+
+def _chain(
+    spec: Spec, name: str, targets: Mapping[str, Target], budget: Budget | None, mistakes: list[Mistake]
+) -> ChainPlan:
     own = spec.chains[name]
 
     def tiers(names: tuple[tuple[str, ...], ...]) -> Tiers:
@@ -111,7 +120,7 @@ def _chain(spec: Spec, name: str, targets: Mapping[str, Target], mistakes: list[
         on_stream_break=spec.on_stream_break(name),
         hedge=spec.hedge(name),
         accept=_predicate(spec, name, mistakes),
-        budget=spec.budget(name),
+        budget=budget,
     )
 
 

@@ -11,18 +11,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from llm_fallback.breaker import Ticket
+from llm_fallback.budget import Hold, Overdraft, reserve
 from llm_fallback.continuation import Joint, can_continue, continuing
 from llm_fallback.course import Stop, Try, Wait
-from llm_fallback.engine import Answered, Broke, Call, Ending, Engine, Failed, Item, Question
+from llm_fallback.engine import Answered, Broke, Call, Ending, Engine, Failed, Item, Question, Unaffordable
 from llm_fallback.events import Attempt, AttemptFailed, BreakerOpened, Event, Failure, FellBack, Record, Stitch
 from llm_fallback.exchange import Piece, Transcript
 from llm_fallback.faults import Fault
 from llm_fallback.hedging import Race, hedge_after
 from llm_fallback.plan import Member, Target
+from llm_fallback.spending import estimate
 from llm_fallback.trial import Order, Trial
 
 
@@ -32,6 +34,7 @@ class Run:
     def __init__(self, engine: Engine, call: Call) -> None:
         self.engine, self.call = engine, call
         self.course = engine.course(call)
+        self._caps = (*engine.budgets.caps(call.chain), *call.payer.caps)
         self.began = engine.clock.now()
         self.attempts: list[Attempt] = []
         self.end: Ending | None = None
@@ -62,14 +65,14 @@ class Run:
     async def items(self) -> AsyncGenerator[Item, Any]:
         """The call, step by step. Close the generator to stop it; requests under way are then dropped."""
         while self.end is None:
-            step, ticket = self._decide()
-            match step:
+            match self._decide():
                 case Stop(failure, reason):
                     self._give_up(failure, reason)
+                case Overdraft() as overdraft:
+                    self._run_dry(overdraft)
                 case Wait(until):
                     await self._wait(until)
-                case Try(member):
-                    trial = Trial(self.engine.tools, member, ticket, self._order(member))
+                case Trial() as trial:
                     async with aclosing(self._attempt(Race(trial, self.engine.clock))) as items:
                         answer = None
                         # By hand, because an async generator has no `yield from`.
@@ -120,21 +123,46 @@ class Run:
 
     # Deciding.
 
-    def _decide(self) -> tuple[Try | Wait | Stop, Ticket]:
-        """The next step, and leave for it; under one lock, so that of many calls only one gets the probe."""
+    def _decide(self) -> Trial | Wait | Stop | Overdraft:
+        """The next attempt, with leave and money for it, or why there is none now; under one lock, so that of many
+        calls only one gets the probe."""
         now = self.engine.clock.now()
         if now >= self.course.deadline:
             self._out_of_time = True
-            return Stop(self._last[1].failure if self._last else "timeout", self._time_is_up()), _NO_TICKET
+            return Stop(self._last[1].failure if self._last else "timeout", self._time_is_up())
+        self._look_into_purses()
         with self.engine.health.lock:
             step = self.course.step(now)
             if isinstance(step, Wait):
                 self._await_release()
             if not isinstance(step, Try):
-                return step, _NO_TICKET
+                return step
+            order = self._order(step.member)
+            hold = self._set_aside(step.member, order)
+            if isinstance(hold, Overdraft):
+                return hold
             if step.repeat:
                 self.engine.health.extras.spend(now)
-            return step, self.engine.health[step.member.name].begin(now, self.call.tokens)
+            ticket = self.engine.health[step.member.name].begin(now, self.call.tokens)
+        return Trial(self.engine.tools, step.member, ticket, hold, order)
+
+    def _look_into_purses(self) -> None:
+        """Before any lock is taken, because a purse may have to look into a file."""
+        for cap in self._caps:
+            cap.purse.catch_up()
+
+    def _set_aside(self, member: Member, order: Order) -> Hold | Overdraft:
+        """The money an attempt may cost, or what is lacking."""
+        if not self._caps:
+            return Hold()
+        target, known = member.target, self.engine.health[member.name]
+        prices = target.prices or self.engine.tools.catalogue.prices(target)
+        tokens = self.call.tokens + len(self._delivered.text) // 4
+        usd = None if prices is None else estimate(prices, target, order.request, tokens, known)
+        hold = reserve(self._caps, self.call.payer, usd)
+        if isinstance(hold, Overdraft):
+            self.course.unaffordable(member)
+        return hold
 
     def _await_release(self) -> None:
         loop = asyncio.get_running_loop()
@@ -192,16 +220,21 @@ class Run:
     def _rival(self) -> Trial | None:
         """Another deployment's attempt, if one is healthy and the budget for hedges allows it."""
         now, health = self.engine.clock.now(), self.engine.health
+        self._look_into_purses()
         with health.lock:
             if not (health.hedges.allow(now) and health.extras.allow(now)):
                 return None
             step = self.course.another(now)
             if step is None:
                 return None
+            order = self._order(step.member)
+            hold = self._set_aside(step.member, order)
+            if isinstance(hold, Overdraft):
+                return None
             health.hedges.spend(now)
             health.extras.spend(now)
             ticket = health[step.member.name].begin_hedge(now, self.call.tokens)
-        rival = Trial(self.engine.tools, step.member, ticket, self._order(step.member))
+        rival = Trial(self.engine.tools, step.member, ticket, hold, order)
         rival.is_hedge = True
         return rival
 
@@ -282,11 +315,17 @@ class Run:
             return
         self.end = Failed(self.record(), failure, reason, self._out_of_time, fault.cause if fault else None)
 
+    def _run_dry(self, overdraft: Overdraft) -> None:
+        """End the call for want of money."""
+        fault = self._last[1] if self._last else None
+        if fault is not None and self._delivered_anything:
+            why = f"{fault.message}; nobody goes on with it: {overdraft}"
+            self.end = Broke(self.record(), replace(fault, message=why), self._delivered)
+        else:
+            self.end = Unaffordable(self.record(), overdraft, fault.cause if fault else None)
+
     def _time_is_up(self) -> str:
         return f"total_s ({self.call.chain.total_s:g} s) is over"
-
-
-_NO_TICKET = Ticket("closed", -1)
 
 
 async def _next(items: AsyncGenerator[Item, Any], answer: Any) -> Item | None:

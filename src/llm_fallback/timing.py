@@ -24,6 +24,10 @@ class Clock(Protocol):
 
     def now(self) -> float: ...
 
+    def wall(self) -> float:
+        """Seconds since the epoch, for what ends with the day."""
+        ...
+
     async def sleep(self, seconds: float) -> None: ...
 
     def deadline(self, at: float) -> AbstractAsyncContextManager[Any]:
@@ -52,6 +56,9 @@ class RealClock:
 
     def now(self) -> float:
         return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -132,6 +139,10 @@ class JumpingClock:
         """The moments of each loop on which somebody waits; no loop may wake what belongs to another."""
 
     def now(self) -> float:
+        return self._now
+
+    def wall(self) -> float:
+        """Its days begin with its time: at 0 it is midnight."""
         return self._now
 
     def advance(self, seconds: float) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from llm_fallback.breaker import Ticket
+from llm_fallback.budget import Hold
 from llm_fallback.continuation import Joint
 from llm_fallback.events import Attempt, Failure, Outcome, Usage
 from llm_fallback.exchange import (
@@ -67,8 +68,8 @@ class Order:
 class Trial:
     """One request to one deployment. Left early, it gives back its ticket and drops its request."""
 
-    def __init__(self, tools: Tools, member: Member, ticket: Ticket, order: Order) -> None:
-        self._tools, self._order, self._ticket = tools, order, ticket
+    def __init__(self, tools: Tools, member: Member, ticket: Ticket, hold: Hold, order: Order) -> None:
+        self._tools, self._order, self._ticket, self._hold = tools, order, ticket, hold
         self.member = member
         key = member.target.api_key
         self.api_key: SecretStr | None = key if isinstance(key, SecretStr) else None
@@ -101,6 +102,7 @@ class Trial:
         if not self._settled:
             if self._exchange is not None and not self.unsupported:
                 self.attempt = self._fact("cancelled", Fault("cancelled", why))
+            self._hold.settle(self.attempt.cost_usd if self.attempt else Decimal(0))
             self._give_back()
         if self._exchange is not None and not self._ended:
             self._ended = True
@@ -262,11 +264,14 @@ class Trial:
         """Tell health that the deployment answered."""
         now = self._tools.clock.now()
         self.attempt = self._fact("succeeded", None)
+        self._hold.settle(self.attempt.cost_usd)
         with self._tools.health.lock:
             self._tools.health[self.member.name].answered(
                 self._ticket, now, self._time_to_first_token(), now - self._began
             )
             self._settle_tokens(now)
+            if self.transcript.usage is not None:
+                self._tools.health[self.member.name].replied(self.transcript.usage.output_tokens, now - self._began)
         self._settled = True
         self._tools.health.released()
 
@@ -274,6 +279,7 @@ class Trial:
         """Tell health how the deployment failed; seconds until it reopens if that opened its breaker."""
         now = self._tools.clock.now()
         self.attempt = self._fact("failed", fault)
+        self._hold.settle(self.attempt.cost_usd)
         with self._tools.health.lock:
             own = self._tools.health[self.member.name]
             if self._had_no_chance:

@@ -20,7 +20,9 @@ SECRET_WORDS = "the launch code is 0000"
 FAILED = Attempt("a", "m/a", "failed", "rate_limited", 429, "no", 0.1, None, Decimal(0))
 ANSWER = Attempt("b", "m/b", "succeeded", None, 200, None, 0.5, 0.2, Decimal("0.000041"), usage=Usage(5, 4, 3, 2, 1))
 RECORD = Record("c", "b", "m/b", True, (FAILED, ANSWER), (Skip("d", "limit", 2.5),), 0.7, 0.4, (Stitch("b", 7),))
-CALL = CallEnded("c", RECORD, None, True, 1795000000.125, "run-1", ("web",), {"tenant": "acme", "user": "ann"})
+CALL = CallEnded(
+    "c", RECORD, None, True, 1795000000.125, "run-1", ("web",), {"tenant": "acme", "user": "ann"}, "graph-1"
+)
 
 
 def lines(path):
@@ -53,6 +55,7 @@ def test_a_call_is_one_flat_row_with_its_attempts_nested(tmp_path):
         "cached_tokens": 3,
         "reasoning_tokens": 1,
         "run_id": "run-1",
+        "root_run_id": "graph-1",
         "tags": ["web"],
         "metadata_tenant": "acme",
         "metadata_plan": None,
@@ -64,14 +67,19 @@ def test_a_call_is_one_flat_row_with_its_attempts_nested(tmp_path):
 
 
 def test_pandas_reads_it_as_a_table(tmp_path):
-    """A row for each call; `ended_at` is a time."""
-    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
-    with CallLog(tmp_path / "calls.jsonl") as log:
+    """A row for each call, also for one without an answer; `ended_at` is a time, costs can be summed by column."""
+    import pandas
+
+    failed = replace(RECORD, deployment=None, model=None, fell_back=False, attempts=(FAILED,))
+    with CallLog(tmp_path / "calls.jsonl", metadata=("tenant",)) as log:
         log(CALL)
-        log(CALL)
+        log(replace(CALL, metadata={"tenant": "umbrella"}))
+        log(replace(CALL, record=failed, failure="budget", metadata={}))
     table = pandas.read_json(tmp_path / "calls.jsonl", lines=True)
-    assert (len(table), table.cost_usd.sum()) == (2, pytest.approx(0.000082))
-    assert table.ended_at.dt.year.tolist() == [2026, 2026]
+    assert table.ended_at.dt.year.tolist() == [2026] * 3
+    assert table.groupby("metadata_tenant").cost_usd.sum().to_dict() == {"acme": 0.000041, "umbrella": 0.000041}
+    assert table.failure.fillna("answered").tolist() == ["answered", "answered", "budget"]
+    assert table.explode("attempts").attempts.str["deployment"].tolist() == ["a", "b", "a", "b", "a"]
 
 
 def test_what_was_written_is_read_again(tmp_path):

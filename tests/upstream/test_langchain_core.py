@@ -17,6 +17,8 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import BaseLLMOutputParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import ConfigurableField, RunnableLambda, ensure_config
+from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.tracers.context import _configure_hooks
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, PrivateAttr
 
@@ -168,6 +170,39 @@ class TestEvents:
         assert mine in found.handlers
         assert models in found.handlers
         assert found.tags == ["tag"]
+
+
+class TestHooks:
+    def test_a_hook_is_asked_for_a_handler_whenever_a_run_begins_and_children_inherit_it(self):
+        """How an outermost run comes to a handler of its own: what the hook brings is added where no other of its
+        class is."""
+        made: list[BaseCallbackHandler] = []
+
+        class Standing(BaseCallbackHandler):
+            pass
+
+        class Fresh:
+            def get(self) -> Standing:
+                made.append(Standing())
+                return made[-1]
+
+        hook: Any = (Fresh(), True, Standing, None)
+        _configure_hooks.append(hook)
+        try:
+            first, second = (CallbackManager.configure() for _ in range(2))
+            child = CallbackManager.configure(first.on_chain_start({}, {}).get_child())
+        finally:
+            _configure_hooks.remove(hook)
+        standing = [[one for one in found.handlers if isinstance(one, Standing)] for found in (first, second, child)]
+        assert [len(found) for found in standing] == [1, 1, 1]
+        assert standing[0] == standing[2] != standing[1]
+
+    def test_the_config_around_a_step_is_in_a_context_variable(self):
+        """Where handlers of a model find the run it is asked in; outside of any there is none."""
+        around: list[Any] = []
+        RunnableLambda(lambda _: around.append(var_child_runnable_config.get())).invoke("x")
+        assert around[0]["callbacks"].parent_run_id is not None
+        assert var_child_runnable_config.get() is None
 
 
 class TestConfig:

@@ -29,7 +29,8 @@ class CallLog:
     """A listener that appends a line for each call that ended. Threads and processes may share the file.
 
     A line is written at once and whole. Of `config["metadata"]` it holds the keys named in `metadata`, as columns
-    `metadata_<key>`; tags and LangChain's run id it always holds.
+    `metadata_<key>`; tags and the ids of LangChain's run, and of the outermost one
+    it was made in, it always holds.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, metadata: Sequence[str] = ()) -> None:
@@ -74,6 +75,7 @@ def row(event: CallEnded, metadata: Sequence[str] = ()) -> dict[str, Any]:
         "cost_estimated": record.cost_estimated,
         **_tokens(record.attempts),
         "run_id": event.run_id,
+        "root_run_id": event.root_run_id,
         "tags": list(event.tags),
         **{f"{_MAPPING}{key}": event.metadata.get(key) for key in metadata},
         "attempt_count": len(record.attempts),
@@ -116,6 +118,7 @@ def _call(line: str) -> CallEnded | None:
             streamed=plain["streamed"],
             at=datetime.fromisoformat(plain["ended_at"]).timestamp(),
             run_id=plain["run_id"],
+            root_run_id=plain.get("root_run_id"),
             tags=tuple(plain["tags"]),
             metadata={key.removeprefix(_MAPPING): plain[key] for key in plain if key.startswith(_MAPPING)},
         )

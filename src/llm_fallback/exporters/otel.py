@@ -22,7 +22,7 @@ except ImportError as error:
     raise ImportError('OTelExporter needs OpenTelemetry: pip install "langchain-llm-fallback[otel]"') from error
 
 from llm_fallback import __version__
-from llm_fallback.events import Attempt, BreakerOpened, CallEnded, Event, Failure, FellBack, Outcome
+from llm_fallback.events import Attempt, BreakerOpened, CallEnded, Event, FellBack, Outcome, Unanswered
 from llm_fallback.exporters import names
 
 Attributes = dict[str, str | bool | int | float | list[str]]
@@ -163,7 +163,7 @@ def _parent(call_began_ns: int) -> Context:
     return Context() if started_ns is not None and started_ns > call_began_ns else context
 
 
-def _end(span: Span, outcome: Outcome, failure: Failure | None, status: int | None, ends_ns: int) -> None:
+def _end(span: Span, outcome: Outcome, failure: Unanswered | None, status: int | None, ends_ns: int) -> None:
     """End a span; as an error if what it stands for failed. Leaving a call, or losing a race, is none."""
     if outcome == "failed":
         span.set_status(Status(StatusCode.ERROR, f"{failure} ({status})" if status else failure))
@@ -231,7 +231,7 @@ def _of_call(ended: CallEnded) -> Attributes:
     return _known(attributes) | _error(outcome, ended.failure)
 
 
-def _error(outcome: Outcome, failure: Failure | None) -> Attributes:
+def _error(outcome: Outcome, failure: Unanswered | None) -> Attributes:
     return {names.ERROR_TYPE: failure} if outcome == "failed" and failure is not None else {}
 
 

@@ -33,6 +33,7 @@ def problems(data: Mapping[str, Any]) -> list[Problem]:
         _each(data, "deployments", _deployment),
         _each(data, "chains", lambda setting, path: _chain(setting, path, data)),
         _default_chain(data),
+        _unpriced(data),
         _each(data, "runnables", lambda runnable, path: _runnable(runnable, path, data)),
     )
     return list(found)
@@ -169,6 +170,7 @@ def _chain(setting: Mapping[str, Any], path: Path, data: Mapping[str, Any]) -> I
     for field in TIERS:
         yield from _names(setting.get(field), (*path, field), _mapping(data.get("deployments")))
     yield from stream_break(setting, _mapping(data.get("defaults")), path)
+    yield from _variables(_mapping(setting.get("budget")).get("file"), (*path, "budget", "file"))
 
 
 def _names(tiers: Any, path: Path, deployments: Mapping[str, Any]) -> Iterator[Problem]:
@@ -201,6 +203,41 @@ def _default_chain(data: Mapping[str, Any]) -> Iterator[Problem]:
     elif default is None and len(chains) > 1:
         names = ", ".join(map(repr, chains))
         yield Problem(("default_chain",), f"is missing: there are several chains ({names})", "name one of them")
+
+
+def _unpriced(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Deployments of chains with a budget whose price nobody can know: what a server of one's own serves has none on
+    any list."""
+    budgeted = {
+        name: [member for field in TIERS for _, member in members(_mapping(chain).get(field), ())]
+        for name, chain in _mapping(data.get("chains")).items()
+        if _has_budget(_mapping(chain), _mapping(data.get("defaults")))
+    }
+    for name, own in _mapping(data.get("deployments")).items():
+        chain = next((chain for chain, asked in budgeted.items() if name in asked), None)
+        if chain is not None and _is_unpriced(_mapping(own)):
+            yield price_missing(name, chain, str(own.get("model")))
+
+
+def _has_budget(chain: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    if "budget" in chain and chain["budget"] is None:
+        return False
+    budget = {**_mapping(defaults.get("budget")), **_mapping(chain.get("budget"))}
+    return any(budget.get(f"usd_per_{window}") is not None for window in ("call", "run", "day"))
+
+
+def _is_unpriced(deployment: Mapping[str, Any]) -> bool:
+    hosted = deployment.get("backend") not in BACKENDS or deployment.get("base_model") is not None
+    return not hosted and deployment.get("price") is None and deployment.get("weight") != 0
+
+
+def price_missing(deployment: str, chain: str, model: str) -> Problem:
+    """The mistake of a budget over a deployment that costs nobody knows what."""
+    return Problem(
+        ("deployments", deployment, "price"),
+        f"is missing: chain {chain!r} has a budget, and nobody knows what {model!r} costs",
+        "write 'free', or its prices as in {input_per_million: 3, output_per_million: 15}, or name its base_model",
+    )
 
 
 def _runnable(runnable: Mapping[str, Any], path: Path, data: Mapping[str, Any]) -> Iterator[Problem]:

@@ -131,6 +131,9 @@ class Spec(Part):
     def references(self) -> Iterator[tuple[Path, Reference]]:
         """Every variable the spec names, with the path of the text that names it."""
         yield from _references(self.defaults.params, ("defaults", "params"))
+        settings: list[tuple[Path, ChainSettings]] = [(("defaults",), self.defaults)]
+        for place, own in settings + [(("chains", name), chain) for name, chain in self.chains.items()]:
+            yield from _references(own.budget and own.budget.file, (*place, "budget", "file"))
         for name, deployment in self.deployments.items():
             for field in ("model", "base_model", "api_key", "api_base", "params"):
                 yield from _references(getattr(deployment, field), ("deployments", name, field))

@@ -4,6 +4,7 @@ Each is closed (an unknown word is a mistake), immutable, and knows which of its
 that one part can override another key by key. The defaults here are the library's.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
@@ -143,9 +144,29 @@ class Budget(Part):
 
     usd_per_call: Dollars | None = Field(None, description="Dollars one call may cost, all its attempts together.")
     usd_per_run: Dollars | None = Field(
-        None, description="Dollars one run may cost: everything below one root of LangChain."
+        None,
+        description="Dollars one run may cost: all calls of the chain below one outermost run of LangChain, "
+        "as of an agent or graph.",
     )
-    usd_per_day: Dollars | None = Field(None, description="Dollars all calls of a chain together may cost in a day.")
+    usd_per_day: Dollars | None = Field(
+        None, description="Dollars all calls of the chain together may cost in a day, from midnight UTC."
+    )
+    per: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="A key of config metadata: each of its values has a budget of its own, and calls without it "
+        "have one together.",
+    )
+    file: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="Path of a file that keeps what the day has cost, across restarts and between processes. "
+        "Default: kept in memory.",
+    )
+
+    @property
+    def limits(self) -> Mapping[str, Decimal]:
+        """What is limited, by call, run and day, in US dollars."""
+        written = {"call": self.usd_per_call, "run": self.usd_per_run, "day": self.usd_per_day}
+        return {window: usd for window, usd in written.items() if usd is not None}
 
 
 class ColdStart(Part):
