@@ -8,8 +8,10 @@ import pickle
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import FrozenInstanceError
 from decimal import Decimal
+from random import Random
 from types import FunctionType, ModuleType
 
 import pytest
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 
 from llm_fallback.events import Attempt, CallEnded, FellBack, Record, Usage
 from llm_fallback.ledger import OTHER, Ledger, Snapshot, merge
-from llm_fallback.quantiles import MOST_BUCKETS, Distribution, Sketch, reading
+from llm_fallback.quantiles import MOST_BUCKETS, Distribution, reading
 from llm_fallback.tally import Tokens
 
 USAGE = Usage(input_tokens=100, output_tokens=40, cached_tokens=30, reasoning_tokens=10)
@@ -153,6 +155,17 @@ calls = st.builds(
 logs = st.lists(calls, max_size=6)
 
 
+class TestRuns:
+    def test_a_run_is_the_outermost_one(self):
+        """The calls of an agent or a graph are one run; where nothing is known of it, a call is one by itself."""
+        snapshot = books(
+            *(ended(answer(), run_id=run, root_run_id="graph") for run in "abc"),
+            ended(answer(), run_id="alone"),
+            ended(answer()),
+        )
+        assert {name: own.calls for name, own in snapshot.by["run"].items()} == {"graph": 3, "alone": 1}
+
+
 class TestMerging:
     @given(logs, logs, logs)
     @settings(max_examples=60, deadline=None)
@@ -189,10 +202,8 @@ class TestMerging:
 
 def distribution(values):
     """The distribution of these values."""
-    sketch = Sketch()
-    for value in values:
-        sketch.add(reading(value))
-    return sketch.freeze()
+    readings = [reading(value) for value in values]
+    return Distribution(Counter(bucket for bucket, _ in readings), sum(billionths for _, billionths in readings))
 
 
 class TestPercentiles:
@@ -228,6 +239,22 @@ class TestCost:
         assert ledger.snapshot().total.calls == 100_000
         assert early < 1_000_000
         assert _held(ledger) < early * 1.2
+
+    def test_the_percentiles_of_many_calls_are_those_of_their_times(self):
+        """To 1 %, with a tail as long as real ones; benchmarks/books.py shows it for a million calls."""
+        rng, ledger, known = Random(7), Ledger(), {"a": [], "b": []}
+        for number in range(30_000):
+            latency_s, name = rng.lognormvariate(0.0, 1.0), "ab"[number % 3 == 0]
+            known[name].append(latency_s)
+            ledger(ended(answer(name, latency_s=latency_s), latency_s=latency_s))
+        snapshot = ledger.snapshot()
+        every = [*known["a"], *known["b"]]
+        own = snapshot.by["deployment"]
+        for found, times in ((snapshot.total, every), (own["a"], known["a"]), (own["b"], known["b"])):
+            ranked = sorted(times)
+            for part in (0.5, 0.95, 0.99, 0.999):
+                true = ranked[int(part * (len(ranked) - 1))]
+                assert found.latency_s.quantile(part) == pytest.approx(true, rel=0.01)
 
     def test_what_a_call_costs_is_told(self, record_testsuite_property):
         """Measured and reported; machines differ, so no number is asserted."""

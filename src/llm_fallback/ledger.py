@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
+from functools import reduce
 from types import MappingProxyType
 from typing import Any
 
 from llm_fallback.events import Attempt, CallEnded, Event, Record
 from llm_fallback.quantiles import Reading
-from llm_fallback.tally import Account, Entry, Summary, Tally, account, speed, times
+from llm_fallback.tally import NO_ATTEMPT, Entry, Summary, Tally, answered, counted, joined, speed
 
 OTHER = "…other"
 """Where a dimension's further names are counted once it is full."""
@@ -75,14 +75,16 @@ class Ledger:
     """A listener that keeps books: in total, and by chain, deployment, model, tag, run and metadata.
 
     `by` names keys of `config["metadata"]` to count by. Each dimension holds at most `names` names, in order of
-    appearance, and counts the rest as "…other"; of runs it holds the last `runs`. Threads may share it.
+    appearance, and counts the rest as "…other". A run is an outermost one of LangChain, as of an agent or a graph, with
+    all its calls; the last `runs` are held. Threads may share it.
     """
 
     def __init__(self, *, by: Sequence[str] = (), names: int = 200, runs: int = 200) -> None:
         self._lock = threading.Lock()
         self._keys = tuple(by)
         self._names, self._runs = names, runs
-        self._total = Tally()
+        self._nameless = Tally()
+        """Calls of models that are not ours, and of no chain."""
         self._by: dict[str, dict[str, Tally]] = {dimension: {} for dimension in (*DIMENSIONS, *self._keys)}
         self._latest = OrderedDict[str, Tally | Entry]()
 
@@ -90,33 +92,41 @@ class Ledger:
         """Count a call that ended; other events are no news here."""
         if isinstance(event, CallEnded):
             attempts = event.record.attempts
-            sums, answer = account(attempts), _answer(attempts)
-            pace = None if answer is None else speed(answer)
-            whole, parts = _whole(event, sums, pace), _parts(event.record, sums, answer, pace)
+            entries, place = [counted(attempt) for attempt in attempts], _answer(attempts)
+            pace = None if place is None else speed(attempts[place])
+            whole, parts = _whole(event, entries, pace), _parts(event.record, entries, place, pace)
             with self._lock:
                 self._book(event, whole)
-                for dimension, name, part in parts:
-                    if name:
-                        self._tally(dimension, name).add(part)
+                for dimension, own in zip(("deployment", "model"), parts, strict=True):
+                    for name, part in own.items():
+                        if name:
+                            self._tally(dimension, name).add(part)
 
     def snapshot(self) -> Snapshot:
         """What was counted so far."""
         with self._lock:
             runs = {name: own if isinstance(own, Tally) else _tally_of(own) for name, own in self._latest.items()}
-            return _frozen(self._total, {**self._by, "run": runs})
+            return _frozen(self._total(), {**self._by, "run": runs})
 
     def _book(self, event: CallEnded, whole: Entry) -> None:
-        self._total.add(whole)
-        if event.chain:
-            self._tally("chain", event.chain).add(whole)
+        chain = self._tally("chain", event.chain) if event.chain else self._nameless
+        chain.add(whole)
         for tag in set(event.tags):
             if not tag.startswith(_LANGCHAINS_TAGS):
                 self._tally("tag", tag).add(whole)
         for key in self._keys:
             if event.metadata.get(key) is not None:
                 self._tally(key, str(event.metadata[key])).add(whole)
-        if event.run_id is not None:
-            self._book_run(event.run_id, whole)
+        run_id = event.run_id if event.root_run_id is None else event.root_run_id
+        if run_id is not None:
+            self._book_run(run_id, whole)
+
+    def _total(self) -> Tally:
+        """The sum of all chains: every call is one chain's, so it need not be counted a second time."""
+        total = Tally()
+        for own in (self._nameless, *self._by["chain"].values()):
+            total.absorb(own.freeze())
+        return total
 
     def _tally(self, dimension: str, name: str) -> Tally:
         tallies = self._by[dimension]
@@ -145,49 +155,39 @@ def _tally_of(entry: Entry) -> Tally:
     return tally
 
 
-def _whole(event: CallEnded, sums: Account, pace: Reading | None) -> Entry:
+def _whole(event: CallEnded, entries: Sequence[Entry], pace: Reading | None) -> Entry:
     """What a call adds to the books of everything that made it."""
+    record, entry = event.record, reduce(joined, entries) if entries else NO_ATTEMPT
     if event.failure is not None:
-        return Entry(*sums, False, False, event.failure, ())
-    record = event.record
-    measured = times(record.latency_s, record.time_to_first_token_s, pace)
-    return Entry(*sums, True, record.fell_back, None, measured)
-
-
-def _part(sums: Account, answer: Attempt | None, pace: Reading | None, fell_back: bool) -> Entry:
-    """What a call adds to the books of a deployment or model it asked."""
-    if answer is None:
-        return Entry(*sums, False, False, None, ())
-    measured = times(answer.latency_s, answer.time_to_first_token_s, pace)
-    return Entry(*sums, True, fell_back, None, measured)
+        return entry._replace(unanswered=event.failure)
+    return answered(entry, record.fell_back, record.latency_s, record.time_to_first_token_s, pace)
 
 
 def _parts(
-    record: Record, sums: Account, answer: Attempt | None, pace: Reading | None
-) -> Iterable[tuple[str, str, Entry]]:
-    if len(record.attempts) != 1:
-        return list(_several_parts(record.attempts, answer, pace, record.fell_back))
-    only, part = record.attempts[0], _part(sums, answer, pace, record.fell_back)
-    return ("deployment", only.deployment, part), ("model", only.model, part)
+    record: Record, entries: list[Entry], place: int | None, pace: Reading | None
+) -> tuple[Mapping[str, Entry], Mapping[str, Entry]]:
+    """What it adds to the books of each deployment, and of each model, it asked. `place` is the answer's."""
+    if place is not None:
+        answer = record.attempts[place]
+        first_s = answer.time_to_first_token_s
+        entries[place] = answered(entries[place], record.fell_back, answer.latency_s, first_s, pace)
+    deployments: dict[str, Entry] = {}
+    models: dict[str, Entry] = {}
+    for attempt, entry in zip(record.attempts, entries, strict=True):
+        _add(deployments, attempt.deployment, entry)
+        _add(models, attempt.model, entry)
+    return deployments, models
 
 
-def _several_parts(
-    attempts: Sequence[Attempt], answer: Attempt | None, pace: Reading | None, fell_back: bool
-) -> Iterator[tuple[str, str, Entry]]:
-    for dimension, name_of in (("deployment", _deployment), ("model", _model)):
-        for name in dict.fromkeys(map(name_of, attempts)):
-            own = [attempt for attempt in attempts if name_of(attempt) == name]
-            own_answer = answer if answer is not None and name_of(answer) == name else None
-            yield dimension, name, _part(account(own), own_answer, pace, fell_back)
+def _add(parts: dict[str, Entry], name: str, entry: Entry) -> None:
+    parts[name] = joined(parts[name], entry) if name in parts else entry
 
 
-_deployment, _model = attrgetter("deployment"), attrgetter("model")
-
-
-def _answer(attempts: Sequence[Attempt]) -> Attempt | None:
-    for attempt in reversed(attempts):
-        if attempt.outcome == "succeeded":
-            return attempt
+def _answer(attempts: Sequence[Attempt]) -> int | None:
+    """Where the attempt stands that answered."""
+    for place in range(len(attempts) - 1, -1, -1):
+        if attempts[place].outcome == "succeeded":
+            return place
     return None
 
 

@@ -26,11 +26,11 @@ MOST_BUCKETS = _LAST - _FIRST + 1
 
 
 Reading: TypeAlias = tuple[int, int]
-"""A value made ready for any number of sketches: its bucket, and the value times 10⁹."""
+"""A value made ready for any number of distributions: its bucket, and the value times 10⁹."""
 
 
 def reading(value: float) -> Reading:
-    """A value, not negative, as sketches take it."""
+    """A value, not negative, as distributions count it."""
     if LEAST < value < MOST:
         return ceil(log(value) * _PER_LOG), int(value * 1e9)
     return (_FIRST, int(value * 1e9)) if value <= LEAST else (_LAST, int(MOST * 1e9))
@@ -92,26 +92,3 @@ class Distribution:
     def from_dict(cls, plain: Mapping[str, Any]) -> Distribution:
         buckets = {int(bucket): int(count) for bucket, count in plain["buckets"].items()}
         return cls(MappingProxyType(buckets), int(plain["billionths"]))
-
-
-class Sketch:
-    """A distribution being recorded; whoever shares one between threads locks it."""
-
-    __slots__ = ("billionths", "buckets")
-
-    def __init__(self) -> None:
-        self.buckets: dict[int, int] = {}
-        self.billionths = 0
-
-    def add(self, read: Reading) -> None:
-        bucket, billionths = read
-        self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
-        self.billionths += billionths
-
-    def absorb(self, other: Distribution) -> None:
-        for bucket, count in other.buckets.items():
-            self.buckets[bucket] = self.buckets.get(bucket, 0) + count
-        self.billionths += other.billionths
-
-    def freeze(self) -> Distribution:
-        return Distribution(MappingProxyType(dict(self.buckets)), self.billionths)

@@ -1,4 +1,8 @@
-"""What is counted of calls: what one call adds, the running sum, and the sum as a value."""
+"""What is counted of calls: what one call adds, the running sum, and the sum as a value.
+
+Counters stand side by side in one whole number, 96 bits each, so that adding one call to a sum is one addition and not
+thirteen: this runs for every call, once for each of its dimensions.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,23 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llm_fallback.events import Attempt
-from llm_fallback.quantiles import Distribution, Reading, Sketch, reading
+from llm_fallback.pricing import FINEST
+from llm_fallback.quantiles import Distribution, Reading, reading
 
-_NOTHING = Decimal(0)
-_FINEST = Decimal("1e-12")
-"""Costs are kept to a millionth of a millionth of a dollar, so that sums are exact in any order."""
+_COUNTERS = (
+    *("calls", "answered", "fallbacks", "attempts", "unpriced"),
+    *("input", "output", "cached", "reasoning", "cost_usd"),
+    *("latency_s", "time_to_first_token_s", "tokens_per_s"),
+)
+_BITS = 96
+_MASK = (1 << _BITS) - 1
+_ONE = {name: 1 << (_BITS * place) for place, name in enumerate(_COUNTERS)}
+_CALL, _ANSWERED, _FALLBACK, _ATTEMPT, _UNPRICED = (_ONE[name] for name in _COUNTERS[:5])
+_INPUT, _OUTPUT, _CACHED, _REASONING, _COST = (_ONE[name] for name in _COUNTERS[5:10])
+_TIMES = _COUNTERS[10:]
+"""Sums of seconds, or tokens per second, times 10⁹."""
+_LATENCY, _FIRST_TOKEN, _PACE = (_ONE[name] for name in _TIMES)
+_PER_DOLLAR = int(1 / FINEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,51 +48,56 @@ class Tokens:
 class Entry(NamedTuple):
     """What one call adds: as a whole, or the part of it that one deployment or model had."""
 
-    attempts: int
-    failures: Sequence[str]
-    """Why attempts failed, a word each."""
-    tokens: tuple[int, int, int, int]
-    """Input, output, cached, reasoning."""
-    cost_usd: Decimal
-    """What is known of it."""
-    unpriced: bool
+    counts: int
+    unpriced: bool = False
     """Whether a part of the cost is not known."""
-    answered: bool
-    fell_back: bool
-    unanswered: str | None
+    failures: Sequence[str] = ()
+    """Why attempts failed, a word each."""
+    unanswered: str | None = None
     """Why there is no answer, in the failure table's words; always None in a deployment's part."""
-    times: Sequence[tuple[int, Reading]]
-    """What was measured, each with its place in `Tally.times`."""
+    buckets: Sequence[tuple[int, int]] = ()
+    """What was measured of an answer, each with its place in `Tally.buckets`."""
 
 
-class Account(NamedTuple):
-    """What requests used, cost and came to, as part of an entry."""
-
-    attempts: int
-    failures: Sequence[str]
-    tokens: tuple[int, int, int, int]
-    cost_usd: Decimal
-    unpriced: bool
+NO_ATTEMPT = Entry(_CALL)
 
 
-def account(attempts: Sequence[Attempt]) -> Account:
-    """The sum over attempts. Those that failed, broke or lost a race cost, too."""
-    given = made = cached = reasoned = 0
-    cost, unpriced, failures = _NOTHING, False, list[str]()
-    for attempt in attempts:
-        usage = attempt.usage
-        if usage is not None:
-            given += usage.input_tokens
-            made += usage.output_tokens
-            cached += usage.cached_tokens
-            reasoned += usage.reasoning_tokens
-        if attempt.cost_usd is None:
-            unpriced = True
-        elif attempt.cost_usd:
-            cost += attempt.cost_usd.quantize(_FINEST)
-        if attempt.outcome == "failed":
-            failures.append(str(attempt.failure))
-    return Account(len(attempts), failures, (given, made, cached, reasoned), cost, unpriced)
+def counted(attempt: Attempt) -> Entry:
+    """What an attempt adds. One that failed, broke or lost a race costs, too."""
+    usage, cost = attempt.usage, attempt.cost_usd
+    counts = _CALL + _ATTEMPT
+    if usage is not None:
+        counts += usage.input_tokens * _INPUT + usage.output_tokens * _OUTPUT
+        counts += usage.cached_tokens * _CACHED + usage.reasoning_tokens * _REASONING
+    if cost:
+        counts += round(cost * _PER_DOLLAR) * _COST
+    return Entry(counts, cost is None, (str(attempt.failure),) if attempt.outcome == "failed" else ())
+
+
+def joined(one: Entry, other: Entry) -> Entry:
+    """The entry of one call that has the attempts of both."""
+    counts = one.counts + other.counts - _CALL
+    unpriced, failures = one.unpriced or other.unpriced, (*one.failures, *other.failures)
+    return Entry(counts, unpriced, failures, None, one.buckets or other.buckets)
+
+
+def answered(
+    entry: Entry, fell_back: bool, latency_s: float, first_token_s: float | None, pace: Reading | None
+) -> Entry:
+    """The entry of a call that was answered, and how fast."""
+    bucket, billionths = reading(latency_s)
+    counts = entry.counts + _ANSWERED + billionths * _LATENCY
+    buckets = [(0, bucket)]
+    if fell_back:
+        counts += _FALLBACK
+    if first_token_s is not None:
+        bucket, billionths = reading(first_token_s)
+        counts += billionths * _FIRST_TOKEN
+        buckets.append((1, bucket))
+    if pace is not None:
+        counts += pace[1] * _PACE
+        buckets.append((2, pace[0]))
+    return Entry(counts, entry.unpriced, entry.failures, None, buckets)
 
 
 def speed(attempt: Attempt) -> Reading | None:
@@ -85,16 +106,6 @@ def speed(attempt: Attempt) -> Reading | None:
         return None
     busy = attempt.latency_s - (attempt.time_to_first_token_s or 0.0)
     return reading(attempt.usage.output_tokens / busy) if busy > 0 else None
-
-
-def times(latency_s: float, first_token_s: float | None, pace: Reading | None) -> list[tuple[int, Reading]]:
-    """What was measured of an answer, as an entry takes it."""
-    measured = [(0, reading(latency_s))]
-    if first_token_s is not None:
-        measured.append((1, reading(first_token_s)))
-    if pace is not None:
-        measured.append((2, pace))
-    return measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,49 +159,27 @@ class Summary:
 
 
 _COUNTS = ("calls", "answered", "fallbacks", "attempts", "unpriced")
-_TIMES = ("latency_s", "time_to_first_token_s", "tokens_per_s")
 _TOKENS = ("input", "output", "cached", "reasoning")
 
 
 class Tally:
     """A running sum; whoever shares one between threads locks it."""
 
-    __slots__ = (
-        *("answered", "attempts", "cached", "calls", "cost_usd", "failures", "fallbacks", "input", "output"),
-        *("reasoning", "times", "unanswered", "unpriced"),
-    )
+    __slots__ = ("buckets", "counts", "failures", "unanswered")
 
     def __init__(self) -> None:
-        self.calls = self.answered = self.fallbacks = self.attempts = self.unpriced = 0
+        self.counts = 0
         self.failures: dict[str, int] = {}
         self.unanswered: dict[str, int] = {}
-        self.times = (Sketch(), Sketch(), Sketch())  # In the order of `_TIMES`.
-        self.input = self.output = self.cached = self.reasoning = 0
-        self.cost_usd = _NOTHING
+        self.buckets: tuple[dict[int, int], ...] = ({}, {}, {})  # In the order of `_TIMES`.
 
     def add(self, entry: Entry) -> None:
-        self.calls += 1
-        self.attempts += entry.attempts
-        self.answered += entry.answered
-        self.fallbacks += entry.fell_back
-        self.unpriced += entry.unpriced
-        given, made, cached, reasoned = entry.tokens
-        self.input += given
-        self.output += made
-        self.cached += cached
-        self.reasoning += reasoned
-        if entry.cost_usd:
-            self.cost_usd += entry.cost_usd
-        for place, (bucket, billionths) in entry.times:
-            # Sketch.add, written out: calls of it would be a third of all time spent here.
-            sketch = self.times[place]
-            buckets = sketch.buckets
-            buckets[bucket] = buckets.get(bucket, 0) + 1
-            sketch.billionths += billionths
-        if entry.failures or entry.unanswered:
-            self._add_failures(entry)
-
-    def _add_failures(self, entry: Entry) -> None:
+        self.counts += entry.counts
+        if entry.unpriced:
+            self.counts += _UNPRICED
+        for place, bucket in entry.buckets:
+            own = self.buckets[place]
+            own[bucket] = own.get(bucket, 0) + 1
         for failure in entry.failures:
             self.failures[failure] = self.failures.get(failure, 0) + 1
         if entry.unanswered is not None:
@@ -198,32 +187,35 @@ class Tally:
 
     def absorb(self, other: Summary) -> None:
         """Add what was counted elsewhere."""
-        for name in _COUNTS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.counts += sum(getattr(other, name) * _ONE[name] for name in _COUNTS)
+        self.counts += sum(getattr(other.tokens, name) * _ONE[name] for name in _TOKENS)
+        self.counts += round(other.cost_usd * _PER_DOLLAR) * _COST
         for own, more in ((self.failures, other.failures), (self.unanswered, other.unanswered)):
             for word, count in more.items():
                 own[word] = own.get(word, 0) + count
-        for sketch, name in zip(self.times, _TIMES, strict=True):
-            sketch.absorb(getattr(other, name))
-        for name in _TOKENS:
-            setattr(self, name, getattr(self, name) + getattr(other.tokens, name))
-        self.cost_usd += other.cost_usd
+        for buckets, name in zip(self.buckets, _TIMES, strict=True):
+            times: Distribution = getattr(other, name)
+            self.counts += times.billionths * _ONE[name]
+            for bucket, count in times.buckets.items():
+                buckets[bucket] = buckets.get(bucket, 0) + count
 
     def freeze(self) -> Summary:
-        latency_s, first_token_s, tokens_per_s = (sketch.freeze() for sketch in self.times)
+        read = {name: self.counts >> (_BITS * place) & _MASK for place, name in enumerate(_COUNTERS)}
+        times = {
+            name: Distribution(MappingProxyType(dict(own)), read[name])
+            for name, own in zip(_TIMES, self.buckets, strict=True)
+        }
         return Summary(
-            calls=self.calls,
-            answered=self.answered,
-            fallbacks=self.fallbacks,
-            attempts=self.attempts,
+            calls=read["calls"],
+            answered=read["answered"],
+            fallbacks=read["fallbacks"],
+            attempts=read["attempts"],
             failures=MappingProxyType(dict(self.failures)),
             unanswered=MappingProxyType(dict(self.unanswered)),
-            latency_s=latency_s,
-            time_to_first_token_s=first_token_s,
-            tokens_per_s=tokens_per_s,
-            tokens=Tokens(self.input, self.output, self.cached, self.reasoning),
-            cost_usd=self.cost_usd,
-            unpriced=self.unpriced,
+            tokens=Tokens(*(read[name] for name in _TOKENS)),
+            cost_usd=read["cost_usd"] * FINEST,
+            unpriced=read["unpriced"],
+            **times,
         )
 
 
