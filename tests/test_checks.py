@@ -54,6 +54,18 @@ def test_a_sound_spec_has_no_findings():
             "warning: chains.main.timeouts: attempt_s 20 of 'a' is beyond total_s 5",
         ),
         (
+            with_main(budget={"usd_per_call": 1, "file": "spent"}),
+            "warning: chains.main.budget.file: keeps what the day has cost, and there is no usd_per_day",
+        ),
+        (
+            with_main(budget={"per": "tenant"}),
+            "warning: chains.main.budget: limits nothing: it has no usd_per_call, usd_per_run or usd_per_day",
+        ),
+        (
+            with_main(budget={"usd_per_call": 0.5, "usd_per_run": 5, "usd_per_day": 2}),
+            "warning: chains.main.budget.usd_per_run: $5 a run is never reached: $2 a day ends it before",
+        ),
+        (
             with_main(timeouts={"attempt_s": 2, "first_token_s": 3}),
             "warning: chains.main.timeouts: first_token_s 3 of 'a' is beyond its attempt_s",
         ),

@@ -164,8 +164,12 @@ class TestAccidents:
     @pytest.mark.parametrize("line", ["7", "null", '["chain a", null]', '["chain a", null, "much"]', "[[], {}, []]"])
     def test_any_line_may_be_wrong(self, path, line):
         """And costs nothing."""
-        path.write_text('{"llm_fallback_budget": "1970-01-01"}\n' + line + "\n", encoding="utf-8")
-        assert spend(cap(path), 5)
+        assert spend(cap(path), 1)
+        with path.open("a") as file:
+            file.write(line + "\n")
+        assert spend(cap(path), 4)
+        assert not spend(cap(path), 1)
+        assert lines(path)[0] == {"llm_fallback_budget": "1970-01-01"}
 
     def test_a_file_that_is_not_there_is_told(self, path, caplog):
         """It may be the first start, or a disk that was not mounted."""

@@ -342,13 +342,19 @@ class TestMistakes:
             (
                 {"timeouts": {"idle_s": "${S}"}},
                 "chains.main.timeouts.idle_s: must be a number, got '${S}'; "
-                "variables stand only in model, base_model, api_key, api_base and params",
+                "variables stand only in model, base_model, api_key, api_base, params and budget.file",
             ),
             (
                 {"accept": "good"},
                 "chains.main.accept: must be an import path like 'package.module:name', got 'good'",
             ),
             ({"budget": {"usd_per_day": -1}}, "chains.main.budget.usd_per_day: must be at least 0, got -1"),
+            ({"budget": {"usd_per_day": 1, "per": ""}}, "chains.main.budget.per: is empty"),
+            (
+                {"budget": {"usd_per_day": 1, "file": "${A"}},
+                "chains.main.budget.file: has a '${' that begins no variable; "
+                "write ${NAME}, ${NAME:-default} or ${NAME:?message}; for the characters themselves write $${",
+            ),
             ({"tiers": []}, "chains.main.tiers: is empty"),
             ({"tiers": ["gpt", []]}, "chains.main.tiers[1]: is empty"),
             ({"tiers": "gpt"}, "chains.main.tiers: must be a list, got 'gpt'"),

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llm_fallback.budget_callback import BudgetCallbackHandler
     from llm_fallback.build import build_chat_model, build_router
     from llm_fallback.callbacks import (
         BudgetCallbackHandler,
@@ -47,13 +48,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "build": ("build_chat_model", "build_router"),
-    "callbacks": (
-        "BudgetCallbackHandler",
-        "CostCallbackHandler",
-        "LatencyCallbackHandler",
-        "get_cost_callback",
-        "get_latency_callback",
-    ),
+    "budget_callback": ("BudgetCallbackHandler",),
+    "callbacks": ("CostCallbackHandler", "LatencyCallbackHandler", "get_cost_callback", "get_latency_callback"),
     "chat": ("FallbackChatModel",),
     "checks": ("check",),
     "errors": ("BudgetExceeded", "ChainExhausted", "LLMFallbackError", "Mistake", "SpecError", "StreamBroken"),

@@ -73,7 +73,7 @@ class Purse:
         self.lock = threading.Lock()
         self._wall, self._book = wall, book
         self._sums: OrderedDict[tuple[str, str | None], Sum] = OrderedDict()
-        self._day, self._date = 0, ""
+        self._day, self._date = -1, ""
         self.catch_up()
 
     def of(self, payer: Payer) -> Sum:

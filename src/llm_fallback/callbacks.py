@@ -4,31 +4,33 @@
         graph.invoke(..., config={"metadata": {"tenant": "acme"}})
     costs.snapshot()["by_tenant"]
 
-Of our own models they read the facts each reply and each error carries; of other chat models they know what
+Our own models tell them how each call ended, also one whose caller left; of other chat models they know what
 `usage_metadata` tells and what time shows. Replies from LangChain's cache count nothing.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from decimal import Decimal, InvalidOperation
-from typing import Any, TypeVar, get_args
-from uuid import UUID
+from typing import Any, TypeVar
 
 from langchain_core.tracers.context import register_configure_hook
 
-from llm_fallback.budget import Cap, Payer, Purse, Sum, Window
-from llm_fallback.errors import BudgetExceeded
+from llm_fallback.budget_callback import BudgetCallbackHandler
 from llm_fallback.events import CallEnded
 from llm_fallback.ledger import Ledger, Snapshot
-from llm_fallback.lineage import Lineage
 from llm_fallback.observing import CallObserver
-from llm_fallback.outside import CallUnderWay
 from llm_fallback.tally import Summary
+
+__all__ = [
+    "BudgetCallbackHandler",
+    "CostCallbackHandler",
+    "LatencyCallbackHandler",
+    "get_cost_callback",
+    "get_latency_callback",
+]
 
 _SPLITS = ("chain", "deployment", "model", "tag")
 

@@ -66,16 +66,9 @@ class Lease:
         self._finalizer.atexit = False
 
     def _engine(self, health: Health, budgets: Budgets | None) -> Engine:
-        means = self.means
-        return Engine(
-            self._transport,
-            means.catalogue(),
-            health,
-            means.clock,
-            rng=means.rng(),
-            backoff=backoff,
-            budgets=budgets,
-        )
+        means, catalogue = self.means, self.means.catalogue()
+        rng = means.rng()
+        return Engine(self._transport, catalogue, health, means.clock, rng=rng, backoff=backoff, budgets=budgets)
 
     def reload(self, spec: Spec) -> None:
         """Answer calls from now on by another spec; calls under way end by the old one. Deployments that stayed as

@@ -2,7 +2,7 @@
 
 LangChain tells a run only its parent. So every outermost run gets a handler of its own, which does nothing but note
 that run's id and which all runs below inherit: whoever sees the handlers of a call knows the run it all began with.
-docs/decisions/0004-whose-money.md says why it is done so.
+docs/decisions/0012-money.md says why it is done so.
 """
 
 from __future__ import annotations

@@ -63,6 +63,17 @@ def test_when_nobody_answers_the_error_is_told_and_the_exit_code_is_1(serve, run
         assert CANARY not in result.output
 
 
+@pytest.mark.parametrize("how", ["--stream", "--json"])
+def test_a_budget_that_is_used_up_is_told(serve, run, how):
+    """Nothing is asked; the exit code is 1."""
+    server = serve({"primary": "Paris."}, budget={"usd_per_call": 0})
+    result = run("ask", "Capital?", how)
+    assert result.exit_code == 1
+    assert "budget of $0 for chain default, per call would be exceeded" in result.output
+    assert "Traceback" not in result.output
+    assert server.received() == []
+
+
 def test_a_stream_that_breaks_off_is_told(serve, run):
     """What came is on stdout; the exit code is 1."""
     serve({"primary": Cut(3, reply="Paris is the capital."), "backup": "Paris."})

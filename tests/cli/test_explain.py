@@ -61,3 +61,44 @@ def test_a_spec_with_mistakes_is_told_without_a_traceback(write, run):
     assert result.stdout == ""
     assert "llm-fallback.yaml:12 chains.assistant.tiers[1]" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_budget_is_told_and_what_of_its_prices_is_not_known_yet(write, run):
+    """What is limited, for whom and where it is kept; litellm's list is looked into when a model is built."""
+    write(
+        """
+        deployments:
+          own: {backend: vllm, model: m, api_base: "http://own:8000", price: free}
+          hosted: {model: openai/gpt-4.1}
+        chains:
+          main:
+            tiers: [own, hosted]
+            budget: {usd_per_call: 0.05, usd_per_day: 20, per: tenant, file: "${STATE}/spent"}
+        """
+    )
+    told = json.loads(run("explain", "--json").stdout)["notes"]
+    limits = "$0.05 a call, $20 a day for each tenant"
+    assert f"an attempt that could go over {limits} is not made, kept in ${{STATE}}/spent: " in "\n".join(told)
+    assert "variables were not resolved: ${STATE}" in told
+    assert "prices were not looked up: hosted; a model is not built if litellm's list lacks one" in told
+
+
+def test_a_budget_over_a_server_of_ones_own_without_a_price_is_a_mistake(write, run):
+    """No list could have it, so it is found before anything is built; with its line and what to write."""
+    write(
+        """deployments:
+  own: {backend: vllm, model: m, api_base: "http://own:8000"}
+  spare: {backend: vllm, model: m, api_base: "http://own:8000", weight: 0}
+  known: {backend: vllm, model: m, api_base: "http://own:8000", base_model: gpt-4.1}
+defaults: {budget: {usd_per_day: 1}}
+chains:
+  main: {tiers: [own, spare, known]}
+  free: {tiers: [spare], budget: null}
+default_chain: main
+"""
+    )
+    result = run("check", "--json")
+    assert result.exit_code == 1
+    (found,) = json.loads(result.stdout)["findings"]
+    assert (found["path"], found["line"]) == ("deployments.own.price", 2)
+    assert found["message"].startswith("is missing: chain 'main' has a budget, and nobody knows what 'm' costs; write ")

@@ -22,7 +22,7 @@ from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
-from llm_fallback import CallEnded, ChainExhausted, FellBack, SpecError, StreamBroken, get_cost_callback
+from llm_fallback import BudgetExceeded, CallEnded, ChainExhausted, FellBack, SpecError, StreamBroken, get_cost_callback
 from llm_fallback.testing import (
     Cut,
     Fail,
@@ -360,6 +360,23 @@ class TestTime:
         assert model.invoke("x").response_metadata["llm_fallback"]["skipped"][0]["retry_in_s"] == 60
         clock.advance(61)
         assert model.invoke("x").content == "back"
+
+    @pytest.mark.parametrize("mode", MODES)
+    async def test_a_day_s_budget_ends_with_the_clock_s_day(self, mode):
+        """There is money for one call a day of 256 tokens at $10 a million, and the prompt."""
+        clock = JumpingClock()
+        price = {"input_per_million": 0, "output_per_million": 10}
+        spec = {
+            "deployments": {"a": {"model": "openai/gpt-4.1", "price": price}},
+            "chains": {"main": {"tiers": ["a"], "budget": {"usd_per_day": 0.00256}}},
+        }
+        model = fake_chat_model({"a": Reply("hello", usage=(1, 256))}, spec=spec, clock=clock)
+        for _ in range(2):
+            await ask(model, mode)
+            with pytest.raises(BudgetExceeded):
+                await ask(model, mode)
+            clock.advance(86_400)
+        assert len(model.received()) == 2
 
     async def test_cancelling_needs_a_clock_that_waits(self):
         """On a RealClock a stall is one, and a call in it can be cancelled."""

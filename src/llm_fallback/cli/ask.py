@@ -20,7 +20,7 @@ from llm_fallback.cli.shared import (
     loading_litellm,
     print_json,
 )
-from llm_fallback.errors import ChainExhausted, StreamBroken
+from llm_fallback.errors import BudgetExceeded, ChainExhausted, StreamBroken
 from llm_fallback.events import CallEnded, Event, Record
 from llm_fallback.loading import load_spec
 
@@ -73,7 +73,7 @@ def _ask(model: BaseChatModel, question: str, stream: bool, records: list[Record
         for piece in _answer(model, question, stream):
             click.echo(piece, nl=False)
             said = said or bool(piece)
-    except (ChainExhausted, StreamBroken) as raised:
+    except (BudgetExceeded, ChainExhausted, StreamBroken) as raised:
         error = raised
     if said:
         click.echo()
@@ -95,7 +95,7 @@ def _answer(model: BaseChatModel, question: str, stream: bool) -> Iterator[str]:
 def _ask_for_data(model: BaseChatModel, question: str, records: list[Record]) -> int:
     try:
         reply: AIMessage = model.invoke(question)
-    except ChainExhausted as error:
+    except (BudgetExceeded, ChainExhausted) as error:
         print_json({"answer": None, "error": str(error), **_facts(records)})
         return FOUND
     print_json({"answer": str(reply.text), "usage_metadata": reply.usage_metadata, **_facts(records)})
