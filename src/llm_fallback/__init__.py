@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from llm_fallback.budget_callback import BudgetCallbackHandler
     from llm_fallback.build import build_chat_model, build_router
     from llm_fallback.callbacks import (
-        BudgetCallbackHandler,
         CostCallbackHandler,
         LatencyCallbackHandler,
         get_cost_callback,
