@@ -55,6 +55,7 @@ class Lease:
     def __init__(self, spec: Spec, means: Means) -> None:
         self._lock = threading.Lock()
         self.means = means
+        # The models keep the first; a reload changes the second.
         self.built_for = self.spec = spec
         self.plan = means.resolve(spec)
         self._scrub = Scrubber(self.plan.secrets)

@@ -100,6 +100,7 @@ class OpenAIChat(BaseChatModel):
         return {
             **{name: value for name, value in words.items() if value is not None},
             "messages": request_of(messages),
+            "stream": False,
         }
 
     def _streamed(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +111,7 @@ class OpenAIChat(BaseChatModel):
     def _default_params(self) -> dict[str, Any]:
         own = {
             "model": self.model,
+            "stream": self.streaming,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": self.top_k,

@@ -20,7 +20,7 @@ def reply_in(body: bytes) -> Reply | Fault:
     choices = document.get("choices") if isinstance(document, dict) else None
     if not choices:
         return Fault("invalid_response", "a reply without choices", 200)
-    message = choices[0]["message"]
+    message = choices[0].get("message") or {}
     return Reply(
         raw=document,
         text=text_of(message.get("content")),
@@ -35,5 +35,5 @@ def _tool_calls(message: Mapping[str, Any]) -> tuple[ToolCallPart, ...]:
     return tuple(
         ToolCallPart(call.get("index", place), call.get("id"), function.get("name"), function.get("arguments") or "")
         for place, call in enumerate(message.get("tool_calls") or ())
-        for function in (call["function"],)
+        for function in (call.get("function") or {},)
     )
