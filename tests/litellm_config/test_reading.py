@@ -103,7 +103,9 @@ class TestAFileAsItIsUsed:
     def test_check_shows_the_notes_after_its_own_findings(self, spec):
         """Findings of a deployment carry the line of its row."""
         findings = check(spec, environ={})
-        assert [f.severity for f in findings] == ["warning"] * 4 + ["note"] * 10
+        assert {f.severity for f in findings[:-10]} == {"warning"}
+        assert [f.path for f in findings[-10:]] == [note.path for note in spec.notes]
+        assert {f.severity for f in findings[-10:]} == {"note"}
         assert [(f.line, f.path) for f in findings[:3]] == [
             (7, "deployments.gpt-4o-1.api_key"),
             (17, "deployments.gpt-4o-2.api_key"),
@@ -220,6 +222,12 @@ class TestFallbacks:
         assert tiers(spec, "a") == [["a"]]
         assert "y" not in spec.chains
         assert "router_settings.model_group_alias.y" in noted(spec)
+
+    def test_an_alias_that_is_a_model_name_is_listed(self):
+        """The chain is that of the model."""
+        spec = load_spec(config(*map(row, "ab"), model_group_alias={"a": "b"}))
+        assert tiers(spec, "a") == [["a"]]
+        assert "is a model_name, too" in noted(spec)["router_settings.model_group_alias.a"]
 
 
 class TestGroups:
@@ -440,6 +448,14 @@ class TestSettings:
         spec = load_spec(config(row("a", cooldown_time=0), row("b", cooldown_time=9, info={"allowed_fails": 0})))
         assert spec.breaker("a") is None
         assert (spec.breaker("b").cooldown_s, spec.breaker("b").failures) == (9, 1)
+
+
+def test_files_that_are_included_are_named_and_do_as_further_sources():
+    """Each is a configuration of its own, laid over the first."""
+    first = {**config(row("a"), row("b"), fallbacks=[{"a": ["b"]}]), "include": ["more.yaml"]}
+    spec = load_spec(first, config(row("c")), {"default_chain": "a"})
+    assert noted(spec) == {"include": "is not read here: give its files as further sources"}
+    assert list(spec.chains) == ["a", "b", "c"]
 
 
 def test_a_model_built_from_a_configuration_falls_back_as_it_says(tmp_path, monkeypatch):

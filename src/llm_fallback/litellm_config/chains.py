@@ -17,16 +17,18 @@ Kinds = Mapping[str, Fallbacks]
 def put_chains(spec: Draft, found: Deployments, kinds: Kinds, aliases: Mapping[str, str], listing: Listing) -> None:
     """Write the chains, the first of which is the default. A group that is only a tier of a chain is none."""
     ids: dict[str, Tiers] = {id_: [(name,)] for id_, name in found.ids.items() if id_ not in found.groups}
-    known = {alias: group for alias, group in aliases.items() if group in found.groups}
+    known = {alias: group for alias, group in aliases.items() if group in found.groups and alias not in found.groups}
     for kind in kinds.values():
         kind.check({**found.groups, **ids, **known})
     for alias, group in aliases.items():
-        if alias not in known:
-            path = ("router_settings", "model_group_alias", alias)
+        path = ("router_settings", "model_group_alias", alias)
+        if alias in found.groups:
+            listing.add(path, f"{alias!r} is a model_name, too: here it stays that")
+        elif alias not in known:
             listing.add(path, f"{group!r} is none of the models carried over")
     where = Map({**found.groups, **ids}, known)
     for group in (*found.groups, *known):
-        if group not in found.owners and group not in spec.data.get("chains", {}):
+        if group not in found.owners:
             chain = _chain(group, where, kinds)
             spec.put(("chains", group), chain, _origin(spec, chain))
             _put_timeouts(spec, group, found)

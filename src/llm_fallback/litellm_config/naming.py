@@ -12,7 +12,8 @@ from collections.abc import Container, Iterable
 
 from llm_fallback.litellm_config.routes import Fallbacks
 
-_OF_A_CHAIN = re.compile(r"/+(\d+|(on_context_window|on_content_policy)(/+\d+)?)")
+_END = r"/+(\d+|(on_context_window|on_content_policy)(/+\d+)?)"
+_OF_A_CHAIN, _OF_SOME_CHAIN = re.compile(_END), re.compile(f"{_END}$")
 
 
 def group_name(chain: str, route: str, number: int, taken: Container[str]) -> str:
@@ -32,7 +33,7 @@ def free(start: str, end: str, taken: Container[str]) -> str:
 
 def owner(group: str, groups: Iterable[str], kinds: Iterable[Fallbacks]) -> str | None:
     """The chain that a group is a tier of, by its name and because the chain falls back to it; else None."""
-    for chain in groups:
+    for chain in groups if _OF_SOME_CHAIN.search(group) else ():
         end = group.removeprefix(chain)
         if end != group and _OF_A_CHAIN.fullmatch(end) and any(group in kind.targets.get(chain, ()) for kind in kinds):
             return chain

@@ -50,6 +50,8 @@ def read_config(data: Mapping[str, Any], places: Places) -> Reading:
     hops, path = settings.take("max_fallbacks")
     if isinstance(hops, int) and hops < most_hops(spec):
         listing.add(path, "every fallback is tried here, however many there are")
+    if config.take("include") is not None:
+        listing.add(("include",), "is not read here: give its files as further sources")
     settings.rest()
     listing.rest(config, "is the proxy server's own and has no place here")
     known = {path: places.find(origin) for path, origin in spec.origins.items()}
