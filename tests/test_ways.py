@@ -3,6 +3,7 @@ listens there. Nobody may be able to tell by the answer which one it was."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -229,3 +230,29 @@ def test_a_request_shows_no_key():
     assert request.headers["Authorization"] == "Bearer sk-canary"
     assert json.loads(request.body)["messages"] == ASKED["messages"]
     assert "sk-canary" not in repr(request)
+
+
+@pytest.mark.parametrize(
+    "frame", [b'{"choices": ["hi"]}', b'{"choices": [{"delta": "hi"}]}', b'{"choices": 3}', b"[1]"]
+)
+async def test_a_frame_of_no_known_form_is_a_failure_and_no_accident(frame):
+    """Whatever a server calls a chunk, the next deployment answers."""
+
+    async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+        writer.write(head + b"data: " + frame + b"\n\ndata: [DONE]\n\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(odd, "127.0.0.1", 0) as first:
+        port = first.sockets[0].getsockname()[1]
+        with FakeServer({"second": "from the second"}) as server:
+            spec = server.spec(backend="vllm")
+            own = {"backend": "vllm", "model": "m", "api_base": f"http://127.0.0.1:{port}"}
+            spec["deployments"] = {"first": own, **spec["deployments"]}
+            spec["chains"]["default"]["tiers"] = ["first", "second"]
+            async with build_chat_model(spec) as model:
+                message = await ask(model, "astream")
+    assert message.content == "from the second"
+    assert message.response_metadata["llm_fallback"]["attempts"][0]["failure"] == "invalid_response"

@@ -9,6 +9,8 @@ from typing import Any
 from llm_fallback.events import Usage
 from llm_fallback.exchange import Piece, ToolCallPart
 
+_NO_SIGN_OF_LIFE = frozenset({"role"})
+
 
 class Chunks:
     """Frames of one stream as pieces."""
@@ -25,9 +27,12 @@ class Chunks:
         Usage is left to the end: it may stand in every frame, each with the sum so far.
         """
         choices = frame.get("choices")
-        if not choices or not (_says_something(choices[0]) or choices[0].get("finish_reason")):
+        if not choices:
             return None
-        delta = _delta_of(choices[0].get("delta") or {})
+        said = choices[0].get("delta") or {}
+        if not (choices[0].get("finish_reason") or any(map(said.get, said.keys() - _NO_SIGN_OF_LIFE))):
+            return None
+        delta = _delta_of(said)
         calls = _parts_of(delta.get("tool_calls"))
         self._calls_came = self._calls_came or bool(calls)
         finish = self._finish_of(choices[0])
@@ -61,10 +66,6 @@ class Chunks:
         finish = self._spelled(word)
         # Some servers say "stop" where they called a tool; agents look at the word.
         return "tool_calls" if finish == "stop" and self._calls_came else finish
-
-
-def _says_something(choice: Mapping[str, Any]) -> bool:
-    return any(value for name, value in (choice.get("delta") or {}).items() if name != "role")
 
 
 def _delta_of(delta: Mapping[str, Any]) -> dict[str, Any]:

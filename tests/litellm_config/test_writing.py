@@ -223,6 +223,7 @@ def test_what_litellm_has_no_word_for_is_listed():
         {
             "a": {
                 **OWN,
+                "price": "free",
                 "profile": {"open_weights": True},
                 "breaker": {"window_s": 9},
                 "cold_start": {"max_wait_s": 9},

@@ -36,8 +36,8 @@ class DirectExchange:
     def __init__(self, transport: LiteLLMTransport, asking: Asking, request: Request) -> None:
         self._transport, self._asking, self._request = transport, asking, request
         self._wire = Wire(streamed=asking.streamed)
-        self._unread: deque[dict[str, Any]] = deque()
-        self._frames = Frames(self._wire, self._unread.append)
+        self._pieces: deque[Piece] = deque()
+        self._frames = Frames(self._wire, self._take)
         self._chunks = Chunks(map_finish_reason)
         self._reads: AsyncIterator[bytes] | None = None
         self._over = False
@@ -51,16 +51,13 @@ class DirectExchange:
         return answer
 
     async def next(self) -> Piece | End | Fault:
-        while True:
-            while self._unread:
-                piece = self._chunks.piece(self._unread.popleft())
-                if piece is not None:
-                    return piece
+        while not self._pieces:
             if self._over:
                 return self._end()
             heard = await guarded(self._listen, self._fault)
             if isinstance(heard, Fault):
                 return broken(heard, content_came=self._chunks.content_came)
+        return self._pieces.popleft()
 
     def rewritten(self, piece: Piece, text: str) -> Piece:
         return self._chunks.rewritten(piece, text)
@@ -120,6 +117,11 @@ class DirectExchange:
             self._over = True
             await self._take_leave(self._reads)
         return None
+
+    def _take(self, frame: dict[str, Any]) -> None:
+        piece = self._chunks.piece(frame)
+        if piece is not None:
+            self._pieces.append(piece)
 
     async def _take_leave(self, reads: AsyncIterator[bytes]) -> None:
         # A connection whose reply was not read to its end cannot be used again; how that fails concerns nobody.
