@@ -26,7 +26,7 @@ OVERRIDDEN = {
     "_stream": WORDS,
     "_astream": WORDS,
     "_reachable_groups": "params",
-    "_group_entries": "",
+    "_is_claude_model": "",
     "_litellm_sends_manual_thinking": "overrides",
     "with_structured_output": "schema method include_raw strict **kwargs",
     "invoke": "input config stop **kwargs",
