@@ -31,6 +31,7 @@ PAGES = [
     "docs/testing.md",
     "docs/exporters.md",
     "docs/observability.md",
+    "docs/budgets.md",
     "docs/failures.md",
     "docs/runnables.md",
     "docs/simulation.md",

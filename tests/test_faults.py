@@ -124,6 +124,7 @@ NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
         ({"retry-after": "nan"}, None),
         ({"retry-after": "1e999"}, None),
         ({"retry-after-ms": "-1"}, None),
+        ({"retry-after": "0 NOV -1 0:0 2200000000"}, None),
     ],
 )
 def test_a_server_names_its_time_in_milliseconds_seconds_or_as_a_date(headers, seconds):

@@ -66,6 +66,22 @@ async def test_continue_goes_on_where_the_text_broke(mode, how, after):
 
 
 @pytest.mark.parametrize("mode", STREAMED)
+@pytest.mark.parametrize("backend", ["vllm", "openai-compatible"])
+@pytest.mark.parametrize("after", range(1, 9))
+async def test_white_space_in_pieces_of_its_own_is_part_of_a_continued_reply(mode, backend, after):
+    """Models say a blank or a new line as a token like any other, and what is joined keeps each of them."""
+    pieces = ["one", " ", "two", "\n", "\n", "three", " ", "four", " ", "five"]
+    whole = "".join(pieces)
+    broken = Cut(after_chunks=after, reply=Reply(whole, chunks=pieces))
+    rest = Reply("".join(pieces[after:]), chunks=pieces[after:])
+    with FakeServer({"a": broken, "b": rest}) as server:
+        with build_chat_model(server.spec(backend=backend, on_stream_break="continue")) as model:
+            chunks, error = await collected(model, mode)
+    assert error is None
+    assert delivered(chunks) == whole
+
+
+@pytest.mark.parametrize("mode", STREAMED)
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("after", range(1, len(WORDS) + 1))
 @pytest.mark.parametrize("policy", ["raise", "hold"])

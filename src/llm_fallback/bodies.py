@@ -17,6 +17,7 @@ _AGAIN = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|[msh])", re.I)
+_STATUSES = frozenset(map(str, range(400, 600)))
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -80,8 +81,7 @@ def _message(data: Any) -> str | None:
 
 
 def _status(codes: tuple[str, ...]) -> int | None:
-    numbers = (int(code) for code in codes if code.isdigit())
-    return next((number for number in numbers if 400 <= number < 600), None)
+    return next((int(code) for code in codes if code in _STATUSES), None)
 
 
 def _wait_in(text: str) -> float | None:

@@ -113,7 +113,8 @@ class Frames:
             return False
         if not isinstance(frame, dict):
             return True
-        response.flaw = error_in(frame)
+        if "error" in frame:
+            response.flaw = error_in(frame)
         if response.flaw is not None:
             return False
         response.usage = frame.get("usage") or response.usage

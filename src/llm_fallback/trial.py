@@ -203,7 +203,7 @@ class Trial:
             self._last_text = piece
             # A reply's reasoning is that of the deployment that began it; another's would not follow from it.
             piece = exchange.rewritten(piece, self._order.joint.feed(piece.text))
-            if not (piece.has_content or piece.finish or piece.usage):
+            if not (piece.text or piece.tool_calls or piece.finish or piece.usage):
                 return
         self._ready.append(piece)
 
