@@ -28,7 +28,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
     "docs/tutorial.md",
-    "docs/testing.md",
     "docs/exporters.md",
     "docs/observability.md",
     "docs/budgets.md",
