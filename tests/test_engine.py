@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -85,7 +85,7 @@ class MemoryExchange:
         return Reply(object(), whole.text, whole.reasoning, tuple(whole.tool_calls.values()), item.finish, whole.usage)
 
     def rewritten(self, piece: Piece, text: str) -> Piece:
-        return replace(piece, text=text, reasoning="")
+        return piece._replace(text=text, reasoning="")
 
     async def close(self) -> None:
         self.is_closed = True
@@ -198,7 +198,7 @@ def stage(plan: ChainPlan, *, start: float = 0.0, backoff: Callable[[int], float
 
 
 def _is_list_of_acts(own: list[Any]) -> bool:
-    return isinstance(own[0], list | tuple)
+    return isinstance(own[0], list)
 
 
 def timed(name: str, **timeouts: float) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from llm_fallback.cold_start import FIRST_PAUSE_S, STARTING, Start
 from llm_fallback.events import Failure
@@ -42,8 +42,7 @@ LONGEST_RETRY_AFTER_S = 600.0
 _SLICES = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """Leave to make one request, to be handed back with what came of it."""
 
     kind: Literal["closed", "probe", "forced"]

@@ -12,11 +12,10 @@ starts up is waited for, and knocked at no more often than `knocks_within` says;
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from llm_fallback.breaker import LASTING
 from llm_fallback.cold_start import STARTING, knocks_within
@@ -29,8 +28,7 @@ ABOUT_THE_REQUEST: frozenset[Failure] = frozenset({"context_window", "content_po
 """Failures that the same deployment will repeat for the same request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Try:
+class Try(NamedTuple):
     """Ask this deployment now."""
 
     member: Member
@@ -39,16 +37,14 @@ class Try:
     """Whether it is asked again because it was starting up, which is no repeat."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Ask again what to do at that time, or earlier when some request has ended."""
 
     until: float
     """Infinite: nobody knows, only a released place helps."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """There is nothing left to try."""
 
     failure: Failure
@@ -127,7 +123,7 @@ class Course:
         self._asked: dict[str, Member] = {}
         self._faults: dict[str, Failure] = {}
         self._not_before: dict[str, float] = {}
-        self._knocks: Counter[str] = Counter()
+        self._knocks: dict[str, int] = {}
         self._repeat_at: float | None = None
         self._too_long_for: int | None = None
         self._refusing: set[str] = set()
@@ -208,7 +204,8 @@ class Course:
     @property
     def skipped(self) -> tuple[Skip, ...]:
         """Whom this call passed over and never asked."""
-        return tuple(skip for name, skip in self._skipped.items() if name not in self._asked)
+        skips = self._skipped
+        return tuple(skip for name, skip in skips.items() if name not in self._asked) if skips else ()
 
     # Whom it may ask.
 
@@ -216,7 +213,8 @@ class Course:
         self._passed.pop(member.name, None)
         self._asked[member.name] = self._asked_here[member.name] = member
         self.repeats += repeat
-        self._knocks[member.name] += knock
+        if knock:
+            self._knocks[member.name] = self._knocks.get(member.name, 0) + 1
         self._repeat_at = None
         return Try(member, repeat, knock)
 
@@ -315,7 +313,7 @@ class Course:
         if cold_start is None or self._faults.get(member.name) not in STARTING or self._cannot_serve(member):
             return False
         most = knocks_within(min(cold_start.max_wait_s, self._chain.total_s))
-        return (block is None or block.starting) and self._knocks[member.name] < most
+        return (block is None or block.starting) and self._knocks.get(member.name, 0) < most
 
     def _has_repeats(self, now: float) -> bool:
         return self.repeats < self._chain.retries.max and self._may_repeat(now)

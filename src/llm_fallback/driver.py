@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -43,9 +42,10 @@ class Caller:
     tags: Sequence[str] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
     find_handlers: Callable[[], CallbackManager | Sequence[BaseCallbackHandler]] = tuple
-    """Looked up only once."""
+    """Asked only once."""
     answer: AsyncGenerator[Any, None] | None = None
     """The answer under way, for whoever has to close it."""
+    _handlers: list[BaseCallbackHandler] | None = field(default=None, init=False)
 
     @property
     def root_run_id(self) -> UUID | None:
@@ -55,14 +55,25 @@ class Caller:
 
     def payer(self) -> Payer:
         """Whose money the call spends."""
-        observers = [handler for handler in self.handlers if isinstance(handler, CallObserver)]
-        caps = tuple(observer.cap for observer in observers if observer.cap is not None)
-        return Payer(None if self.root_run_id is None else str(self.root_run_id), self.metadata, caps)
+        root, caps = self.root_run_id, [observer.cap for observer in self.observers if observer.cap is not None]
+        return Payer(None if root is None else str(root), self.metadata, caps)
 
-    @cached_property
+    @property
     def handlers(self) -> list[BaseCallbackHandler]:
-        found = self.find_handlers()
-        return list(found.handlers if isinstance(found, CallbackManager) else found)
+        # By hand, because a cached_property takes a lock for each caller.
+        if self._handlers is None:
+            found = self.find_handlers()
+            self._handlers = list(found.handlers if isinstance(found, CallbackManager) else found)
+        return self._handlers
+
+    @property
+    def observers(self) -> list[CallObserver]:
+        return [handler for handler in self.handlers if isinstance(handler, CallObserver)]
+
+    @property
+    def cares(self) -> bool:
+        """Whether anybody wants to know how the call ended."""
+        return bool(self.listeners or self.observers) or logger.isEnabledFor(logging.DEBUG)
 
     def tell(self, event: Event) -> None:
         _log(event)
@@ -93,9 +104,8 @@ class Caller:
 
     def _tell_observers(self, event: Event) -> None:
         if isinstance(event, CallEnded) and event.run_id is not None:
-            for handler in self.handlers:
-                if isinstance(handler, CallObserver):
-                    handler.on_call_ended(event)
+            for observer in self.observers:
+                observer.on_call_ended(event)
 
 
 def drive(run: Run, caller: Caller) -> Generator[Piece, None, None]:
@@ -114,7 +124,8 @@ def drive(run: Run, caller: Caller) -> Generator[Piece, None, None]:
     finally:
         if run.end is None:
             _leave(items, context)
-        caller.tell(_ended(run, caller))
+        if caller.cares:
+            caller.tell(_ended(run, caller))
 
 
 async def adrive(run: Run, caller: Caller) -> AsyncGenerator[Piece, None]:
@@ -122,7 +133,11 @@ async def adrive(run: Run, caller: Caller) -> AsyncGenerator[Piece, None]:
     items = run.items()
     answer: Any = None
     try:
-        while (item := await _step(items, answer)) is not None:
+        while True:
+            try:
+                item = await items.asend(answer)
+            except StopAsyncIteration:
+                break
             answer = None
             if isinstance(item, Piece):
                 yield item
@@ -133,7 +148,8 @@ async def adrive(run: Run, caller: Caller) -> AsyncGenerator[Piece, None]:
     finally:
         if run.end is None:
             await items.aclose()
-        await caller.atell(_ended(run, caller))
+        if caller.cares:
+            await caller.atell(_ended(run, caller))
 
 
 async def _step(items: AsyncGenerator[Any, Any], answer: Any) -> Any:
@@ -172,14 +188,15 @@ def _leave(items: AsyncGenerator[Any, Any], context: contextvars.Context) -> Non
 
 def _ended(run: Run, caller: Caller) -> CallEnded:
     record, failure = _outcome(run)
+    run_id, root_id = caller.run_id, caller.root_run_id
     return CallEnded(
         chain=record.chain,
         record=record,
         failure=failure,
         streamed=run.call.streamed,
         at=time.time(),
-        run_id=None if caller.run_id is None else str(caller.run_id),
-        root_run_id=None if caller.root_run_id is None else str(caller.root_run_id),
+        run_id=None if run_id is None else str(run_id),
+        root_run_id=None if root_id is None else str(root_id),
         tags=tuple(caller.tags),
         metadata=caller.metadata,
     )
@@ -212,6 +229,8 @@ def _custom(event: AttemptFailed | FellBack) -> tuple[str, dict[str, Any]]:
 
 def _log(event: Event) -> None:
     match event:
+        case CallEnded(chain, record):
+            logger.debug("chain %s: ended after %.3f s, %d attempts", chain, record.latency_s, len(record.attempts))
         case AttemptFailed(chain, attempt):
             level = logging.WARNING if attempt.failure in LASTING else logging.DEBUG
             logger.log(level, "chain %s: %s", chain, attempt)
@@ -219,5 +238,3 @@ def _log(event: Event) -> None:
             logger.info("chain %s: fell back from %s to %s (%s)", chain, source, target, failure)
         case BreakerOpened(chain, deployment, failure, retry_in_s):
             logger.warning("chain %s: breaker of %s opened for %.1f s (%s)", chain, deployment, retry_in_s, failure)
-        case CallEnded(chain, record):
-            logger.debug("chain %s: ended after %.3f s, %d attempts", chain, record.latency_s, len(record.attempts))

@@ -95,7 +95,7 @@ class Attempt:
             "failure": self.failure,
             "status": self.status,
             "message": self.message,
-            "latency_s": round(self.latency_s, 6),
+            "latency_s": _in_micros(self.latency_s),
             "time_to_first_token_s": _rounded(self.time_to_first_token_s),
             "cost_usd": _as_float(self.cost_usd),
         }
@@ -161,7 +161,7 @@ class Record:
     @property
     def cost_estimated(self) -> bool:
         """Whether any attempt's usage had to be estimated."""
-        return any(attempt.cost_estimated for attempt in self.attempts)
+        return True in [attempt.cost_estimated for attempt in self.attempts]
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain, JSON-serialisable data: the value of `response_metadata["llm_fallback"]`."""
@@ -172,7 +172,7 @@ class Record:
             "fell_back": self.fell_back,
             "attempts": [attempt.as_metadata() for attempt in self.attempts],
             "skipped": [skip.as_metadata() for skip in self.skipped],
-            "latency_s": round(self.latency_s, 6),
+            "latency_s": _in_micros(self.latency_s),
             "time_to_first_token_s": _rounded(self.time_to_first_token_s),
             "cost_usd": _as_float(self.cost_usd),
         }
@@ -240,8 +240,13 @@ Event = AttemptFailed | FellBack | BreakerOpened | CallEnded
 """What a listener receives."""
 
 
+def _in_micros(seconds: float) -> float:
+    """To a millionth, which is finer than clocks are worth; `round` takes four times as long."""
+    return int(seconds * 1e6 + 0.5) / 1e6
+
+
 def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 6)
+    return None if seconds is None else _in_micros(seconds)
 
 
 def _as_float(usd: Decimal | None) -> float | None:

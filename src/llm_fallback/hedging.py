@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from llm_fallback.events import Attempt
 from llm_fallback.health import DeploymentHealth
@@ -31,8 +30,6 @@ class Race:
     def __init__(self, trial: Trial, clock: Clock) -> None:
         self.trial = trial
         """The attempt that goes on; with two under way the earlier one, until one of them has content."""
-        self.answer: Any = None
-        """What the caller's side answered last."""
         self._clock = clock
         self._trials = [trial]
         self._tasks: dict[Trial, asyncio.Task[None]] = {}
@@ -54,39 +51,44 @@ class Race:
             self._trials.append(other)
         return other
 
-    async def join(self, rival: Trial) -> None:
-        """Start the rival too, and wait until one of the two has content or both have failed; drop the other."""
+    async def join(self, rival: Trial) -> Trial:
+        """Start the rival too, and wait until one of the two has content or both have failed; drop the other. The
+        attempt that goes on."""
         pending = {self._tasks[self.trial], self._start(rival)}
         while pending and not self._winners():
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         self.trial = next(iter(self._winners()), rival)
-        for loser in self.losers:
-            if not self._tasks[loser].done():
-                self._tasks[loser].cancel()
-                await asyncio.wait([self._tasks[loser]])
-            if loser.is_sound:
-                await loser.leave("another deployment was quicker")
+        await self._drop(self.loser)
+        return self.trial
+
+    async def _drop(self, loser: Trial) -> None:
+        if not self._tasks[loser].done():
+            self._tasks[loser].cancel()
+            await asyncio.wait([self._tasks[loser]])
+        if loser.is_sound:
+            await loser.leave("another deployment was quicker")
 
     def _winners(self) -> list[Trial]:
         return [trial for trial in self._trials if trial.has_content and trial.is_sound]
 
     @property
-    def losers(self) -> list[Trial]:
-        return [trial for trial in self._trials if trial is not self.trial]
+    def loser(self) -> Trial:
+        """The other of two."""
+        first, second = self._trials
+        return second if self.trial is first else first
 
     @property
     def dropped(self) -> list[Attempt]:
         """Facts of the attempts that were dropped."""
-        attempts = (trial.attempt for trial in self._trials)
-        return [attempt for attempt in attempts if attempt is not None and attempt.outcome == "cancelled"]
+        return [trial.attempt for trial in self._trials if trial.attempt and trial.attempt.outcome == "cancelled"]
 
     async def leave(self) -> None:
         """Drop every request still under way."""
-        for task in self._tasks.values():
-            task.cancel()
         if self._tasks:
+            for task in self._tasks.values():
+                task.cancel()
             await asyncio.wait(self._tasks.values())
         for trial in self._trials:
             await trial.leave()

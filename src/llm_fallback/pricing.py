@@ -7,7 +7,6 @@ from decimal import Decimal
 
 from llm_fallback.events import Usage
 
-_MILLION = Decimal(1_000_000)
 FINEST = Decimal("1e-12")
 """Sums are kept to a millionth of a millionth of a dollar, so that they are exact in any order."""
 
@@ -33,11 +32,12 @@ class Prices:
         for threshold, prices in reversed(self.above):
             if usage.input_tokens > threshold:
                 return prices.cost(usage, seconds)
-        tokens = self._input_cost(usage) + self._output_cost(usage)
-        busy = self.per_gpu_hour * Decimal(str(seconds)) / 3600
-        return tokens / _MILLION + self.per_request + busy
+        cost = (self._input_cost(usage) + self._output_cost(usage)).scaleb(-6) + self.per_request
+        return cost + self.per_gpu_hour * Decimal(str(seconds)) / 3600 if self.per_gpu_hour else cost
 
     def _input_cost(self, usage: Usage) -> Decimal:
+        if not (usage.cached_tokens or usage.cache_write_tokens or usage.audio_input_tokens):
+            return usage.input_tokens * self.input
         special = (
             (usage.cached_tokens, self.cached_input),
             (usage.cache_write_tokens, self.cache_write),
@@ -46,6 +46,8 @@ class Prices:
         return _mixed(usage.input_tokens, self.input, special)
 
     def _output_cost(self, usage: Usage) -> Decimal:
+        if not (usage.reasoning_tokens or usage.audio_output_tokens):
+            return usage.output_tokens * self.output
         special = ((usage.reasoning_tokens, self.reasoning), (usage.audio_output_tokens, self.audio_output))
         return _mixed(usage.output_tokens, self.output, special)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,7 +56,7 @@ class Chunks:
         choice = piece.raw["choices"][0]
         delta = {name: value for name, value in choice["delta"].items() if name != "reasoning_content"}
         raw = {"choices": [{**choice, "delta": {**delta, "content": text}}]}
-        return dataclasses.replace(piece, raw=raw, text=text, reasoning="")
+        return piece._replace(raw=raw, text=text, reasoning="")
 
     def _finish_of(self, choice: Mapping[str, Any]) -> str | None:
         word = choice.get("finish_reason")

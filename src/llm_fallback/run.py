@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -63,63 +63,53 @@ class Run:
         )
 
     async def items(self) -> AsyncGenerator[Item, Any]:
-        """The call, step by step. Close the generator to stop it; requests under way are then dropped."""
+        """The call, step by step. Close the generator to stop it; requests under way are then dropped.
+
+        One generator for all attempts: each one more, and each step through it, would cost every chunk.
+        """
+        while (trial := await self._next_trial()) is not None:
+            race = Race(trial, self.engine.clock)
+            try:
+                if self._falls_back_to(trial.member):
+                    yield self._fell_back(trial.member)
+                if trial.needs_asking_for_key:
+                    trial.take_key((yield Question(trial.ask_for_key)))
+                rival = await race.begin(self._hedge_at(trial), self._rival)
+                if rival is not None:
+                    if rival.needs_asking_for_key:
+                        rival.take_key((yield Question(rival.ask_for_key)))
+                    trial = await race.join(rival)
+                    for fact in self._conclude_loser(race):
+                        yield fact
+                if self.call.is_held and self.call.streamed and trial.is_sound:
+                    await trial.complete()
+                if self.call.judge is not None and trial.is_sound:
+                    trial.heed((yield Question(partial(self.call.judge, trial.transcript))))
+                while self.call.streamed and (piece := await trial.next_piece()) is not None:
+                    self._note_delivery(trial, piece)
+                    paused = self.engine.clock.now()
+                    yield piece
+                    # A slow reader's own pauses are not the deployment's.
+                    self.course.deadline += self.engine.clock.now() - paused
+                for fact in self._conclude(trial):
+                    yield fact
+            finally:
+                await race.leave()
+                self._report_dropped(race)
+
+    async def _next_trial(self) -> Trial | None:
+        """The next attempt, when its time has come; None when the call has ended."""
         while self.end is None:
             match self._decide():
+                case Trial() as trial:
+                    return trial
+                case Wait(until):
+                    await self._wait(until)
                 case Stop(failure, reason):
                     self._give_up(failure, reason)
                 case Overdraft() as overdraft:
                     self._run_dry(overdraft)
-                case Wait(until):
-                    await self._wait(until)
-                case Trial() as trial:
-                    async with aclosing(self._attempt(Race(trial, self.engine.clock))) as items:
-                        answer = None
-                        # By hand, because an async generator has no `yield from`.
-                        while (item := await _next(items, answer)) is not None:
-                            answer = yield item
-
-    async def _attempt(self, race: Race) -> AsyncGenerator[Item, Any]:
-        """Ask one deployment, and another beside it if it is slow; deliver what the first of them brings."""
-        try:
-            fell_back = self._fell_back(race.trial.member)
-            if fell_back is not None:
-                yield fell_back
-            if race.trial.needs_asking_for_key:
-                race.trial.take_key((yield Question(race.trial.ask_for_key)))
-            rival = await race.begin(self._hedge_at(race.trial), self._rival)
-            if rival is not None:
-                if rival.needs_asking_for_key:
-                    rival.take_key((yield Question(rival.ask_for_key)))
-                await race.join(rival)
-                self._report_dropped(race)
-            for loser in race.losers:
-                for fact in self._conclude_loser(loser):
-                    yield fact
-            trial = race.trial
-            if self.call.is_held and self.call.streamed and trial.is_sound:
-                await trial.complete()
-            if self.call.judge is not None and trial.is_sound:
-                trial.heed((yield Question(partial(self.call.judge, trial.transcript))))
-            while (piece := await self._next_piece(trial)) is not None:
-                paused = self.engine.clock.now()
-                yield piece
-                # A slow reader's own pauses are not the deployment's.
-                self.course.deadline += self.engine.clock.now() - paused
-            for fact in self._conclude(trial):
-                yield fact
-        finally:
-            await race.leave()
-            self._report_dropped(race)
-
-    async def _next_piece(self, trial: Trial) -> Piece | None:
-        if not self.call.streamed:
-            return None
-        piece = await trial.next_piece()
-        if piece is not None:
-            self._note_delivery(trial)
-            self._delivered.add(piece)
-        return piece
+        return None
 
     # Deciding.
 
@@ -200,9 +190,11 @@ class Run:
     def _delivered_anything(self) -> bool:
         return not self._delivered.is_empty
 
-    def _fell_back(self, member: Member) -> FellBack | None:
-        if self._last is None or self._last[0].name == member.name:
-            return None
+    def _falls_back_to(self, member: Member) -> bool:
+        return self._last is not None and self._last[0].name != member.name
+
+    def _fell_back(self, member: Member) -> FellBack:
+        assert self._last is not None
         source, fault = self._last
         return FellBack(self.call.chain.name, source.name, member.name, fault.failure)
 
@@ -240,7 +232,7 @@ class Run:
 
     # Concluding.
 
-    def _note_delivery(self, trial: Trial) -> None:
+    def _note_delivery(self, trial: Trial, piece: Piece) -> None:
         if trial.delivered and self._answered_by is not trial.member.target:
             if self._delivered_anything:
                 at = len(self._delivered.text)
@@ -249,16 +241,19 @@ class Run:
                     self.engine.health[trial.member.name].stitched += 1
             self._answered_by = trial.member.target
             self._note_first_token(trial)
+        self._delivered.add(piece)
 
     def _note_first_token(self, trial: Trial) -> None:
         if self._first_token_s is None and trial.first_token_at is not None:
             self._first_token_s = trial.first_token_at - self.began
 
-    def _conclude_loser(self, trial: Trial) -> list[Event]:
+    def _conclude_loser(self, race: Race) -> list[Event]:
         """Say what came of the attempt that lost a race, if it failed of itself."""
-        if trial.unsupported:
-            self.course.unsupported(trial.member)
-        return [] if trial.fault is None else self._fail(trial, ends=False)
+        self._report_dropped(race)
+        loser = race.loser
+        if loser.unsupported:
+            self.course.unsupported(loser.member)
+        return [] if loser.fault is None else self._fail(loser, ends=False)
 
     def _conclude(self, trial: Trial) -> list[Event]:
         """Settle the attempt and say what came of it."""
@@ -326,13 +321,6 @@ class Run:
 
     def _time_is_up(self) -> str:
         return f"total_s ({self.call.chain.total_s:g} s) is over"
-
-
-async def _next(items: AsyncGenerator[Item, Any], answer: Any) -> Item | None:
-    try:
-        return await items.asend(answer)
-    except StopAsyncIteration:
-        return None
 
 
 def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:

@@ -32,7 +32,9 @@ class Budgets:
 
     def caps(self, chain: ChainPlan) -> tuple[Cap, ...]:
         """The limits a call of the chain is under."""
-        limits = chain.budget.limits if chain.budget else {}
+        if chain.budget is None:
+            return ()
+        limits = chain.budget.limits
         return tuple(
             Cap(limits[window], self._purse(chain, window), f"chain {chain.name}, per {window}")
             for window in get_args(Window)

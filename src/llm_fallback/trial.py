@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import SecretStr
 
@@ -29,10 +29,11 @@ from llm_fallback.exchange import (
     Unsupported,
 )
 from llm_fallback.faults import Fault
-from llm_fallback.health import Health
+from llm_fallback.health import DeploymentHealth, Health
 from llm_fallback.plan import Catalogue, Member
 from llm_fallback.timing import Clock
 
+_NO_USAGE = Usage()
 _LONGEST_FAREWELL_S = 0.5
 """Closing takes a moment; a library that hangs in it must not keep the caller beyond `total_s`."""
 
@@ -47,8 +48,7 @@ class Tools:
     clock: Clock
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """What an attempt is to do."""
 
     request: Mapping[str, Any]
@@ -99,9 +99,11 @@ class Trial:
     async def leave(self, why: str = "the caller left") -> None:
         """Drop the request if it is still under way; then the deployment is none the worse for it."""
         self._alarm.off()
+        if self._settled and self._ended:
+            return
         if not self._settled:
             if self._exchange is not None and not self.unsupported:
-                self.attempt = self._fact("cancelled", Fault("cancelled", why))
+                self.attempt = self._fact("cancelled", Fault("cancelled", why), self._tools.clock.now())
             self._hold.settle(self.attempt.cost_usd if self.attempt else Decimal(0))
             self._give_back()
         if self._exchange is not None and not self._ended:
@@ -262,23 +264,22 @@ class Trial:
 
     def succeed(self) -> None:
         """Tell health that the deployment answered."""
-        now = self._tools.clock.now()
-        self.attempt = self._fact("succeeded", None)
-        self._hold.settle(self.attempt.cost_usd)
-        with self._tools.health.lock:
-            self._tools.health[self.member.name].answered(
-                self._ticket, now, self._time_to_first_token(), now - self._began
-            )
-            self._settle_tokens(now)
-            if self.transcript.usage is not None:
-                self._tools.health[self.member.name].replied(self.transcript.usage.output_tokens, now - self._began)
+        now, health, usage = self._tools.clock.now(), self._tools.health, self.transcript.usage
+        self.attempt = fact = self._fact("succeeded", None, now)
+        self._hold.settle(fact.cost_usd)
+        with health.lock:
+            own = health[fact.deployment]
+            own.answered(self._ticket, now, fact.time_to_first_token_s, fact.latency_s)
+            if usage is not None:
+                self._settle_tokens(own, usage, now)
+                own.replied(usage.output_tokens, fact.latency_s)
         self._settled = True
-        self._tools.health.released()
+        health.released()
 
     def fail(self, fault: Fault) -> float | None:
         """Tell health how the deployment failed; seconds until it reopens if that opened its breaker."""
-        now = self._tools.clock.now()
-        self.attempt = self._fact("failed", fault)
+        now, usage = self._tools.clock.now(), self.transcript.usage
+        self.attempt = self._fact("failed", fault, now)
         self._hold.settle(self.attempt.cost_usd)
         with self._tools.health.lock:
             own = self._tools.health[self.member.name]
@@ -287,7 +288,8 @@ class Trial:
                 opened = False
             else:
                 opened = own.failed(self._ticket, now, fault.failure, fault.retry_after_s)
-            self._settle_tokens(now)
+            if usage is not None:
+                self._settle_tokens(own, usage, now)
             reopens = own.breaker.closed_to(now) if opened else None
         self._settled = True
         self._tools.health.released()
@@ -299,11 +301,8 @@ class Trial:
         had half of the call and more is, or a chain without attempt_s would never leave a hung primary."""
         return self.out_of_time and self._began - self._order.call_began > self._order.total_s / 2
 
-    def _settle_tokens(self, now: float) -> None:
-        usage = self.transcript.usage
-        if usage is not None:
-            used = usage.input_tokens + usage.output_tokens
-            self._tools.health[self.member.name].settle(self._ticket, used - self._order.tokens, now)
+    def _settle_tokens(self, own: DeploymentHealth, usage: Usage, now: float) -> None:
+        own.settle(self._ticket, usage.input_tokens + usage.output_tokens - self._order.tokens, now)
 
     def _give_back(self) -> None:
         self._settled = True
@@ -311,13 +310,13 @@ class Trial:
             self._tools.health[self.member.name].dropped(self._ticket)
         self._tools.health.released()
 
-    def _fact(self, outcome: Outcome, fault: Fault | None) -> Attempt:
-        now = self._tools.clock.now()
+    def _fact(self, outcome: Outcome, fault: Fault | None, now: float) -> Attempt:
+        target = self.member.target
         usage, estimated = self._usage(outcome)
         cost = self._cost(usage, now - self._began)
         return Attempt(
-            deployment=self.member.name,
-            model=self.member.target.model,
+            deployment=target.name,
+            model=target.model,
             outcome=outcome,
             failure=fault.failure if fault else None,
             status=fault.status if fault else 200,
@@ -328,7 +327,7 @@ class Trial:
             cost_estimated=estimated and cost is not None,
             dropped_params=self._exchange.dropped_params if self._exchange else (),
             usage=self.transcript.usage,
-            provider=self.member.target.provider,
+            provider=target.provider,
             started_at=self._began - self._order.call_began,
         )
 
@@ -336,7 +335,7 @@ class Trial:
         return None if self.first_token_at is None else self.first_token_at - self._began
 
     def _cost(self, usage: Usage, seconds: float) -> Decimal | None:
-        if usage == Usage():
+        if usage == _NO_USAGE:
             return Decimal(0)
         prices = self.member.target.prices or self._tools.catalogue.prices(self.member.target)
         return None if prices is None else prices.cost(usage, seconds)
@@ -347,7 +346,7 @@ class Trial:
         if usage is not None:
             return usage, False
         if self.transcript.is_empty and outcome == "failed":
-            return Usage(), False
+            return _NO_USAGE, False
         said = len(self.transcript.text) + len(self.transcript.reasoning) + self.transcript.tool_characters
         return Usage(input_tokens=self._order.tokens, output_tokens=math.ceil(said / 4)), True
 

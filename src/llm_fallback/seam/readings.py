@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from litellm.utils import ModelResponse, convert_to_model_response_object
@@ -19,7 +18,7 @@ def reply_of(completion: Any) -> Reply | Fault:
         return error_in(completion) or _NO_CHOICES
     finish = choices[0].get("finish_reason")
     raw = convert_to_model_response_object(response_object=completion, model_response_object=ModelResponse())
-    return dataclasses.replace(_reply_of_choice(raw), finish=finish)
+    return _reply_of_choice(raw)._replace(finish=finish)
 
 
 def reply_of_litellm(raw: Any) -> Reply | Fault:
@@ -28,7 +27,7 @@ def reply_of_litellm(raw: Any) -> Reply | Fault:
         return _NO_CHOICES
     native = (getattr(raw.choices[0], "provider_specific_fields", None) or {}).get("native_finish_reason")
     reply = _reply_of_choice(raw)
-    return dataclasses.replace(reply, finish=native) if native in ("abort", "error") else reply
+    return reply._replace(finish=native) if native in ("abort", "error") else reply
 
 
 _NO_CHOICES = Fault("invalid_response", "a reply without choices", 200)

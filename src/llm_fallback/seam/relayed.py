@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -68,7 +67,7 @@ class RelayedExchange:
         delta.content = text
         if getattr(delta, "reasoning_content", None):
             del delta.reasoning_content
-        return dataclasses.replace(piece, raw=raw, text=text, reasoning="")
+        return piece._replace(raw=raw, text=text, reasoning="")
 
     async def close(self) -> None:
         response, stream, self._stream = self._wire.response, self._stream, None

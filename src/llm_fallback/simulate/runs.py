@@ -75,6 +75,10 @@ class _Books(Caller):
     longest_s: float = 0.0
     most_requests: int = 0
 
+    @property
+    def cares(self) -> bool:
+        return True
+
     async def atell(self, event: Event) -> None:
         self.ledger(event)
         if isinstance(event, BreakerOpened):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -74,7 +73,7 @@ class SimulatedExchange:
         return item if isinstance(item, Fault) else Reply(whole.text, whole.text, finish=item.finish)
 
     def rewritten(self, piece: Piece, text: str) -> Piece:
-        return replace(piece, text=text)
+        return piece._replace(text=text)
 
     async def close(self) -> None:
         """There is no connection."""

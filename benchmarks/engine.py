@@ -1,0 +1,153 @@
+"""What the engine itself costs, over deployments that answer at once: course, breaker, deadlines, facts, books.
+
+    python -m benchmarks.engine [--profile call|chunk]
+
+Nothing is sent and nothing is translated: what is left is what a call and a chunk pay for their promises. The least of
+many short rounds is told, which is what is left of it when nobody else wants the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import os
+import pstats
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from random import Random
+from typing import Any
+
+from pydantic import SecretStr
+
+from benchmarks.tables import table
+from llm_fallback import load_spec
+from llm_fallback.catalogue import ListCatalogue
+from llm_fallback.driver import Caller, adrive
+from llm_fallback.engine import Answered, Call, Engine
+from llm_fallback.events import Usage
+from llm_fallback.exchange import End, Piece, Reply
+from llm_fallback.health import health_of
+from llm_fallback.lease import backoff
+from llm_fallback.ledger import Ledger
+from llm_fallback.plan import Target
+from llm_fallback.resolve import resolve_spec
+from llm_fallback.timing import RealClock
+
+CHUNKS = 200
+GOAL_CALL_US, GOAL_CHUNK_US = 60.0, 5.0
+SPEC = {
+    "deployments": {
+        name: {
+            "backend": "vllm",
+            "model": name,
+            "api_base": "http://localhost:1",
+            "price": {"input_per_million": 0.2, "output_per_million": 0.4},
+        }
+        for name in ("primary", "backup")
+    },
+    "chains": {"c": {"tiers": ["primary", "backup"], "timeouts": {"first_token_s": 5}}},
+}
+REQUEST = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+USAGE = Usage(12, CHUNKS)
+
+
+class Instant:
+    """An exchange that has its whole answer ready."""
+
+    dropped_params: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self._left = CHUNKS
+
+    async def reply(self) -> Reply:
+        return Reply({}, text="Paris.", finish="stop", usage=USAGE)
+
+    async def next(self) -> Piece | End:
+        self._left -= 1
+        if self._left > 0:
+            return Piece({}, text="word ")
+        return Piece({}, finish="stop", usage=USAGE) if self._left == 0 else End("stop")
+
+    def rewritten(self, piece: Piece, text: str) -> Piece:
+        return piece
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+class InstantTransport:
+    def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> Instant:
+        return Instant()
+
+
+class Bench:
+    """An engine over two deployments, and a caller who keeps books or does not."""
+
+    def __init__(self, *, books: bool) -> None:
+        plan = resolve_spec(load_spec(SPEC), os.environ)
+        health = health_of(plan.targets.values())
+        catalogue = ListCatalogue(lambda name: None)
+        self._chain = plan.chains["c"]
+        self._engine = Engine(InstantTransport(), catalogue, health, RealClock(), rng=Random(1), backoff=backoff)
+        self._listeners = [Ledger()] if books else []
+
+    async def call(self) -> None:
+        await self._drive(streamed=False)
+
+    async def stream(self) -> None:
+        await self._drive(streamed=True)
+
+    async def _drive(self, *, streamed: bool) -> None:
+        run = self._engine.start(Call(self._chain, REQUEST, streamed, tokens=8))
+        async for _ in adrive(run, Caller(self._listeners)):
+            pass
+        assert isinstance(run.end, Answered)
+        run.end.record.as_metadata()
+
+
+async def us_per(work: Callable[[], Awaitable[None]], count: int) -> float:
+    """CPU microseconds of the work: the least of many short rounds."""
+    rounds = []
+    for _ in range(200):
+        began = time.process_time_ns()
+        for _ in range(count):
+            await work()
+        rounds.append((time.process_time_ns() - began) / count / 1000)
+    return min(rounds)
+
+
+async def shares(*, books: bool) -> tuple[float, float]:
+    """Microseconds of a call, and of a chunk."""
+    bench = Bench(books=books)
+    call, stream = await us_per(bench.call, 50), await us_per(bench.stream, 2)
+    return call, (stream - call) / CHUNKS
+
+
+async def profile(kind: str) -> None:
+    bench = Bench(books=True)
+    work, times = (bench.call, 2000) if kind == "call" else (bench.stream, 50)
+    await work()
+    profiler = cProfile.Profile()
+    with profiler:
+        for _ in range(times):
+            await work()
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", choices=["call", "chunk"], help="where the time of one goes, function by function")
+    kind = parser.parse_args().profile
+    if kind is not None:
+        asyncio.run(profile(kind))
+        return
+    rows = []
+    for books in (False, True):
+        call, chunk = asyncio.run(shares(books=books))
+        rows.append(("with a ledger" if books else "alone", f"{call:.1f}", f"{chunk:.2f}"))
+    print(table(("the engine", f"µs per call (goal: {GOAL_CALL_US:g})", f"per chunk (goal: {GOAL_CHUNK_US:g})"), rows))
+
+
+if __name__ == "__main__":
+    main()
