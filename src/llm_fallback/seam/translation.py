@@ -14,8 +14,11 @@ from datetime import datetime
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-import litellm
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+
+# Since 1.110 `litellm.completion` hands a request that is to be awaited to an executor's thread; this one, which then
+# runs there, is what it was before.
+from litellm.main import completion
 from openai import AsyncOpenAI
 
 try:
@@ -52,9 +55,7 @@ def translate(parameters: Mapping[str, Any]) -> Request:
         raise NotTranslated("litellm makes a log of its own")
     provider = str(parameters["model"]).partition("/")[0]
     client = _HANDLER if provider in _THROUGH_HANDLER else _CLIENT
-    sent = _sent_by(
-        litellm.completion(**parameters, client=client, acompletion=True, litellm_logging_obj=_unread_log())
-    )
+    sent = _sent_by(completion(**parameters, client=client, acompletion=True, litellm_logging_obj=_unread_log()))
     return sent if isinstance(sent, Request) else _addressed(sent, parameters)
 
 
@@ -93,6 +94,10 @@ class _Handler(AsyncHTTPHandler):  # type: ignore[misc]
         raise _Sent(Request(url, headers, data.encode() if isinstance(data, str) else data))
 
 
+_TO_ITSELF = "X-Stainless-Raw-Response"
+"""A header by which OpenAI's library tells itself what to return."""
+
+
 async def _create(**words: Any) -> NoReturn:
     raise _Sent(words)
 
@@ -101,6 +106,16 @@ class _Client(AsyncOpenAI):
     """The client of providers that litellm asks through OpenAI's library, whose own work is left out."""
 
     chat: Any = SimpleNamespace(completions=SimpleNamespace(with_raw_response=SimpleNamespace(create=_create)))
+
+    async def post(self, path: str, *, body: Any = None, options: Any = None, **rest: Any) -> NoReturn:
+        """What litellm calls since 1.110, with what `create` would have made of its words."""
+        headers = options.get("headers") or {}
+        await _create(
+            **body,
+            extra_headers={name: text for name, text in headers.items() if name != _TO_ITSELF},
+            extra_query=options.get("params"),
+            extra_body=options.get("extra_json"),
+        )
 
 
 _HANDLER = _Handler()
