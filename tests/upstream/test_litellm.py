@@ -301,8 +301,8 @@ class TestStreams:
     @pytest.mark.parametrize("provider", ["openai", "litellm_proxy"])
     @pytest.mark.parametrize("script", UNFINISHED)
     async def test_an_end_without_finish_is_an_error_meanwhile(self, server, provider, script):
-        """Of the class that `_fault_of_litellm` asks for first."""
-        with pytest.raises(litellm.exceptions.MidStreamFallbackError):
+        """In words by which `_by_its_classes` tells it from a connection that broke."""
+        with pytest.raises(litellm.exceptions.MidStreamFallbackError, match="Stream ended before a finish_reason"):
             await streamed(await asked(server, provider, script, stream=True))
 
     async def test_hosted_vllm_skips_a_frame_that_does_not_parse(self, server):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import SecretStr
@@ -50,6 +50,22 @@ class Asking:
     def dropped_params(self) -> tuple[str, ...]:
         return tuple(name for name in self._dropped.of(self.target) if name in self._request)
 
+    @property
+    def messages(self) -> Sequence[Mapping[str, Any]]:
+        """As the caller wrote them; nobody may change them."""
+        messages: Sequence[Mapping[str, Any]] = self._request["messages"]
+        return messages
+
+    @property
+    def rest(self) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """All that a request to the deployment may differ by from others, but for messages and key."""
+        rest = {name: value for name, value in self._request.items() if name != "messages"}
+        return self._dropped.of(self.target), rest
+
+    @property
+    def key_text(self) -> str | None:
+        return None if self._key is None else self._key.get_secret_value()
+
     def parameters(self) -> dict[str, Any]:
         """Parameters of `litellm.completion`, which may do with them as it likes."""
         target, dropped = self.target, self._dropped.of(self.target)
@@ -62,7 +78,7 @@ class Asking:
             "max_retries": 0,
         }
         if self._key is not None:
-            parameters["api_key"] = self._key.get_secret_value()
+            parameters["api_key"] = self.key_text
         elif not target.borrows_key:
             # litellm would look for somebody else's key; this one is taken off again, or is none.
             parameters["api_key"] = "no-key"

@@ -45,16 +45,26 @@ class LoopClient:
             yield
         finally:
             forget()
-            await self.handler.close()
-            await self._session.close()
+            await self._closed()
 
     async def close(self) -> None:
-        with suppress(RuntimeError):  # The loop is closing it already.
+        await self._closed()
+        with suppress(RuntimeError):  # The loop is ending its life already.
             await self._life.aclose()
 
     def close_soon(self) -> None:
         # A loop keeps only weak references to its tasks.
-        self._closing = asyncio.get_running_loop().create_task(self.close())
+        self._farewell = asyncio.get_running_loop().create_task(self.close())
+
+    def _closed(self) -> asyncio.Task[None]:
+        """The closing, begun once whoever asks: the owner, or the loop on its way out, which cancels tasks first."""
+        if self._closing is None or self._closing.cancelled():
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        return self._closing
+
+    async def _close(self) -> None:
+        await self.handler.close()
+        await self._session.close()
 
 
 TAKES_A_HANDLER = frozenset(

@@ -21,7 +21,8 @@ from llm_fallback.seam.direct import DirectExchange
 from llm_fallback.seam.looking import headers_for, look
 from llm_fallback.seam.quiet import is_of_use_to_itself, warm_up
 from llm_fallback.seam.relayed import RelayedExchange
-from llm_fallback.seam.translation import TRANSLATED, NotTranslated, Request, translate
+from llm_fallback.seam.templates import Templates
+from llm_fallback.seam.translation import TRANSLATED, NotTranslated, Request
 
 logger = logging.getLogger("llm_fallback")
 
@@ -41,6 +42,7 @@ class LiteLLMTransport:
         self._scrub = scrub
         self._clients: dict[asyncio.AbstractEventLoop, LoopClient] = {}
         self._dropped = Dropped()
+        self._templates = Templates()
         self._left_to_litellm: set[str] = set()
         warm_up()
 
@@ -59,7 +61,7 @@ class LiteLLMTransport:
         if not _goes_direct(target) or target.name in self._left_to_litellm:
             return None
         try:
-            return translate(asking.parameters())
+            return self._templates.request(asking)
         except NotTranslated as why:
             logger.info("%s is left to litellm: %s", target.name, why)
             self._left_to_litellm.add(target.name)

@@ -62,6 +62,9 @@ def _by_its_classes(nearest: BaseException, classes: set[str]) -> Fault:
     status = getattr(nearest, "status_code", None)
     if classes & _UNREADABLE or "Empty or invalid response" in text:
         return Fault("invalid_response", text, 200)
+    if "Stream ended before a finish_reason" in text:
+        # Said since 1.110 of what ended in an invented "stop" before; after content it is a stream that broke.
+        return Fault("empty_response", text, 200)
     if classes & _CUT or ("APIConnectionError" in classes and not classes & _TIMED_OUT):
         return Fault("connection", text)
     if classes & _TIMED_OUT and status in (None, 408):

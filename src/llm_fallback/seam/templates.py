@@ -1,0 +1,106 @@
+"""Requests that litellm translated before: two calls of a chain mostly differ in the text of their messages alone.
+
+Translating is half of what a call costs, and for a conversation of plain text its outcome is known after two: address,
+headers and parameters are the same, messages stand in the body as they were given. That is looked at, twice, before it
+is relied on; whatever is not such a conversation, or was seen to be translated otherwise, is translated each time.
+docs/decisions/0012-translated-before.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import litellm
+
+from llm_fallback.plan import Target
+from llm_fallback.seam.asking import Asking
+from llm_fallback.seam.translation import Request, translate
+
+_MOST = 64
+"""Templates of one deployment; a request with parameters of its own each time needs no more than to be forgotten."""
+_SWITCHES = ("drop_params", "modify_params", "model_alias_map", "headers", "openai_system_messages_first")
+"""Settings of litellm's module that change how it translates; they may be changed at any time."""
+
+_Key: TypeAlias = tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class _Template:
+    """What translations had in common so far."""
+
+    request: Request = field(repr=False)
+    words: Mapping[str, Any] = field(repr=False)
+    """The body, its messages left out."""
+    is_proven: bool = False
+    """Whether a second translation came to the same."""
+
+    def filled(self, messages: Sequence[Mapping[str, Any]]) -> Request:
+        body = json.dumps({**self.words, "messages": messages}, ensure_ascii=False, separators=(",", ":"))
+        return replace(self.request, body=body.encode())
+
+
+class Templates:
+    """What one transport knows of how litellm translates for its deployments."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Target, dict[_Key, _Template | None]]] = {}
+
+    def request(self, asking: Asking) -> Request:
+        """The request litellm would send. Raises what `translate` raises."""
+        key = _key(asking)
+        if key is None:
+            return translate(asking.parameters())
+        known = self._of(asking.target)
+        template = known.get(key)
+        if template is not None and template.is_proven:
+            return template.filled(asking.messages)
+        request = translate(asking.parameters())
+        if key not in known or template is not None:
+            known[key] = _learnt(template, request, asking.messages)
+        return request
+
+    def _of(self, target: Target) -> dict[_Key, _Template | None]:
+        """The templates of a deployment; after a reload another one may have its name."""
+        owner, known = self._known.get(target.name, (None, {}))
+        if owner is not target or len(known) > _MOST:
+            known = {}
+            self._known[target.name] = (target, known)
+        return known
+
+
+def _learnt(known: _Template | None, request: Request, messages: Sequence[Mapping[str, Any]]) -> _Template | None:
+    """What is known after one more translation; None if messages do not stand in it as they were given, or it differs
+    from the one before in something else: then nothing is to be learnt here."""
+    words = json.loads(request.body)
+    if words.get("messages") != messages:
+        return None
+    words["messages"] = None
+    if known is None:
+        return _Template(request, words)
+    same = (known.words, known.request.url, known.request.headers, known.request.query)
+    return replace(known, is_proven=True) if same == (words, request.url, request.headers, request.query) else None
+
+
+def _key(asking: Asking) -> _Key | None:
+    """What a translation depends on besides the text of plain messages; None if there is more to them than that."""
+    if not _are_plain(asking.messages):
+        return None
+    try:
+        rest = json.dumps(asking.rest)
+    except (TypeError, ValueError):  # Something in Python's own form, like a class: litellm knows what to do with it.
+        return None
+    return (rest, asking.key_text, *(repr(getattr(litellm, name, None)) for name in _SWITCHES))
+
+
+def _are_plain(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether these are texts of user and assistant, perhaps after one of the system."""
+    return all(
+        message.keys() == {"role", "content"}
+        and message["role"] in (("user", "assistant", "system") if place == 0 else ("user", "assistant"))
+        and isinstance(message["content"], str)
+        and message["content"].strip()
+        for place, message in enumerate(messages)
+    )

@@ -1,0 +1,199 @@
+"""Of two requests that differ only in the text of their messages, the later is made without litellm; nobody can tell by
+what the server gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import litellm
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from llm_fallback import build_chat_model
+from llm_fallback.seam import templates
+from llm_fallback.seam.asking import Asking, Dropped
+from llm_fallback.seam.templates import Templates
+from llm_fallback.seam.translation import Request, translate
+from llm_fallback.testing import FakeServer
+
+BACKENDS = ("vllm", "openai-compatible", "litellm-proxy")
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
+turns = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": texts}), min_size=1)
+first = st.lists(st.fixed_dictionaries({"role": st.just("system"), "content": texts}), max_size=1)
+conversations = st.builds(lambda system, rest: [*system, *rest], first, turns)
+parameters = st.fixed_dictionaries(
+    {},
+    optional={
+        "temperature": st.floats(0, 2),
+        "max_tokens": st.integers(1, 9999),
+        "stop": st.lists(texts, min_size=1, max_size=4),
+        "stream": st.just(True),
+        "response_format": st.just({"type": "json_object"}),
+        "tools": st.just([{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]),
+        "extra_body": st.dictionaries(st.sampled_from(["top_k", "min_p"]), st.integers(0, 9)),
+    },
+)
+
+
+class Counted:
+    """litellm's translation, and how often it was asked for."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self, words: Mapping[str, Any]) -> Request:
+        self.times += 1
+        return translate(words)
+
+
+@pytest.fixture
+def counted() -> Iterator[Counted]:
+    with pytest.MonkeyPatch.context() as patch:
+        counter = Counted()
+        patch.setattr(templates, "translate", counter)
+        yield counter
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def deployment(request):
+    """A deployment of a server that speaks OpenAI's protocol."""
+    with FakeServer({"a": "x"}) as server, build_chat_model(server.spec(backend=request.param)) as model:
+        yield model.lease.plan.targets["a"]
+
+
+def asking(target, messages, key="sk-given", **words) -> Asking:
+    return Asking(target, {"messages": messages, **words}, SecretStr(key), Dropped())
+
+
+def said(text: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text}]
+
+
+def seen(request: Request) -> Any:
+    return request.url, dict(request.headers), json.loads(request.body), request.query
+
+
+@given(st.lists(conversations, min_size=3, max_size=4), parameters)
+def test_the_server_gets_what_litellm_would_have_sent(deployment, talks, words):
+    """Whatever is said, in whatever turns, under whatever parameters."""
+    known = Templates()
+    for messages in talks:
+        own = known.request(asking(deployment, messages, **words))
+        assert seen(own) == seen(translate(asking(deployment, messages, **words).parameters()))
+
+
+def test_the_third_of_a_kind_is_made_without_litellm(deployment, counted):
+    """Two have to agree before."""
+    known = Templates()
+    for text in ("one", "two", "three", "four"):
+        known.request(asking(deployment, said(text), temperature=0.5))
+    assert counted.times == 2
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": [{"type": "text", "text": "see"}, PICTURE]}],
+        [{"role": "user", "content": "hi", "name": "Ada"}],
+        [*said("hi"), {"role": "assistant", "content": "", "tool_calls": [CALL]}],
+        [*said("hi"), {"role": "tool", "content": "7", "tool_call_id": "1"}],
+        [*said("hi"), {"role": "system", "content": "be brief"}],
+        said("  "),
+    ],
+    ids=["picture", "name", "tool call", "tool", "system later", "blank"],
+)
+def test_what_is_more_than_plain_text_is_translated_each_time(deployment, counted, messages):
+    """litellm may do something with it."""
+    known = Templates()
+    for _ in range(4):
+        known.request(asking(deployment, messages))
+    assert counted.times == 4
+
+
+def test_what_litellm_sends_otherwise_than_given_is_translated_each_time(deployment, monkeypatch):
+    """A release that rewrites plain messages is heeded."""
+
+    def rewritten(words):
+        return translate({**words, "messages": said("something else")})
+
+    monkeypatch.setattr(templates, "translate", rewritten)
+    known = Templates()
+    for text in ("one", "two", "three"):
+        assert json.loads(known.request(asking(deployment, said(text))).body)["messages"] == said("something else")
+
+
+def test_what_differs_from_one_time_to_the_next_is_translated_each_time(deployment, monkeypatch):
+    """Were litellm to send a number of its own with each request, it goes on doing so."""
+    numbers = iter(range(9))
+
+    def numbered(words):
+        made = translate(words)
+        return Request(made.url, {**made.headers, "X-Number": str(next(numbers))}, made.body)
+
+    monkeypatch.setattr(templates, "translate", numbered)
+    known = Templates()
+    found = [known.request(asking(deployment, said("hi"))).headers["X-Number"] for _ in range(5)]
+    assert found == ["0", "1", "2", "3", "4"]
+
+
+def test_every_request_has_the_key_it_was_given(deployment):
+    """One that changes, too."""
+    known = Templates()
+    for key in ("sk-1", "sk-2", "sk-1", "sk-2", "sk-1", "sk-2"):
+        made = known.request(asking(deployment, said("hi"), key))
+        assert made.headers["Authorization"] == f"Bearer {key}"
+
+
+def test_no_key_shows_in_a_dump(deployment):
+    """Templates hold requests, and those their headers."""
+    known = Templates()
+    for _ in range(3):
+        known.request(asking(deployment, said("hi"), "sk-canary"))
+    [(_, own)] = known._known.values()
+    assert "sk-canary" not in repr(list(own.values()))
+
+
+def test_a_setting_of_litellms_holds_from_the_next_request_on(deployment, counted, monkeypatch):
+    """As it does for everybody who asks litellm whole."""
+    known = Templates()
+    for _ in range(3):
+        known.request(asking(deployment, said("hi")))
+    monkeypatch.setattr(litellm, "drop_params", True)
+    known.request(asking(deployment, said("hi")))
+    assert counted.times == 3
+
+
+def test_another_deployment_of_the_same_name_has_its_own(deployment):
+    """After a reload the old address is not asked any more."""
+    known = Templates()
+    moved = replace(deployment, parameters={**deployment.parameters, "api_base": "http://elsewhere/v1"})
+    for own in (deployment, deployment, deployment, moved):
+        made = known.request(asking(own, said("hi")))
+    assert made.url == "http://elsewhere/v1/chat/completions"
+
+
+def test_parameters_of_their_own_each_time_do_not_fill_the_memory(deployment):
+    """What is kept of a deployment is bounded."""
+    known = Templates()
+    for number in range(1000):
+        known.request(asking(deployment, said("hi"), seed=number))
+    [(_, own)] = known._known.values()
+    assert len(own) <= 65
+
+
+async def test_it_holds_through_the_whole_model():
+    """Over HTTP: the texts of five calls arrive, each once, with the parameters of all."""
+    with FakeServer({"a": None}) as server, build_chat_model(server.spec(backend="vllm"), temperature=0.5) as model:
+        for number in range(5):
+            await model.ainvoke(f"question {number}")
+        bodies = [received.body for received in server.received()]
+    assert [body["messages"] for body in bodies] == [said(f"question {number}") for number in range(5)]
+    assert {body["temperature"] for body in bodies} == {0.5}
