@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from pydantic import SecretStr
@@ -88,14 +87,6 @@ class Trial:
         self._ended = self._settled = False
         self._alarm = tools.clock.alarm()
 
-    async def __aenter__(self) -> Trial:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.leave()
-
     async def leave(self, why: str = "the caller left") -> None:
         """Drop the request if it is still under way; then the deployment is none the worse for it."""
         self._alarm.off()
@@ -142,24 +133,26 @@ class Trial:
         first_token_at = self._within(timeouts.first_token_s)
         if self._order.streamed and first_token_at < at:
             at, failure = first_token_at, "first_token_timeout"
-        self._exchange = self._tools.transport.exchange(self.member.target, self._order.request, self.api_key)
+        exchange = self._exchange = self._tools.transport.exchange(
+            self.member.target, self._order.request, self.api_key
+        )
         if not self._order.streamed:
-            await self._read_reply(self._exchange, at, failure)
+            self._heed_reply(await self._timed(exchange.reply, at, failure))
             return
         while self.first_token_at is None and not self._is_done:
-            await self._read(self._exchange, at, failure)
+            self._heed_item(exchange, await self._timed(exchange.next, at, failure))
 
     async def complete(self) -> None:
         """Read what is left of a streamed reply, before anything of it is delivered."""
         assert self._exchange is not None
         while not self._is_done:
-            await self._read(self._exchange, self._within_idle(), "idle_timeout")
+            await self._read_on(self._exchange)
 
     async def next_piece(self) -> Piece | None:
         """What came so far, then what comes; None when there is no more, and `fault` says whether it is whole."""
         assert self._exchange is not None
         while not self._ready and not self._is_done:
-            await self._read(self._exchange, self._within_idle(), "idle_timeout")
+            await self._read_on(self._exchange)
         if not self._ready or (not self.is_sound and not self.delivered):
             return None
         piece = self._ready.popleft()
@@ -170,8 +163,10 @@ class Trial:
     def _is_done(self) -> bool:
         return self._ended or not self.is_sound
 
-    async def _read_reply(self, exchange: Exchange, at: float, failure: Failure) -> None:
-        reply = await self._timed(exchange.reply, at, failure)
+    async def _read_on(self, exchange: Exchange) -> None:
+        self._heed_item(exchange, await self._timed(exchange.next, self._within_idle(), "idle_timeout"))
+
+    def _heed_reply(self, reply: Reply | Fault | Unsupported) -> None:
         if isinstance(reply, Reply):
             self.reply = reply
             self.transcript.add(reply)
@@ -180,8 +175,7 @@ class Trial:
         else:
             self._heed_refusal(reply)
 
-    async def _read(self, exchange: Exchange, at: float, failure: Failure) -> None:
-        item = await self._timed(exchange.next, at, failure)
+    def _heed_item(self, exchange: Exchange, item: Piece | End | Fault | Unsupported) -> None:
         if isinstance(item, Piece):
             self.transcript.add(item)
             if self.first_token_at is None and item.has_content:

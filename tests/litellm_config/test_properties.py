@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_fallback import SpecError, load_spec
-from llm_fallback.litellm_config import write_config
 from llm_fallback.litellm_config.texts import ours
 from llm_fallback.litellm_config.words import ABILITIES, ALREADY_SO, NOT_OF_A_REQUEST, PRICES, ROUTES, SETTINGS
+from llm_fallback.litellm_config.writing import write_config
 from llm_fallback.saving import saved
 from llm_fallback.spec import Spec
 from llm_fallback.spec.variables import resolve

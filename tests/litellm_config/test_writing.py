@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from llm_fallback import load_spec
-from llm_fallback.litellm_config import write_config
+from llm_fallback.litellm_config.writing import write_config
 from llm_fallback.saving import as_yaml
 from llm_fallback.testing import Fail, FakeServer
 

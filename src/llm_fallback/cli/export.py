@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from llm_fallback.cli.shared import files_option
-from llm_fallback.litellm_config import write_config
+from llm_fallback.litellm_config.writing import write_config
 from llm_fallback.loading import load_spec
 from llm_fallback.saving import as_yaml, saved
 from llm_fallback.spec import Spec

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_fallback.errors import Mistake, SpecError
-from llm_fallback.litellm_config import is_config, read_config
+from llm_fallback.litellm_config.reading import is_config, read_config
 from llm_fallback.loading.documents import Document, unreadable
 from llm_fallback.loading.overlays import overlaid
 from llm_fallback.loading.reading import read_file, read_mapping, read_spec

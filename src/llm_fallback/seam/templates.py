@@ -39,7 +39,8 @@ class _Template:
 
     def filled(self, messages: Sequence[Mapping[str, Any]]) -> Request:
         body = json.dumps({**self.words, "messages": messages}, ensure_ascii=False, separators=(",", ":"))
-        return replace(self.request, body=body.encode())
+        known = self.request
+        return Request(known.url, known.headers, body.encode(), known.query)
 
 
 class Templates:
