@@ -31,16 +31,17 @@ def steps() -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize("backend", ["vllm", "openai-compatible"])
-@pytest.mark.parametrize("kind", ["call", "chunk"])
-def test_it_costs_less_than_half_of_what_the_router_costs(steps, kind, backend):
-    """litellm's logs and prices that nobody reads, and its wrapper around each chunk, are left out."""
-    assert steps[f"ours, {backend}"][kind] <= 0.45 * steps["ChatLiteLLMRouter"][kind]
+@pytest.mark.parametrize(("kind", "most"), [("call", 0.15), ("chunk", 0.25)])
+def test_it_costs_a_fraction_of_what_the_router_costs(steps, kind, most, backend):
+    """litellm's logs and prices that nobody reads, its wrapper around each chunk, and all translations but the first
+    two are left out."""
+    assert steps[f"ours, {backend}"][kind] <= most * steps["ChatLiteLLMRouter"][kind]
 
 
 @pytest.mark.parametrize("kind", ["call", "chunk"])
-def test_it_costs_no_more_than_langchains_own_fallbacks(steps, kind):
+def test_it_costs_half_of_langchains_own_fallbacks(steps, kind):
     """Though those have no breaker, no deadline, no facts and no prices."""
-    assert steps["ours, vllm"][kind] <= 1.1 * steps["ChatOpenAI.with_fallbacks"][kind]
+    assert steps["ours, vllm"][kind] <= 0.5 * steps["ChatOpenAI.with_fallbacks"][kind]
 
 
 async def own_steps(work: Callable[[], Awaitable[Any]]) -> int:
@@ -51,7 +52,8 @@ async def own_steps(work: Callable[[], Awaitable[Any]]) -> int:
         nonlocal count
         count += event == "call" and "/llm_fallback/" in frame.f_code.co_filename
 
-    await work()
+    for _ in range(2):
+        await work()
     sys.setprofile(note)
     try:
         await work()
@@ -73,6 +75,13 @@ async def test_a_thousand_deployments_cost_a_call_no_more_than_two():
     assert counts[1] <= 1.1 * counts[0]
 
 
+async def test_what_a_call_costs_us_is_known():
+    """Course, breaker, deadlines, facts, the request and the reply."""
+    with FakeServer({"a": "fine"}) as server:
+        async with build_chat_model(server.spec(backend="vllm")) as model:
+            assert await own_steps(lambda: model.ainvoke("hi")) <= 280
+
+
 async def test_what_a_chunk_costs_us_is_known():
     """Reading it, the limits, what was delivered, the facts: a step more for each chunk is a step for every token."""
 
@@ -85,4 +94,4 @@ async def test_what_a_chunk_costs_us_is_known():
         with FakeServer({"a": Reply("word " * chunks, chunks=chunks)}) as server:
             async with build_chat_model(server.spec(backend="vllm")) as model:
                 counts.append(await own_steps(lambda model=model: read(model)))
-    assert (counts[1] - counts[0]) / 100 <= 40
+    assert (counts[1] - counts[0]) / 100 <= 34
