@@ -10,7 +10,7 @@ from typing import Any
 
 import litellm
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -81,6 +81,7 @@ def seen(request: Request) -> Any:
     return request.url, dict(request.headers), json.loads(request.body), request.query
 
 
+@settings(deadline=None)
 @given(st.lists(conversations, min_size=3, max_size=4), parameters)
 def test_the_server_gets_what_litellm_would_have_sent(deployment, talks, words):
     """Whatever is said, in whatever turns, under whatever parameters."""
