@@ -33,6 +33,7 @@ PAGES = [
     "docs/budgets.md",
     "docs/failures.md",
     "docs/runnables.md",
+    "docs/testing.md",
     "docs/simulation.md",
     "docs/litellm-proxy.md",
 ]
