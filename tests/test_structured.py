@@ -32,9 +32,9 @@ JSON = st.recursive(
 )
 
 
-def called(arguments: str) -> AIMessage:
+def called(arguments: str, finish: str = "tool_calls") -> AIMessage:
     """A reply that calls the schema's tool."""
-    return message_of(Transcript(tool_calls={0: ToolCallPart(0, "1", "Note", arguments)}))
+    return message_of(Transcript(tool_calls={0: ToolCallPart(0, "1", "Note", arguments)}, finish=finish))
 
 
 @given(JSON)
@@ -73,6 +73,23 @@ def test_a_whole_tool_call_is_one(arguments):
     """Also without arguments, and with line breaks that JSON forbids and models write."""
     form = Structured(PydanticToolsParser(tools=[Note], first_tool_only=True), {"schema": {}})
     assert form.verdict(called(arguments)) is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_one"), [("", False), ('{"text"', False), ("{}", True), ('{"text": "a"}', True)]
+)
+def test_a_call_in_a_reply_that_broke_off_is_one_if_it_was_over_by_then(arguments, is_one):
+    """Without a word of its arguments it was not, though the schema would do without any."""
+    form = Structured(PydanticToolsParser(tools=[Note], first_tool_only=True), {"schema": {}})
+    assert (form.verdict(called(arguments, finish="length")) is True) == is_one
+
+
+@pytest.mark.parametrize(("text", "is_one"), [("12", False), ("1.5", False), ("true", True), ("[12]", True)])
+def test_a_number_that_may_have_broken_off_is_none(text, is_one):
+    """12 may be the beginning of 123; what has an end shows it."""
+    message = message_of(Transcript(text=text, finish="length"))
+    assert (Structured(JsonOutputParser()).verdict(message) is True) == is_one
+    assert Structured(JsonOutputParser()).verdict(AIMessage(text)) is True
 
 
 def test_calls_that_do_not_parse_are_invalid_ones_of_the_message():

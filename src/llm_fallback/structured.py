@@ -29,7 +29,14 @@ class Structured:
             parsed = _parsed(self.parser, message)
         except Exception as error:  # noqa: BLE001 - a parser of the user's may raise anything, and means no by it
             return f"the reply does not parse: {type(error).__name__}"
+        if _may_lack_digits(parsed) and message.response_metadata.get("finish_reason") == "length":
+            return "the reply is a number that may have broken off"
         return True if self.traced_as is None else _fits(parsed, self.traced_as["schema"])
+
+
+def _may_lack_digits(parsed: Any) -> bool:
+    """Whether the beginning of a longer document could have been read as this; all others show their end."""
+    return isinstance(parsed, int | float) and not isinstance(parsed, bool)
 
 
 def structured(sequence: Runnable[Any, Any], traced_as: Mapping[str, Any]) -> Structured:
