@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import PydanticToolsParser
+from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel
 
 from llm_fallback.exchange import ToolCallPart, Transcript
@@ -90,6 +91,16 @@ def test_a_number_that_may_have_broken_off_is_none(text, is_one):
     message = message_of(Transcript(text=text, finish="length"))
     assert (Structured(JsonOutputParser()).verdict(message) is True) == is_one
     assert Structured(JsonOutputParser()).verdict(AIMessage(text)) is True
+
+
+def test_a_parser_that_lacks_a_module_is_no_reply_s_fault():
+    """Nobody else need be asked; the error names what to install."""
+
+    def parse(message):
+        raise ImportError("please install defusedxml")
+
+    with pytest.raises(ImportError, match="defusedxml"):
+        Structured(RunnableLambda(parse)).verdict(AIMessage("<a/>"))
 
 
 def test_calls_that_do_not_parse_are_invalid_ones_of_the_message():

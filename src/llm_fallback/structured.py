@@ -27,6 +27,8 @@ class Structured:
         """True for a reply that parses and validates, else what is wrong with it."""
         try:
             parsed = _parsed(self.parser, message)
+        except ImportError:
+            raise  # What the parser lacks is not here, and no other reply would bring it.
         except Exception as error:  # noqa: BLE001 - a parser of the user's may raise anything, and means no by it
             return f"the reply does not parse: {type(error).__name__}"
         if _may_lack_digits(parsed) and message.response_metadata.get("finish_reason") == "length":
