@@ -111,7 +111,19 @@ def test_calls_that_do_not_parse_are_invalid_ones_of_the_message():
     assert [(call["id"], call["args"]) for call in message.invalid_tool_calls] == [("1", '{"text": "ha')]
 
 
-def test_a_reply_without_the_tools_call_says_so():
-    """The model chose to talk instead."""
-    form = Structured(PydanticToolsParser(tools=[Note], first_tool_only=True), {"schema": {}})
+@pytest.mark.parametrize("traced_as", [None, {"schema": {}}])
+def test_a_reply_without_the_tools_call_says_so(traced_as):
+    """The model chose to talk instead; whoever asks for the first call has no use for that."""
+    form = Structured(PydanticToolsParser(tools=[Note], first_tool_only=True), traced_as)
     assert form.verdict(AIMessage("I would rather not.")) == "the reply has no call of the schema's tool"
+
+
+def test_of_all_calls_there_may_be_none():
+    """Whoever asks for a list is given one."""
+    assert Structured(PydanticToolsParser(tools=[Note])).verdict(AIMessage("I would rather not.")) is True
+
+
+def test_null_is_no_object_of_a_schema():
+    """Though it is JSON."""
+    form = Structured(JsonOutputParser(), {"schema": {"function": {"parameters": {}}}})
+    assert form.verdict(AIMessage("null")) == "the reply is JSON, but no object"
