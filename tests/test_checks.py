@@ -186,6 +186,20 @@ def test_what_falling_back_would_lose_is_told_where_it_is_lost(tiers, path):
     assert told.startswith(f"warning: {path}: 'a' takes no tools, so calls with tools pass it over;")
 
 
+def test_what_the_list_says_a_hosted_model_cannot_see_is_lost_by_falling_back():
+    """Unless the spec knows better, or all of the chain are blind. On a server of one's own no list has the word."""
+    spec = with_a(model="openai/o3-mini")
+    (told,) = [told for told in findings(spec) if "takes no" in told]
+    assert told.startswith("warning: chains.main.tiers[0]: 'a' takes no images, so calls with images pass it over;")
+    assert not findings(with_a(model="openai/o3-mini", profile={"image_inputs": True}))
+    assert not findings(with_a(model="o3-mini", backend="vllm", api_base="http://gpu"))
+    blind = {
+        "a": {"model": "openai/o3-mini"},
+        "b": {"model": "deepseek/deepseek-chat", "profile": {"image_inputs": False}},
+    }
+    assert not [told for told in findings({**spec, "deployments": blind}) if "takes no" in told]
+
+
 def test_looking_for_a_module_runs_nothing_of_it(tmp_path, monkeypatch):
     """Neither the module nor the packages around it."""
     package = tmp_path / "house"

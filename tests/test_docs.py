@@ -12,6 +12,7 @@ import re
 import shlex
 import typing
 from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
@@ -33,6 +34,7 @@ PAGES = [
     "docs/budgets.md",
     "docs/failures.md",
     "docs/runnables.md",
+    "docs/testing.md",
     "docs/simulation.md",
     "docs/litellm-proxy.md",
 ]
@@ -61,9 +63,15 @@ def servers(monkeypatch, tmp_path):
 
 def called(test, directory):
     """A test of a page, with what it asks for."""
-    marks = [mark for mark in vars(test).get("pytestmark", ()) if mark.name == "fake_llm_server"]
-    with FakeServer(*(marks[0].args if marks else ())) as server:
-        fixtures = {"fake_llm": fake_chat_model, "fake_llm_server": server, "tmp_path": directory}
+    marks = {mark.name: mark for mark in vars(test).get("pytestmark", ())}
+    scripts = marks["fake_llm_server"].args if "fake_llm_server" in marks else ()
+    words = marks["fake_llm"].kwargs if "fake_llm" in marks else {}
+    with FakeServer(*scripts) as server:
+        fixtures = {
+            "fake_llm": partial(fake_chat_model, **words),
+            "fake_llm_server": server,
+            "tmp_path": directory,
+        }
         test(**{name: fixtures[name] for name in inspect.signature(test).parameters})
 
 

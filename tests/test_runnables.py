@@ -18,7 +18,7 @@ from langchain_core.output_parsers import (
     StrOutputParser,
 )
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
-from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langchain_core.runnables import RunnableLambda, RunnableParallel, RunnableSequence
 from langgraph.graph import END, START, StateGraph
 from pydantic import BaseModel
 from typing_extensions import TypedDict
@@ -41,6 +41,12 @@ class Person(BaseModel):
 
     name: str
     age: int
+
+
+class Told(TypedDict):
+    """The state of a graph."""
+
+    it: str
 
 
 class Town(TypedDict):
@@ -73,6 +79,17 @@ FORMS: dict[str, tuple[Any, str, str, Any]] = {
     ),
 }
 """A form, a reply that is not of it, one that is, and what is read from that."""
+
+GOOD_OR_CHEAP = {"good": ["a"], "cheap": ["b"]}
+TO_CHEAP = {"configurable": {"chain": "cheap"}}
+CHEAP: dict[str, tuple[Any, dict[str, Any]]] = {
+    "a word of the call": (lambda runnable: runnable, {"chain": "cheap"}),
+    "a config of the call": (lambda runnable: runnable, {"config": TO_CHEAP}),
+    "a word that is bound": (lambda runnable: runnable.bind(chain="cheap"), {}),
+    "a config that is bound": (lambda runnable: runnable.with_config(TO_CHEAP), {}),
+    "with_chain": (lambda runnable: runnable.with_chain("cheap"), {}),
+}
+"""The ways to choose another chain: what is done to the runnable, and what is said in the call."""
 
 
 class Calls(list[CallEnded]):
@@ -281,17 +298,92 @@ class TestWhatItIsMadeOf:
 
 class TestInLangChain:
     @pytest.mark.parametrize("mode", MODES)
-    async def test_a_config_chooses_the_chain_of_a_call(self, mode):
-        """Bound to the runnable or given with the call; without it the declared chain answers."""
-        chains = {"good": ["a"], "cheap": ["b"]}
+    @pytest.mark.parametrize("way", CHEAP)
+    async def test_the_chain_of_a_call_may_be_chosen(self, way, mode):
+        """By a word, a config or `with_chain`; without any the declared chain answers, before and after."""
+        chosen, options = CHEAP[way]
         with FakeServer({"a": "[1]", "b": "[2]"}) as server:
-            own = build_runnables(declared(server, chains, pick={"chain": "good", "prompt": "{it}", "output": "json"}))
-            pick, cheap = own["pick"], {"configurable": {"chain": "cheap"}}
+            pick = build_runnables(declared(server, GOOD_OR_CHEAP, pick={"prompt": "{it}", "output": "json"}))["pick"]
             assert await answer(pick, mode) == [1]
-            assert await answer(pick.with_config(cheap), mode) == [2]
-            assert await answer(pick, mode, config=cheap) == [2]
+            assert await answer(chosen(pick), mode, **options) == [2]
+            assert await answer(chosen(pick) | RunnableLambda(repr), mode, **options) == "[2]"
+            assert await answer(pick, mode) == [1]
+
+    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize("options", [{"chain": "chaep"}, {"config": {"configurable": {"chain": "chaep"}}}])
+    async def test_a_chain_that_there_is_not_is_refused_with_the_nearest(self, options, mode):
+        """As by the model itself."""
+        with FakeServer({"a": "[1]", "b": "[2]"}) as server:
+            say = build_runnables(declared(server, GOOD_OR_CHEAP, say={"prompt": "{it}"}))["say"]
             with pytest.raises(ValueError, match="no chain is called 'chaep'; did you mean 'cheap'"):
-                await answer(pick, mode, config={"configurable": {"chain": "chaep"}})
+                await answer(say, mode, **options)
+            with pytest.raises(ValueError, match="no chain is called 'chaep'; did you mean 'cheap'"):
+                say.with_chain("chaep")
+
+    def test_the_nearer_choice_holds(self):
+        """A call's word before what is bound, what is bound before a config, a config before the runnable's own."""
+        with FakeServer({"a": "one", "b": "two", "c": "three"}) as server:
+            chains = {"good": ["a"], "cheap": ["b"], "other": ["c"]}
+            say = build_runnables(declared(server, chains, say={"prompt": "{it}"}))["say"]
+            other = {"configurable": {"chain": "other"}}
+            assert say.with_chain("cheap").invoke("x", other) == "three"
+            assert say.bind(chain="cheap").invoke("x", other) == "two"
+            assert say.bind(chain="cheap").invoke("x", other, chain="good") == "one"
+
+    def test_on_another_chain_it_keeps_form_state_and_what_is_bound(self):
+        """Also where the model was bound before, and where the runnable is repeated."""
+        with FakeServer({"a": Fail(401), "b": ["no json", ADA, ADA], "c": ADA}) as server:
+            spec = declared(server, {"good": ["a", "c"], "cheap": ["a", "b", "c"]})
+            model = build_chat_model(spec)
+            who = fallback_chain("{it}", model.bind(temperature=0.5), "json").with_config(tags=["night"])
+            for on_cheap in (who.with_chain("cheap"), who.with_retry().with_chain("cheap")):
+                assert on_cheap.invoke("x") == {"name": "Ada", "age": 36}
+                assert on_cheap.config["tags"] == ["night"]
+            assert [one.body["temperature"] for one in server.received("b")] == [0.5, 0.5]
+            assert len(server.received("a")) == len(server.received("c")) == 1
+
+    @pytest.mark.parametrize("mode", MODES)
+    async def test_what_a_call_says_beside_its_input_is_said_to_the_model(self, mode):
+        """Over what was bound, and under the same rules as a call of the model."""
+        with FakeServer({"a": "ok"}) as server:
+            chain = fallback_chain("{it}", build_chat_model(server.spec()).bind(temperature=0.5, seed=1))
+            await answer(chain, mode, temperature=0.25, stop=["."])
+            sent = server.received()[0].body
+            assert (sent["temperature"], sent["seed"], sent["stop"]) == (0.25, 1, ["."])
+            with pytest.raises(SpecError, match="api_key"):
+                await answer(chain, mode, api_key="k")
+
+    async def test_a_prompt_that_asks_a_model_itself_is_told_nothing(self):
+        """The words are for the model that answers."""
+        with FakeServer({"a": "one", "b": "two"}) as server:
+            model = build_chat_model(declared(server, GOOD_OR_CHEAP))
+            prompt = ChatPromptTemplate.from_template("{it}") | model | StrOutputParser()
+            assert fallback_chain(prompt, model).invoke("x", chain="cheap") == "two"
+            assert [one.body["messages"][0]["content"] for one in server.received()] == ["x", "one"]
+
+    def test_a_batch_with_a_word_keeps_its_order_and_returns_its_errors(self):
+        """As LangChain's batches do."""
+        with FakeServer({"a": Fail(400), "b": ["one", Fail(400), "three"]}) as server:
+            model = build_chat_model(declared(server, GOOD_OR_CHEAP), max_retries=0)
+            said = fallback_chain("{it}", model).batch(
+                ["x"] * 3, {"max_concurrency": 1}, return_exceptions=True, chain="cheap"
+            )
+            indexed = dict(fallback_chain("{it}", model).batch_as_completed(["x"] * 2, chain="cheap"))
+        assert (said[0], said[2]) == ("one", "three")
+        assert isinstance(said[1], ChainExhausted)
+        assert set(indexed) == {0, 1}
+
+    async def test_it_looks_like_the_sequence_it_is(self):
+        """Names, schemas and graph are those of prompt, model and parser in a row."""
+        with FakeServer({"a": ADA}) as server:
+            own = build_runnables(declared(server, say={"prompt": "{it}"}))["say"]
+            plain = RunnableSequence(*own.steps, name="say")
+        assert own.get_name() == "say"
+        for schema in ("get_input_jsonschema", "get_output_jsonschema"):
+            assert getattr(own, schema)() == getattr(plain, schema)()
+        assert own.config_schema().model_json_schema() == plain.config_schema().model_json_schema()
+        assert own.get_graph().draw_mermaid() == plain.get_graph().draw_mermaid()
+        assert own.get_prompts() == plain.get_prompts()
 
     async def test_a_batch_may_choose_for_each_input(self):
         """Each config holds for its own call."""
@@ -310,6 +402,14 @@ class TestInLangChain:
             both = RunnableParallel(who=own["who"], say=own["say"])
             assert both.invoke("x") == await both.ainvoke("x") == {"who": {"name": "Ada", "age": 36}, "say": ADA}
 
+    async def test_side_by_side_on_two_chains(self):
+        """A RunnableParallel hands on no words, so they are bound to the one that is meant; a config is for all."""
+        with FakeServer({"a": "one", "b": "two"}) as server:
+            say = build_runnables(declared(server, GOOD_OR_CHEAP, say={"prompt": "{it}"}))["say"]
+            both = RunnableParallel(usual=say, cheap=say.bind(chain="cheap"), other=say.with_chain("cheap"))
+            assert both.invoke("x") == await both.ainvoke("x") == {"usual": "one", "cheap": "two", "other": "two"}
+            assert both.invoke("x", TO_CHEAP) == {"usual": "two", "cheap": "two", "other": "two"}
+
     async def test_as_a_node_of_a_graph(self):
         """The graph's own config reaches it, also with a thread's id beside the chain."""
         with FakeServer({"a": Fail(503), "b": "Bonjour.", "c": "Salut."}) as server:
@@ -324,6 +424,18 @@ class TestInLangChain:
             there = {"configurable": {"thread_id": "1", "chain": "cheap"}}
             assert await built.ainvoke({"it": "hello"}, there) == {"said": "Salut."}
 
+    async def test_on_a_chain_of_its_own_as_a_node_of_a_graph(self):
+        """It is a node itself, and each way to choose leaves it one."""
+        with FakeServer({"a": '{"it": "one"}', "b": '{"it": "two"}'}) as server:
+            pick = build_runnables(declared(server, GOOD_OR_CHEAP, pick={"prompt": "{it}", "output": "json"}))["pick"]
+            for node in (pick.with_chain("cheap"), pick.bind(chain="cheap"), pick.with_config(TO_CHEAP)):
+                graph = StateGraph(Told)
+                graph.add_node("pick", node)
+                graph.add_edge(START, "pick")
+                graph.add_edge("pick", END)
+                built = graph.compile()
+                assert built.invoke({"it": "x"}) == await built.ainvoke({"it": "x"}) == {"it": "two"}
+
     async def test_its_events_carry_its_name_and_the_fallback(self):
         """In astream_events a declared runnable is called what the spec calls it."""
         with FakeServer({"a": "no json", "b": ADA}) as server:
@@ -336,6 +448,17 @@ class TestInLangChain:
         ]
         assert events[-1]["data"]["output"] == {"name": "Ada", "age": 36}
 
+    async def test_it_keeps_its_name_and_its_words_as_a_step_of_another_sequence(self):
+        """In astream_events it is a run of its own there, and the chain chosen is the one asked."""
+        with FakeServer({"a": "one", "b": "two"}) as server:
+            say = build_runnables(declared(server, GOOD_OR_CHEAP, say={"prompt": "{it}"}))["say"]
+            events = [event async for event in (say | str.upper).astream_events("x", version="v2", chain="cheap")]
+        begun = [event["name"] for event in events if event["event"].endswith("_start")]
+        assert begun == [
+            *("RunnableSequence", "say", "ChatPromptTemplate", "FallbackChatModel", "StrOutputParser", "upper")
+        ]
+        assert events[-1]["data"]["output"] == "TWO"
+
     def test_judging_leaves_no_trace(self):
         """The parser's own step is the only run of it that handlers see."""
         runs: list[str] = []
@@ -347,7 +470,7 @@ class TestInLangChain:
         with FakeServer({"a": "no json", "b": ADA}) as server:
             chain = fallback_chain("{it}", build_chat_model(server.spec()), "json")
             chain.invoke("x", {"callbacks": [Seen()]})
-        assert runs == ["RunnableSequence", "ChatPromptTemplate", "JsonOutputParser"]
+        assert runs == ["FallbackSequence", "ChatPromptTemplate", "JsonOutputParser"]
 
 
 class TestDeclared:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import PydanticToolsParser
+from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel
 
 from llm_fallback.exchange import ToolCallPart, Transcript
@@ -32,9 +33,9 @@ JSON = st.recursive(
 )
 
 
-def called(arguments: str) -> AIMessage:
+def called(arguments: str, finish: str = "tool_calls") -> AIMessage:
     """A reply that calls the schema's tool."""
-    return message_of(Transcript(tool_calls={0: ToolCallPart(0, "1", "Note", arguments)}))
+    return message_of(Transcript(tool_calls={0: ToolCallPart(0, "1", "Note", arguments)}, finish=finish))
 
 
 @given(JSON)
@@ -75,6 +76,33 @@ def test_a_whole_tool_call_is_one(arguments):
     assert form.verdict(called(arguments)) is True
 
 
+@pytest.mark.parametrize(
+    ("arguments", "is_one"), [("", False), ('{"text"', False), ("{}", True), ('{"text": "a"}', True)]
+)
+def test_a_call_in_a_reply_that_broke_off_is_one_if_it_was_over_by_then(arguments, is_one):
+    """Without a word of its arguments it was not, though the schema would do without any."""
+    form = Structured(PydanticToolsParser(tools=[Note], first_tool_only=True), {"schema": {}})
+    assert (form.verdict(called(arguments, finish="length")) is True) == is_one
+
+
+@pytest.mark.parametrize(("text", "is_one"), [("12", False), ("1.5", False), ("true", True), ("[12]", True)])
+def test_a_number_that_may_have_broken_off_is_none(text, is_one):
+    """12 may be the beginning of 123; what has an end shows it."""
+    message = message_of(Transcript(text=text, finish="length"))
+    assert (Structured(JsonOutputParser()).verdict(message) is True) == is_one
+    assert Structured(JsonOutputParser()).verdict(AIMessage(text)) is True
+
+
+def test_a_parser_that_lacks_a_module_is_no_reply_s_fault():
+    """Nobody else need be asked; the error names what to install."""
+
+    def parse(message):
+        raise ImportError("please install defusedxml")
+
+    with pytest.raises(ImportError, match="defusedxml"):
+        Structured(RunnableLambda(parse)).verdict(AIMessage("<a/>"))
+
+
 def test_calls_that_do_not_parse_are_invalid_ones_of_the_message():
     """With what was said, beside those that do."""
     parts = {0: ToolCallPart(0, "1", "Note", '{"text": "ha'), 1: ToolCallPart(1, "2", "Note", '{"text": "b"}')}
@@ -83,7 +111,19 @@ def test_calls_that_do_not_parse_are_invalid_ones_of_the_message():
     assert [(call["id"], call["args"]) for call in message.invalid_tool_calls] == [("1", '{"text": "ha')]
 
 
-def test_a_reply_without_the_tools_call_says_so():
-    """The model chose to talk instead."""
-    form = Structured(PydanticToolsParser(tools=[Note], first_tool_only=True), {"schema": {}})
+@pytest.mark.parametrize("traced_as", [None, {"schema": {}}])
+def test_a_reply_without_the_tools_call_says_so(traced_as):
+    """The model chose to talk instead; whoever asks for the first call has no use for that."""
+    form = Structured(PydanticToolsParser(tools=[Note], first_tool_only=True), traced_as)
     assert form.verdict(AIMessage("I would rather not.")) == "the reply has no call of the schema's tool"
+
+
+def test_of_all_calls_there_may_be_none():
+    """Whoever asks for a list is given one."""
+    assert Structured(PydanticToolsParser(tools=[Note])).verdict(AIMessage("I would rather not.")) is True
+
+
+def test_null_is_no_object_of_a_schema():
+    """Though it is JSON."""
+    form = Structured(JsonOutputParser(), {"schema": {"function": {"parameters": {}}}})
+    assert form.verdict(AIMessage("null")) == "the reply is JSON, but no object"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 
@@ -321,6 +323,79 @@ def test_loops_of_several_threads_share_a_clock():
         done = list(pool.map(lambda _: asyncio.run(naps()), range(8)))
     assert done == [[True] * 3] * 8
     assert clock.now() >= 6
+
+
+def test_a_loop_does_not_jump_over_an_earlier_moment_of_another():
+    """Each goes when its moment is the next of all, so that what is quick is not late for what is slow."""
+    clock, begun = JumpingClock(patience_s=30), threading.Event()
+
+    async def quick():
+        asyncio.get_running_loop().call_soon(begun.set)
+        moments = [clock.now()]
+        for _ in range(300):
+            await clock.sleep(1)
+            moments.append(clock.now())
+        return {after - before for before, after in pairwise(moments)}
+
+    with ThreadPoolExecutor(2) as pool:
+        naps = pool.submit(asyncio.run, quick())
+        begun.wait()
+        slow = pool.submit(asyncio.run, clock.sleep(1000))
+        assert naps.result() == {1}
+        slow.result()
+    assert clock.now() >= 1000
+
+
+async def test_a_loop_that_does_not_get_on_is_jumped_over_after_a_while():
+    """Or one that is blocked until the other is through would block both for ever."""
+    clock = JumpingClock(patience_s=0.01)
+    sleeper = asyncio.ensure_future(clock.sleep(1))
+    await asyncio.sleep(0)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, clock.sleep(100)).result()
+    assert clock.now() == 100
+    await sleeper
+
+
+class TestPatience:
+    async def test_it_leaves_others_the_time_to_do_what_is_waited_for(self):
+        """A thread takes real time, and the clock's does not pass for it."""
+        clock, loop = JumpingClock(patience_s=30), asyncio.get_running_loop()
+        done, begun = loop.create_future(), threading.Event()
+
+        def work():
+            begun.wait()
+            loop.call_soon_threadsafe(done.set_result, "done")
+
+        working = loop.run_in_executor(None, work)
+        async with clock.patience(5):
+            loop.call_later(0.005, begun.set)
+            assert await done == "done"
+        await working
+        assert clock.now() == 0
+
+    async def test_what_comes_before_its_end_is_jumped_to_at_once(self):
+        """It may be what the others wait for."""
+        clock = JumpingClock(patience_s=30)
+        done = asyncio.get_running_loop().create_future()
+
+        async def other():
+            await clock.sleep(3)
+            done.set_result(clock.now())
+
+        task = asyncio.ensure_future(other())
+        async with clock.patience(5):
+            assert await done == 3
+        await task
+
+    @pytest.mark.parametrize("clock", [JumpingClock(patience_s=0.005), RealClock()], ids=["jumps", "waits"])
+    async def test_it_has_an_end(self, clock):
+        """If nobody does anything it is a deadline."""
+        began = clock.now()
+        with pytest.raises(TimeoutError):
+            async with clock.patience(began + 0.02):
+                await forever()
+        assert clock.now() >= began + 0.02
 
 
 def test_a_loop_that_was_closed_in_mid_sleep_is_forgotten():

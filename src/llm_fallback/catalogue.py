@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_fallback.backends import BACKENDS
+from llm_fallback.listed import names_of
 from llm_fallback.plan import Feature, Target
 from llm_fallback.price_list import prices_in
 from llm_fallback.pricing import Prices
@@ -94,13 +95,5 @@ class ListCatalogue:
         return self._supported[target.name]
 
     def _found(self, target: Target) -> dict[str, Any]:
-        """The entry of the list: by `base_model`, with or without provider, else by the model itself."""
-        if target.base_model is not None:
-            names = [target.base_model, f"{target.model.partition('/')[0]}/{target.base_model}"]
-        elif target.backend is not None:
-            # What a server of one's own serves has no price on a list, even if a provider sells the same model.
-            return {}
-        else:
-            names = [target.model, target.model_name]
-        entries = map(self._listed, names)
+        entries = map(self._listed, names_of(target.model, target.base_model, target.backend))
         return next((dict(entry) for entry in entries if entry), {})

@@ -69,7 +69,8 @@ class ChainChatModel(BaseChatModel):
     # What a user may ask of it besides answers.
 
     def with_chain(self, chain: str) -> Self:
-        """A chat model on another chain of the same spec, with the same state."""
+        """A chat model on another chain of the same spec, with the same state. What is bound, tools too, is bound to
+        what this returns: LangChain's bindings hand on the methods of a model, and forget themselves by it."""
         name = self._chain_called(chain)
         return self.model_copy(update={"chain": name, "model": name})
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from llm_fallback.listed import listed, names_of
 from llm_fallback.plan import ChainPlan, Feature, Member, Target, Tiers
-from llm_fallback.spec import Spec
+from llm_fallback.spec import Deployment, Spec
 from llm_fallback.spec.agreement import TIERS
 from llm_fallback.spec.marks import Path
 
@@ -81,13 +82,22 @@ def lost_by_falling_back(spec: Spec) -> Iterator[tuple[Path, str]]:
     """For `check`: deployments that cannot stand in for the others of their chain."""
     for name in spec.chains:
         places = _places(spec, name)
-        for member, words in shortfalls({member: spec.deployments[member].profile for member in places}).items():
+        known = {member: {**_blind(spec.deployments[member]), **spec.deployments[member].profile} for member in places}
+        for member, words in shortfalls(known).items():
             what = " or ".join(words)
             yield (
                 places[member],
                 f"{member!r} takes no {what}, so calls with {what} pass it over; "
                 "put a deployment that does in its place, or ask it by a chain of its own",
             )
+
+
+def _blind(deployment: Deployment) -> Profile:
+    """What litellm's list says a hosted model lacks and calls pass it over for: images. Of tools and schemas litellm's
+    code has the word, and is not loaded for this."""
+    entries = map(listed, names_of(deployment.model, deployment.base_model, deployment.backend))
+    entry = next((entry for entry in entries if entry), {})
+    return {"image_inputs": False} if entry.get("supports_vision") is False else {}
 
 
 def _places(spec: Spec, chain: str) -> dict[str, Path]:

@@ -83,15 +83,17 @@ def message_of(transcript: Transcript) -> AIMessage:
         additional_kwargs={"reasoning_content": transcript.reasoning} if transcript.reasoning else {},
         response_metadata={"finish_reason": transcript.finish} if transcript.finish else {},
     )
+    # Arguments of a reply that broke off may be lacking where of a whole one there are none.
+    unsaid = "" if transcript.finish == "length" else "{}"
     for _, part in sorted(transcript.tool_calls.items()):
-        _add_tool_call(message, part)
+        _add_tool_call(message, part, unsaid)
     return message
 
 
-def _add_tool_call(message: AIMessage, part: ToolCallPart) -> None:
+def _add_tool_call(message: AIMessage, part: ToolCallPart, unsaid: str) -> None:
     """Not by way of AIMessageChunk: that completes arguments that break off, and half a call would pass for one."""
     try:
-        arguments = json.loads(part.arguments or "{}", strict=False)
+        arguments = json.loads(part.arguments or unsaid, strict=False)
     except json.JSONDecodeError:
         arguments = None
     if isinstance(arguments, dict):

@@ -6,9 +6,9 @@ deployment is asked with the same request.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.output_parsers import (
     BaseGenerationOutputParser,
@@ -17,7 +17,8 @@ from langchain_core.output_parsers import (
     StrOutputParser,
 )
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableSequence
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableSequence
+from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from typing_extensions import is_typeddict
 
@@ -33,7 +34,68 @@ _Steps = list[Runnable[Any, Any]]
 _PARSERS = (BaseOutputParser, BaseGenerationOutputParser)
 
 
-def build_runnables(source: Any) -> dict[str, Runnable[Any, Any]]:
+class FallbackSequence(RunnableSequence[Any, Any]):
+    """A prompt, a model and what reads its replies. What a call says beside its input is said to the model: of the
+    prompt, to which LangChain would say it, nobody wants anything."""
+
+    def with_chain(self, chain: str) -> Self:
+        """The same with its model on another chain of the spec."""
+        return self._over(_on_chain(self.middle[0], chain))
+
+    def _over(self, model: Runnable[Any, Any]) -> Self:
+        return self.model_copy(update={"middle": [model, *self.middle[1:]]})
+
+    def _told(self, words: Mapping[str, Any]) -> Self:
+        return self._over(self.middle[0].bind(**words)) if words else self
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **words: Any) -> Any:
+        return super(FallbackSequence, self._told(words)).invoke(input, config)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **words: Any) -> Any:
+        return await super(FallbackSequence, self._told(words)).ainvoke(input, config)
+
+    def batch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **words: Any,
+    ) -> list[Any]:
+        return super(FallbackSequence, self._told(words)).batch(inputs, config, return_exceptions=return_exceptions)
+
+    async def abatch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **words: Any,
+    ) -> list[Any]:
+        told = self._told(words)
+        return await super(FallbackSequence, told).abatch(inputs, config, return_exceptions=return_exceptions)
+
+    def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **words: Any) -> Iterator[Any]:
+        return super(FallbackSequence, self._told(words)).transform(input, config)
+
+    def atransform(
+        self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **words: Any
+    ) -> AsyncIterator[Any]:
+        return super(FallbackSequence, self._told(words)).atransform(input, config)
+
+
+class FallbackRunnable(RunnableBinding[Any, Any]):  # type: ignore[no-redef] # pydantic's plugin and a field `kwargs`
+    """A FallbackSequence that stays one where it becomes a step of another sequence, which would take its steps apart
+    and say the words of a call to the first of them."""
+
+    def with_chain(self, chain: str) -> Self:
+        """This runnable on another chain of the same spec, with the same state. ValueError with the nearest for a name
+        that is no chain."""
+        on_chain: Self = _on_chain(self, chain)
+        return on_chain
+
+
+def build_runnables(source: Any) -> dict[str, FallbackRunnable]:
     """What a spec declares under `runnables`, by name. All share one model, and with it breakers, limits and budgets.
 
     `source` is what `build_chat_model` takes, or a model it made: then that is the one they share, with its listeners
@@ -51,7 +113,7 @@ def build_runnables(source: Any) -> dict[str, Runnable[Any, Any]]:
     }
 
 
-def fallback_chain(prompt: Any, model: Runnable[Any, Any], output: Any = "text") -> Runnable[Any, Any]:
+def fallback_chain(prompt: Any, model: Runnable[Any, Any], output: Any = "text") -> FallbackRunnable:
     """A prompt, a model and the form of its answer as one Runnable.
 
     `prompt` is a template such as "Summarise: {text}" or a prompt of LangChain's. `model` is of `build_chat_model`,
@@ -60,6 +122,8 @@ def fallback_chain(prompt: Any, model: Runnable[Any, Any], output: Any = "text")
 
     A reply that `output` cannot read is `rejected`, and the next deployment is asked with the same request; so it is
     held until it is whole, also when streamed. Text is streamed as it comes.
+
+    What a call says beside its input goes to the model: `chain=`, `temperature=`, `stop=`, `timeout=`.
     """
     return _joined(prompt, model, output)
 
@@ -71,8 +135,17 @@ def _built(spec: Spec) -> ChainChatModel:
     return build_chat_model(spec)
 
 
-def _joined(prompt: Any, model: Runnable[Any, Any], output: Any, name: str | None = None) -> Runnable[Any, Any]:
-    return RunnableSequence(_prompt(prompt), *_answering(model, output), name=name)
+def _joined(prompt: Any, model: Runnable[Any, Any], output: Any, name: str | None = None) -> FallbackRunnable:
+    held, *readers, last = _answering(model, output)
+    sequence = FallbackSequence(first=_prompt(prompt), middle=[held, *readers], last=last, name=name)
+    return FallbackRunnable(bound=sequence)
+
+
+def _on_chain(runnable: Any, chain: str) -> Any:
+    """A runnable on another chain, with all that is bound to it."""
+    if isinstance(runnable, RunnableBindingBase):
+        return runnable.model_copy(update={"bound": _on_chain(runnable.bound, chain)})
+    return runnable.with_chain(chain)
 
 
 def _prompt(prompt: Any) -> Runnable[Any, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import BaseLLMOutputParser, JsonOutputParser
+from langchain_core.output_parsers.openai_tools import JsonOutputToolsParser
 from langchain_core.outputs import ChatGeneration
 from langchain_core.runnables import Runnable, RunnableSequence
 from langchain_core.utils.json import parse_json_markdown
@@ -27,9 +28,20 @@ class Structured:
         """True for a reply that parses and validates, else what is wrong with it."""
         try:
             parsed = _parsed(self.parser, message)
+        except ImportError:
+            raise  # What the parser lacks is not here, and no other reply would bring it.
         except Exception as error:  # noqa: BLE001 - a parser of the user's may raise anything, and means no by it
             return f"the reply does not parse: {type(error).__name__}"
+        if _may_lack_digits(parsed) and message.response_metadata.get("finish_reason") == "length":
+            return "the reply is a number that may have broken off"
+        if parsed is None and isinstance(self.parser, JsonOutputToolsParser):
+            return "the reply has no call of the schema's tool"
         return True if self.traced_as is None else _fits(parsed, self.traced_as["schema"])
+
+
+def _may_lack_digits(parsed: Any) -> bool:
+    """Whether the beginning of a longer document could have been read as this; all others show their end."""
+    return isinstance(parsed, int | float) and not isinstance(parsed, bool)
 
 
 def structured(sequence: Runnable[Any, Any], traced_as: Mapping[str, Any]) -> Structured:
@@ -51,9 +63,7 @@ def _parsed(parser: Runnable[Any, Any], message: AIMessage) -> Any:
 
 def _fits(parsed: Any, tool: Mapping[str, Any]) -> bool | str:
     """Whether plain data have the schema's keys; only of pydantic models LangChain's parsers see to that."""
-    if parsed is None:
-        return "the reply has no call of the schema's tool"
-    if isinstance(parsed, str | int | float | list):
+    if parsed is None or isinstance(parsed, str | int | float | list):
         return "the reply is JSON, but no object"
     required = tool["function"]["parameters"].get("required", ()) if isinstance(parsed, Mapping) else ()
     missing = [key for key in required if key not in parsed]

@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import itertools
 import math
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -32,6 +33,10 @@ class Clock(Protocol):
 
     def deadline(self, at: float) -> AbstractAsyncContextManager[Any]:
         """A context that raises TimeoutError when its body is still running at `at`."""
+        ...
+
+    def patience(self, at: float) -> AbstractAsyncContextManager[Any]:
+        """A deadline for who waits for something another call does."""
         ...
 
     def alarm(self) -> Alarm:
@@ -64,6 +69,9 @@ class RealClock:
     def deadline(self, at: float) -> AbstractAsyncContextManager[Any]:
         # Relative, because an event loop's own clock need not be time.monotonic (uvloop's is not).
         return asyncio.timeout(at - time.monotonic())
+
+    def patience(self, at: float) -> AbstractAsyncContextManager[Any]:
+        return self.deadline(at)
 
     def alarm(self) -> Alarm:
         return _LazyAlarm()
@@ -124,14 +132,22 @@ class JumpingClock:
     """Time that passes only when nobody has anything else to do: it jumps to the next moment somebody waits for.
 
     For work that waits on nothing but this clock; a task waiting for a socket would be jumped over. Several event
-    loops may share one: each jumps to its own moments only, and sees the time the others have jumped to.
+    loops may share one: each jumps to its own moments only, and sees the time the others have jumped to. What others
+    do in the meantime, on another loop or in the thread of a caller, takes real time, and no jump is made over it
+    before nothing stirred for some: `patience_s`. No longer, because whoever does it may be waiting for the jump.
     """
 
     _QUIET_TURNS = 10
     """Turns of the event loop without a jump, so that all that is ready has run before time moves."""
+    _LOOK_EVERY_S = 0.001
+    """Real time between two looks at whether others are through."""
 
-    def __init__(self, start: float = 0.0) -> None:
+    def __init__(self, start: float = 0.0, *, patience_s: float = 0.1) -> None:
         self._now = start
+        self._patience_s = patience_s
+        self._stirred = -math.inf
+        """When, in real time, somebody last did something that shows here."""
+        self._lock = threading.Lock()
         self._order = itertools.count()
         self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[float, int, _Moment]]] = {}
         """The moments of each loop on which somebody waits; no loop may wake what belongs to another."""
@@ -145,7 +161,8 @@ class JumpingClock:
 
     def advance(self, seconds: float) -> None:
         """Let time pass by hand; whoever waited for it wakes on the loop's next turns."""
-        self._now += seconds
+        with self._lock:
+            self._now += seconds
 
     async def sleep(self, seconds: float) -> None:
         woken = asyncio.get_running_loop().create_future()
@@ -158,17 +175,21 @@ class JumpingClock:
     def deadline(self, at: float) -> AbstractAsyncContextManager[Any]:
         return _JumpedDeadline(self, at)
 
+    def patience(self, at: float) -> AbstractAsyncContextManager[Any]:
+        return _JumpedDeadline(self, at, for_others=True)
+
     def alarm(self) -> Alarm:
         return _JumpedAlarm(self)
 
-    def call_at(self, when: float, wake: Callable[[], object]) -> _Moment:
+    def call_at(self, when: float, wake: Callable[[], object], *, for_others: bool = False) -> _Moment:
         """Call `wake` when time has come there; whoever no longer waits for the moment forgets it."""
         loop = asyncio.get_running_loop()
         if loop not in self._waiting:
             self._forget_closed_loops()
             self._waiting[loop] = []
             self._turn(loop, self._QUIET_TURNS)
-        moment = _Moment(wake)
+        self._stirred = time.monotonic()
+        moment = _Moment(wake, for_others=for_others)
         heapq.heappush(self._waiting[loop], (when, next(self._order), moment))
         return moment
 
@@ -182,11 +203,27 @@ class JumpingClock:
         if not waiting:
             del self._waiting[loop]
             return
+        if self._holds(loop, *waiting[0]):
+            loop.call_later(self._LOOK_EVERY_S, self._turn, loop, self._QUIET_TURNS)
+            return
         when, _, moment = heapq.heappop(waiting)
-        self._now = max(self._now, when)
+        with self._lock:
+            self._now, self._stirred = max(self._now, when), time.monotonic()
         if moment.wake is not None:
             moment.wake()
         loop.call_soon(self._turn, loop, self._QUIET_TURNS)
+
+    def _holds(self, loop: asyncio.AbstractEventLoop, when: float, _: int, moment: _Moment) -> bool:
+        """Whether a jump to the moment would go over what others may still be doing."""
+        if not (moment.for_others or self._is_ahead(loop, when)):
+            return False
+        return time.monotonic() - self._stirred < self._patience_s
+
+    def _is_ahead(self, loop: asyncio.AbstractEventLoop, when: float) -> bool:
+        """Whether another loop that runs has an earlier moment to jump to, or is just at one."""
+        others = [moments for other, moments in list(self._waiting.items()) if other is not loop and other.is_running()]
+        # A copy, because another thread takes moments from the list meanwhile.
+        return any(not first or first[0][0] < when for first in (moments[:1] for moments in others))
 
     def _forget_closed_loops(self) -> None:
         for loop in list(self._waiting):
@@ -197,8 +234,10 @@ class JumpingClock:
 class _Moment:
     """A time somebody waits for. Once forgotten, no clock jumps to it."""
 
-    def __init__(self, wake: Callable[[], object]) -> None:
+    def __init__(self, wake: Callable[[], object], *, for_others: bool) -> None:
         self.wake: Callable[[], object] | None = wake
+        self.for_others = for_others
+        """Whether what is waited for until then is something others do."""
 
     def forget(self) -> None:
         self.wake = None
@@ -226,15 +265,15 @@ class _JumpedAlarm:
 class _JumpedDeadline:
     """`asyncio.timeout` on a JumpingClock."""
 
-    def __init__(self, clock: JumpingClock, at: float) -> None:
-        self._clock, self._at = clock, at
+    def __init__(self, clock: JumpingClock, at: float, *, for_others: bool = False) -> None:
+        self._clock, self._at, self._for_others = clock, at, for_others
         self._expired = False
 
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None, "a deadline holds for a task"
         self._task, self._cancelled_before = task, task.cancelling()
-        self._moment = self._clock.call_at(self._at, self._expire)
+        self._moment = self._clock.call_at(self._at, self._expire, for_others=self._for_others)
 
     def _expire(self) -> None:
         self._expired = True

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import httpx
 import jsonschema
 import pytest
 from hypothesis import given
@@ -317,7 +318,10 @@ class TestLangChainsOwnSuite(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": "fake", "base_url": self.api_base, "api_key": "none", "stream_usage": True}
+        # The client that ChatOpenAI shares by default keeps connections of event loops that are gone.
+        own = httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0))
+        here = {"base_url": self.api_base, "http_async_client": own}
+        return {"model": "fake", "api_key": "none", "stream_usage": True, **here}
 
     @property
     def supports_json_mode(self) -> bool:

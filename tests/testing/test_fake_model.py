@@ -63,6 +63,18 @@ PRICED = {
 }
 
 
+ONE_AT_A_TIME = {
+    "deployments": {"a": {"backend": "vllm", "model": "a", "api_base": "http://gpu", "limits": {"max_parallel": 1}}},
+    "chains": {"main": {"tiers": ["a"], "accept": lambda message: bool(message.content)}},
+}
+CROWDS = {
+    "plain": lambda model: model.invoke("x").content,
+    "streamed": lambda model: "".join(chunk.text for chunk in model.stream("x")),
+    "on loops of their own": lambda model: asyncio.run(model.ainvoke("x")).content,
+}
+"""Eight threads ask at once, each in this way."""
+
+
 class TestAnswering:
     @pytest.mark.parametrize("mode", MODES)
     async def test_it_falls_back_like_the_real_one(self, mode):
@@ -406,6 +418,16 @@ class TestTime:
         assert {message.content for message in own} == {"slow"}
         assert len(others) == 20
         assert model.invoke("x").content == "slow"
+
+    @pytest.mark.parametrize("way", CROWDS)
+    def test_calls_that_wait_for_each_other_are_all_answered(self, way):
+        """A free place is waited for while the call that has it is with its caller or on another event loop: no time
+        passes meanwhile, least of all the whole of `total_s`."""
+        model = fake_chat_model({"a": Reply("one two", delay_s=1)}, spec=ONE_AT_A_TIME)
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: CROWDS[way](model), range(8)))
+        assert answers == ["one two"] * 8
+        assert model.clock.now() == 8
 
 
 class TestSharing:

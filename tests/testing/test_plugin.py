@@ -92,6 +92,41 @@ class TestFixtures:
         """)
         pytester.runpytest().assert_outcomes(passed=3)
 
+    def test_a_marker_says_what_the_fakes_of_many_tests_are_made_with(self, pytester):
+        """For a module, a class or a test, the nearest counts; a call may still say otherwise."""
+        pytester.makefile(
+            ".yaml",
+            desk="""
+                deployments:
+                  own: {backend: vllm, model: qwen, api_base: "${VLLM_URL}"}
+                  hosted: {model: anthropic/claude-sonnet-4-5, api_key: "${ANTHROPIC_API_KEY}"}
+                chains:
+                  assistant: {tiers: [own, hosted]}
+                  cheap: {tiers: [own]}
+                default_chain: assistant
+            """,
+        )
+        pytester.makepyfile("""
+            import pytest
+            from llm_fallback.testing import Fail, assert_attempts
+
+            pytestmark = pytest.mark.fake_llm(spec="desk.yaml")
+
+            def test_our_chain_falls_back(fake_llm):
+                assert_attempts(fake_llm({"own": Fail(503)}).invoke("hi"), "own: overloaded", "hosted: succeeded")
+
+            @pytest.mark.fake_llm({"own": "hello"}, spec="desk.yaml", chain="cheap")
+            def test_another_chain(fake_llm):
+                facts = fake_llm().invoke("hi").response_metadata["llm_fallback"]
+                assert (facts["chain"], facts["deployment"]) == ("cheap", "own")
+                facts = fake_llm(chain="assistant").invoke("hi").response_metadata["llm_fallback"]
+                assert facts["chain"] == "assistant"
+
+            def test_one_of_its_own(fake_llm):
+                assert_attempts(fake_llm({"a": "x"}, spec=None).invoke("hi"), "a: succeeded")
+        """)
+        pytester.runpytest("--strict-markers").assert_outcomes(passed=3)
+
     def test_a_failed_comparison_shows_the_course_of_the_call(self, pytester):
         """In the short summary, too."""
         pytester.makepyfile(FALLS_BACK.replace("primary: rate_limited", "primary: overloaded"))
@@ -334,6 +369,11 @@ def test_its_markers_and_its_setting_are_explained(pytester):
     """In --markers and --help."""
     markers = pytester.runpytest("--markers").stdout
     markers.fnmatch_lines(
-        ["@pytest.mark.fake_llm_server(*", "@pytest.mark.no_network:*", "@pytest.mark.allow_network:*"]
+        [
+            "@pytest.mark.fake_llm(*",
+            "@pytest.mark.fake_llm_server(*",
+            "@pytest.mark.no_network:*",
+            "@pytest.mark.allow_network:*",
+        ]
     )
     pytester.runpytest("--help").stdout.fnmatch_lines(["*llm_no_network (bool):*"])

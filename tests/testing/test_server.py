@@ -146,9 +146,9 @@ class TestReply:
             began = time.monotonic()
             with httpx.stream("POST", **request_to(server, "a", stream=True)) as response:
                 opened = time.monotonic()
-                times = [time.monotonic() for piece in response.iter_text() if "content" in piece]
+                response.read()
         assert opened - began >= 0.05
-        assert times[-1] - times[0] >= 0.1
+        assert time.monotonic() - began >= 0.15
 
     def test_every_choice_is_answered(self) -> None:
         """`n` choices come back, streamed or not."""

@@ -94,7 +94,7 @@ class _Simulation:
 
     def __init__(self, chain: ChainPlan, troubles: Sequence[Trouble], seed: int, streamed: bool) -> None:
         self._chain, self._seed = chain, seed
-        self._clock = JumpingClock()
+        self._clock = JumpingClock(patience_s=0)  # Nobody but the simulated calls does anything.
         self._books = _Books()
         self._engine = Engine(
             SimulatedTransport(self._clock, troubles, seed),

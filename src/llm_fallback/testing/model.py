@@ -16,6 +16,7 @@ from llm_fallback.chain_model import ChainChatModel, fields_of
 from llm_fallback.driver import Listener
 from llm_fallback.errors import Mistake, SpecError
 from llm_fallback.lease import Lease, Means
+from llm_fallback.listed import listed
 from llm_fallback.overrides import read
 from llm_fallback.plan import Plan
 from llm_fallback.resolve import resolve_spec
@@ -24,7 +25,6 @@ from llm_fallback.spec.agreement import nearest
 from llm_fallback.testing.cast import Cast
 from llm_fallback.testing.conversions import result_of
 from llm_fallback.testing.exchanges import ScriptedTransport
-from llm_fallback.testing.listed import listed
 from llm_fallback.testing.openai_chat import OpenAIChat
 from llm_fallback.testing.received import Received
 from llm_fallback.testing.scripts import Scripted

@@ -7,6 +7,7 @@ before a test asks, and guards nobody who did not ask for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _INI = "llm_no_network"
 _GUARD: pytest.StashKey[Guard] = pytest.StashKey()
 _MARKERS = (
+    "fake_llm(*, spec, chain, ...): what every fake_llm(...) of the test is made with unless it says otherwise",
     "fake_llm_server(scripts, *, chain): what the fixture of that name serves, as FakeServer takes it",
     "no_network: fail the test if it would reach beyond this machine",
     f"allow_network: let the test reach beyond this machine although {_INI} is on",
@@ -36,11 +38,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def fake_llm() -> Callable[..., FakeChatModel]:
-    """`llm_fallback.testing.fake_chat_model`: a chat model that fails as told, without a network."""
+def fake_llm(request: pytest.FixtureRequest) -> Callable[..., FakeChatModel]:
+    """`llm_fallback.testing.fake_chat_model`: a chat model that fails as told, without a network.
+
+    The nearest marker of the same name says what it is made with, such as a spec.
+    """
     from llm_fallback.testing import fake_chat_model
 
-    return fake_chat_model
+    marker = request.node.get_closest_marker("fake_llm")
+    return partial(fake_chat_model, *marker.args, **marker.kwargs) if marker else fake_chat_model
 
 
 @pytest.fixture

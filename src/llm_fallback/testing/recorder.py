@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, web
 
 from llm_fallback.backends import BACKENDS
+from llm_fallback.protocol import Frames, Response
 from llm_fallback.scrub import STRUCK, Scrubber
 from llm_fallback.spec.secrecy import is_secret_name
 from llm_fallback.testing.acts import Act, Head, Send, Sever, Wait
@@ -89,18 +90,19 @@ class Take:
     """One exchange while it is recorded."""
 
     def __init__(self, stream: bool) -> None:
-        self._stream = stream
         self._last = monotonic()
         self._head = Head()
         self._delay_s = 0.0
-        self._status: int | None = None
         self._parts: list[tuple[float, bytes]] = []
+        self._length = 0
+        self._response = Response(streamed=stream)
+        self._frames = Frames(self._response)
         self.end: End = "silence"
 
     def begin(self, response: ClientResponse) -> Head:
         """The status and headers came."""
         self._delay_s = self._pause()
-        self._status = response.status
+        self._response.status = response.status
         kept = {name: response.headers[name] for name in _KEPT if name in response.headers}
         self._head = Head(response.status, response.content_type, response.content_length, kept)
         return self._head
@@ -108,16 +110,27 @@ class Take:
     def add(self, data: bytes) -> Send:
         """A piece of the body came."""
         self._parts.append((self._pause(), data))
+        self._length += len(data)
+        if self._response.streamed:
+            self._frames.feed(data)
+        if self._is_all:
+            # Noted here, because a client that has all may leave before the upstream's connection says that it ended.
+            self.end = "whole"
         return Send(data)
+
+    @property
+    def _is_all(self) -> bool:
+        """Whether what came says of itself that nothing more will."""
+        return self._response.said_done or self._length == self._head.length
 
     def without(self, secrets: Sequence[str]) -> Recorded:
         """What came, with each secret struck out wherever a server repeated it, lengths unchanged."""
         pauses, pieces = [pause for pause, _ in self._parts], [data for _, data in self._parts]
         head = self._head
         return Recorded(
-            stream=self._stream,
+            stream=self._response.streamed,
             delay_s=self._delay_s,
-            status=self._status,
+            status=self._response.status,
             content_type=head.content_type,
             headers=head.headers,
             length=head.length,

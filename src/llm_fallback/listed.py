@@ -1,0 +1,35 @@
+"""litellm's list of models, read from the file it ships: a tenth of a second, where loading litellm takes three."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+_FILE = "model_prices_and_context_window_backup.json"
+
+
+def listed(name: str) -> Mapping[str, Any] | None:
+    """The entry of a model; None if there is none."""
+    return shipped().get(name)
+
+
+@cache
+def shipped() -> Mapping[str, Any]:
+    """The list; empty where litellm ships none."""
+    package = find_spec("litellm")
+    places = package.submodule_search_locations if package else None
+    files = [Path(place, _FILE) for place in places or ()]
+    return next((json.loads(file.read_bytes()) for file in files if file.exists()), {})
+
+
+def names_of(model: str, base_model: str | None, backend: str | None) -> Sequence[str]:
+    """Under which names a deployment's model may stand in the list: `base_model`, with or without provider, else the
+    model itself. What a server of one's own serves is on no list, even if a provider sells the same model."""
+    provider, _, alone = model.partition("/")
+    if base_model is not None:
+        return (base_model, f"{provider}/{base_model}")
+    return () if backend is not None else (model, alone or model)
