@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from llm_fallback import FallbackChatModel, LLMFallbackError, build_chat_model
@@ -88,6 +89,17 @@ class Caller:
     def facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = self.message.response_metadata["llm_fallback"]
         return facts
+
+    @property
+    def relieved_at(self) -> float:
+        """When the first content came of whoever answered in the end; when the error came if nobody did."""
+        assert self.ended_at is not None
+        if self.error is not None:
+            return self.ended_at
+        stitches = self.facts.get("stitches")
+        begun = stitches[-1]["at"] if stitches else 0
+        lengths = accumulate(len(chunk.text) for _, chunk in self.chunks)
+        return next(at for (at, _), length in zip(self.chunks, lengths, strict=True) if length > begun)
 
     def _run(self) -> None:
         try:

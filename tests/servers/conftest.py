@@ -14,13 +14,14 @@ from llm_fallback.testing import FakeServer, Reply
 from tests.servers.fleet import Fleet, Server
 from tests.servers.process import KEY
 from tests.servers.systems import SYSTEMS, System
+from tests.servers.times import Wait, table
 
 SPEC = Path(__file__).parent / "llm-fallback.yaml"
 COUNTED = "".join(f"{number} " for number in range(160))
 """What stands behind the proxy says this, at the pace of a model."""
 BACKUP = "This is the backup."
 
-_TIMES = pytest.StashKey[list[str]]()
+_WAITS = pytest.StashKey[list[Wait]]()
 
 SpecOf = Callable[..., Spec]
 
@@ -72,10 +73,10 @@ def spec_of(fleet: Fleet) -> SpecOf:
 
 
 @pytest.fixture(scope="session")
-def note_time(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Keeps a line for the summary of the run."""
-    times = request.config.stash.setdefault(_TIMES, [])
-    return times.append
+def note_wait(request: pytest.FixtureRequest) -> Callable[[Wait], None]:
+    """Keeps it for the summary of the run."""
+    waits = request.config.stash.setdefault(_WAITS, [])
+    return waits.append
 
 
 @pytest.hookimpl(trylast=True)
@@ -102,8 +103,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    lines = config.stash.get(_TIMES, [])
-    if lines:
-        terminalreporter.section("seconds after a server was killed")
-        for line in lines:
+    waits = config.stash.get(_WAITS, [])
+    if waits:
+        terminalreporter.section("seconds from a kill to the first answer")
+        for line in table(waits):
             terminalreporter.line(line)

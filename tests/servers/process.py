@@ -36,41 +36,48 @@ class Process:
 
     def await_answer(self, url: str) -> None:
         """Returns once a GET of the url brings 200; RuntimeError if the process ends before, or takes too long."""
-        until(lambda: self._has_ended or _answers(url), _PATIENCE_S)
+        until(lambda: self._has_ended or answers(url), _PATIENCE_S)
         if self._has_ended:
             raise RuntimeError("the server ended before it was up; its log says why")
 
     def signal(self, number: int) -> None:
         """What a supervisor does: SIGKILL to all there is, anything else to the leader."""
         if number == signal.SIGKILL:
-            self._kill_all()
+            self.signal_all(number)
         else:
             self._leader.send_signal(number)
 
+    def signal_all(self, number: int) -> None:
+        """What supervisors do that know of every process: systemd, by default."""
+        for process in self._members():
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    def await_end(self) -> None:
+        """Returns once the leader has ended, whatever becomes of the others."""
+        until(lambda: self._has_ended, _PATIENCE_S)
+
     def end(self) -> None:
         """Nothing of it is left when this returns."""
-        self._kill_all()
+        doomed = self._members()
+        self.signal_all(signal.SIGKILL)
         self._leader.wait()
-        until(lambda: not self._members(), _PATIENCE_S)
+        until(lambda: not self._members() and _running().keys().isdisjoint(doomed), _PATIENCE_S)
 
     @property
     def _has_ended(self) -> bool:
         return self._leader.poll() is not None
 
-    def _kill_all(self) -> None:
-        for process in self._members():
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-
     def _members(self) -> list[int]:
-        """Every process of the session. The group would not do: workers of Ray start groups of their own."""
-        return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if self._is_member(int(entry.name))]
+        """Every process of the session and what they started, parents first: a parent may start anew what it loses.
 
-    def _is_member(self, process: int) -> bool:
-        try:
-            return os.getsid(process) == self._leader.pid and not _is_zombie(process)
-        except (ProcessLookupError, FileNotFoundError):
-            return False
+        The group would not do, because workers of Ray start groups of their own; those of BentoML start sessions.
+        """
+        running = _running()
+        members = [process for process, (_, session) in running.items() if session == self._leader.pid]
+        for member in members:  # It grows meanwhile: the offspring of offspring count too.
+            members += [child for child, (parent, _) in running.items() if parent == member and child not in members]
+        return members
 
 
 def _surroundings() -> dict[str, str]:
@@ -100,12 +107,19 @@ def listens(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     try:
         return httpx.get(url, headers={"authorization": f"Bearer {KEY}"}, timeout=5).status_code == 200
     except httpx.TransportError:
         return False
 
 
-def _is_zombie(process: int) -> bool:
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+def _running() -> dict[int, tuple[int, int]]:
+    """Parent and session of each process that is not a zombie, the oldest first."""
+    stats = {}
+    for entry in sorted(Path("/proc").glob("[0-9]*"), key=lambda entry: int(entry.name)):
+        with suppress(ProcessLookupError, FileNotFoundError):
+            state, parent, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            if state != "Z":
+                stats[int(entry.name)] = (int(parent), int(session))
+    return stats

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from llm_fallback.events import Failure
-from tests.servers.install import INSIDE, RECIPES, Home, is_installed
+from tests.servers.install import INSIDE, RECIPES, Home, is_installed, openllm_environment
 from tests.servers.process import HOST, KEY
 
 Command = Callable[[Home, int], Sequence[str | Path]]
-Farewell = Literal["cuts", "hangs", "finishes"]
+Farewell = Literal["cuts", "hangs", "finishes", "stays"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class System:
     """A path that brings 200 once it answers chats."""
     words: Words
     on_sigterm: Farewell
-    """What becomes of an open stream when a supervisor asks the server to stop."""
+    """What becomes of an open stream when a supervisor asks the server to stop; it `stays` if the server does too."""
     environment: Mapping[str, str] = field(default_factory=dict)
     at_once: int = 8
     """Streams it works on at the same time."""
@@ -87,6 +87,10 @@ def _llama_cpp(home: Home, port: int) -> Sequence[str | Path]:
     model = ["--model", weights, "--model_alias", "tiny", "--n_ctx", "4096", "--n_threads", "1"]
     address = ["--host", HOST, "--port", str(port), "--api_key", KEY]
     return [home.bin / "python", "-m", "llama_cpp.server", *model, *address, "--interrupt_requests", "false"]
+
+
+def _openllm(home: Home, port: int) -> Sequence[str | Path]:
+    return [home.bin / "openllm", "serve", "tiny", "--port", str(port)]
 
 
 _ROWS = (
@@ -142,6 +146,14 @@ _ROWS = (
         at_once=1,
         length=600,
         patience={"attempt_s": 4, "first_token_s": 4},
+    ),
+    System(
+        name="openllm",
+        command=_openllm,
+        ready="/readyz",
+        words=Words(overload=frozenset({"rate_limited"})),
+        on_sigterm="stays",  # The signal ends the command, but not the BentoML it has started.
+        environment={**openllm_environment(Home("openllm")), "BENTOML_HOST": HOST},
     ),
 )
 

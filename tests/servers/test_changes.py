@@ -18,7 +18,12 @@ from tests.servers.systems import SYSTEMS, System, selected
 
 pytestmark = pytest.mark.servers
 
+_SOME = 600
+"""Tokens of a reply that lasts a quarter of a minute."""
+
 FINISHING = [system for system in selected() if system.on_sigterm == "finishes"]
+STAYING = [system for system in selected() if system.on_sigterm == "stays"]
+OPENLLM = [system for system in selected() if system == SYSTEMS["openllm"]]
 RAY = [system for system in selected() if system == SYSTEMS["ray-serve"]]
 
 
@@ -40,6 +45,47 @@ def test_a_server_that_finishes_on_sigterm_finishes_what_was_begun(
         assert_attempts(caller.message, f"{system}: succeeded")
     server.end()
     assert_attempts(late.message, f"{system}: connection", "backup: succeeded")
+    assert was_late_answered_first
+
+
+@pytest.mark.parametrize("system", STAYING, indirect=True, ids=str)
+def test_a_server_that_stays_on_sigterm_is_not_missed(system: System, server: Server, spec_of: SpecOf) -> None:
+    """Whose command ends while the server goes on: who was calling is answered by it, and so is who comes later."""
+    callers = [caller_of(system, manner, spec_of, max_tokens=_SOME) for manner in MANNERS]
+    late = caller_of(system, Manner("invoke"), spec_of)
+    start(callers)
+    server.signal(signal.SIGTERM)
+    server.await_end_of_command()
+    late.start()
+    for caller in (*callers, late):
+        caller.join()
+    server.end()
+    for caller in (*callers, late):
+        assert_attempts(caller.message, f"{system}: succeeded")
+
+
+@pytest.mark.parametrize("system", OPENLLM, indirect=True, ids=str)
+@pytest.mark.parametrize(
+    ("mode", "limit", "failure"),
+    [("invoke", "attempt_s", "timeout"), ("stream", "first_token_s", "first_token_timeout")],
+)
+def test_who_comes_to_a_bentoml_that_drains_waits_no_longer_than_is_bearable(
+    mode: str, limit: str, failure: str, system: System, server: Server, spec_of: SpecOf
+) -> None:
+    """It finishes what was begun with its door open: nobody answers there any more. A time limit sends to the next."""
+    bearable = {system.name: {"timeouts": {limit: 2}}}
+    reader = caller_of(system, Manner("astream"), spec_of, max_tokens=_SOME)
+    late = caller_of(system, Manner(mode), spec_of, deployments=bearable)
+    start([reader])
+    server.signal_all(signal.SIGTERM)
+    server.await_silence()
+    late.start()
+    late.join()
+    was_late_answered_first = reader.ended_at is None
+    reader.join()
+    server.end()
+    assert_attempts(late.message, f"{system}: {failure}", "backup: succeeded")
+    assert_attempts(reader.message, f"{system}: succeeded")
     assert was_late_answered_first
 
 

@@ -16,12 +16,13 @@ from tests.servers.callers import MANNERS, Caller, Manner, caller_of, start
 from tests.servers.conftest import BACKUP, SpecOf
 from tests.servers.fleet import Fleet, Server, up
 from tests.servers.systems import System, selected
+from tests.servers.times import Wait
 
 DEATHS = [
     pytest.param(system, number, id=f"{system}-{signal.Signals(number).name}")
     for system in selected()
     for number in (signal.SIGKILL, signal.SIGTERM)
-    if number == signal.SIGKILL or system.on_sigterm != "finishes"
+    if number == signal.SIGKILL or system.on_sigterm in ("cuts", "hangs")
 ]
 
 PAIRS = [pytest.param(one, other, id=f"{one}-{other}") for one, other in pairwise(selected())]
@@ -45,7 +46,7 @@ class Death:
 
 
 @pytest.fixture(scope="module")
-def death(system: System, number: int, fleet: Fleet, spec_of: SpecOf, note_time: Callable[[str], None]) -> Death:
+def death(system: System, number: int, fleet: Fleet, spec_of: SpecOf, note_wait: Callable[[Wait], None]) -> Death:
     """As many callers at once as the system serves, each in a manner of its own; in the middle of it, the signal."""
     calls = {manner: caller_of(system, manner, spec_of, max_tokens=system.length) for manner in MANNERS}
     for first in range(0, len(MANNERS), system.at_once):
@@ -56,8 +57,7 @@ def death(system: System, number: int, fleet: Fleet, spec_of: SpecOf, note_time:
             server.signal(number)
             for caller in at_it:
                 caller.join()
-                took_s = caller.ended_at - killed_at
-                note_time(f"{system!s:14} {signal.Signals(number).name} {caller.manner!s:16} {took_s:6.2f}")
+                note_wait(Wait.of(caller, str(system), signal.Signals(number).name, killed_at))
             next_call = caller_of(system, Manner("stream"), spec_of)
             next_call.start()
             next_call.join()
