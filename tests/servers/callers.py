@@ -55,8 +55,8 @@ MANNERS = (
 class Caller:
     """One call in a thread, and what came of it. Times are `time.monotonic()`."""
 
-    def __init__(self, manner: Manner, model: FallbackChatModel, **parameters: Any) -> None:
-        self.manner, self._model, self._parameters = manner, model, parameters
+    def __init__(self, manner: Manner, model: FallbackChatModel, prompt: str, **parameters: Any) -> None:
+        self.manner, self._model, self._prompt, self._parameters = manner, model, prompt, parameters
         self.chunks: list[tuple[float, Any]] = []
         self.error: LLMFallbackError | None = None
         self.ended_at: float | None = None
@@ -111,17 +111,17 @@ class Caller:
 
     def _call(self) -> None:
         if self.manner.is_streamed:
-            for chunk in self._model.stream(PROMPT, **self._parameters):
+            for chunk in self._model.stream(self._prompt, **self._parameters):
                 self._take(chunk)
         else:
-            self._take(self._model.invoke(PROMPT, **self._parameters))
+            self._take(self._model.invoke(self._prompt, **self._parameters))
 
     async def _acall(self) -> None:
         if self.manner.is_streamed:
-            async for chunk in self._model.astream(PROMPT, **self._parameters):
+            async for chunk in self._model.astream(self._prompt, **self._parameters):
                 self._take(chunk)
         else:
-            self._take(await self._model.ainvoke(PROMPT, **self._parameters))
+            self._take(await self._model.ainvoke(self._prompt, **self._parameters))
 
     def _take(self, chunk: Any) -> None:
         self.chunks.append((time.monotonic(), chunk))
@@ -132,6 +132,7 @@ def caller_of(
     manner: Manner,
     spec_of: SpecOf,
     *others: System,
+    prompt: str = PROMPT,
     deployments: Mapping[str, Any] | None = None,
     **parameters: Any,
 ) -> Caller:
@@ -139,7 +140,7 @@ def caller_of(
     served = {system.name: {"model": "tiny" if manner.is_streamed else system.slow_model}}
     spec = spec_of(system, *others, deployments={**served, **(deployments or {})})
     model = build_chat_model(spec, temperature=0, on_stream_break=manner.on_stream_break)
-    return Caller(manner, model, **parameters)
+    return Caller(manner, model, prompt, **parameters)
 
 
 def start(callers: Sequence[Caller]) -> None:

@@ -19,6 +19,9 @@ from tests.servers.systems import SYSTEMS, System, selected
 VLLM = [system for system in selected() if system == SYSTEMS["vllm"]]
 MANNERS = [Manner(mode, "continue") for mode in ("stream", "astream")]
 
+LONG_PROMPT = PROMPT * 85
+"""Leaves some 800 tokens of the window, and so a reply that even a busy machine ends in time."""
+
 pytestmark = pytest.mark.servers
 
 
@@ -36,8 +39,8 @@ def test_a_continued_reply_is_the_reply_that_was_never_cut(
     """To the last character, sync and async: vLLM goes on from what was delivered, and nothing is said twice."""
     deployments = {"backup": {"backend": "vllm", "model": "tiny", "api_base": twin.url, "api_key": KEY}}
     with build_chat_model(spec_of(system, deployments=deployments), temperature=0) as model:
-        uncut = model.invoke(PROMPT)
-    callers = [caller_of(system, manner, spec_of, deployments=deployments) for manner in MANNERS]
+        uncut = model.invoke(LONG_PROMPT)
+    callers = [caller_of(system, manner, spec_of, prompt=LONG_PROMPT, deployments=deployments) for manner in MANNERS]
     start(callers)
     server.signal(signal.SIGKILL)
     for caller in callers:
