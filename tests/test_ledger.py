@@ -55,7 +55,23 @@ def books(*events, **settings):
     return ledger.snapshot()
 
 
+class Unspeakable:
+    """A value of somebody's metadata that has no text."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words for it")
+
+
 class TestCounting:
+    def test_a_call_that_cannot_be_booked_spoils_no_other(self, caplog):
+        """Calls are booked some at a time: each of them once, whatever is among them."""
+        ledger = Ledger(by=("tenant",))
+        odd = ended(answer(), metadata={"tenant": Unspeakable()})
+        for place in range(41):
+            ledger(odd if place == 3 else ended(answer(), metadata={"tenant": "acme"}))
+        assert ledger.snapshot().by["tenant"]["acme"].calls == ledger.snapshot().by["tenant"]["acme"].answered == 40
+        assert caplog.text.count("could not be booked") == 1
+
     def test_a_fallback_is_booked_to_all_it_concerns(self):
         """The call as a whole to its chain, tag, run and tenant; each deployment its own attempts."""
         told = ended(

@@ -9,6 +9,7 @@ Snapshots of several processes merge into one.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from typing import Any
 from llm_fallback.events import Attempt, CallEnded, Event, Record
 from llm_fallback.quantiles import Reading
 from llm_fallback.tally import NO_ATTEMPT, Entry, Summary, Tally, answered, counted, joined, speed
+
+logger = logging.getLogger("llm_fallback")
 
 OTHER = "…other"
 """Where a dimension's further names are counted once it is full."""
@@ -110,9 +113,12 @@ class Ledger:
             return _frozen(self._total(), {**self._by, "run": runs})
 
     def _book_all(self) -> None:
-        for event in self._unbooked:
-            self._book(event)
-        self._unbooked.clear()
+        events, self._unbooked = self._unbooked, []
+        for event in events:
+            try:
+                self._book(event)
+            except Exception:
+                logger.exception("a call of chain %s could not be booked", event.chain)
 
     def _book(self, event: CallEnded) -> None:
         attempts = event.record.attempts
@@ -128,8 +134,8 @@ class Ledger:
         chain = self._tally("chain", event.chain) if event.chain else self._nameless
         chain.add(whole)
         for tag in set(event.tags):
-            if not tag.startswith(_LANGCHAINS_TAGS):
-                self._tally("tag", tag).add(whole)
+            if not str(tag).startswith(_LANGCHAINS_TAGS):
+                self._tally("tag", str(tag)).add(whole)
         for key in self._keys:
             if event.metadata.get(key) is not None:
                 self._tally(key, str(event.metadata[key])).add(whole)

@@ -159,18 +159,19 @@ class Run:
         self._released = loop.create_future()
         self._wake = partial(_wake, loop, self._released)
         self.engine.health.when_released(self._wake)
-        # Where nobody is under way there is nobody to wait for, but only time to pass.
-        others = any(self.engine.health[member.name].in_flight for member in self.call.chain.members)
-        self._limit_of_wait = self.engine.clock.patience if others else self.engine.clock.deadline
 
     async def _wait(self, until: float) -> None:
         """Wait until that time, or until some request ends and may have left a free place."""
+        clock, health = self.engine.clock, self.engine.health
+        # Where nobody is under way there is nobody to wait for, but only time to pass.
+        others = any(health[member.name].in_flight for member in self.call.chain.members)
+        limit = clock.patience if others else clock.deadline
         try:
             with suppress(TimeoutError):
-                async with self._limit_of_wait(min(until, self.course.deadline)):
+                async with limit(min(until, self.course.deadline)):
                     await self._released
         finally:
-            self.engine.health.never_mind(self._wake)
+            health.never_mind(self._wake)
 
     def _order(self, member: Member) -> Order:
         call, request, joint = self.call, self.call.request, None

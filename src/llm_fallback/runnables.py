@@ -144,7 +144,9 @@ def _joined(prompt: Any, model: Runnable[Any, Any], output: Any, name: str | Non
 def _on_chain(runnable: Any, chain: str) -> Any:
     """A runnable on another chain, with all that is bound to it."""
     if isinstance(runnable, RunnableBindingBase):
-        return runnable.model_copy(update={"bound": _on_chain(runnable.bound, chain)})
+        # But for a chain bound to it before, which would be asked in spite of this one.
+        words = {name: value for name, value in runnable.kwargs.items() if name not in ("chain", "model")}
+        return runnable.model_copy(update={"bound": _on_chain(runnable.bound, chain), "kwargs": words})
     return runnable.with_chain(chain)
 
 

@@ -215,7 +215,7 @@ class JumpingClock:
 
     def _holds(self, loop: asyncio.AbstractEventLoop, when: float, _: int, moment: _Moment) -> bool:
         """Whether a jump to the moment would go over what others may still be doing."""
-        if not (moment.for_others or self._is_ahead(loop, when)):
+        if when <= self._now or not (moment.for_others or self._is_ahead(loop, when)):
             return False
         return time.monotonic() - self._stirred < self._patience_s
 

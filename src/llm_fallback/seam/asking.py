@@ -42,7 +42,7 @@ class Asking:
     """A request to one deployment, in litellm's words."""
 
     def __init__(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None, dropped: Dropped) -> None:
-        self.target, self._request, self._key, self._dropped = target, request, api_key, dropped
+        self.target, self._request, self.key, self._dropped = target, request, api_key, dropped
         self.streamed = bool(request.get("stream"))
         self.keyless = api_key is None and not target.borrows_key
 
@@ -62,10 +62,6 @@ class Asking:
         rest = {name: value for name, value in self._request.items() if name != "messages"}
         return self._dropped.of(self.target), rest
 
-    @property
-    def key_text(self) -> str | None:
-        return None if self._key is None else self._key.get_secret_value()
-
     def parameters(self) -> dict[str, Any]:
         """Parameters of `litellm.completion`, which may do with them as it likes."""
         target, dropped = self.target, self._dropped.of(self.target)
@@ -77,8 +73,8 @@ class Asking:
             "num_retries": 0,
             "max_retries": 0,
         }
-        if self._key is not None:
-            parameters["api_key"] = self.key_text
+        if self.key is not None:
+            parameters["api_key"] = self.key.get_secret_value()
         elif not target.borrows_key:
             # litellm would look for somebody else's key; this one is taken off again, or is none.
             parameters["api_key"] = "no-key"

@@ -37,17 +37,20 @@ class LoopClient:
         self._closing: asyncio.Task[None] | None = None
 
     async def open(self, forget: Callable[[], object]) -> None:
-        self._life = self._live(forget)
+        """`forget` is called before it closes, so that nobody is handed a client on its way out."""
+        self._forget = forget
+        self._life = self._live()
         await anext(self._life)
 
-    async def _live(self, forget: Callable[[], object]) -> AsyncGenerator[None, None]:
+    async def _live(self) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
-            forget()
+            self._forget()
             await self._closed()
 
     async def close(self) -> None:
+        self._forget()
         await self._closed()
         with suppress(RuntimeError):  # The loop is ending its life already.
             await self._life.aclose()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -21,8 +22,15 @@ from llm_fallback.seam.translation import Request, translate
 
 _MOST = 64
 """Templates of one deployment; a request with parameters of its own each time needs no more than to be forgotten."""
+_SHAPING = frozenset(
+    {
+        *("supports_system_message", "ensure_alternating_roles", "user_continue_message", "assistant_continue_message"),
+        *("cache_control_injection_points", "enable_prompt_caching", "roles", "custom_prompt_dict"),
+    }
+)
+"""Parameters by which litellm is asked to make other messages of the messages."""
 _SWITCHES = ("drop_params", "modify_params", "model_alias_map", "headers", "openai_system_messages_first")
-"""Settings of litellm's module that change how it translates; they may be changed at any time."""
+"""Settings of litellm's module that change how it translates; they are heeded from the next request on."""
 
 _Key: TypeAlias = tuple[Any, ...]
 
@@ -57,16 +65,21 @@ class Templates:
         known = self._of(asking.target)
         template = known.get(key)
         if template is not None and template.is_proven:
-            return template.filled(asking.messages)
+            with suppress(UnicodeEncodeError):  # Half a character; litellm has its own way with it.
+                return template.filled(asking.messages)
         request = translate(asking.parameters())
-        if key not in known or template is not None:
+        if key not in known:
+            if len(known) >= _MOST:
+                known.clear()
+            known[key] = _learnt(None, request, asking.messages)
+        elif template is not None and known[key] is template:  # And nobody learnt otherwise meanwhile.
             known[key] = _learnt(template, request, asking.messages)
         return request
 
     def _of(self, target: Target) -> dict[_Key, _Template | None]:
         """The templates of a deployment; after a reload another one may have its name."""
         owner, known = self._known.get(target.name, (None, {}))
-        if owner is not target or len(known) > _MOST:
+        if owner is not target:
             known = {}
             self._known[target.name] = (target, known)
         return known
@@ -87,13 +100,15 @@ def _learnt(known: _Template | None, request: Request, messages: Sequence[Mappin
 
 def _key(asking: Asking) -> _Key | None:
     """What a translation depends on besides the text of plain messages; None if there is more to them than that."""
-    if not _are_plain(asking.messages):
+    if not _are_plain(asking.messages) or not _SHAPING.isdisjoint((*asking.target.parameters, *asking.rest[1])):
         return None
     try:
         rest = json.dumps(asking.rest)
     except (TypeError, ValueError):  # Something in Python's own form, like a class: litellm knows what to do with it.
         return None
-    return (rest, asking.key_text, *(repr(getattr(litellm, name, None)) for name in _SWITCHES))
+    roles = "".join(message["role"][0] for message in asking.messages)
+    # The key as it is given: a SecretStr shows in no dump.
+    return (rest, roles, asking.key, *(repr(getattr(litellm, name, None)) for name in _SWITCHES))
 
 
 def _are_plain(messages: Sequence[Mapping[str, Any]]) -> bool:

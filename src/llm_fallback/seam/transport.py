@@ -75,8 +75,12 @@ class LiteLLMTransport:
         own = self._clients.get(loop)
         if own is None:
             own = self._clients[loop] = LoopClient()
-            await own.open(lambda: self._clients.pop(loop, None))
+            await own.open(lambda: self._forget(loop, own))
         return own.handler
+
+    def _forget(self, loop: asyncio.AbstractEventLoop, client: LoopClient) -> None:
+        if self._clients.get(loop) is client:
+            del self._clients[loop]
 
     async def look(self, target: Target, url: str, api_key: SecretStr | None) -> Page | Fault:
         """A page of the deployment's server, asked for with what a request would carry."""
