@@ -55,8 +55,10 @@ taken = time.perf_counter() - began
 print(json.dumps([taken, sorted({{name.partition(".")[0] for name in sys.modules}}), looked_up]))
 """
 CHECK = """
-import subprocess
-subprocess.run([sys.executable, "-m", "llm_fallback.cli", "check", "-f", "{file}"], check=True, capture_output=True)
+import contextlib, io
+from llm_fallback.cli import main
+with contextlib.redirect_stdout(io.StringIO()):
+    main(["check", "-f", "{file}"], standalone_mode=False)
 """
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import litellm
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -102,7 +102,6 @@ def seen(request: Request) -> Any:
     return request.url, dict(request.headers), json.loads(request.body), request.query
 
 
-@settings(deadline=None)
 @given(talks(), parameters, reshaping)
 def test_the_server_gets_what_litellm_would_have_sent(deployment, talks, words, more):
     """Whatever is said, in whatever turns, under whatever parameters of the call and of the deployment."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_fallback.backends import BACKENDS
-from llm_fallback.listed import names_of
+from llm_fallback.listed import first_entry, names_of
 from llm_fallback.plan import Feature, Target
 from llm_fallback.price_list import prices_in
 from llm_fallback.pricing import Prices
@@ -95,5 +95,5 @@ class ListCatalogue:
         return self._supported[target.name]
 
     def _found(self, target: Target) -> dict[str, Any]:
-        entries = map(self._listed, names_of(target.model, target.base_model, target.backend))
-        return next((dict(entry) for entry in entries if entry), {})
+        names = names_of(target.model, target.base_model, target.backend)
+        return dict(first_entry(names, self._listed) or {})

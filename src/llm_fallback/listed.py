@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,13 @@ _FILE = "model_prices_and_context_window_backup.json"
 def listed(name: str) -> Mapping[str, Any] | None:
     """The entry of a model; None if there is none."""
     return shipped().get(name)
+
+
+def first_entry(
+    names: Iterable[str], find: Callable[[str], Mapping[str, Any] | None] = listed
+) -> Mapping[str, Any] | None:
+    """The entry of the first of these names that has one; None if none has."""
+    return next((entry for entry in map(find, names) if entry), None)
 
 
 @cache

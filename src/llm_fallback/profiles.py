@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llm_fallback.listed import listed, names_of
+from llm_fallback.listed import first_entry, names_of
 from llm_fallback.plan import ChainPlan, Feature, Member, Target, Tiers
 from llm_fallback.spec import Deployment, Spec
 from llm_fallback.spec.agreement import TIERS
@@ -95,8 +95,7 @@ def lost_by_falling_back(spec: Spec) -> Iterator[tuple[Path, str]]:
 def _blind(deployment: Deployment) -> Profile:
     """What litellm's list says a hosted model lacks and calls pass it over for: images. Of tools and schemas litellm's
     code has the word, and is not loaded for this."""
-    entries = map(listed, names_of(deployment.model, deployment.base_model, deployment.backend))
-    entry = next((entry for entry in entries if entry), {})
+    entry = first_entry(names_of(deployment.model, deployment.base_model, deployment.backend)) or {}
     return {"image_inputs": False} if entry.get("supports_vision") is False else {}
 
 

@@ -203,17 +203,18 @@ class JumpingClock:
         if not waiting:
             del self._waiting[loop]
             return
-        if self._holds(loop, *waiting[0]):
+        when, _, moment = waiting[0]
+        if self._holds(loop, when, moment):
             loop.call_later(self._LOOK_EVERY_S, self._turn, loop, self._QUIET_TURNS)
             return
-        when, _, moment = heapq.heappop(waiting)
+        heapq.heappop(waiting)
         with self._lock:
             self._now, self._stirred = max(self._now, when), time.monotonic()
         if moment.wake is not None:
             moment.wake()
         loop.call_soon(self._turn, loop, self._QUIET_TURNS)
 
-    def _holds(self, loop: asyncio.AbstractEventLoop, when: float, _: int, moment: _Moment) -> bool:
+    def _holds(self, loop: asyncio.AbstractEventLoop, when: float, moment: _Moment) -> bool:
         """Whether a jump to the moment would go over what others may still be doing."""
         if when <= self._now or not (moment.for_others or self._is_ahead(loop, when)):
             return False

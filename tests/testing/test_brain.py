@@ -305,9 +305,8 @@ class TestLangChainsOwnSuite(ChatModelIntegrationTests):
 
     api_base: str
 
-    @pytest.fixture(autouse=True)
+    @pytest.fixture(scope="class", autouse=True)
     def _server(self, request: pytest.FixtureRequest) -> Iterator[None]:
-        # One for each test: ChatOpenAI shares connections to an address among models, also of other event loops.
         with FakeServer() as server:
             request.cls.api_base = f"{server.base('fake')}/v1"
             yield

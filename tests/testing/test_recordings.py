@@ -45,7 +45,7 @@ SEEN = {
     "garbage": Garbage(),
     "empty": Empty(),
 }
-OWN = {"api_key": KEY, "price": {"input_per_million": 2, "output_per_million": 4}}
+OWN = {"api_key": KEY, "price": {"input_per_million": 2, "output_per_million": 4}, "timeouts": {"attempt_s": 5}}
 
 
 @contextmanager

@@ -47,8 +47,13 @@ class Asking:
         self.keyless = api_key is None and not target.borrows_key
 
     @property
+    def dropped(self) -> tuple[str, ...]:
+        """Parameters the deployment was found not to take, whether this request has them or not."""
+        return self._dropped.of(self.target)
+
+    @property
     def dropped_params(self) -> tuple[str, ...]:
-        return tuple(name for name in self._dropped.of(self.target) if name in self._request)
+        return tuple(name for name in self.dropped if name in self._request)
 
     @property
     def messages(self) -> Sequence[Mapping[str, Any]]:
@@ -57,14 +62,13 @@ class Asking:
         return messages
 
     @property
-    def rest(self) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """All that a request to the deployment may differ by from others, but for messages and key."""
-        rest = {name: value for name, value in self._request.items() if name != "messages"}
-        return self._dropped.of(self.target), rest
+    def words(self) -> dict[str, Any]:
+        """What the request says beside its messages."""
+        return {name: value for name, value in self._request.items() if name != "messages"}
 
     def parameters(self) -> dict[str, Any]:
         """Parameters of `litellm.completion`, which may do with them as it likes."""
-        target, dropped = self.target, self._dropped.of(self.target)
+        target, dropped = self.target, self.dropped
         parameters: dict[str, Any] = {
             **revealed({name: value for name, value in target.parameters.items() if name not in dropped}),
             **{name: _copied(value) for name, value in self._request.items() if name not in dropped},
@@ -85,7 +89,7 @@ class Asking:
 
         litellm names them in stages: what it objects to next shows only when the first are gone.
         """
-        named = self._named_in(str(error)) - set(self._dropped.of(self.target))
+        named = self._named_in(str(error)) - set(self.dropped)
         if not named or not named <= SAMPLING:
             return Unsupported(tuple(sorted(named)))
         self._dropped.add(self.target, named)

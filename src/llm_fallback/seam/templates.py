@@ -100,10 +100,12 @@ def _learnt(known: _Template | None, request: Request, messages: Sequence[Mappin
 
 def _key(asking: Asking) -> _Key | None:
     """What a translation depends on besides the text of plain messages; None if there is more to them than that."""
-    if not _are_plain(asking.messages) or not _SHAPING.isdisjoint((*asking.target.parameters, *asking.rest[1])):
+    words = asking.words
+    reshapes = not (_SHAPING.isdisjoint(asking.target.parameters) and _SHAPING.isdisjoint(words))
+    if reshapes or not _are_plain(asking.messages):
         return None
     try:
-        rest = json.dumps(asking.rest)
+        rest = json.dumps([words, asking.dropped])
     except (TypeError, ValueError):  # Something in Python's own form, like a class: litellm knows what to do with it.
         return None
     roles = "".join(message["role"][0] for message in asking.messages)
