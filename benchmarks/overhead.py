@@ -1,6 +1,7 @@
-"""What a call costs: CPU per call and per chunk, calls a second at 50 in flight and from 32 threads.
+"""What a call costs: CPU per call and per chunk, the wait for a first chunk, calls a second at 50 in flight and from
+32 threads.
 
-    python -m benchmarks.overhead [--quick] [--only ainvoke,astream,in-flight,threads]
+    python -m benchmarks.overhead [--quick] [--only ainvoke,astream,first-chunk,in-flight,threads]
 
 Every contestant has a process of its own, because what one leaves behind in litellm's globals slows down another, and
 the server has one too. They take turns in every round, and the tables show medians of the ratios within a round: a
@@ -62,6 +63,18 @@ async def cpu_per_chunk(contestant: Contestant, size: Size) -> float:
     return await cpu_ms(read, size.streams) / CHUNKS
 
 
+async def first_chunk(contestant: Contestant, size: Size) -> float:
+    """Milliseconds from the question to the first chunk: the median of some streams."""
+    waits = []
+    for _ in range(size.streams):
+        began, waited = time.perf_counter(), None
+        async for _ in contestant.stream():
+            waited = waited or (time.perf_counter() - began) * 1000
+        assert waited is not None
+        waits.append(waited)
+    return statistics.median(waits)
+
+
 async def cpu_ms(ask: Callable[[], Awaitable[Any]], times_: int) -> float:
     gc.collect()
     began = time.process_time()
@@ -115,6 +128,7 @@ class Measure:
 MEASURES = {
     "ainvoke": Measure(cpu_per_call, "CPU ms per call"),
     "astream": Measure(cpu_per_chunk, "CPU ms per chunk"),
+    "first-chunk": Measure(first_chunk, "ms to the first chunk"),
     "in-flight": Measure(in_flight, "calls/s, 50 in flight", 0.5),
     "threads": Measure(threaded, "calls/s, 32 threads", 0.35),
 }

@@ -6,6 +6,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from llm_fallback.imports import collecting_later
+
 if TYPE_CHECKING:
     from llm_fallback.budget_callback import BudgetCallbackHandler
     from llm_fallback.build import build_chat_model, build_router
@@ -96,7 +98,8 @@ def __getattr__(name: str) -> Any:
     """Names resolve on first use, so that importing the package loads neither litellm nor LangChain."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    with collecting_later():
+        value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from llm_fallback.errors import LLMFallbackError
+from llm_fallback.imports import collecting_later
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,9 +119,6 @@ def console(*, stderr: bool = False) -> Console:
 @contextmanager
 def loading_litellm() -> Iterator[None]:
     """Around its import: looking for garbage among 3,000 new modules, and once more at exit, costs a second or two."""
-    gc.disable()
-    try:
+    with collecting_later():
         yield
-    finally:
-        gc.enable()
-        atexit.register(gc.freeze)
+    atexit.register(gc.freeze)

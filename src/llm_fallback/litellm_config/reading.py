@@ -26,11 +26,6 @@ class Reading:
     notes: tuple[Note, ...]
 
 
-def is_config(data: Mapping[str, Any]) -> bool:
-    """Whether data is the configuration of a proxy, and no spec."""
-    return "model_list" in data and "deployments" not in data
-
-
 def read_config(data: Mapping[str, Any], places: Places) -> Reading:
     """The spec that a configuration amounts to; without `deployments` if no model of it can be one."""
     listing, config = Listing(), Section(data, ())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_fallback.errors import Mistake, SpecError
-from llm_fallback.litellm_config.reading import is_config, read_config
+from llm_fallback.litellm_config import is_config
 from llm_fallback.loading.documents import Document, unreadable
 from llm_fallback.loading.overlays import overlaid
 from llm_fallback.loading.reading import read_file, read_mapping, read_spec
@@ -75,6 +75,8 @@ def _as_spec(document: Document) -> Document:
     """The configuration of a LiteLLM proxy as a spec; anything else as it is."""
     if not document.readable or not is_config(document.data):
         return document
+    from llm_fallback.litellm_config.reading import read_config
+
     reading = read_config(document.data, Places(document.places))
     if "deployments" in reading.data:
         return Document(reading.data, reading.places, document.mistakes, notes=reading.notes)

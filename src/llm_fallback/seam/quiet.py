@@ -8,6 +8,8 @@ from importlib import import_module
 
 import litellm
 
+from llm_fallback.imports import collecting_later
+
 try:
     from litellm._internal_context import is_internal_call
 except ImportError:  # A private name: without it litellm logs every call, as it does for everybody else.
@@ -32,9 +34,10 @@ _LOADED_LATE = (
 
 def warm_up() -> None:
     """Load what a first request would, so that its own limits are not spent on imports."""
-    for name in _LOADED_LATE:
-        with suppress(ImportError):
-            import_module(name)
+    with collecting_later():
+        for name in _LOADED_LATE:
+            with suppress(ImportError):
+                import_module(name)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import json
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -54,8 +55,8 @@ def translate(parameters: Mapping[str, Any]) -> Request:
     if Logging is None:
         raise NotTranslated("litellm makes a log of its own")
     provider = str(parameters["model"]).partition("/")[0]
-    client = _HANDLER if provider in _THROUGH_HANDLER else _CLIENT
-    sent = _sent_by(completion(**parameters, client=client, acompletion=True, litellm_logging_obj=_unread_log()))
+    words = {"client": _client(provider), "acompletion": True, "litellm_logging_obj": _unread_log()}
+    sent = _sent_by(completion(**parameters, **words))
     return sent if isinstance(sent, Request) else _addressed(sent, parameters)
 
 
@@ -118,8 +119,10 @@ class _Client(AsyncOpenAI):
         )
 
 
-_HANDLER = _Handler()
-_CLIENT = _Client(api_key="none", base_url="http://localhost")
+@cache
+def _client(provider: str) -> _Handler | _Client:
+    """Made when first wanted: OpenAI's library loads what it would send with."""
+    return _Handler() if provider in _THROUGH_HANDLER else _Client(api_key="none", base_url="http://localhost")
 
 
 def _addressed(words: dict[str, Any], parameters: Mapping[str, Any]) -> Request:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from llm_fallback.imports import collecting_later
+
 if TYPE_CHECKING:
     from llm_fallback.testing.asserts import assert_attempts
     from llm_fallback.testing.model import FakeChatModel, fake_chat_model
@@ -54,7 +56,8 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULE_OF[name]), name)
+    with collecting_later():
+        return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:
