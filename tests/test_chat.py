@@ -632,3 +632,47 @@ class TestLettingGo:
             with pytest.raises(SpecError):
                 model.reload({"deployments": {}, "chains": {}})
             assert model.invoke("x").content == "new"
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    def test_a_call_under_way_is_answered_though_a_reload_takes_its_deployment_away(self, streamed):
+        """And says by whom: the answer has been paid for."""
+        with FakeServer({"a": Reply("slow one", delay_s=0.4), "b": "new"}) as server:
+            spec = server.spec()
+            spec["chains"]["default"]["tiers"] = ["a"]
+            model = build_chat_model(spec)
+            with ThreadPoolExecutor(1) as pool:
+                ask = (lambda: list(model.stream("x"))[-1]) if streamed else (lambda: model.invoke("x"))
+                answer = pool.submit(ask)
+                while not server.received("a"):
+                    time.sleep(0.01)
+                del spec["deployments"]["a"]
+                spec["chains"]["default"]["tiers"] = ["b"]
+                model.reload(spec)
+                metadata = answer.result().response_metadata
+        assert (metadata["model_name"], metadata["llm_fallback"]["deployment"]) == ("a", "a")
+
+    def test_a_copy_on_a_chain_that_a_reload_took_away_says_so(self):
+        """As for any other name that is none, whatever is asked of it."""
+        with FakeServer({"a": "hi"}) as server:
+            spec = server.spec()
+            with_another = {"c": {"tiers": ["a"]}, **spec["chains"]}
+            model = build_chat_model({**spec, "chains": with_another, "default_chain": "default"})
+            copy = model.with_chain("c")
+            model.reload(spec)
+            for asked in (lambda: copy.invoke("x"), lambda: copy.profile, copy.explain, lambda: copy.ping("c")):
+                with pytest.raises(ValueError, match="no chain is called 'c'; there are 'default'"):
+                    asked()
+
+    def test_calls_beside_reloads_are_all_answered(self):
+        """By the spec of before or of after, never by a part of each."""
+        with FakeServer({"a": "hi", "b": "hi"}) as server:
+            specs = [server.spec(), server.spec()]
+            for spec, name in zip(specs, "ab", strict=True):
+                spec["deployments"] = {name: spec["deployments"][name]}
+                spec["chains"]["default"]["tiers"] = [name]
+            model = build_chat_model(specs[0])
+            with ThreadPoolExecutor(4) as pool:
+                answers = [pool.submit(model.invoke, "x") for _ in range(100)]
+                for number in range(50):
+                    model.reload(specs[number % 2])
+                assert {answer.result().content for answer in answers} == {"hi"}

@@ -25,13 +25,12 @@ from pydantic import Field, SecretStr, model_validator
 
 from llm_fallback.calls import call_of
 from llm_fallback.driver import Caller, Listener, aasked, asked
-from llm_fallback.engine import Question
-from llm_fallback.events import Record
+from llm_fallback.engine import Answered, Question
 from llm_fallback.explain import explain
 from llm_fallback.lease import Lease, Means
 from llm_fallback.overrides import chain_called, configure, read, refuse_shared
 from llm_fallback.ping import TIMEOUT_S, key_of, secret_of
-from llm_fallback.plan import Target
+from llm_fallback.plan import ChainPlan, Plan, Target
 from llm_fallback.portal import portal
 from llm_fallback.profiles import chain_profile
 from llm_fallback.replies import KEY, aanswered, answered, stamp
@@ -63,7 +62,7 @@ class ChainChatModel(BaseChatModel):
 
     def __getattr__(self, name: str) -> Any:
         if name == "profile":
-            return chain_profile(self.lease.plan.chains[self.chain], self.lease.engine.tools.catalogue.profile)
+            return chain_profile(self._plan(), self.lease.engine.tools.catalogue.profile)
         return super().__getattr__(name)  # type: ignore[misc]
 
     # What a user may ask of it besides answers.
@@ -76,7 +75,7 @@ class ChainChatModel(BaseChatModel):
 
     def explain(self, chain: str | None = None) -> dict[str, Any]:
         """What one call may do, as plain data: tiers, the most requests, the most seconds."""
-        return explain(self.lease.plan.chains[self._chain_called(chain or self.chain)])
+        return explain(self._plan(chain))
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What is known of each deployment now, as plain data."""
@@ -109,9 +108,8 @@ class ChainChatModel(BaseChatModel):
     def _targets(self, chain: str | None) -> list[Target]:
         self._check_open()
         plan = self.lease.plan
-        chains = list(plan.chains) if chain is None else [self._chain_called(chain)]
-        members = (member for name in chains for member in plan.chains[name].members)
-        return list({member.name: member.target for member in members}.values())
+        chains = plan.chains.values() if chain is None else [_chain_in(plan, chain)]
+        return list({member.name: member.target for own in chains for member in own.members}.values())
 
     def reload(self, spec: Any) -> None:
         """Answer by another spec from the next call on, in all copies of this model; running calls end by the old
@@ -237,13 +235,12 @@ class ChainChatModel(BaseChatModel):
         handlers = partial(CallbackManager.configure, config.get("callbacks"), self.callbacks, self.verbose)
         return Caller(self.listeners, config["run_id"], tags, metadata, handlers)
 
+    def _plan(self, chain: str | None = None) -> ChainPlan:
+        """Of the chain, or of this model's own, which a reload by a copy of it may have taken away."""
+        return _chain_in(self.lease.plan, chain or self.chain)
+
     def _chain_called(self, name: str) -> str:
-        chains = self.lease.plan.chains
-        if name in chains:
-            return name
-        near = get_close_matches(name, chains, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, chains))}"
-        raise ValueError(f"no chain is called {name!r}; {hint}")
+        return self._plan(name).name
 
     # Requests and what comes back.
 
@@ -268,8 +265,8 @@ class ChainChatModel(BaseChatModel):
     def _start(self, words: dict[str, Any], caller: Caller) -> Run:
         """The call that merged words ask for."""
         self._check_open()
-        chain = self.lease.plan.chains[words["model"]]
-        return self.lease.engine.start(call_of(words, chain, self.structured, caller.payer()))
+        _, plan, engine = self.lease.standing
+        return engine.start(call_of(words, _chain_in(plan, words["model"]), self.structured, caller.payer()))
 
     def _check_open(self) -> None:
         if self.lease.is_closed:
@@ -332,20 +329,17 @@ class ChainChatModel(BaseChatModel):
         metadata = chunk.message.response_metadata
         for name in ("model_name", "model_id", "response_cost"):
             metadata.pop(name, None)
-        record = (metadata.get("provider_specific_fields") or {}).get(KEY)
-        if record is not None and isinstance(chunk.message, AIMessageChunk):
+        answer = (metadata.get("provider_specific_fields") or {}).get(KEY)
+        if answer is not None and isinstance(chunk.message, AIMessageChunk):
             del metadata["provider_specific_fields"]
-            stamp(chunk.message, record, self._model_name(record))
+            stamp(chunk.message, answer)
             chunk.message.chunk_position = "last"
 
-    def _finish_result(self, result: ChatResult, record: Record) -> ChatResult:
+    def _finish_result(self, result: ChatResult, answer: Answered) -> ChatResult:
         """Put the facts, and the true name, on a whole reply."""
         for generation in result.generations:
-            stamp(generation.message, record, self._model_name(record))
+            stamp(generation.message, answer)
         return result
-
-    def _model_name(self, record: Record) -> str:
-        return self.lease.plan.targets[str(record.deployment)].model_name
 
     @property
     def _llm_type(self) -> str:
@@ -353,7 +347,7 @@ class ChainChatModel(BaseChatModel):
 
     def _chain_identity(self) -> dict[str, Any]:
         """What tells a reply of this chain from others, for LangChain's cache and traces."""
-        return {"chain": self.chain, "deployments": self.lease.plan.chains[self.chain].models}
+        return {"chain": self.chain, "deployments": self._plan().models}
 
 
 def fields_of(spec: Any, lease: Lease | None, settings: Mapping[str, Any], means: Means) -> dict[str, Any]:
@@ -368,6 +362,14 @@ def fields_of(spec: Any, lease: Lease | None, settings: Mapping[str, Any], means
         settings = {**configured.fields, "chain": configured.chain}
     name = settings.get("chain") or lease.plan.default_chain
     return {**settings, "spec": spec, "lease": lease, "chain": name, "model": name}
+
+
+def _chain_in(plan: Plan, name: str) -> ChainPlan:
+    if name in plan.chains:
+        return plan.chains[name]
+    near = get_close_matches(name, plan.chains, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, plan.chains))}"
+    raise ValueError(f"no chain is called {name!r}; {hint}")
 
 
 @contextmanager

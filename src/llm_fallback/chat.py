@@ -70,13 +70,13 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
         return None
 
     def _is_claude_model(self) -> bool:
-        return self.lease.plan.chains[self.chain].has_claude
+        return self._plan().has_claude
 
     def _litellm_sends_manual_thinking(self, overrides: Mapping[str, Any]) -> bool:
         return False
 
     def _create_chat_result(self, response: Any, **params: Any) -> ChatResult:
-        result = self._finish_result(super()._create_chat_result(response["reply"].raw, **params), response["record"])
+        result = self._finish_result(super()._create_chat_result(response.reply.raw, **params), response)
         output = result.llm_output or {}
         if isinstance(output.get("token_usage"), BaseModel):
             # litellm's own class would go into every trace and checkpoint.

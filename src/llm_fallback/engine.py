@@ -63,6 +63,8 @@ class Answered:
 
     record: Record
     reply: Reply | None
+    model_name: str
+    """Of the model that answered, as LangChain names it."""
 
 
 @dataclass(frozen=True, slots=True)

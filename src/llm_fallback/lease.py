@@ -7,7 +7,7 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import SecretStr
 from tenacity import RetryCallState, wait_random_exponential
@@ -45,6 +45,14 @@ class Means:
     rng: Callable[[], Random] = Random
 
 
+class Standing(NamedTuple):
+    """What calls are answered by now. One value, so that a call beside a reload has all of it from before or after."""
+
+    spec: Spec
+    plan: Plan
+    engine: Engine
+
+
 class Lease:
     """Engine, plan and connections of one built model.
 
@@ -55,13 +63,14 @@ class Lease:
     def __init__(self, spec: Spec, means: Means) -> None:
         self._lock = threading.Lock()
         self.means = means
-        # The models keep the first; a reload changes the second.
-        self.built_for = self.spec = spec
-        self.plan = means.resolve(spec)
-        self._scrub = Scrubber(self.plan.secrets)
+        # The models keep it; a reload changes what stands.
+        self.built_for = spec
+        plan = means.resolve(spec)
+        self._scrub = Scrubber(plan.secrets)
         self._transport = means.transport(self._scrub)
-        self.engine = self._engine(health_of(self.plan.targets.values()), None)
-        _open_purses(self.engine, self.plan, spec)
+        engine = self._engine(health_of(plan.targets.values()), None)
+        _open_purses(engine, plan, spec)
+        self.standing = Standing(spec, plan, engine)
         self._finalizer = weakref.finalize(self, self._transport.close)
         # At exit every loop is gone already, and there is nothing left to close on it.
         self._finalizer.atexit = False
@@ -77,12 +86,25 @@ class Lease:
         plan = self.means.resolve(spec)
         health = health_of(plan.targets.values())
         with self._lock:
-            kept = [name for name, target in plan.targets.items() if _is_same(target, self.plan.targets.get(name))]
+            before = self.standing.plan.targets
+            kept = [name for name, target in plan.targets.items() if _is_same(target, before.get(name))]
             health.inherit(self.engine.health, kept)
             engine = self._engine(health, self.engine.budgets)
             _open_purses(engine, plan, spec)
             self._scrub.learn(*plan.secrets)
-            self.spec, self.plan, self.engine = spec, plan, engine
+            self.standing = Standing(spec, plan, engine)
+
+    @property
+    def spec(self) -> Spec:
+        return self.standing.spec
+
+    @property
+    def plan(self) -> Plan:
+        return self.standing.plan
+
+    @property
+    def engine(self) -> Engine:
+        return self.standing.engine
 
     def pings(
         self, targets: Sequence[Target], keys: Mapping[str, SecretStr | None], timeout_s: float

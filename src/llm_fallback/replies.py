@@ -12,7 +12,6 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call
 from llm_fallback.driver import Caller, adrive, drive
 from llm_fallback.engine import Answered, Broke, Failed, Unaffordable
 from llm_fallback.errors import BudgetExceeded, StreamCut, StreamStalled, exhausted
-from llm_fallback.events import Record
 from llm_fallback.exchange import ToolCallPart, Transcript
 from llm_fallback.run import Run
 
@@ -42,16 +41,16 @@ async def aanswered(run: Run, caller: Caller) -> AsyncGenerator[Any, None]:
     yield _farewell(run)
 
 
-def _farewell(run: Run) -> dict[str, Any]:
+def _farewell(run: Run) -> Answered | dict[str, Any]:
     """What follows the last piece: the whole plain reply, or a chunk that carries the facts; or the failure."""
     end = run.end
     assert end is not None
     if not isinstance(end, Answered):
         raise _error(end) from (end.fault.cause if isinstance(end, Broke) else end.cause)
     if end.reply is not None:
-        return {"reply": end.reply, "record": end.record}
+        return end
     # ChatLiteLLM hands a chunk's own fields through to its message, and so the facts reach `_finish_chunk`.
-    return {"choices": [{"delta": {"role": "assistant"}}], "provider_specific_fields": {KEY: end.record}}
+    return {"choices": [{"delta": {"role": "assistant"}}], "provider_specific_fields": {KEY: end}}
 
 
 def _error(end: Failed | Broke | Unaffordable) -> Exception:
@@ -70,10 +69,10 @@ def _error(end: Failed | Broke | Unaffordable) -> Exception:
     return broken(f"{text} ({end.fault.message})", partial, end.record.attempts)
 
 
-def stamp(message: BaseMessage, record: Record, model_name: str) -> None:
+def stamp(message: BaseMessage, answer: Answered) -> None:
     for name in ("model_id", "response_cost"):
         message.response_metadata.pop(name, None)
-    message.response_metadata |= {"model_name": model_name, KEY: record.as_metadata()}
+    message.response_metadata |= {"model_name": answer.model_name, KEY: answer.record.as_metadata()}
 
 
 def message_of(transcript: Transcript) -> AIMessage:

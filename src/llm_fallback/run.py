@@ -273,7 +273,7 @@ class Run:
         if trial.is_hedge:
             with self.engine.health.lock:
                 self.engine.health[trial.member.name].hedges_won += 1
-        self.end = Answered(self.record(), trial.reply)
+        self.end = Answered(self.record(), trial.reply, trial.member.target.model_name)
         return []
 
     def _fail(self, trial: Trial, *, ends: bool = True) -> list[Event]:

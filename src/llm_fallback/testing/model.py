@@ -98,8 +98,8 @@ class FakeChatModel(ChainChatModel, OpenAIChat):
         """The requests so far, oldest first; those of one deployment if it is named."""
         return self.cast.received(name)
 
-    def _result(self, reply: Any) -> ChatResult:
-        return self._finish_result(result_of(reply["reply"].raw), reply["record"])
+    def _result(self, answer: Any) -> ChatResult:
+        return self._finish_result(result_of(answer.reply.raw), answer)
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
