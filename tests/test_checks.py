@@ -151,6 +151,7 @@ def test_what_is_found(spec, told):
         with_a(api_base="http://gpu", api_key="EMPTY"),
         with_a(profile={"image_inputs": True, "reasoning_output": False}),
         with_main(accept="builtins:bool"),
+        with_main(accept="__main__:is_good"),
         with_main(accept="email.mime.text:MIMEText"),
         {**SOUND, "runnables": {"r": {"prompt": "{x}", "output": "json"}}},
     ],

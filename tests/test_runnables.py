@@ -330,6 +330,7 @@ class TestInLangChain:
             assert say.bind(chain="cheap").invoke("x", other) == "two"
             assert say.bind(chain="cheap").invoke("x", other, chain="good") == "one"
             assert say.bind(chain="cheap").with_chain("other").invoke("x") == "three"
+            assert say.with_config(other).with_chain("cheap").invoke("x") == "two"
 
     def test_on_another_chain_it_keeps_form_state_and_what_is_bound(self):
         """Also where the model was bound before, and where the runnable is repeated."""

@@ -237,10 +237,10 @@ class ChainChatModel(BaseChatModel):
 
     def _plan(self, chain: str | None = None) -> ChainPlan:
         """Of the chain, or of this model's own, which a reload by a copy of it may have taken away."""
-        return _chain_in(self.lease.plan, chain or self.chain)
+        return _chain_in(self.lease.standing.plan, chain or self.chain)
 
     def _chain_called(self, name: str) -> str:
-        return self._plan(name).name
+        return _chain_in(self.lease.standing.plan, name).name
 
     # Requests and what comes back.
 

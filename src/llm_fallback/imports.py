@@ -27,7 +27,8 @@ def is_found(path: str) -> bool:
         found = next(filter(None, (finder.find_spec(name, inside) for finder in sys.meta_path)), None)
         if found is None and name not in sys.modules:
             return False
-        inside = list(found.submodule_search_locations or ()) if found else sys.modules[name].__path__
+        inside = found.submodule_search_locations if found else getattr(sys.modules[name], "__path__", None)
+        inside = list(inside or ())
     return True
 
 

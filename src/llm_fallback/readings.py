@@ -14,7 +14,7 @@ _NO_SIGN_OF_LIFE = frozenset({"role"})
 class Chunks:
     """Frames of one stream as pieces."""
 
-    def __init__(self, spelled: Callable[[str], str] = str) -> None:
+    def __init__(self, spelled: Callable[[str], str | None] = str) -> None:
         self._spelled = spelled
         """The one spelling of a word for how a reply ended."""
         self.content_came = False
@@ -50,7 +50,7 @@ class Chunks:
         if usage is None or self._usage_came:
             return None
         self._usage_came = True
-        return Piece({"choices": [], "usage": usage}, usage=usage_of(usage))
+        return Piece({"choices": [], "usage": in_whole(usage)}, usage=usage_of(usage))
 
     def rewritten(self, piece: Piece, text: str) -> Piece:
         choice = piece.raw["choices"][0]
@@ -103,20 +103,47 @@ def text_of(content: Any) -> str:
 def usage_of(usage: Any) -> Usage | None:
     """Usage in our words, from litellm's object or the server's own data.
 
-    Anthropic's cache fields stand beside OpenAI's details; both are read.
+    Anthropic's cache fields stand beside OpenAI's details; both are read. Of a server that counts in something else
+    than whole numbers from 0 on, nothing is known: what it says would be billed.
     """
-    if usage is None or not (_of(usage, "prompt_tokens") or _of(usage, "completion_tokens")):
+    try:
+        given, made, written = _counts(usage, "prompt_tokens", "completion_tokens", "cache_creation_input_tokens")
+        if not (given or made):
+            return None
+        of_given, of_made = _of(usage, "prompt_tokens_details"), _of(usage, "completion_tokens_details")
+        cached, cache_written, heard = _counts(of_given, "cached_tokens", "cache_creation_tokens", "audio_tokens")
+        reasoned, spoken = _counts(of_made, "reasoning_tokens", "audio_tokens")
+    except _NO_COUNT:
         return None
-    given, made = _of(usage, "prompt_tokens_details"), _of(usage, "completion_tokens_details")
-    return Usage(
-        input_tokens=_of(usage, "prompt_tokens") or 0,
-        output_tokens=_of(usage, "completion_tokens") or 0,
-        cached_tokens=_of(given, "cached_tokens") or 0,
-        cache_write_tokens=_of(given, "cache_creation_tokens") or _of(usage, "cache_creation_input_tokens") or 0,
-        reasoning_tokens=_of(made, "reasoning_tokens") or 0,
-        audio_input_tokens=_of(given, "audio_tokens") or 0,
-        audio_output_tokens=_of(made, "audio_tokens") or 0,
-    )
+    return Usage(given, made, cached, cache_written or written, reasoned, heard, spoken)
+
+
+def in_whole(usage: Any) -> dict[str, Any] | None:
+    """A server's usage as LangChain adds it up, with whole numbers; None if it has none."""
+    if not isinstance(usage, dict):
+        return None
+    try:
+        given, made, total = _counts(usage, "prompt_tokens", "completion_tokens", "total_tokens")
+    except _NO_COUNT:
+        return None
+    return {**usage, "prompt_tokens": given, "completion_tokens": made, "total_tokens": total or given + made}
+
+
+_NO_COUNT = (TypeError, ValueError, OverflowError)
+
+
+def _counts(source: Any, *names: str) -> list[int]:
+    """Numbers of tokens, 0 where nothing is said. Raises one of _NO_COUNT for what is none."""
+    said = map(source.get, names) if isinstance(source, dict) else (getattr(source, name, None) for name in names)
+    return [0 if value is None else value if type(value) is int and value >= 0 else _whole(value) for value in said]
+
+
+def _whole(value: Any) -> int:
+    """A number in another dress, as JSON writers make them: 12.0, "12"."""
+    count = int(value)
+    if count < 0 or count != float(value):
+        raise ValueError(f"{value!r} is no number of tokens")
+    return count
 
 
 def _of(source: Any, name: str) -> Any:

@@ -146,7 +146,11 @@ def _on_chain(runnable: Any, chain: str) -> Any:
     if isinstance(runnable, RunnableBindingBase):
         # But for a chain bound to it before, which would be asked in spite of this one.
         words = {name: value for name, value in runnable.kwargs.items() if name not in ("chain", "model")}
-        return runnable.model_copy(update={"bound": _on_chain(runnable.bound, chain), "kwargs": words})
+        told = {name: value for name, value in runnable.config.get("configurable", {}).items() if name != "chain"}
+        config = {**runnable.config, "configurable": told}
+        return runnable.model_copy(
+            update={"bound": _on_chain(runnable.bound, chain), "kwargs": words, "config": config}
+        )
     return runnable.with_chain(chain)
 
 

@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from litellm.litellm_core_utils.core_helpers import map_finish_reason
 
 from llm_fallback.exchange import End, Piece, Reply
 from llm_fallback.faults import Fault, answered
@@ -18,7 +17,7 @@ from llm_fallback.protocol import Frames, broken
 from llm_fallback.readings import Chunks
 from llm_fallback.seam.asking import Asking, guarded
 from llm_fallback.seam.clients import SOCKET_TIMEOUT_S
-from llm_fallback.seam.readings import reply_of
+from llm_fallback.seam.readings import finish_of, reply_of
 from llm_fallback.seam.translation import Request
 from llm_fallback.seam.upstream import classes_of, fault_of_transfer
 from llm_fallback.seam.wire import Wire
@@ -38,7 +37,7 @@ class DirectExchange:
         self._wire = Wire(streamed=asking.streamed)
         self._pieces: deque[Piece] = deque()
         self._frames = Frames(self._wire, self._take)
-        self._chunks = Chunks(map_finish_reason)
+        self._chunks = Chunks(finish_of)
         self._reads: AsyncIterator[bytes] | None = None
         self._over = False
 
@@ -136,7 +135,7 @@ class DirectExchange:
         if usage is not None:
             return usage
         end = self._wire.end(content_came=self._chunks.content_came)
-        return self._transport.scrubbed(end) if isinstance(end, Fault) else end
+        return self._transport.scrubbed(end) if isinstance(end, Fault) else End(finish_of(end.finish))
 
     def _fault(self, error: Exception) -> Fault:
         return self._transport.clean(error, fault_of_transfer(error, classes_of(error), self._wire.status))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from litellm.litellm_core_utils.core_helpers import map_finish_reason
 from litellm.utils import ModelResponse, convert_to_model_response_object
 
-from llm_fallback.exchange import Reply, ToolCallPart
+from llm_fallback.exchange import UNFINISHED, Reply, ToolCallPart
 from llm_fallback.faults import Fault, error_in
-from llm_fallback.readings import text_of, usage_of
+from llm_fallback.readings import in_whole, text_of, usage_of
 
 
 def reply_of(completion: Any) -> Reply | Fault:
@@ -16,9 +17,17 @@ def reply_of(completion: Any) -> Reply | Fault:
     choices = completion.get("choices") if isinstance(completion, dict) else None
     if not choices:
         return error_in(completion) or _NO_CHOICES
-    finish = choices[0].get("finish_reason")
-    raw = convert_to_model_response_object(response_object=completion, model_response_object=ModelResponse())
-    return _reply_of_choice(raw)._replace(finish=finish)
+    usage = in_whole(completion.get("usage") or {})
+    # litellm reads it into a class of its own, and refuses a whole reply for a count that is none.
+    whole = {**completion, "usage": usage or {}}
+    raw = convert_to_model_response_object(response_object=whole, model_response_object=ModelResponse())
+    reply, finish = _reply_of_choice(raw), choices[0].get("finish_reason")
+    return reply._replace(finish=finish) if finish in UNFINISHED else reply
+
+
+def finish_of(word: str | None) -> str | None:
+    """A server's word for how its reply ended in OpenAI's spelling; one by which it did not end is kept."""
+    return word if word is None or word in UNFINISHED else str(map_finish_reason(word))
 
 
 def reply_of_litellm(raw: Any) -> Reply | Fault:

@@ -16,7 +16,7 @@ from llm_fallback.seam import wire as wires
 from llm_fallback.seam.asking import Asking, guarded
 from llm_fallback.seam.clients import client_for, is_tapped
 from llm_fallback.seam.quiet import quiet_logging
-from llm_fallback.seam.readings import reply_of_litellm, tool_calls_of
+from llm_fallback.seam.readings import finish_of, reply_of_litellm, tool_calls_of
 from llm_fallback.seam.upstream import classes_of, fault_of_litellm, fault_of_transfer
 from llm_fallback.seam.wire import Wire
 
@@ -130,7 +130,7 @@ class RelayedExchange:
     def _finish(self) -> str | None:
         """The finish reason the server itself gave."""
         if self._wire.is_heard:
-            return self._wire.finish
+            return finish_of(self._wire.finish)
         if self._refused:
             return REFUSED_FINISH
         finish: str | None = getattr(self._stream, "received_finish_reason", None)
@@ -140,7 +140,7 @@ class RelayedExchange:
         if not self._wire.is_heard:
             return End(self._finish())
         end = self._wire.end(content_came=self._content_came)
-        return self._transport.scrubbed(end) if isinstance(end, Fault) else end
+        return self._transport.scrubbed(end) if isinstance(end, Fault) else End(finish_of(end.finish))
 
     # Faults.
 
