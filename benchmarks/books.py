@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from math import ceil
 from pathlib import Path
 from types import FunctionType, ModuleType
 
@@ -110,7 +111,7 @@ def fill(count: int) -> tuple[Ledger, list[float], list[tuple[int, int]]]:
 
 
 def exact(ranked: Sequence[float], part: float) -> float:
-    return ranked[int(part * (len(ranked) - 1))]
+    return ranked[ceil(part * len(ranked)) - 1]
 
 
 def main() -> None:

@@ -93,6 +93,33 @@ class TestBuilding:
                 list(build_chat_model(server.spec()).bind(**{word: "x"}).stream("x"))
             assert server.received() == []
 
+    @pytest.mark.parametrize("setting", [{"timeouts": {"total_s": 1}}, {"on_stream_break": "hold"}, {"retries": {}}])
+    def test_a_chains_settings_are_no_words_of_a_call(self, setting):
+        """They would go to the server and have no effect, and whoever wrote them would rely on it."""
+        with FakeServer({"a": "hi"}) as server:
+            model = build_chat_model(server.spec())
+            for asked in (model, model.bind(**setting)):
+                with pytest.raises(SpecError, match=f"{next(iter(setting))}: .*build_chat_model"):
+                    asked.invoke("x", **({} if asked is not model else setting))
+            assert server.received() == []
+
+    @pytest.mark.parametrize("address", ["${LLM_TEST_URL}", "${LLM_TEST_NOWHERE:-}", "http${LLM_TEST_URL}"])
+    @pytest.mark.parametrize("backend", ["vllm", "openai-compatible", None])
+    def test_an_address_that_comes_to_none_is_refused(self, address, backend, monkeypatch):
+        """litellm would send the prompt to the provider's own address instead."""
+        monkeypatch.setenv("LLM_TEST_URL", "")
+        own = {"model": "openai/m" if backend is None else "m", "backend": backend, "api_base": address}
+        spec = {"deployments": {"own": own}, "chains": {"c": {"tiers": ["own"]}}}
+        for build in (build_chat_model, build_router):
+            with pytest.raises(SpecError, match=r"deployments\.own\.api_base: .* comes to"):
+                build(spec)
+
+    @pytest.mark.parametrize("build", [build_chat_model, build_router])
+    def test_a_spec_without_a_chain_says_so(self, build):
+        """`check` loads it, as a part of a spec to be laid over others."""
+        with pytest.raises(SpecError, match="chains: there is none"):
+            build({"deployments": {"own": {"model": "openai/m"}}})
+
     def test_a_later_word_wins(self):
         """A deployment's params, then build, then bind, then the call."""
         with FakeServer({"a": "hi"}) as server:

@@ -5,7 +5,7 @@ import pytest
 from llm_fallback.checks import check
 from llm_fallback.loading import load_spec
 
-KEYS = {"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}
+KEYS = {"HOST_AND_PORT": "gpu:8000", "OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}
 SOUND = {
     "deployments": {"a": {"model": "openai/a"}, "b": {"model": "anthropic/b"}},
     "chains": {"main": {"tiers": ["a", "b"]}},
@@ -128,6 +128,11 @@ def test_a_sound_spec_has_no_findings():
         (
             with_a(model="google_genai:gemini"),
             "warning: deployments.a.model: no provider is known as 'google_genai'; did you mean 'gemini'?",
+        ),
+        (
+            with_a(api_base="${HOST_AND_PORT}"),
+            "warning: deployments.a.api_base: '${HOST_AND_PORT}' comes to no address that begins with http:// or "
+            "https://; set it as in 'http://host:8000'",
         ),
         (
             with_a(model="meta-llama/Llama", api_base="http://gpu"),

@@ -28,7 +28,7 @@ from llm_fallback.driver import Caller, Listener, aasked, asked
 from llm_fallback.engine import Answered, Question
 from llm_fallback.explain import explain
 from llm_fallback.lease import Lease, Means
-from llm_fallback.overrides import chain_called, configure, read, refuse_shared
+from llm_fallback.overrides import chain_called, configure, read, refuse_misplaced
 from llm_fallback.ping import TIMEOUT_S, key_of, secret_of
 from llm_fallback.plan import ChainPlan, Plan, Target
 from llm_fallback.portal import portal
@@ -219,7 +219,7 @@ class ChainChatModel(BaseChatModel):
         config = ensure_config(config)
         if config.get("run_id") is None:
             config["run_id"] = uuid4()
-        refuse_shared(kwargs)
+        refuse_misplaced(kwargs)
         chosen = kwargs.pop("chain", None) or kwargs.get("model") or config.get("configurable", {}).get("chain")
         if chosen is not None:
             kwargs["model"] = self._chain_called(chosen)
@@ -246,7 +246,7 @@ class ChainChatModel(BaseChatModel):
 
     def _merged(self, own: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
         """The words of a call over the model's own, with the chain asked for under LangChain's name for it."""
-        refuse_shared(words)
+        refuse_misplaced(words)
         chosen = words.get("chain") or words.get("model") or self.chain
         return {**own, **words, "model": self._chain_called(chosen)}
 

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from llm_fallback.imports import is_found
 from llm_fallback.profiles import lost_by_falling_back
+from llm_fallback.resolve import misaddressed
 from llm_fallback.spec import Spec
 from llm_fallback.spec.entries import Deployment
 from llm_fallback.spec.marks import Path, children, dotted
@@ -57,7 +58,7 @@ def check(spec: Spec, *, env: bool = False, environ: Mapping[str, str] | None = 
     environment = os.environ if environ is None else environ
     found = [
         *_findings(spec, "error", _nothing_to_ask(spec)),
-        *_findings(spec, "error" if env else "warning", joined(_unset(spec, environment), _no_key(spec, environment))),
+        *_findings(spec, "error" if env else "warning", _of_variables(spec, environment)),
         *_findings(spec, "warning", joined.from_iterable(look(spec) for look in _CHECKS)),
     ]
     notes = (Finding("note", note.path, note.text, note.file, note.line) for note in spec.notes)
@@ -76,6 +77,12 @@ def _nothing_to_ask(spec: Spec) -> _Found:
     for name, chain in spec.chains.items():
         if all(spec.deployments[member].weight == 0 for tier in chain.tiers for member in tier):
             yield ("chains", name, "tiers"), "every deployment has weight 0, so none is ever asked"
+
+
+def _of_variables(spec: Spec, environ: Mapping[str, str]) -> _Found:
+    yield from _unset(spec, environ)
+    yield from misaddressed(spec, environ)
+    yield from _no_key(spec, environ)
 
 
 def _unset(spec: Spec, environ: Mapping[str, str]) -> _Found:

@@ -10,6 +10,7 @@ from typing import Any
 
 from llm_fallback.errors import Mistake, SpecError
 from llm_fallback.loading import load_spec, spec_of_models
+from llm_fallback.resolve import NO_CHAIN
 from llm_fallback.spec import Spec
 
 CHAIN_SETTINGS = ("timeouts", "retries", "accept", "budget", "hedge", "on_stream_break")
@@ -98,16 +99,26 @@ def chain_called(spec: Spec, name: str | None) -> str:
     chosen = spec.default_chain if name is None else name
     if chosen in spec.chains:
         return str(chosen)
+    if not spec.chains:
+        raise SpecError([NO_CHAIN])
     near = get_close_matches(str(chosen), spec.chains, 1)
     remedy = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, spec.chains))}"
     raise SpecError([Mistake("chain", f"no chain is called {chosen!r}", remedy)])
 
 
-def refuse_shared(words: Iterable[str]) -> None:
-    """Raise SpecError for words of a call that would reach every provider alike."""
-    mistakes = _shared(words)
+def refuse_misplaced(words: Iterable[str]) -> None:
+    """Raise SpecError for words of a call that are not a call's: they would reach every provider alike."""
+    mistakes = [*_shared(words), *_of_the_chain(words)]
     if mistakes:
         raise SpecError(mistakes)
+
+
+def _of_the_chain(words: Iterable[str]) -> list[Mistake]:
+    return [
+        Mistake(word, "is a setting of the chain and not of a call", "give it to build_chat_model, or in the spec")
+        for word in words
+        if word in CHAIN_SETTINGS
+    ]
 
 
 def _shared(words: Iterable[str]) -> list[Mistake]:

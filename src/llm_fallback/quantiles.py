@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import ceil, exp, floor, log
+from math import ceil, exp, log
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -67,9 +67,8 @@ class Distribution:
         return self.quantile(0.99)
 
     def quantile(self, part: float) -> float | None:
-        """The value below which that part of all values lies, to 1 %; None without any value."""
-        count = self.count
-        rank = floor(part * (count - 1)) if count else 0
+        """The least value that no less than that part of all values keeps to, to 1 %; None without any value."""
+        rank = max(ceil(part * self.count) - 1, 0)
         for bucket, own in sorted(self.buckets.items()):
             rank -= own
             if rank < 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import SecretStr
@@ -14,22 +14,44 @@ from llm_fallback.plan import ChainPlan, Member, Plan, Target, Tier, Tiers
 from llm_fallback.pricing import FREE, Prices
 from llm_fallback.scrub import password_of, secrets_in
 from llm_fallback.spec import Budget, Deployment, Price, Spec
-from llm_fallback.spec.marks import Problem
-from llm_fallback.spec.variables import Environment
+from llm_fallback.spec.agreement import is_address
+from llm_fallback.spec.marks import Path, Problem
+from llm_fallback.spec.variables import Environment, references, resolve, unset
+
+NO_CHAIN = Mistake("chains", "there is none, so nothing can be asked", "write one that has tiers")
 
 
 def resolve_spec(spec: Spec, environ: Mapping[str, str]) -> Plan:
-    """The plan of a spec; raises one SpecError naming every variable that is not set."""
+    """The plan of a spec; raises one SpecError naming every variable that is not set, and every address that its
+    variables make none."""
     variables = Environment(environ)
     targets = {name: _target(spec, name, variables) for name in spec.deployments}
     budgets = {name: _budget(spec.budget(name), variables, name) for name in spec.chains}
     mistakes = list(variables.mistakes)
+    mistakes += [Problem(path, text).at(spec.places) for path, text in misaddressed(spec, environ)]
     chains = {name: _chain(spec, name, targets, budgets[name], mistakes) for name in spec.chains}
     del variables
+    if not chains:
+        mistakes.append(NO_CHAIN)
     if mistakes:
         raise SpecError(mistakes)
     secrets = tuple(secret for target in targets.values() for secret in _secrets(target))
     return Plan(chains, spec.default_chain or next(iter(chains)), targets, secrets)
+
+
+def misaddressed(spec: Spec, environ: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
+    """Addresses that come to none by what their variables are set to. Those may be secrets, so they are not told."""
+    for name, own in spec.deployments.items():
+        if own.api_base is None or not references(own.api_base) or unset(own.api_base, environ):
+            continue
+        address = resolve(own.api_base, environ)
+        # Where nothing is sent, variables stand for themselves.
+        if not is_address(address) and not references(address):
+            what = "no address that begins with http:// or https://" if address.strip() else "nothing"
+            yield (
+                ("deployments", name, "api_base"),
+                f"{own.api_base!r} comes to {what}; set it as in 'http://host:8000'",
+            )
 
 
 def _target(spec: Spec, name: str, variables: Environment) -> Target:

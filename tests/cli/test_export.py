@@ -34,6 +34,14 @@ def test_a_configuration_becomes_a_spec(write, run, here):
     assert run("check").exit_code == 0
 
 
+def test_a_file_that_cannot_be_written_is_named(write, run):
+    """Without a traceback."""
+    write()
+    result = run("export", "--to", "litellm-proxy", "--output", "nowhere/config.yaml")
+    assert result.exit_code == 1
+    assert result.stderr == "main: nowhere/config.yaml: No such file or directory\n"
+
+
 def test_what_is_lost_is_told_on_stderr_and_is_no_error(write, run):
     """With file, line and path: of what was read, and of what was written."""
     write(CONFIG, "config.yaml")

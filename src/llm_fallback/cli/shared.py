@@ -57,6 +57,11 @@ class Commands(click.Group):
         except LLMFallbackError as error:
             click.echo(f"{ctx.command_path}: {error}", err=True)
             ctx.exit(FOUND)
+        except OSError as error:
+            if error.filename is None:  # As of a pipe that nobody reads any more, which click knows what to do with.
+                raise
+            click.echo(f"{ctx.command_path}: {error.filename}: {error.strerror}", err=True)
+            ctx.exit(FOUND)
 
 
 def _files(ctx: click.Context, option: click.Parameter, given: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -93,6 +98,8 @@ def chain_option(command: _Function) -> _Function:
 
 def chain_called(spec: Spec, name: str | None) -> str:
     """The chain of that name, without one the default; wrong usage if there is none."""
+    if not spec.chains:
+        raise click.UsageError("the spec has no chain, so nothing can be asked; write one that has tiers")
     if name is None and spec.default_chain is None:
         raise click.UsageError(f"there is no default_chain; name one with --chain: {', '.join(spec.chains)}")
     chosen = name or str(spec.default_chain)

@@ -128,11 +128,16 @@ def _provider_for(model: str) -> str:
     return "write 'provider/model' as litellm does, or name a 'backend' and its 'api_base'"
 
 
+def is_address(text: str) -> bool:
+    """Whether requests to it go where it says: without an address, litellm sends them to the provider's own."""
+    return text.startswith(("http://", "https://"))
+
+
 def _address(deployment: Mapping[str, Any], path: Path) -> Iterator[Problem]:
     backend, api_base = deployment.get("backend"), deployment.get("api_base")
     place = (*path, "api_base")
     if isinstance(api_base, str):
-        if not api_base.startswith(("http://", "https://")) and not references(api_base):
+        if not is_address(api_base) and not references(api_base):
             got = shown(api_base, place)
             text = "must be an address that begins with http:// or https://" + (f", got {got}" if got else "")
             yield Problem(place, text)

@@ -137,6 +137,6 @@ def _means(cast: Cast, clock: Clock) -> Means:
 def _resolved(spec: Spec) -> Plan:
     """The plan of a spec without its keys; a variable that is not set stands for itself."""
     needed = {reference.name for _, reference in spec.references() if reference.default is None}
-    stand_ins = {name: os.environ.get(name) or name for name in needed}
+    stand_ins = {name: os.environ.get(name) or f"${{{name}}}" for name in needed}
     keyless = {name: own.model_copy(update={"api_key": None}) for name, own in spec.deployments.items()}
     return resolve_spec(spec.model_copy(update={"deployments": keyless}), {**os.environ, **stand_ins})
