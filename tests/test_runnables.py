@@ -66,6 +66,7 @@ SHIP = {
 }
 FORMS: dict[str, tuple[Any, str, str, Any]] = {
     "json": ("json", "sorry, no", "[1, 2]", [1, 2]),
+    "json of Python's own": ("json", "NaN", '{"a": 1}', {"a": 1}),
     "json that breaks off": ("json", '{"a": "half of', '{"a": "whole"}', {"a": "whole"}),
     "a pydantic model": (Person, '{"name": "Ada"}', ADA, Person(name="Ada", age=36)),
     "a model that breaks off": (Person, '{"age": 36, "name": "Ad', ADA, Person(name="Ada", age=36)),

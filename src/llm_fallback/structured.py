@@ -54,11 +54,15 @@ def structured(sequence: Runnable[Any, Any], traced_as: Mapping[str, Any]) -> St
 def _parsed(parser: Runnable[Any, Any], message: AIMessage) -> Any:
     if isinstance(parser, JsonOutputParser):
         # LangChain's parser completes a document that breaks off, and half an answer would pass for a whole one.
-        parse_json_markdown(message.text, parser=partial(json.loads, strict=False))
+        parse_json_markdown(message.text, parser=partial(json.loads, strict=False, parse_constant=_no_json))
     if isinstance(parser, BaseLLMOutputParser):
         # Not invoke(): judging a reply is no step of the user's chain and must not show up in its trace.
         return parser.parse_result([ChatGeneration(message=message)])
     return parser.invoke(message, {"callbacks": []})
+
+
+def _no_json(word: str) -> Any:
+    raise ValueError(f"{word} is Python's JSON and nobody else's")
 
 
 def _fits(parsed: Any, tool: Mapping[str, Any]) -> bool | str:
