@@ -114,6 +114,12 @@ class TestBuilding:
             with pytest.raises(SpecError, match=r"deployments\.own\.api_base: .* comes to"):
                 build(spec)
 
+    @pytest.mark.parametrize("path", ["os:sep", "os:nonesuch", "nowhere.at_all:good"])
+    def test_an_accept_that_is_no_function_is_refused_where_it_is_built(self, path):
+        """Else every call would find out, once it has been paid for."""
+        with FakeServer({"a": "hi"}) as server, pytest.raises(SpecError, match=r"accept: .*package\.module:function"):
+            build_chat_model(server.spec(), accept=path)
+
     @pytest.mark.parametrize("build", [build_chat_model, build_router])
     def test_a_spec_without_a_chain_says_so(self, build):
         """`check` loads it, as a part of a spec to be laid over others."""

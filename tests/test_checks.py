@@ -1,8 +1,11 @@
 """Findings about a spec that is legal but unwise; each is something its author would change."""
 
+import json
+
 import pytest
 
 from llm_fallback.checks import check
+from llm_fallback.errors import SpecError
 from llm_fallback.loading import load_spec
 
 KEYS = {"HOST_AND_PORT": "gpu:8000", "OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}
@@ -22,6 +25,15 @@ def with_main(**fields):
 
 def findings(*sources, environ=KEYS, **options):
     return [str(finding) for finding in check(load_spec(*sources), environ=environ, **options)]
+
+
+def test_whatever_takes_the_place_of_a_spec_is_checked(tmp_path):
+    """A path, a mapping; what cannot be loaded raises as it does elsewhere."""
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(SOUND), encoding="utf-8")
+    assert check(SOUND, environ=KEYS) == check(path, environ=KEYS) == check(str(path), environ=KEYS) == []
+    with pytest.raises(SpecError):
+        check({"deploymints": {}})
 
 
 def test_a_sound_spec_has_no_findings():

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import SecretStr
 
 from llm_fallback.imports import is_found
+from llm_fallback.loading import Source, load_spec
 from llm_fallback.profiles import lost_by_falling_back
 from llm_fallback.resolve import misaddressed
 from llm_fallback.spec import Spec
@@ -50,11 +51,13 @@ class Finding:
         return f"{self.severity}: {head}: {self.message}"
 
 
-def check(spec: Spec, *, env: bool = False, environ: Mapping[str, str] | None = None) -> list[Finding]:
+def check(source: Source, *, env: bool = False, environ: Mapping[str, str] | None = None) -> list[Finding]:
     """Everything unwise in a spec, errors first; in the end, as notes, what its sources said that has no place in it.
 
-    `env`: variables that are not set are errors, not warnings. `environ` stands in for the process's own.
+    `source` is what `load_spec` takes, and raises what it raises. `env`: variables that are not set are errors, not
+    warnings. `environ` stands in for the process's own.
     """
+    spec = load_spec(source)
     environment = os.environ if environ is None else environ
     found = [
         *_findings(spec, "error", _nothing_to_ask(spec)),

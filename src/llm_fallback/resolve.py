@@ -157,11 +157,14 @@ def _predicate(spec: Spec, chain: str, mistakes: list[Mistake]) -> Callable[[Any
     if accept is None or callable(accept):
         return accept
     try:
-        return imported(accept)  # type: ignore[no-any-return]
+        found = imported(accept)
+        text = f"{accept!r} is no function"
     except (ImportError, AttributeError) as error:
-        problem = Problem(path, f"{accept!r} cannot be imported ({error})", "name it as 'package.module:function'")
-        mistakes.append(problem.at(spec.places))
-        return None
+        found, text = None, f"{accept!r} cannot be imported ({error})"
+    if callable(found):
+        return found  # type: ignore[no-any-return]
+    mistakes.append(Problem(path, text, "name it as 'package.module:function'").at(spec.places))
+    return None
 
 
 def _secrets(target: Target) -> list[str]:
