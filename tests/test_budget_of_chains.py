@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import TypedDict
 
+import anyio
 import pytest
 from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
@@ -16,8 +17,16 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langgraph.graph import END, START, StateGraph
 
-from llm_fallback import BudgetExceeded, Ledger, LLMFallbackError, SpecError, StreamBroken, build_chat_model
-from llm_fallback.testing import Cut, FakeServer, Reply
+from llm_fallback import (
+    BudgetCallbackHandler,
+    BudgetExceeded,
+    Ledger,
+    LLMFallbackError,
+    SpecError,
+    StreamBroken,
+    build_chat_model,
+)
+from llm_fallback.testing import Cut, FakeServer, Reply, Stall
 from llm_fallback.timing import RealClock
 from tests.asking import MODES, STREAMED, ask
 
@@ -98,6 +107,21 @@ class TestManyAtOnce:
             went = sum(pool.map(lambda _: asked(model), range(200)))
         assert 0 < went <= 50
         assert float(ledger.snapshot().total.cost_usd) <= 50 * COST + went * 0.004 + 1e-9
+
+
+@pytest.mark.parametrize("mode", ["ainvoke", "astream"])
+@pytest.mark.parametrize("hedge", [None, {"after_s": 0.05}], ids=["alone", "hedged"])
+async def test_calls_cut_by_a_cancel_scope_leave_no_money_set_aside(mode, hedge):
+    """anyio's scopes cancel until the task is out. Each call is in the books, and its places are free."""
+    with FakeServer({"a": Stall(), "b": Stall()}) as server:
+        spec = server.spec(deployments=dict.fromkeys("ab", PRICED), **({} if hedge is None else {"hedge": hedge}))
+        model, ledger, budget = build_chat_model(spec), Ledger(), BudgetCallbackHandler(limit_usd=1)
+        model.listeners = [ledger]
+        for _ in range(3):
+            with anyio.move_on_after(0.15):
+                await ask(model, mode, QUESTION, config={"callbacks": [budget]})
+        assert [own["in_flight"] for own in model.state().values()] == [0, 0]
+        assert (ledger.snapshot().total.calls, budget.snapshot()["reserved_usd"]) == (3, 0)
 
 
 class TestEndOfTheMoney:

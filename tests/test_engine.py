@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from llm_fallback.driver import Caller, adrive
 from llm_fallback.engine import Answered, Broke, Call, Engine, Failed, Question
-from llm_fallback.events import AttemptFailed, BreakerOpened, FellBack, Usage
+from llm_fallback.events import AttemptFailed, BreakerOpened, CallEnded, FellBack, Usage
 from llm_fallback.exchange import End, Piece, Reply, Transcript, Unsupported
 from llm_fallback.explain import explain
 from llm_fallback.faults import Fault
@@ -88,6 +89,9 @@ class MemoryExchange:
         return piece._replace(text=text, reasoning="")
 
     async def close(self) -> None:
+        """Takes turns of the loop, as shutting a connection does."""
+        for _ in range(3):
+            await asyncio.sleep(0)
         self.is_closed = True
 
 
@@ -663,6 +667,52 @@ async def test_a_caller_cancelled_while_it_waits_drops_the_request(streamed):
         await task
     assert on.asked == ["a"]
     assert on.transport.exchanges[0].is_closed
+    on.check_nothing_is_left()
+
+
+@BOTH
+@pytest.mark.parametrize("asked", [["a"], ["a", "b"]], ids=["alone", "hedged"])
+async def test_a_caller_cancelled_again_and_again_leaves_nothing_behind(streamed, asked):
+    """As anyio's scopes cancel until the task is out: places are free, requests closed, the record knows them."""
+    on = stage(chain(member("a"), member("b"), hedge=Hedge(after_s=1.0) if "b" in asked else None), a=[HANG], b=[HANG])
+    run = on.start(streamed=streamed)
+    task = asyncio.ensure_future(anext(played(run.items())))
+    while on.asked != asked:
+        await asyncio.sleep(0)
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    assert task.cancelled()
+    on.check_nothing_is_left()
+    assert [(one.deployment, one.outcome) for one in run.record().attempts] == [(name, "cancelled") for name in asked]
+
+
+async def test_a_call_whose_caller_is_cancelled_again_while_it_leaves_is_in_the_books():
+    """Here while it waits for a rival's key, and the first request is under way."""
+    key, events = asyncio.Event(), []
+    plan = chain(member("a"), member("b", api_key=key.wait), hedge=Hedge(after_s=1.0))
+    on = stage(plan, a=[HANG])
+    task = asyncio.ensure_future(anext(adrive(on.start(), Caller([events.append]))))
+    while on.health["b"].in_flight == 0:
+        await asyncio.sleep(0)
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    assert [(type(event), event.failure) for event in events] == [(CallEnded, "cancelled")]
+    on.check_nothing_is_left()
+
+
+async def test_a_caller_cancelled_while_a_race_is_decided_leaves_nothing_behind():
+    """The loser is being closed at that moment; its place is free and its request closed all the same."""
+    on = stage(chain(member("a"), member("b"), hedge=Hedge(after_s=1.0)), a=[HANG], b=say("quick", every=1.0))
+    run = on.start()
+    task = asyncio.ensure_future(anext(played(run.items())))
+    while on.clock.now() < 2.0:
+        await asyncio.sleep(0)
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    assert task.cancelled()
     on.check_nothing_is_left()
 
 

@@ -122,10 +122,12 @@ def drive(run: Run, caller: Caller) -> Generator[Piece, None, None]:
             else:
                 caller.tell(item)
     finally:
-        if run.end is None:
-            _leave(items, context)
-        if caller.cares:
-            caller.tell(_ended(run, caller))
+        try:
+            if run.end is None:
+                _leave(items, context)
+        finally:
+            if caller.cares:
+                caller.tell(_ended(run, caller))
 
 
 async def adrive(run: Run, caller: Caller) -> AsyncGenerator[Piece, None]:
@@ -146,10 +148,12 @@ async def adrive(run: Run, caller: Caller) -> AsyncGenerator[Piece, None]:
             else:
                 await caller.atell(item)
     finally:
-        if run.end is None:
-            await items.aclose()
-        if caller.cares:
-            await caller.atell(_ended(run, caller))
+        try:
+            if run.end is None:
+                await items.aclose()
+        finally:  # A caller may be cancelled again while it leaves; the call is in the books all the same.
+            if caller.cares:
+                await caller.atell(_ended(run, caller))
 
 
 async def _step(items: AsyncGenerator[Any, Any], answer: Any) -> Any:

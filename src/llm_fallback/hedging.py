@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any
 
 from llm_fallback.events import Attempt
 from llm_fallback.health import DeploymentHealth
@@ -14,6 +15,9 @@ from llm_fallback.trial import Trial
 
 _FEWEST_SAMPLES = 50
 """Times a percentile needs before it says anything."""
+
+_LONGEST_FAREWELL_S = 0.5
+"""A read that does not end when it is told to must not keep the caller."""
 
 
 def hedge_after(hedge: Hedge, health: DeploymentHealth, *, streamed: bool) -> float | None:
@@ -64,11 +68,9 @@ class Race:
         return self.trial
 
     async def _drop(self, loser: Trial) -> None:
-        if not self._tasks[loser].done():
-            self._tasks[loser].cancel()
-            await asyncio.wait([self._tasks[loser]])
+        await self._put_away([loser])
         if loser.is_sound:
-            await loser.leave("another deployment was quicker")
+            loser.leave("another deployment was quicker")
 
     def _winners(self) -> list[Trial]:
         return [trial for trial in self._trials if trial.has_content and trial.is_sound]
@@ -84,15 +86,47 @@ class Race:
         """Facts of the attempts that were dropped."""
         return [trial.attempt for trial in self._trials if trial.attempt and trial.attempt.outcome == "cancelled"]
 
-    async def leave(self) -> None:
+    def leave(self) -> None:
+        """Give back what every attempt still under way holds. It waits for nothing, so no cancellation comes between
+        two of them; what one fails with keeps no other from it."""
+        with ExitStack() as leaving:
+            for trial in self._trials:
+                leaving.callback(trial.leave)
+
+    async def close(self) -> None:
         """Drop every request still under way."""
-        if self._tasks:
-            for task in self._tasks.values():
-                task.cancel()
-            await asyncio.wait(self._tasks.values())
-        for trial in self._trials:
-            await trial.leave()
+        await self._put_away(self._trials)
+
+    async def _put_away(self, trials: Sequence[Trial]) -> None:
+        tasks = [task for trial in trials if (task := self._tasks.get(trial)) is not None and not task.done()]
+        if tasks or any(trial.is_open for trial in trials):
+            await _undisturbed(self._end(tasks, trials))
+
+    async def _end(self, tasks: Sequence[asyncio.Task[None]], trials: Sequence[Trial]) -> None:
+        """Stop reading first: nobody can close what is being read."""
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            with suppress(TimeoutError):
+                async with self._clock.patience(self._clock.now() + _LONGEST_FAREWELL_S):
+                    await asyncio.wait(tasks)
+        for trial in trials:
+            await trial.close()
 
     def _start(self, trial: Trial) -> asyncio.Task[None]:
         task = self._tasks[trial] = asyncio.ensure_future(trial.begin())
         return task
+
+
+async def _undisturbed(work: Coroutine[Any, Any, None]) -> None:
+    """Wait until the work is done, however often that is cancelled: anyio's scopes cancel again and again, and a
+    connection dropped in the middle of its closing stays open. Then the cancellation goes on."""
+    task, cancelled = asyncio.ensure_future(work), None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    task.result()

@@ -36,7 +36,7 @@ class Clock(Protocol):
         ...
 
     def patience(self, at: float) -> AbstractAsyncContextManager[Any]:
-        """A deadline for who waits for something another call does."""
+        """A deadline for who waits for something others do: another call, a connection that is being closed."""
         ...
 
     def alarm(self) -> Alarm:

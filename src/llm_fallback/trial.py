@@ -65,7 +65,7 @@ class Order(NamedTuple):
 
 
 class Trial:
-    """One request to one deployment. Left early, it gives back its ticket and drops its request."""
+    """One request to one deployment. Left early, it gives back its ticket; closed, it drops its request."""
 
     def __init__(self, tools: Tools, member: Member, ticket: Ticket, hold: Hold, order: Order) -> None:
         self._tools, self._order, self._ticket, self._hold = tools, order, ticket, hold
@@ -87,20 +87,28 @@ class Trial:
         self._ended = self._settled = False
         self._alarm = tools.clock.alarm()
 
-    async def leave(self, why: str = "the caller left") -> None:
-        """Drop the request if it is still under way; then the deployment is none the worse for it."""
+    def leave(self, why: str = "the caller left") -> None:
+        """Give back the place and the money if it is still under way; the deployment is none the worse for it."""
         self._alarm.off()
-        if self._settled and self._ended:
+        if self._settled:
             return
-        if not self._settled:
-            if self._exchange is not None and not self.unsupported:
-                self.attempt = self._fact("cancelled", Fault("cancelled", why), self._tools.clock.now())
-            self._hold.settle(self.attempt.cost_usd if self.attempt else Decimal(0))
-            self._give_back()
+        was_sent = self._exchange is not None and not self.unsupported
+        if was_sent:
+            self.attempt = self._fact("cancelled", Fault("cancelled", why), self._tools.clock.now())
+        self._hold.settle(self.attempt.cost_usd if self.attempt else Decimal(0))
+        self._give_back()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its request is still under way."""
+        return self._exchange is not None and not self._ended
+
+    async def close(self) -> None:
+        """Drop the request if it is still under way."""
         if self._exchange is not None and not self._ended:
             self._ended = True
             with suppress(TimeoutError):
-                async with self._tools.clock.deadline(self._tools.clock.now() + _LONGEST_FAREWELL_S):
+                async with self._tools.clock.patience(self._tools.clock.now() + _LONGEST_FAREWELL_S):
                     await self._exchange.close()
 
     @property
