@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from random import Random
@@ -730,6 +731,41 @@ async def test_a_cancelled_probe_lets_the_next_call_probe():
     await asyncio.wait([task])
     assert (await on.call()).text == "back"
     assert on.health["a"].breaker.state(on.clock.now()) == "closed"
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "act",
+    [say("fine", usage=Usage(1, 1)), [*say("half")[:2], Fault("stream_broken", "cut")], [HANG]],
+    ids=["answered", "failed", "left"],
+)
+@pytest.mark.parametrize("hedge", [None, Hedge(after_s=1.0)], ids=["alone", "hedged"])
+async def test_what_cannot_be_booked_takes_no_place_with_it(act, hedge, streamed):
+    """A mistake in a price list fails the call, and not those after it."""
+
+    def prices(target):
+        raise LookupError("no such page")
+
+    on = stage(chain(member("a"), member("b"), hedge=hedge), a=[2.0, *act], b=[5.0, *say("other")])
+    on.engine.tools.catalogue.prices = prices
+    task = asyncio.ensure_future(on.call(streamed=streamed, tokens=10))
+    while on.clock.now() < 2.0:
+        await asyncio.sleep(0)
+    for _ in range(5 if act == [HANG] else 50):
+        await asyncio.sleep(0)
+    task.cancel()
+    with suppress(LookupError, asyncio.CancelledError):
+        await task
+    on.check_nothing_is_left()
+
+
+@BOTH
+async def test_a_place_is_given_back_once_though_its_account_fails(streamed):
+    """Tokens that are no numbers, of a reply that is whole."""
+    on = stage(chain(member("a", limits=Limits(tpm=1000))), a=say("x", usage=Usage(None, 1)))
+    with pytest.raises(TypeError):
+        await on.call(streamed=streamed)
+    on.check_nothing_is_left()
 
 
 async def test_a_stream_that_timed_out_is_closed_before_the_next_is_asked():

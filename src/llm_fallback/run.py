@@ -94,9 +94,11 @@ class Run:
                 for fact in self._conclude(trial):
                     yield fact
             finally:
-                race.leave()
-                self._report_dropped(race)
-                await race.close()
+                try:
+                    race.leave()
+                finally:
+                    self._report_dropped(race)
+                    await race.close()
 
     async def _next_trial(self) -> Trial | None:
         """The next attempt, when its time has come; None when the call has ended."""

@@ -92,11 +92,12 @@ class Trial:
         self._alarm.off()
         if self._settled:
             return
-        was_sent = self._exchange is not None and not self.unsupported
-        if was_sent:
-            self.attempt = self._fact("cancelled", Fault("cancelled", why), self._tools.clock.now())
-        self._hold.settle(self.attempt.cost_usd if self.attempt else Decimal(0))
-        self._give_back()
+        try:
+            if self._exchange is not None and not self.unsupported:
+                self.attempt = self._fact("cancelled", Fault("cancelled", why), self._tools.clock.now())
+            self._hold.settle(self.attempt.cost_usd if self.attempt else Decimal(0))
+        finally:
+            self._give_back()
 
     @property
     def is_open(self) -> bool:
@@ -269,32 +270,34 @@ class Trial:
         now, health, usage = self._tools.clock.now(), self._tools.health, self.transcript.usage
         self.attempt = fact = self._fact("succeeded", None, now)
         self._hold.settle(fact.cost_usd)
-        with health.lock:
-            own = health[fact.deployment]
-            own.answered(self._ticket, now, fact.time_to_first_token_s, fact.latency_s)
-            if usage is not None:
-                self._settle_tokens(own, usage, now)
-                own.replied(usage.output_tokens, fact.latency_s)
-        self._settled = True
-        health.released()
+        try:
+            with health.lock:
+                self._settled, own = True, health[fact.deployment]
+                own.answered(self._ticket, now, fact.time_to_first_token_s, fact.latency_s)
+                if usage is not None:
+                    self._settle_tokens(own, usage, now)
+                    own.replied(usage.output_tokens, fact.latency_s)
+        finally:
+            health.released()
 
     def fail(self, fault: Fault) -> float | None:
         """Tell health how the deployment failed; seconds until it reopens if that opened its breaker."""
-        now, usage = self._tools.clock.now(), self.transcript.usage
+        now, health, usage = self._tools.clock.now(), self._tools.health, self.transcript.usage
         self.attempt = self._fact("failed", fault, now)
         self._hold.settle(self.attempt.cost_usd)
-        with self._tools.health.lock:
-            own = self._tools.health[self.member.name]
-            if self._had_no_chance:
-                own.dropped(self._ticket)
-                opened = False
-            else:
-                opened = own.failed(self._ticket, now, fault.failure, fault.retry_after_s)
-            if usage is not None:
-                self._settle_tokens(own, usage, now)
-            reopens = own.breaker.closed_to(now) if opened else None
-        self._settled = True
-        self._tools.health.released()
+        try:
+            with health.lock:
+                self._settled, own = True, health[self.member.name]
+                if self._had_no_chance:
+                    own.dropped(self._ticket)
+                    opened = False
+                else:
+                    opened = own.failed(self._ticket, now, fault.failure, fault.retry_after_s)
+                if usage is not None:
+                    self._settle_tokens(own, usage, now)
+                reopens = own.breaker.closed_to(now) if opened else None
+        finally:
+            health.released()
         return None if reopens is None else reopens - now
 
     @property
@@ -307,7 +310,9 @@ class Trial:
         own.settle(self._ticket, usage.input_tokens + usage.output_tokens - self._order.tokens, now)
 
     def _give_back(self) -> None:
+        """Whatever went wrong before: a ticket that is kept is a place nobody ever gets again."""
         self._settled = True
+        self._hold.settle(None)  # Only what is not settled yet.
         with self._tools.health.lock:
             self._tools.health[self.member.name].dropped(self._ticket)
         self._tools.health.released()
