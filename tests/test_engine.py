@@ -518,6 +518,50 @@ async def test_a_key_that_is_a_function_is_asked_for_on_the_caller_s_side_for_ea
     assert (on.transport.keys, len(out.of(Question))) == (["first", "second"], 2)
 
 
+def slow_key(on: list[Stage], seconds: float) -> Callable[[], str]:
+    """A function that takes its time for a key, as a vault does."""
+
+    def key() -> str:
+        on[0].clock.advance(seconds)
+        return "key"
+
+    return key
+
+
+@BOTH
+async def test_the_time_a_key_takes_is_not_the_deployment_s(streamed):
+    """Its limits and its latency begin with the request; total_s has begun with the call."""
+    on = []
+    slow = member("a", Timeouts(attempt_s=1.0, first_token_s=0.5), api_key=slow_key(on, 3.0))
+    on.append(stage(chain(slow, member("b")), a=say("fine", every=0.25), b=say("no")))
+    out = await on[0].call(streamed=streamed)
+    attempt = out.end.record.attempts[0]
+    assert (out.attempts, out.took) == ([("a", "succeeded")], 3.25)
+    assert (attempt.started_at, attempt.latency_s) == (3.0, 0.25)
+    assert attempt.time_to_first_token_s == (0.25 if streamed else None)
+
+
+@BOTH
+async def test_nor_is_the_time_a_rival_s_key_takes(streamed):
+    """The rival has all of its own limits, and the first goes on meanwhile."""
+    on = []
+    slow = member("b", Timeouts(attempt_s=1.0, first_token_s=0.5), api_key=slow_key(on, 3.0))
+    plan = chain(member("a"), slow, hedge=Hedge(after_s=1.0))
+    on.append(stage(plan, a=[9.0, *say("late")], b=say("quick", every=0.25)))
+    out = await on[0].call(streamed=streamed)
+    assert (sorted(out.attempts), out.took) == ([("a", "cancelled"), ("b", "succeeded")], 4.25)
+
+
+async def test_a_key_that_takes_all_of_the_call_s_time_opens_no_breaker():
+    """The call is over, by nobody's fault but the key's."""
+    on = []
+    plan = chain(member("a", policy=Policy(failures=1), api_key=slow_key(on, 30.0)), total_s=20)
+    on.append(stage(plan, a=[1.0, *say("fine")]))
+    out = await on[0].call()
+    assert (type(out.end), out.end.out_of_time) == (Failed, True)
+    assert on[0].health["a"].breaker.state(30.0) == "closed"
+
+
 async def test_a_key_of_the_spec_is_nobody_s_question():
     """And no key stays none."""
     on = stage(chain(member("a", api_key=SecretStr("sk-spec")), member("b")), a=fail("timeout"), b=say("fine"))

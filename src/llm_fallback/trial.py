@@ -79,7 +79,8 @@ class Trial:
         """The fact, once it is settled; None for an attempt that was never sent."""
         self.unsupported = self.delivered = self.out_of_time = self.is_hedge = False
         self.first_token_at: float | None = None
-        self._began = tools.clock.now()
+        self._began = math.nan
+        """When it began to send; what came before, as asking for a key, is not the deployment's time."""
         self._exchange: Exchange | None = None
         self._ready: deque[Piece] = deque()
         self._held_back: list[Piece] = []
@@ -136,6 +137,7 @@ class Trial:
 
     async def begin(self) -> None:
         """Send the request and read up to the first content; a plain reply as a whole."""
+        self._began = self._tools.clock.now()
         timeouts = self.member.timeouts
         failure: Failure = "timeout"
         at = self._within(timeouts.attempt_s)
