@@ -843,6 +843,64 @@ async def test_the_cost_of_a_deployment_without_a_price_is_not_known():
     assert (record.attempts[0].cost_usd, record.cost_usd) == (None, None)
 
 
+BY_SECOND = Prices(Decimal(0), Decimal(0), per_gpu_hour=Decimal(3600))
+"""A dollar for each second a deployment is busy."""
+
+
+@BOTH
+@pytest.mark.parametrize("verdict", [True, False])
+async def test_the_time_a_judge_takes_is_not_the_deployment_s(streamed, verdict):
+    """Nor is it paid for, nor learnt from; the call took it all the same."""
+    on = stage(chain(member("a", prices=BY_SECOND), retries=0), a=say("fine", every=2.0, usage=Usage(1, 1)))
+
+    def judge(reply):
+        on.clock.advance(5.0)
+        return verdict
+
+    record = (await on.call(streamed=streamed, judge=judge)).end.record
+    assert (record.attempts[0].latency_s, record.cost_usd, record.latency_s) == (2.0, Decimal(2), 7.0)
+    if verdict:
+        assert on.health["a"].mean_seconds == 2.0
+        assert on.health["a"].reply_s(0.95) == (None if streamed else 2.0)
+
+
+async def test_the_time_a_reader_takes_is_not_the_deployment_s():
+    """Where the next piece had come meanwhile. It was the attempt's time, but is not paid for, nor learnt from."""
+    on = stage(chain(member("a", prices=BY_SECOND)), a=[2.0, *say("one", "two", "three", usage=Usage(1, 12))])
+    record = (await on.call(reading_takes=100.0)).end.record
+    attempt = record.attempts[0]
+    assert (attempt.latency_s, attempt.paused_s, attempt.busy_s) == (402.0, 400.0, 2.0)
+    assert (record.latency_s, record.cost_usd, on.health["a"].mean_seconds) == (402.0, Decimal(2), 2.0)
+
+
+async def test_a_deployment_that_is_awaited_was_busy_while_its_reader_was():
+    """It has not had the next piece when the reader came back: it wrote all the time."""
+    on = stage(chain(member("a", prices=BY_SECOND)), a=say("one", "two", every=2.0, usage=Usage(1, 12)))
+    record = (await on.call(reading_takes=1.0)).end.record
+    # All but the pauses before the last two pieces, which came at once.
+    assert (record.attempts[0].latency_s, record.cost_usd) == (7.0, Decimal(7 - 2))
+
+
+@pytest.mark.parametrize(("pause", "cost"), [(1000.0, 2), (0.0, 2)])
+async def test_a_reader_who_leaves_is_no_work_for_the_deployment(pause, cost):
+    """However long it sat over its last piece."""
+    on = stage(chain(member("a", prices=BY_SECOND)), a=[2.0, *say("one", "two")])
+    run = on.start(tokens=5)
+    items = run.items()
+    await anext(items)
+    on.clock.advance(pause)
+    await items.aclose()
+    assert [(one.outcome, one.cost_usd) for one in run.record().attempts] == [("cancelled", Decimal(cost))]
+
+
+async def test_a_reader_s_pauses_over_a_held_reply_are_nobody_s_time():
+    """The deployment was through before the first piece went out."""
+    plan = chain(member("a", prices=BY_SECOND), on_stream_break="hold")
+    on = stage(plan, a=say("one", "two", every=2.0, usage=Usage(1, 12)))
+    record = (await on.call(reading_takes=100.0)).end.record
+    assert (record.attempts[0].latency_s, record.cost_usd) == (4.0, Decimal(4))
+
+
 async def test_tokens_of_a_reply_are_counted_against_the_limit():
     """What was estimated is settled to what the server reported."""
     on = stage(chain(member("a", limits=Limits(tpm=1000)), member("b")), a=say("x", usage=Usage(400, 500)), b=say("y"))

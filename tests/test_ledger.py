@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from decimal import Decimal
 from math import ceil
 from random import Random
@@ -97,6 +97,11 @@ class TestCounting:
         assert snapshot.by["model"] == {"m/a": a, "m/b": b}
         assert (a.calls, a.answered, a.attempts, a.latency_s.count) == (1, 0, 1, 0)
         assert (b.calls, b.answered, b.fallbacks, b.latency_s.mean) == (1, 1, 1, pytest.approx(2.0))
+
+    def test_tokens_a_second_are_of_the_time_the_deployment_was_busy(self):
+        """Its reader's pauses make it no slower."""
+        told = replace(answer(latency_s=12.0, first_s=1.0), paused_s=10.0)
+        assert books(ended(told)).total.tokens_per_s.mean == pytest.approx(40 / 1.0)
 
     def test_attempts_that_broke_or_lost_a_race_cost_too(self):
         """Money spent is spent, whoever answered."""

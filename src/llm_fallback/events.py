@@ -67,6 +67,7 @@ class Attempt:
     """HTTP status, where a server answered with one."""
     message: str | None = None
     latency_s: float = 0.0
+    """From its request to its last byte."""
     time_to_first_token_s: float | None = None
     cost_usd: Decimal | None = None
     """None: not known. 0: nothing was billed, or the deployment is declared free."""
@@ -78,6 +79,13 @@ class Attempt:
     """The backend that serves it, or litellm's name for the provider."""
     started_at: float = field(default=0.0, compare=False)
     """Seconds since the call began."""
+    paused_s: float = field(default=0.0, compare=False)
+    """How much of its latency was its reader's: the deployment had already said what came next."""
+
+    @property
+    def busy_s(self) -> float:
+        """How long it kept its deployment busy."""
+        return self.latency_s - self.paused_s
 
     def __str__(self) -> str:
         if self.outcome != "failed":

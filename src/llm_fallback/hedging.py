@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
 from llm_fallback.events import Attempt
@@ -89,13 +89,17 @@ class Race:
     def leave(self) -> None:
         """Give back what every attempt still under way holds. It waits for nothing, so no cancellation comes between
         two of them; what one fails with keeps no other from it."""
-        with ExitStack() as leaving:
-            for trial in self._trials:
-                leaving.callback(trial.leave)
+        first, *second = self._trials
+        try:
+            first.leave()
+        finally:
+            for trial in second:
+                trial.leave()
 
     async def close(self) -> None:
         """Drop every request still under way."""
-        await self._put_away(self._trials)
+        if self._tasks or self.trial.is_open:
+            await self._put_away(self._trials)
 
     async def _put_away(self, trials: Sequence[Trial]) -> None:
         tasks = [task for trial in trials if (task := self._tasks.get(trial)) is not None and not task.done()]

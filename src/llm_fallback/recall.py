@@ -25,7 +25,7 @@ def record_of(plain: Mapping[str, Any]) -> Record:
 
 
 def attempt_of(plain: Mapping[str, Any]) -> Attempt:
-    """The attempt whose `as_metadata()` this is; with `usage`, `provider` and `started_at_s`, where a log has them."""
+    """The attempt whose `as_metadata()` this is; with what only a log has besides, where it has it."""
     cost, usage = plain["cost_usd"], plain.get("usage")
     return Attempt(
         deployment=plain["deployment"],
@@ -42,4 +42,5 @@ def attempt_of(plain: Mapping[str, Any]) -> Attempt:
         usage=Usage(**usage) if usage else None,
         provider=plain.get("provider", ""),
         started_at=plain.get("started_at_s", 0.0),
+        paused_s=plain.get("paused_s", 0.0),
     )

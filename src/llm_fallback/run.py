@@ -87,10 +87,12 @@ class Run:
                     trial.heed((yield Question(partial(self.call.judge, trial.transcript))))
                 while self.call.streamed and (piece := await trial.next_piece()) is not None:
                     self._note_delivery(trial, piece)
-                    paused = self.engine.clock.now()
+                    trial.held_since = paused = self.engine.clock.now()
                     yield piece
                     # A slow reader's own pauses are not the deployment's.
-                    self.course.deadline += self.engine.clock.now() - paused
+                    pause_s = self.engine.clock.now() - paused
+                    self.course.deadline += pause_s
+                    trial.pause_s, trial.held_since = trial.pause_s + pause_s, None
                 for fact in self._conclude(trial):
                     yield fact
             finally:

@@ -104,7 +104,7 @@ def speed(attempt: Attempt) -> Reading | None:
     """Output tokens per second of writing: after the first token of a stream, over the whole time of a plain reply."""
     if attempt.usage is None or attempt.usage.output_tokens <= 0:
         return None
-    busy = attempt.latency_s - (attempt.time_to_first_token_s or 0.0)
+    busy = attempt.busy_s - (attempt.time_to_first_token_s or 0.0)
     return reading(attempt.usage.output_tokens / busy) if busy > 0 else None
 
 

@@ -36,6 +36,10 @@ _NO_USAGE = Usage()
 _LONGEST_FAREWELL_S = 0.5
 """Closing takes a moment; a library that hangs in it must not keep the caller beyond `total_s`."""
 
+_AT_ONCE = 0.1
+"""A piece that comes within this share of the pause before it was there already: the reader was behind. For any other
+the deployment worked through the pause, and its GPU cost money."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tools:
@@ -79,8 +83,15 @@ class Trial:
         """The fact, once it is settled; None for an attempt that was never sent."""
         self.unsupported = self.delivered = self.out_of_time = self.is_hedge = False
         self.first_token_at: float | None = None
+        self.held_since: float | None = None
+        """Since when the reader has had a piece and not come back."""
+        self.pause_s = 0.0
+        """How long the reader was away; whose time that was shows when the next piece comes."""
         self._began = math.nan
         """When it began to send; what came before, as asking for a key, is not the deployment's time."""
+        self._over_at: float | None = None
+        """When its last byte was there; what the caller does with a reply is not the deployment's time."""
+        self._paused_s = 0.0
         self._exchange: Exchange | None = None
         self._ready: deque[Piece] = deque()
         self._held_back: list[Piece] = []
@@ -95,7 +106,10 @@ class Trial:
             return
         try:
             if self._exchange is not None and not self.unsupported:
-                self.attempt = self._fact("cancelled", Fault("cancelled", why), self._tools.clock.now())
+                now = self._tools.clock.now()
+                if self.held_since is not None:
+                    self._paused_s += self.pause_s + now - self.held_since
+                self.attempt = self._fact("cancelled", Fault("cancelled", why), now)
             self._hold.settle(self.attempt.cost_usd if self.attempt else Decimal(0))
         finally:
             self._give_back()
@@ -175,10 +189,16 @@ class Trial:
         return self._ended or not self.is_sound
 
     async def _read_on(self, exchange: Exchange) -> None:
-        self._heed_item(exchange, await self._timed(exchange.next, self._within_idle(), "idle_timeout"))
+        began, idle_s = self._tools.clock.now(), self.member.timeouts.idle_s
+        at = math.inf if idle_s is None else began + idle_s
+        self._heed_item(exchange, await self._timed(exchange.next, at, "idle_timeout"))
+        if self._tools.clock.now() - began < _AT_ONCE * self.pause_s:
+            self._paused_s += self.pause_s
+        self.pause_s = 0.0
 
     def _heed_reply(self, reply: Reply | Fault | Unsupported) -> None:
         if isinstance(reply, Reply):
+            self._over_at = self._tools.clock.now()
             self.reply = reply
             self.transcript.add(reply)
             self._ended = True
@@ -193,7 +213,7 @@ class Trial:
                 self.first_token_at = self._tools.clock.now()
             self._take(exchange, item)
         elif isinstance(item, End):
-            self._ended = True
+            self._ended, self._over_at = True, self._tools.clock.now()
             self.transcript.finish = item.finish
             self.fault = _flaw(self.transcript, self._order)
             if self.fault is None:
@@ -224,6 +244,7 @@ class Trial:
         self._held_back.clear()
 
     def _heed_refusal(self, refusal: Fault | Unsupported) -> None:
+        self._over_at = self._tools.clock.now()
         if isinstance(refusal, Unsupported):
             self.unsupported = True
         else:
@@ -256,10 +277,6 @@ class Trial:
     def _within(self, seconds: float | None) -> float:
         return math.inf if seconds is None else self._began + seconds
 
-    def _within_idle(self) -> float:
-        idle_s = self.member.timeouts.idle_s
-        return math.inf if idle_s is None else self._tools.clock.now() + idle_s
-
     # Settling.
 
     def heed(self, verdict: Any) -> None:
@@ -275,10 +292,10 @@ class Trial:
         try:
             with health.lock:
                 self._settled, own = True, health[fact.deployment]
-                own.answered(self._ticket, now, fact.time_to_first_token_s, fact.latency_s)
+                own.answered(self._ticket, now, fact.time_to_first_token_s, fact.busy_s)
                 if usage is not None:
                     self._settle_tokens(own, usage, now)
-                    own.replied(usage.output_tokens, fact.latency_s)
+                    own.replied(usage.output_tokens, fact.busy_s)
         finally:
             health.released()
 
@@ -322,7 +339,8 @@ class Trial:
     def _fact(self, outcome: Outcome, fault: Fault | None, now: float) -> Attempt:
         target = self.member.target
         usage, estimated = self._usage(outcome)
-        cost = self._cost(usage, now - self._began)
+        latency_s = (now if self._over_at is None else self._over_at) - self._began
+        cost = self._cost(usage, latency_s - self._paused_s)
         return Attempt(
             deployment=target.name,
             model=target.model,
@@ -330,7 +348,7 @@ class Trial:
             failure=fault.failure if fault else None,
             status=fault.status if fault else 200,
             message=fault.message if fault else None,
-            latency_s=now - self._began,
+            latency_s=latency_s,
             time_to_first_token_s=self._time_to_first_token(),
             cost_usd=cost,
             cost_estimated=estimated and cost is not None,
@@ -338,6 +356,7 @@ class Trial:
             usage=self.transcript.usage,
             provider=target.provider,
             started_at=self._began - self._order.call_began,
+            paused_s=self._paused_s,
         )
 
     def _time_to_first_token(self) -> float | None:

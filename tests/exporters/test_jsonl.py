@@ -90,6 +90,15 @@ def test_what_was_written_is_read_again(tmp_path):
     assert list(read(tmp_path / "calls.jsonl")) == [replace(CALL, record=unsaid, metadata={"tenant": "acme"})]
 
 
+def test_how_long_a_reader_paused_is_kept(tmp_path):
+    """Or a deployment would be slower in books made from the log."""
+    slowly_read = replace(ANSWER, paused_s=0.25)
+    with CallLog(tmp_path / "calls.jsonl") as log:
+        log(replace(CALL, record=replace(RECORD, attempts=(FAILED, slowly_read))))
+    [call] = read(tmp_path / "calls.jsonl")
+    assert [attempt.paused_s for attempt in call.record.attempts] == [0.0, 0.25]
+
+
 @pytest.mark.parametrize("line", ["{", "[]", "null", "7", '{"chain": "c"}', '{"attempts": [1]}', "\x00\x00"])
 def test_a_line_that_is_none_is_told_and_the_rest_is_read(tmp_path, line):
     """A disk was full, a process was killed."""

@@ -97,6 +97,8 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     del plain["message"]
     plain["provider"] = attempt.provider
     plain["started_at_s"] = round(attempt.started_at, 6)
+    if attempt.paused_s:
+        plain["paused_s"] = round(attempt.paused_s, 6)
     plain["usage"] = None if attempt.usage is None else asdict(attempt.usage)
     return plain
 
