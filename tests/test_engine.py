@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from llm_fallback.driver import Caller, adrive
+from llm_fallback.driver import Caller, adrive, asked
 from llm_fallback.engine import Answered, Broke, Call, Engine, Failed, Question
 from llm_fallback.events import AttemptFailed, BreakerOpened, CallEnded, FellBack, Usage
 from llm_fallback.exchange import End, Piece, Reply, Transcript, Unsupported
@@ -189,7 +189,7 @@ async def played(items: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, None]:
             item = await items.asend(answer)
         except StopAsyncIteration:
             return
-        answer = item.ask() if isinstance(item, Question) else None
+        answer = asked(item) if isinstance(item, Question) else None
         yield item
 
 
@@ -550,6 +550,65 @@ async def test_nor_is_the_time_a_rival_s_key_takes(streamed):
     on.append(stage(plan, a=[9.0, *say("late")], b=say("quick", every=0.25)))
     out = await on[0].call(streamed=streamed)
     assert (sorted(out.attempts), out.took) == ([("a", "cancelled"), ("b", "succeeded")], 4.25)
+
+
+def no_key() -> str:
+    """A vault that is sealed."""
+    raise OSError("vault is down")
+
+
+async def no_key_after_a_while() -> str:
+    """One that says so later."""
+    await asyncio.sleep(0)
+    raise OSError("vault is down")
+
+
+@BOTH
+async def test_a_rival_without_a_key_is_none_and_the_first_goes_on(streamed, caplog):
+    """Nothing was wrong with the call. The error is in the log, and of the rival nothing is left."""
+    plan = chain(member("a"), member("b", api_key=no_key), hedge=Hedge(after_s=1.0))
+    on = stage(plan, a=[5.0, *say("fine")])
+    out = await on.call(streamed=streamed)
+    assert (out.attempts, out.took, on.asked) == ([("a", "succeeded")], 5.0, ["a"])
+    assert [(log.levelname, log.getMessage()) for log in caplog.records if log.levelname == "WARNING"] == [
+        ("WARNING", "going on without a hedge by b, whose key function failed: OSError('vault is down')")
+    ]
+    on.check_nothing_is_left()
+
+
+@pytest.mark.parametrize("key", [no_key, no_key_after_a_while])
+async def test_a_rival_s_key_may_fail_late_and_a_task_s_call_goes_on_too(key):
+    """Async key functions are the task's own to wait for."""
+    plan = chain(member("a"), member("b", api_key=key), hedge=Hedge(after_s=1.0))
+    on = stage(plan, a=[5.0, *say("fine")])
+    assert "".join([piece.text async for piece in adrive(on.start(), Caller())]) == "fine"
+    on.check_nothing_is_left()
+
+
+@BOTH
+async def test_whoever_was_no_rival_for_want_of_a_key_is_asked_when_the_first_has_failed(streamed):
+    """By then the vault may be open again; nobody has asked that deployment yet."""
+    keys = iter([OSError("vault is down"), "key"])
+
+    def key():
+        if isinstance(found := next(keys), OSError):
+            raise found
+        return found
+
+    plan = chain(member("a"), member("b", api_key=key), hedge=Hedge(after_s=1.0))
+    on = stage(plan, a=fail("timeout", after=5.0), b=say("fine"))
+    out = await on.call(streamed=streamed)
+    assert (out.attempts, on.transport.keys) == ([("a", "timeout"), ("b", "succeeded")], [None, "key"])
+    on.check_nothing_is_left()
+
+
+@BOTH
+async def test_what_a_key_function_raises_ends_the_call(streamed):
+    """As it is: no deployment has failed, and who made the function knows what to do."""
+    on = stage(chain(member("a", api_key=no_key), member("b")), b=say("no"))
+    with pytest.raises(OSError, match="vault is down"):
+        await on.call(streamed=streamed)
+    assert on.asked == []
 
 
 async def test_a_key_that_takes_all_of_the_call_s_time_opens_no_breaker():

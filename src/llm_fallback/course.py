@@ -142,7 +142,8 @@ class Course:
     # What the engine asks.
 
     def step(self, now: float) -> Step:
-        """The next step. Asking is free of consequences but for drawing the order: the engine reports what it did."""
+        """The next step. A deployment to try counts as asked from then on, a repeat or a knock as made: the engine does
+        it, and reports what came of it or that it was not done."""
         return self.another(now) or self._later(now)
 
     def another(self, now: float) -> Try | None:
@@ -195,11 +196,15 @@ class Course:
     def unaffordable(self, member: Member) -> None:
         """Learn that there is no money to ask a deployment now; it may be asked when another attempt has cost less than
         was set aside for it."""
+        self.not_asked(member)
+        self._skipped[member.name] = Skip(member.name, "budget")
+
+    def not_asked(self, member: Member) -> None:
+        """Learn that a deployment was not asked after all; it may be asked later."""
         if member.name not in self._faults:
             self._asked.pop(member.name, None)
             self._asked_here.pop(member.name, None)
             self._passed[member.name] = member
-        self._skipped[member.name] = Skip(member.name, "budget")
 
     @property
     def skipped(self) -> tuple[Skip, ...]:

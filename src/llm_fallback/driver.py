@@ -166,17 +166,34 @@ async def _step(items: AsyncGenerator[Any, Any], answer: Any) -> Any:
 
 def asked(question: Question) -> Any:
     """What the caller's side says, from a thread."""
-    answer = question.ask()
-    if inspect.iscoroutine(answer):
-        answer.close()
-        raise TypeError("an async predicate or key function cannot be asked from a sync call; use ainvoke or astream")
-    return answer
+    try:
+        answer = question.ask()
+        if inspect.iscoroutine(answer):
+            answer.close()
+            raise TypeError(
+                "an async predicate or key function cannot be asked from a sync call; use ainvoke or astream"
+            )
+        return answer
+    except Exception as error:
+        if not question.without:
+            raise
+        return _missed(question, error)
 
 
 async def aasked(question: Question) -> Any:
     """What the caller's side says, from a task."""
-    answer = question.ask()
-    return await answer if inspect.isawaitable(answer) else answer
+    try:
+        answer = question.ask()
+        return await answer if inspect.isawaitable(answer) else answer
+    except Exception as error:
+        if not question.without:
+            raise
+        return _missed(question, error)
+
+
+def _missed(question: Question, error: Exception) -> Exception:
+    logger.warning("going on without %s: %r", question.without, error)
+    return error
 
 
 def _leave(items: AsyncGenerator[Any, Any], context: contextvars.Context) -> None:

@@ -55,6 +55,8 @@ class Question:
     """Something only the caller's side can answer: send the result of `ask()` back into the generator."""
 
     ask: Callable[[], Any]
+    without: str = ""
+    """What the call goes on without if asking fails: the answer is the error then. Empty: the error ends the call."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,12 @@ class Race:
         await self._drop(self.loser)
         return self.trial
 
+    async def go_on_without(self, rival: Trial) -> None:
+        """Wait for the first alone, as the rival cannot be asked."""
+        self._trials.remove(rival)
+        rival.leave()
+        await self._tasks[self.trial]
+
     async def _drop(self, loser: Trial) -> None:
         await self._put_away([loser])
         if loser.is_sound:

@@ -3,7 +3,7 @@
 A run does what the course says, one attempt at a time (two while it hedges), keeps every deadline, and states what
 happened. It runs nothing of the user's: questions (`accept`, a key that is a function) and facts (listeners,
 callbacks) go out to a driver in the caller's own thread or task, whose answers come back by `asend`. When the
-generator is through, `Run.end` says how the call ended: `Answered`, `Broke` or `Failed`.
+generator is through, `Run.end` says how the call ended: `Answered`, `Broke`, `Failed` or `Unaffordable`.
 """
 
 from __future__ import annotations
@@ -75,9 +75,10 @@ class Run:
                 if trial.needs_asking_for_key:
                     trial.take_key((yield Question(trial.ask_for_key)))
                 rival = await race.begin(self._hedge_at(trial), self._rival)
+                if rival is not None and rival.needs_asking_for_key:
+                    without = f"a hedge by {rival.member.name}, whose key function failed"
+                    rival = await self._keyed(race, rival, (yield Question(rival.ask_for_key, without)))
                 if rival is not None:
-                    if rival.needs_asking_for_key:
-                        rival.take_key((yield Question(rival.ask_for_key)))
                     trial = await race.join(rival)
                     for fact in self._conclude_loser(race):
                         yield fact
@@ -238,6 +239,15 @@ class Run:
         rival = Trial(self.engine.tools, step.member, ticket, hold, order)
         rival.is_hedge = True
         return rival
+
+    async def _keyed(self, race: Race, rival: Trial, key: Any) -> Trial | None:
+        """The rival with its key; None if asking for that failed, and then the first has brought what it can alone."""
+        if not isinstance(key, Exception):
+            rival.take_key(key)
+            return rival
+        self.course.not_asked(rival.member)
+        await race.go_on_without(rival)
+        return None
 
     # Concluding.
 
