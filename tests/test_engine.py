@@ -63,9 +63,20 @@ class MemoryExchange:
     def __init__(self, clock: JumpingClock, act: Act) -> None:
         self._clock = clock
         self._steps = iter(act)
-        self.is_over = self.is_closed = False
+        self.is_over = self.is_closed = self.is_read = False
 
     async def next(self) -> Any:
+        """Takes a turn of the loop more to stop, as a library that tidies up does."""
+        self.is_read = True
+        try:
+            return await self._play()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            raise
+        finally:
+            self.is_read = False
+
+    async def _play(self) -> Any:
         for step in self._steps:
             if isinstance(step, asyncio.Event):
                 await step.wait()
@@ -90,7 +101,8 @@ class MemoryExchange:
         return piece._replace(text=text, reasoning="")
 
     async def close(self) -> None:
-        """Takes turns of the loop, as shutting a connection does."""
+        """Takes turns of the loop, as shutting a connection does. What is being read nobody can close."""
+        assert not self.is_read
         for _ in range(3):
             await asyncio.sleep(0)
         self.is_closed = True
@@ -977,6 +989,16 @@ async def test_the_loser_of_a_race_is_in_the_record_as_cancelled():
     out = await on.call()
     assert sorted(out.attempts) == [("a", "cancelled"), ("b", "succeeded")]
     assert (out.text, out.took) == ("quick", 2.0)
+    on.check_nothing_is_left()
+
+
+@BOTH
+async def test_the_loser_of_a_race_is_closed_before_anything_of_the_winner_is_delivered(streamed):
+    """And not while it is still being read, where closing fails and the connection stays."""
+    on = stage(chain(member("a"), member("b"), hedge=Hedge(after_s=1.0)), a=[HANG], b=say("quick", "er", every=1.0))
+    closed = []
+    await on.call(streamed=streamed, judge=lambda reply: closed.append(on.transport.exchanges[0].is_closed) or True)
+    assert closed == [True]
     on.check_nothing_is_left()
 
 

@@ -298,6 +298,16 @@ class TestAlarms:
         assert asyncio.current_task().cancelling() == 0
         alarm.off()
 
+    async def test_a_cancellation_at_the_moment_of_the_alarm_is_not_swallowed(self):
+        """Both come before the task has its turn, and it is the caller's that counts."""
+        alarm = RealClock().alarm()
+        task = asyncio.create_task(alarm.limit(forever, RealClock().now() - 1))
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0, task.cancel)
+        await asyncio.wait([task])
+        assert task.cancelled()
+        alarm.off()
+
     async def test_an_alarm_that_is_off_leaves_no_timer(self):
         """Of a call nothing stays behind in the loop."""
         loop = asyncio.get_running_loop()
