@@ -120,8 +120,9 @@ class Lease:
         self._finalizer()
 
     async def aclose(self) -> None:
-        if self._finalizer.detach():
-            await self._transport.aclose()
+        self._finalizer.detach()
+        # After a `close`, too: what that began on this loop is over when this returns.
+        await self._transport.aclose()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Lease:
         return self

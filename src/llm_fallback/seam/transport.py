@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
@@ -89,21 +90,25 @@ class LiteLLMTransport:
 
     def clean(self, error: BaseException, fault: Fault) -> Fault:
         """The fault with its text scrubbed and a cause that carries nothing but that text."""
-        message = self._scrub(fault.message)
-        cause = UpstreamError(type(error).__name__, message, fault.status)
-        return Fault(fault.failure, message, fault.status, fault.retry_after_s, cause)
+        return self._caused_by(type(error).__name__, fault)
 
     def scrubbed(self, fault: Fault) -> Fault:
-        return self.clean(UpstreamError(fault.failure, "", fault.status), fault)
+        """The same for what no library raised, but a server said."""
+        return self._caused_by(UpstreamError.__name__, fault)
+
+    def _caused_by(self, kind: str, fault: Fault) -> Fault:
+        message = self._scrub(fault.message)
+        cause = UpstreamError(kind, message, fault.status)
+        return Fault(fault.failure, message, fault.status, fault.retry_after_s, cause)
 
     def close(self) -> None:
-        """Close the connections of every loop that still runs; those of a closed loop died with it."""
+        """Close the connections of every loop: of one that stands still between two runs as soon as it goes on."""
         for loop, client in list(self._clients.items()):
-            if loop.is_running():
+            with suppress(RuntimeError):  # The loop is closed, and its connections died with it.
                 loop.call_soon_threadsafe(client.close_soon)
 
     async def aclose(self) -> None:
-        """Like close, and wait for this loop's."""
+        """Like close, and wait for this loop's, also where close was called before."""
         own = self._clients.get(asyncio.get_running_loop())
         if own is not None:
             await own.close()
