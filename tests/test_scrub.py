@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from llm_fallback.scrub import STRUCK, Scrubber, password_of, revealed, secrets_in
+
+
+@pytest.fixture
+def switching_at_once() -> Iterator[None]:
+    """Threads that take turns after every few steps, so that one is caught in the middle of everything."""
+    kept = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(kept)
 
 
 def test_known_secrets_are_struck_out_of_a_text():
@@ -41,6 +54,50 @@ def test_secrets_can_be_learnt_later():
     scrub.learn("token-123")
     scrub.learn("token-123", "token-456")
     assert scrub("token-123 token-456") == f"{STRUCK} {STRUCK}"
+
+
+def test_threads_that_learn_at_once_lose_no_secret(switching_at_once):
+    """Each event loop learns the keys of its calls; one that got lost would be shown by a server that echoes it."""
+    scrub = Scrubber()
+    keys = [[f"sk-{thread}-{number}" for number in range(200)] for thread in range(4)]
+
+    def learn(own: list[str]) -> None:
+        for key in own:
+            scrub.learn(key)
+
+    with ThreadPoolExecutor(len(keys)) as pool:
+        list(pool.map(learn, keys))
+    assert not [key for own in keys for key in own if scrub(key) != STRUCK]
+
+
+def test_keys_that_are_minted_for_each_call_do_not_fill_the_memory():
+    """The latest are known, and those of the spec, however many came after them."""
+    scrub = Scrubber(["sk-of-the-spec"])
+    scrub.learn("sk-0", "sk-of-the-spec")
+    for number in range(1, 3000):
+        scrub.learn(f"sk-{number}")
+    assert [scrub(text) for text in ("sk-of-the-spec", "sk-2999", "sk-2000")] == [STRUCK] * 3
+    assert repr(scrub) == "Scrubber(1025 secrets)"
+
+
+def test_a_key_that_is_learnt_again_is_one_of_the_latest():
+    """Though it was learnt first: it is in use."""
+    scrub = Scrubber()
+    keys = [f"sk-{number}" for number in range(1024)]
+    for key in keys:
+        scrub.learn(key)
+    scrub.learn("sk-0", "sk-one-more")
+    assert (scrub("sk-0"), scrub("sk-1")) == (STRUCK, "sk-1")
+
+
+def test_secrets_of_a_former_spec_are_known_for_a_while():
+    """Calls that are under way when another is loaded end with the old keys; new ones stay for good."""
+    scrub = Scrubber(["sk-former"])
+    scrub.keep(["sk-present"])
+    assert scrub("sk-former sk-present") == f"{STRUCK} {STRUCK}"
+    for number in range(3000):
+        scrub.learn(f"sk-{number}")
+    assert scrub("sk-former sk-present") == f"sk-former {STRUCK}"
 
 
 def test_a_scrubber_tells_nobody_what_it_knows():

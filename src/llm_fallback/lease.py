@@ -91,7 +91,7 @@ class Lease:
             health.inherit(self.engine.health, kept)
             engine = self._engine(health, self.engine.budgets)
             _open_purses(engine, plan, spec)
-            self._scrub.learn(*plan.secrets)
+            self._scrub.keep(plan.secrets)
             self.standing = Standing(spec, plan, engine)
 
     @property

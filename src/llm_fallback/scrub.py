@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from threading import Lock
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -11,30 +12,61 @@ from pydantic import SecretStr
 STRUCK = "***"
 _SHORTEST = 4
 """Shorter secrets are not struck out: `on` or `1` would strike half of every text."""
+_MOST_LEARNT = 1024
+"""A key that is minted for each call is of no use to anybody after it; kept for ever, they made every call slower than
+the one before. More calls than this may not be under way with a key of their own each."""
 
 
 class Scrubber:
-    """Strikes known secrets out of texts."""
+    """Strikes known secrets out of texts: those of a spec, and the latest that were learnt. Threads may share it."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets: tuple[str, ...] = ()
-        self.learn(*secrets)
+        self._lock = Lock()
+        self._kept: dict[str, frozenset[str]] = {}
+        self._learnt: dict[str, frozenset[str]] = {}
+        self.keep(secrets)
+
+    def keep(self, secrets: Iterable[str]) -> None:
+        """Know these until others are kept instead. Those kept before count as learnt now: calls under way have them
+        still."""
+        with self._lock:
+            former, self._kept = self._kept, _shapes(secrets)
+            self._learn(former)
 
     def learn(self, *secrets: str) -> None:
-        """Know further secrets, each also as it looks in a URL."""
-        forms = {form for secret in secrets for form in (secret, quote(secret, safe="")) if len(secret) >= _SHORTEST}
-        if not forms <= set(self._secrets):
-            # The longest first, so that a secret within another does not leave the rest of it standing.
-            self._secrets = tuple(sorted({*self._secrets, *forms}, key=len, reverse=True))
+        """Know further secrets for as long as they are among the latest."""
+        # Every call learns its key, and nearly always knows it: that is found out without waiting for other threads.
+        if not self._known.issuperset(secrets):
+            with self._lock:
+                self._learn(_shapes(secrets))
+
+    def _learn(self, secrets: Mapping[str, frozenset[str]]) -> None:
+        """Only under the lock: of what two threads learnt at once one would be lost, and shown."""
+        former = {secret: shapes for secret, shapes in self._learnt.items() if secret not in secrets}
+        self._learnt = {**former, **secrets}
+        for oldest in list(self._learnt)[:-_MOST_LEARNT]:
+            del self._learnt[oldest]
+        shapes = frozenset[str]().union(*self._kept.values(), *self._learnt.values())
+        # The longest first, so that a secret within another does not leave the rest of it standing.
+        self._struck = tuple(sorted(shapes, key=len, reverse=True))
+        # Last: whoever finds a secret in here relies on its being struck.
+        self._known = frozenset((*self._kept, *self._learnt))
 
     def __call__(self, text: str) -> str:
-        for secret in self._secrets:
+        for secret in self._struck:
             if secret in text:
                 text = text.replace(secret, STRUCK)
         return text
 
     def __repr__(self) -> str:
-        return f"Scrubber({len(self._secrets)} secrets)"
+        return f"Scrubber({len(self._known)} secrets)"
+
+
+def _shapes(secrets: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Secrets, each with the shapes it is to be struck out in: as it is, and as it looks in a URL."""
+    return {
+        secret: frozenset((secret, quote(secret, safe="")) if len(secret) >= _SHORTEST else ()) for secret in secrets
+    }
 
 
 def revealed(value: Any) -> Any:
