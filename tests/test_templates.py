@@ -4,7 +4,7 @@ what the server gets."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from llm_fallback import build_chat_model
 from llm_fallback.seam import templates
-from llm_fallback.seam.asking import Asking, Dropped
+from llm_fallback.seam.asking import Asking, Learnt
 from llm_fallback.seam.templates import Templates
 from llm_fallback.seam.translation import Request, translate
 from llm_fallback.testing import FakeServer
@@ -90,8 +90,8 @@ def deployment(request):
         yield model.lease.plan.targets["a"]
 
 
-def asking(target, messages, key="sk-given", **words) -> Asking:
-    return Asking(target, {"messages": messages, **words}, SecretStr(key), Dropped())
+def asking(target, messages, key="sk-given", dropped=(), **words) -> Asking:
+    return Asking(target, {"messages": messages, **words}, SecretStr(key), Learnt(dropped))
 
 
 def said(text: str) -> list[dict[str, Any]]:
@@ -152,18 +152,47 @@ def test_what_litellm_sends_otherwise_than_given_is_translated_each_time(deploym
         assert json.loads(known.request(asking(deployment, said(text))).body)["messages"] == said("something else")
 
 
+class Numbered:
+    """A litellm that sends a number with each request. `amid`: what is done while it translates the n-th."""
+
+    def __init__(self, numbers: Iterable[int], amid: Mapping[int, Callable[[], object]] | None = None) -> None:
+        self.numbers, self.amid, self.times = iter(numbers), dict(amid or {}), 0
+
+    def __call__(self, words: Mapping[str, Any]) -> Request:
+        self.times += 1
+        amid = self.amid.pop(self.times, None)
+        number = next(self.numbers)
+        if amid is not None:
+            amid()
+        made = translate(words)
+        return Request(made.url, {**made.headers, "X-Number": str(number)}, made.body)
+
+
 def test_what_differs_from_one_time_to_the_next_is_translated_each_time(deployment, monkeypatch):
     """Were litellm to send a number of its own with each request, it goes on doing so."""
-    numbers = iter(range(9))
-
-    def numbered(words):
-        made = translate(words)
-        return Request(made.url, {**made.headers, "X-Number": str(next(numbers))}, made.body)
-
-    monkeypatch.setattr(templates, "translate", numbered)
+    monkeypatch.setattr(templates, "translate", Numbered(range(9)))
     known = Templates()
     found = [known.request(asking(deployment, said("hi"))).headers["X-Number"] for _ in range(5)]
     assert found == ["0", "1", "2", "3", "4"]
+
+
+def test_what_differed_once_is_relied_on_never_again(deployment, monkeypatch):
+    """Two that agree afterwards prove nothing."""
+    monkeypatch.setattr(templates, "translate", Numbered([0, 1, 1, 1, 1, 2]))
+    known = Templates()
+    found = [known.request(asking(deployment, said("hi"))).headers["X-Number"] for _ in range(6)]
+    assert found == ["0", "1", "1", "1", "1", "2"]
+
+
+def test_what_another_call_learnt_meanwhile_counts(deployment, monkeypatch):
+    """Of two at once the one that saw a difference is right, though the other one ends later."""
+    known = Templates()
+
+    def ask() -> Request:
+        return known.request(asking(deployment, said("hi")))
+
+    monkeypatch.setattr(templates, "translate", Numbered([0, 0, 1, 2], amid={2: ask}))
+    assert [ask().headers["X-Number"] for _ in range(3)] == ["0", "0", "2"]
 
 
 def test_every_request_has_the_key_it_was_given(deployment):
@@ -174,31 +203,97 @@ def test_every_request_has_the_key_it_was_given(deployment):
         assert made.headers["Authorization"] == f"Bearer {key}"
 
 
-def test_no_key_shows_in_a_dump(deployment):
-    """Templates hold requests, and those their headers."""
+def test_no_key_shows_in_a_dump(deployment, monkeypatch):
+    """Templates hold requests, and those their headers; what litellm was told to send with each is none of ours."""
     known = Templates()
-    for _ in range(3):
-        known.request(asking(deployment, said("hi"), "sk-canary"))
+    for headers in (None, {"X-Api-Key": "sk-canary-header"}):
+        monkeypatch.setattr(litellm, "headers", headers)
+        for _ in range(3):
+            known.request(asking(deployment, said("hi"), "sk-canary"))
     assert "sk-canary" not in repr(known._known)
 
 
-def test_a_setting_of_litellms_holds_from_the_next_request_on(deployment, counted, monkeypatch):
+SETTINGS = {
+    "drop_params": True,
+    "modify_params": True,
+    "model_alias_map": {"a": "b"},
+    "openai_system_messages_first": True,
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_of_litellms_holds_from_the_next_request_on(deployment, counted, monkeypatch, name):
     """As it does for everybody who asks litellm whole."""
     known = Templates()
     for _ in range(3):
         known.request(asking(deployment, said("hi")))
-    monkeypatch.setattr(litellm, "drop_params", True)
+    monkeypatch.setattr(litellm, name, SETTINGS[name])
     known.request(asking(deployment, said("hi")))
     assert counted.times == 3
 
 
-def test_another_deployment_of_the_same_name_has_its_own(deployment):
-    """After a reload the old address is not asked any more."""
+class Renewed:
+    """A provider of tokens that are good for a while, as litellm's `proxy_auth` takes one."""
+
+    token = ""
+
+    def get_auth_headers(self) -> dict[str, str]:
+        return {"X-Token": self.token}
+
+
+def test_a_token_that_is_renewed_is_asked_for_each_time(deployment, monkeypatch):
+    """One that was kept would be refused after its hour."""
+    auth = Renewed()
+    monkeypatch.setattr(litellm, "proxy_auth", auth)
     known = Templates()
-    moved = replace(deployment, parameters={**deployment.parameters, "api_base": "http://elsewhere/v1"})
-    for own in (deployment, deployment, deployment, moved):
-        made = known.request(asking(own, said("hi")))
-    assert made.url == "http://elsewhere/v1/chat/completions"
+    for token in "1112":
+        auth.token = token
+        assert known.request(asking(deployment, said("hi"))).headers["X-Token"] == token
+
+
+def test_headers_given_to_litellm_are_sent_as_they_are_then(deployment, monkeypatch):
+    """Also where the very mapping was changed meanwhile."""
+    headers = {"X-Tenant": "0"}
+    monkeypatch.setattr(litellm, "headers", headers)
+    known = Templates()
+    for tenant in "0012":
+        headers["X-Tenant"] = tenant
+        asked = asking(deployment, said("hi"))
+        assert seen(known.request(asked)) == seen(translate(asked.parameters()))
+
+
+@pytest.mark.parametrize("where", ["call", "deployment"])
+def test_who_asks_litellm_to_reshape_messages_has_them_reshaped_each_time(deployment, counted, where):
+    """What is done to a text may depend on what it says."""
+    reshaped = {"enable_prompt_caching": True}
+    known = Templates()
+    own = deployment if where == "call" else replace(deployment, parameters={**deployment.parameters, **reshaped})
+    for _ in range(4):
+        known.request(asking(own, said("hi"), **(reshaped if where == "call" else {})))
+    assert counted.times == 4
+
+
+def test_a_parameter_found_not_to_be_taken_is_sent_no_more(deployment):
+    """Though requests with it were translated before."""
+    known = Templates()
+    for dropped in ((), (), (), ("temperature",)):
+        made = known.request(asking(deployment, said("hi"), dropped=dropped, temperature=0.5))
+    assert "temperature" not in json.loads(made.body)
+
+
+def test_one_order_of_roles_proves_nothing_for_another(deployment, monkeypatch):
+    """Some models take no system message, and litellm makes a user's of it."""
+
+    def without_system(words):
+        messages = [{**message, "role": message["role"].replace("system", "user")} for message in words["messages"]]
+        return translate({**words, "messages": messages})
+
+    monkeypatch.setattr(templates, "translate", without_system)
+    known = Templates()
+    for _ in range(3):
+        known.request(asking(deployment, said("hi")))
+    made = known.request(asking(deployment, [{"role": "system", "content": "be brief"}, *said("hi")]))
+    assert [message["role"] for message in json.loads(made.body)["messages"]] == ["user", "user"]
 
 
 def test_parameters_of_their_own_each_time_do_not_fill_the_memory(deployment):
@@ -206,8 +301,7 @@ def test_parameters_of_their_own_each_time_do_not_fill_the_memory(deployment):
     known = Templates()
     for number in range(1000):
         known.request(asking(deployment, said("hi"), seed=number))
-    [(_, own)] = known._known.values()
-    assert len(own) <= 64
+    assert len(known._known) <= 64
 
 
 def test_half_a_character_goes_litellms_way():

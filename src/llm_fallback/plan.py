@@ -19,7 +19,7 @@ Feature = Literal["tools", "response_format", "images"]
 """What a request may need and must not lose on its way; sampling parameters are no features."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Target:
     """One deployment, ready to be asked."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import SecretStr
@@ -14,6 +15,7 @@ from llm_fallback.faults import Fault
 from llm_fallback.plan import Target
 from llm_fallback.scrub import revealed
 from llm_fallback.seam.clients import SOCKET_TIMEOUT_S
+from llm_fallback.seam.templates import Templates
 
 SAMPLING = frozenset(
     {
@@ -25,31 +27,29 @@ SAMPLING = frozenset(
 """Parameters a reply can do without; they are dropped for a deployment that does not take them."""
 
 
-class Dropped:
-    """Parameters that deployments were found not to take."""
+@dataclass(slots=True)
+class Learnt:
+    """What calls of one deployment taught."""
 
-    def __init__(self) -> None:
-        self._names: dict[str, tuple[str, ...]] = {}
-
-    def of(self, target: Target) -> tuple[str, ...]:
-        return self._names.get(target.name, ())
-
-    def add(self, target: Target, names: set[str]) -> None:
-        self._names[target.name] = tuple(sorted({*self.of(target), *names}))
+    dropped: tuple[str, ...] = ()
+    """Parameters it was found not to take."""
+    templates: Templates = field(default_factory=Templates)
+    is_left_to_litellm: bool = False
+    """Whether its requests were found not to be what litellm translates into one request."""
 
 
 class Asking:
     """A request to one deployment, in litellm's words."""
 
-    def __init__(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None, dropped: Dropped) -> None:
-        self.target, self._request, self.key, self._dropped = target, request, api_key, dropped
+    def __init__(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None, learnt: Learnt) -> None:
+        self.target, self._request, self.key, self.learnt = target, request, api_key, learnt
         self.streamed = bool(request.get("stream"))
         self.keyless = api_key is None and not target.borrows_key
 
     @property
     def dropped(self) -> tuple[str, ...]:
         """Parameters the deployment was found not to take, whether this request has them or not."""
-        return self._dropped.of(self.target)
+        return self.learnt.dropped
 
     @property
     def dropped_params(self) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ class Asking:
         named = self._named_in(str(error)) - set(self.dropped)
         if not named or not named <= SAMPLING:
             return Unsupported(tuple(sorted(named)))
-        self._dropped.add(self.target, named)
+        self.learnt.dropped = tuple(sorted({*self.dropped, *named}))
         return None
 
     def _named_in(self, text: str) -> set[str]:

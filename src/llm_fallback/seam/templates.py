@@ -12,13 +12,14 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import litellm
 
-from llm_fallback.plan import Target
-from llm_fallback.seam.asking import Asking
 from llm_fallback.seam.translation import Request, translate
+
+if TYPE_CHECKING:
+    from llm_fallback.seam.asking import Asking
 
 _MOST = 64
 """Templates of one deployment; a request with parameters of its own each time needs no more than to be forgotten."""
@@ -29,10 +30,11 @@ _SHAPING = frozenset(
     }
 )
 """Parameters by which litellm is asked to make other messages of the messages."""
-_SWITCHES = ("drop_params", "modify_params", "model_alias_map", "headers", "openai_system_messages_first")
+_SWITCHES = ("drop_params", "modify_params", "model_alias_map", "openai_system_messages_first")
 """Settings of litellm's module that change how it translates; they are heeded from the next request on."""
 
-_Key: TypeAlias = tuple[Any, ...]
+_Kind: TypeAlias = tuple[Any, ...]
+"""What requests with the same template have in common."""
 
 
 @dataclass(slots=True)
@@ -52,37 +54,29 @@ class _Template:
 
 
 class Templates:
-    """What one transport knows of how litellm translates for its deployments."""
+    """What is known of how litellm translates for one deployment."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Target, dict[_Key, _Template | None]]] = {}
+        self._known: dict[_Kind, _Template | None] = {}
 
     def request(self, asking: Asking) -> Request:
         """The request litellm would send. Raises what `translate` raises."""
-        key = _key(asking)
-        if key is None:
+        kind = _kind(asking)
+        if kind is None:
             return translate(asking.parameters())
-        known = self._of(asking.target)
-        template = known.get(key)
+        known = self._known
+        template = known.get(kind)
         if template is not None and template.is_proven:
             with suppress(UnicodeEncodeError):  # Half a character; litellm has its own way with it.
                 return template.filled(asking.messages)
         request = translate(asking.parameters())
-        if key not in known:
+        if kind not in known:
             if len(known) >= _MOST:
                 known.clear()
-            known[key] = _learnt(None, request, asking.messages)
-        elif template is not None and known[key] is template:  # And nobody learnt otherwise meanwhile.
-            known[key] = _learnt(template, request, asking.messages)
+            known[kind] = _learnt(None, request, asking.messages)
+        elif template is not None and known.get(kind) is template:  # And nobody learnt otherwise meanwhile.
+            known[kind] = _learnt(template, request, asking.messages)
         return request
-
-    def _of(self, target: Target) -> dict[_Key, _Template | None]:
-        """The templates of a deployment; after a reload another one may have its name."""
-        owner, known = self._known.get(target.name, (None, {}))
-        if owner is not target:
-            known = {}
-            self._known[target.name] = (target, known)
-        return known
 
 
 def _learnt(known: _Template | None, request: Request, messages: Sequence[Mapping[str, Any]]) -> _Template | None:
@@ -98,11 +92,10 @@ def _learnt(known: _Template | None, request: Request, messages: Sequence[Mappin
     return replace(known, is_proven=True) if same == (words, request.url, request.headers, request.query) else None
 
 
-def _key(asking: Asking) -> _Key | None:
+def _kind(asking: Asking) -> _Kind | None:
     """What a translation depends on besides the text of plain messages; None if there is more to them than that."""
     words = asking.words
-    reshapes = not (_SHAPING.isdisjoint(asking.target.parameters) and _SHAPING.isdisjoint(words))
-    if reshapes or not _are_plain(asking.messages):
+    if _adds_headers() or _reshapes(asking.target.parameters) or _reshapes(words) or not _are_plain(asking.messages):
         return None
     try:
         rest = json.dumps([words, asking.dropped])
@@ -111,6 +104,16 @@ def _key(asking: Asking) -> _Key | None:
     roles = "".join(message["role"][0] for message in asking.messages)
     # The key as it is given: a SecretStr shows in no dump.
     return (rest, roles, asking.key, *(repr(getattr(litellm, name, None)) for name in _SWITCHES))
+
+
+def _adds_headers() -> bool:
+    """Whether litellm adds headers of its own to every request: a token that is good for an hour is asked for each
+    time, and in a template it would be sent for ever."""
+    return litellm.proxy_auth is not None or bool(litellm.headers)
+
+
+def _reshapes(parameters: Mapping[str, Any]) -> bool:
+    return not _SHAPING.isdisjoint(parameters)
 
 
 def _are_plain(messages: Sequence[Mapping[str, Any]]) -> bool:

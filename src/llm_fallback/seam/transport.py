@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from pydantic import SecretStr
@@ -16,13 +17,12 @@ from llm_fallback.faults import Fault, UpstreamError
 from llm_fallback.looks import Page
 from llm_fallback.plan import Target
 from llm_fallback.scrub import Scrubber
-from llm_fallback.seam.asking import Asking, Dropped
+from llm_fallback.seam.asking import Asking, Learnt
 from llm_fallback.seam.clients import LoopClient, is_tapped, provider_of
 from llm_fallback.seam.direct import DirectExchange
 from llm_fallback.seam.looking import headers_for, look
 from llm_fallback.seam.quiet import is_of_use_to_itself, warm_up
 from llm_fallback.seam.relayed import RelayedExchange
-from llm_fallback.seam.templates import Templates
 from llm_fallback.seam.translation import TRANSLATED, NotTranslated, Request
 
 logger = logging.getLogger("llm_fallback")
@@ -42,30 +42,33 @@ class LiteLLMTransport:
     def __init__(self, scrub: Scrubber) -> None:
         self._scrub = scrub
         self._clients: dict[asyncio.AbstractEventLoop, LoopClient] = {}
-        self._dropped = Dropped()
-        self._templates = Templates()
-        self._left_to_litellm: set[str] = set()
+        # With a deployment that is no more goes what was learnt of it, its key in a template not least. A reload makes
+        # other deployments, also under the same names.
+        self._learnt: WeakKeyDictionary[Target, Learnt] = WeakKeyDictionary()
         warm_up()
 
     def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> Exchange:
         if api_key is not None:
             # A key that is a function is not known before it is asked.
             self._scrub.learn(api_key.get_secret_value())
-        asking = Asking(target, request, api_key, self._dropped)
+        learnt = self._learnt.get(target)
+        if learnt is None:
+            learnt = self._learnt.setdefault(target, Learnt())
+        asking = Asking(target, request, api_key, learnt)
         translated = self._translated(asking)
         return RelayedExchange(self, asking) if translated is None else DirectExchange(self, asking, translated)
 
     def _translated(self, asking: Asking) -> Request | None:
         """The request as litellm would send it; None for one that is left to litellm: whatever is unusual, be it a
         parameter to refuse, is done there as litellm does it."""
-        target = asking.target
-        if not _goes_direct(target) or target.name in self._left_to_litellm:
+        learnt = asking.learnt
+        if learnt.is_left_to_litellm or not _goes_direct(asking.target):
             return None
         try:
-            return self._templates.request(asking)
+            return learnt.templates.request(asking)
         except NotTranslated as why:
-            logger.info("%s is left to litellm: %s", target.name, why)
-            self._left_to_litellm.add(target.name)
+            logger.info("%s is left to litellm: %s", asking.target.name, why)
+            learnt.is_left_to_litellm = True
         except Exception:  # noqa: BLE001 - asked whole, litellm says it again, to somebody who listens
             return None
         return None
