@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -13,9 +13,11 @@ from typing import Any
 import litellm
 import pytest
 from litellm.integrations.custom_logger import CustomLogger
+from pydantic import SecretStr
 
 from llm_fallback import build_chat_model
 from llm_fallback.seam.direct import DirectExchange
+from llm_fallback.seam.looking import headers_for
 from llm_fallback.seam.relayed import RelayedExchange
 from llm_fallback.seam.translation import NotTranslated, translate
 from llm_fallback.testing import Cut, Empty, Fail, FakeServer, Garbage, Reply
@@ -154,6 +156,57 @@ async def test_headers_and_keys_arrive_the_same():
                 sent = server.received("a")[0].headers
             assert sent["x-team"] == "search"
             assert "authorization" not in sent
+
+
+async def headers_of(way: str, backend: str, own: dict[str, Any]) -> Mapping[str, str]:
+    """What a server is sent beside the request."""
+    with FakeServer({"a": "fine"}) as server, heard(way):
+        with build_chat_model(server.spec(backend=backend, deployments={"a": own})) as model:
+            await model.ainvoke("hi")
+        return server.received("a")[0].headers
+
+
+@pytest.mark.parametrize("way", ["direct", "relayed"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("key", ["sk-canary", None])
+@pytest.mark.parametrize("word", ["extra_headers", "headers"])
+@pytest.mark.parametrize("name", ["Authorization", "authorization", "AUTHORIZATION"])
+async def test_a_login_of_ones_own_goes_out_alone(way, backend, key, word, name):
+    """It is for a gateway that stands before the server; a key beside it would be told to somebody else."""
+    sent = await headers_of(way, backend, {"api_key": key, "params": {word: {name: "Basic abc"}}})
+    assert sent["authorization"] == "Basic abc"
+    assert "sk-canary" not in str(sent)
+
+
+@pytest.mark.parametrize("way", ["direct", "relayed"])
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_number_in_a_header_is_sent_as_its_text(way, backend):
+    """YAML makes one of what looks like one; a header that is null is none."""
+    own = {"X-Tenant": 5, "X-Ratio": 0.5, "X-None": None}
+    sent = await headers_of(way, backend, {"params": {"extra_headers": own}})
+    assert (sent["x-tenant"], sent["x-ratio"], sent.get("x-none")) == ("5", "0.5", None)
+
+
+@pytest.mark.parametrize("way", ["direct", "relayed"])
+@pytest.mark.parametrize("own", [["X-Tenant: 5"], "X-Tenant: 5", 5])
+async def test_headers_of_no_known_form_are_a_failure_and_no_accident(way, own):
+    """litellm's opinion of them is heard, and the next deployment answers."""
+    with FakeServer({"first": "fine", "second": "from the second"}) as server, heard(way):
+        spec = server.spec(backend="vllm", deployments={"first": {"params": {"extra_headers": own}}})
+        with build_chat_model(spec) as model:
+            message = await model.ainvoke("hi")
+    assert message.content == "from the second"
+
+
+@pytest.mark.parametrize("key", ["sk-canary", None])
+async def test_a_page_is_asked_for_with_the_login_a_request_would_carry(key):
+    """A gateway that lets requests in lets a ping in."""
+    own = {"api_key": key, "params": {"extra_headers": {"authorization": "Basic abc", "X-Tenant": 5}}}
+    with FakeServer({"a": "fine"}) as server:
+        with build_chat_model(server.spec(backend="vllm", deployments={"a": own})) as model:
+            target = model.lease.plan.targets["a"]
+    sent = headers_for(target, None if key is None else SecretStr(key))
+    assert sent == {"authorization": "Basic abc", "X-Tenant": "5"}
 
 
 @pytest.mark.parametrize("mode", STREAMED)

@@ -15,6 +15,7 @@ from llm_fallback.faults import Fault
 from llm_fallback.plan import Target
 from llm_fallback.scrub import revealed
 from llm_fallback.seam.clients import SOCKET_TIMEOUT_S
+from llm_fallback.seam.headers import has_login, own_headers
 from llm_fallback.seam.templates import Templates
 
 SAMPLING = frozenset(
@@ -44,7 +45,8 @@ class Asking:
     def __init__(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None, learnt: Learnt) -> None:
         self.target, self._request, self.key, self.learnt = target, request, api_key, learnt
         self.streamed = bool(request.get("stream"))
-        self.keyless = api_key is None and not target.borrows_key
+        # Nobody gave an authorization: the one litellm invents is taken off again.
+        self.keyless = api_key is None and not target.borrows_key and not has_login(target.parameters)
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -82,6 +84,9 @@ class Asking:
         elif not target.borrows_key:
             # litellm would look for somebody else's key; this one is taken off again, or is none.
             parameters["api_key"] = "no-key"
+        own = own_headers(parameters)
+        if own:
+            parameters |= {"headers": None, "extra_headers": own}
         return parameters
 
     def refused(self, error: Exception) -> Unsupported | None:

@@ -13,15 +13,14 @@ from pydantic import SecretStr
 from llm_fallback.faults import Fault
 from llm_fallback.looks import Page
 from llm_fallback.plan import Target
-from llm_fallback.scrub import revealed
+from llm_fallback.seam.headers import own_headers, replaced
 from llm_fallback.seam.upstream import classes_of, fault_of_transfer
 
 
 def headers_for(target: Target, api_key: SecretStr | None) -> dict[str, str]:
     """What a request to the deployment would carry."""
-    own: Mapping[str, Any] = revealed(target.parameters.get("extra_headers") or {})
     key = {} if api_key is None else {"Authorization": f"Bearer {api_key.get_secret_value()}"}
-    return {**{name: str(value) for name, value in own.items()}, **key}
+    return replaced(key, own_headers(target.parameters))
 
 
 async def look(

@@ -15,6 +15,7 @@ from llm_fallback.readings import text_of, usage_of
 from llm_fallback.seam import wire as wires
 from llm_fallback.seam.asking import Asking, guarded
 from llm_fallback.seam.clients import client_for, is_tapped
+from llm_fallback.seam.headers import own_headers
 from llm_fallback.seam.quiet import quiet_logging
 from llm_fallback.seam.readings import finish_of, reply_of_litellm, tool_calls_of
 from llm_fallback.seam.upstream import classes_of, fault_of_litellm, fault_of_transfer
@@ -98,6 +99,7 @@ class RelayedExchange:
 
     async def _ask_litellm(self) -> Any:
         target, parameters = self._asking.target, self._asking.parameters()
+        self._wire.own = own_headers(parameters)
         if is_tapped(target):
             handler = await self._transport.client()
             parameters["client"] = client_for(handler, target, parameters.get("api_key", ""))

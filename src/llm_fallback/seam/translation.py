@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from types import SimpleNamespace
@@ -21,6 +21,8 @@ from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 # runs there, is what it was before.
 from litellm.main import completion
 from openai import AsyncOpenAI
+
+from llm_fallback.seam.headers import own_headers, replaced
 
 try:
     from litellm.litellm_core_utils.litellm_logging import Logging
@@ -57,7 +59,8 @@ def translate(parameters: Mapping[str, Any]) -> Request:
     provider = str(parameters["model"]).partition("/")[0]
     words = {"client": _client(provider), "acompletion": True, "litellm_logging_obj": _unread_log()}
     sent = _sent_by(completion(**parameters, **words))
-    return sent if isinstance(sent, Request) else _addressed(sent, parameters)
+    request = sent if isinstance(sent, Request) else _addressed(sent, parameters)
+    return replace(request, headers=replaced(request.headers, own_headers(parameters)))
 
 
 class _Sent(BaseException):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -25,6 +25,8 @@ class Wire(Response):
 
     keyless: bool = False
     """Whether to take off the authorization header litellm invents where no key is given."""
+    own: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The deployment's own headers: litellm puts a key in place of an authorization."""
     sent: bool = False
     response: httpx.Response | None = None
     muffled: bool = False
@@ -87,6 +89,7 @@ async def on_request(request: httpx.Request) -> None:
             # litellm sends once more when the connection broke. One attempt is one request.
             raise sys.exc_info()[1] or httpx.ConnectError("the connection broke", request=request)
         wire.sent = True
+        request.headers.update(wire.own)
         # The bytes are read as they come over the wire.
         request.headers["accept-encoding"] = "identity"
         if wire.keyless:
