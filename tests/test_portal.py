@@ -279,6 +279,36 @@ def test_after_a_fork_the_child_has_a_portal_of_its_own(held):
     assert script(FORK.format(held=held)) == ""
 
 
+FIRST_CALLER = """
+import contextvars, gc, weakref
+from llm_fallback.portal import portal
+
+class Session:
+    pass
+
+session = contextvars.ContextVar("session")
+
+async def step():
+    return None
+
+def first():
+    own = Session()
+    session.set(own)
+    portal().run(step(), contextvars.copy_context())
+    return weakref.ref(own)
+
+own = contextvars.Context().run(first)
+portal().run(step(), contextvars.copy_context())
+gc.collect()
+assert own() is None
+"""
+
+
+def test_the_first_caller_s_context_is_not_kept():
+    """The loop lives as long as the process; what the first request had in its context variables need not."""
+    assert script(FIRST_CALLER) == ""
+
+
 AT_EXIT = """
 import asyncio, contextvars
 from llm_fallback.portal import portal

@@ -109,7 +109,8 @@ def portal() -> Portal:
     if _portal is None or _portal.pid != os.getpid():
         with _lock:
             if _portal is None or _portal.pid != os.getpid():
-                _portal = Portal()
+                # The loop keeps the context it is made in, and would keep its first caller's for ever.
+                _portal = contextvars.Context().run(Portal)
     return _portal
 
 
