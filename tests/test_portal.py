@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import inspect
 import os
 import signal
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from llm_fallback.portal import Portal, portal
+from llm_fallback.portal import Portal, may_wait, portal
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 
@@ -307,6 +308,27 @@ assert own() is None
 def test_the_first_caller_s_context_is_not_kept():
     """The loop lives as long as the process; what the first request had in its context variables need not."""
     assert script(FIRST_CALLER) == ""
+
+
+def test_nobody_waits_in_the_midst_of_a_collection_or_on_the_portal():
+    """There the portal, or what runs in place of a waiting thread, may need what this thread holds."""
+
+    class Garbage:
+        def __init__(self):
+            self.itself = self
+
+        def __del__(self):
+            found.append(may_wait())
+
+    async def step():
+        return may_wait()
+
+    found = []
+    Garbage()
+    gc.collect()
+    assert found == [False]
+    assert run(step()) is False
+    assert may_wait() is True
 
 
 AT_EXIT = """

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
 
 import pytest
 
 from llm_fallback import StreamBroken, build_chat_model
-from llm_fallback.testing import Cut, Fail, FakeServer, Reply, Stall
+from llm_fallback.portal import portal
+from llm_fallback.testing import Cut, Fail, FakeServer, Reply, Stall, fake_chat_model
+from llm_fallback.testing.exchanges import ScriptedExchange
 from tests.asking import STREAMED, ask, merged
 
 WORDS = ["one ", "two ", "three ", "four ", "five"]
@@ -316,3 +323,132 @@ async def test_the_cost_of_a_broken_attempt_is_estimated_and_said_to_be(mode):
     assert "cost_estimated" not in second
     assert facts["cost_usd"] == pytest.approx(0.002 + 0.013)
     assert facts["cost_estimated"] is True
+
+
+class Session:
+    """What an application keeps a stream in; being part of a cycle, it is the garbage collector that ends it."""
+
+    def __init__(self, model):
+        self.itself = self
+        self.stream = model.stream("go")
+        next(self.stream)
+
+
+@pytest.fixture
+def collect():
+    """Collects in a thread of its own, under a lock if one is given, and nowhere else."""
+
+    def work(lock):
+        with lock:
+            gc.collect()
+
+    def collect(lock):
+        collecting = threading.Thread(target=work, args=(lock,), daemon=True)
+        collecting.start()
+        collecting.join(timeout=5)
+        assert not collecting.is_alive(), "the collection waits for somebody who waits for it"
+
+    gc.collect()
+    gc.disable()
+    yield collect
+    gc.enable()
+
+
+def told_of(listen):
+    """A model whose listener is this, and what comes of the first event of a call it makes."""
+    outcome = Future()
+
+    def listener(event):
+        outcome.set_result((event, threading.current_thread(), listen()))
+
+    return fake_chat_model({"a": WHOLE}).model_copy(update={"listeners": (listener,)}), outcome
+
+
+class TestCollectedStreams:
+    def test_the_collector_may_come_while_the_lock_is_held_that_closing_needs(self, collect):
+        """As in `state()`: the collector waits for nobody, and the stream is closed once the lock is free."""
+        model, told = told_of(lambda: None)
+        Session(model)
+        collect(model.lease.engine.health.lock)
+        event, _, _ = told.result(timeout=5)
+        assert (event.failure, [attempt.outcome for attempt in event.record.attempts]) == ("cancelled", ["cancelled"])
+        assert model.state()["a"]["in_flight"] == 0
+
+    def test_the_collector_may_come_while_a_listener_holds_its_own_lock(self, collect):
+        """The end is told from a thread that holds no lock, and is gone afterwards."""
+        own = threading.Lock()
+
+        def listen():
+            with own:
+                return "counted"
+
+        model, told = told_of(listen)
+        Session(model)
+        collect(own)
+        _, thread, outcome = told.result(timeout=5)
+        assert outcome == "counted"
+        thread.join(timeout=5)
+        assert not thread.is_alive()
+
+    def test_a_listener_may_ask_a_model_though_the_collector_came_by_on_the_portal(self, collect):
+        """Nothing of the user's runs there: it would wait for itself."""
+        model, told = told_of(lambda: fake_chat_model({"b": "a judgement"}).invoke("judge this").content)
+        Session(model)
+        portal().loop.call_soon_threadsafe(gc.collect)
+        _, _, outcome = told.result(timeout=5)
+        assert outcome == "a judgement"
+
+    def test_a_stream_is_closed_once_though_closing_takes_its_time(self, collect, monkeypatch, caplog):
+        """Of two who close a generator the second is refused, and the loop would complain of it."""
+        close = ScriptedExchange.close
+
+        async def slowly(exchange):
+            for _ in range(100):
+                await asyncio.sleep(0)
+            await close(exchange)
+
+        monkeypatch.setattr(ScriptedExchange, "close", slowly)
+        model, told = told_of(lambda: None)
+        Session(model)
+        collect(threading.Lock())
+        assert told.result(timeout=5)[0].failure == "cancelled"
+        collect(threading.Lock())
+        assert caplog.records == []
+
+    def test_a_finaliser_that_asks_a_model_has_its_call_told(self, collect):
+        """It waits for its own answer, as it wants to; the call has ended then, and is counted as any."""
+        model, told = told_of(lambda: None)
+
+        class Asking:
+            def __init__(self):
+                self.itself = self
+
+            def __del__(self):
+                model.invoke("go")
+
+        Asking()
+        collect(threading.Lock())
+        assert told.result(timeout=0)[0].failure is None
+
+    def test_a_stream_left_by_its_reader_is_told_before_the_reader_goes_on(self, collect):
+        """No collector is needed for that, nor any waiting."""
+        model, told = told_of(lambda: None)
+        for _ in model.stream("go"):
+            break
+        event, thread, _ = told.result(timeout=0)
+        assert (event.failure, thread) == ("cancelled", threading.current_thread())
+        assert model.state()["a"]["in_flight"] == 0
+
+
+LEFT_OPEN = """
+from llm_fallback.testing import fake_chat_model
+
+stream = fake_chat_model({"a": "one two three"}).stream("go")
+print(next(stream).text)
+"""
+
+
+def test_a_script_may_end_with_a_stream_open():
+    """The portal stands still by then, and nobody waits for it."""
+    ended = subprocess.run([sys.executable, "-c", LEFT_OPEN], timeout=30, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, "one", "")

@@ -1,7 +1,8 @@
 """Who makes a call, and how the engine's steps are driven from there, in a thread or in a task.
 
 Both drivers do the same: take the next item, tell facts, answer questions, hand on pieces, and close the engine when
-the caller leaves. Whatever is the user's (listeners, handlers, predicates, logging) runs here, at the caller's.
+the caller leaves. Whatever is the user's (listeners, handlers, predicates, logging) runs here, at the caller's; only
+the end of a stream that the garbage collector found is told from a thread of its own.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import contextvars
 import inspect
 import logging
+import sys
+import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +29,7 @@ from llm_fallback.events import AttemptFailed, BreakerOpened, CallEnded, Event, 
 from llm_fallback.exchange import Piece
 from llm_fallback.lineage import root_among
 from llm_fallback.observing import CallObserver
-from llm_fallback.portal import portal
+from llm_fallback.portal import Portal, may_wait, portal
 from llm_fallback.run import Run
 
 logger = logging.getLogger("llm_fallback")
@@ -111,23 +115,26 @@ class Caller:
 def drive(run: Run, caller: Caller) -> Generator[Piece, None, None]:
     """Run a call from a thread; the engine's steps run on the portal."""
     items, context = run.items(), contextvars.copy_context()
-    answer: Any = None
+    step = _first_step(items, partial(_drop, portal(), context, run, caller))
     try:
-        while (item := portal().run(_step(items, answer), context)) is not None:
-            answer = None
+        while (item := portal().run(step, context)) is not None:
+            answer: Any = None
             if isinstance(item, Piece):
                 yield item
             elif isinstance(item, Question):
                 answer = asked(item)
             else:
                 caller.tell(item)
+            step = _step(items, answer)
     finally:
-        try:
-            if run.end is None:
-                _leave(items, context)
-        finally:
-            if caller.cares:
-                caller.tell(_ended(run, caller))
+        if run.end is not None:
+            _tell_end(run, caller)
+        elif may_wait():
+            try:
+                portal().run(_close(items), context)
+            finally:
+                _tell_end(run, caller)
+        # Else this is dropped, and its items with it: `_drop` sees to both.
 
 
 async def adrive(run: Run, caller: Caller) -> AsyncGenerator[Piece, None]:
@@ -158,8 +165,22 @@ async def adrive(run: Run, caller: Caller) -> AsyncGenerator[Piece, None]:
 
 async def _step(items: AsyncGenerator[Any, Any], answer: Any) -> Any:
     """The engine's next item; None when the call has ended."""
+    return await _next_item(items.asend(answer))
+
+
+async def _first_step(items: AsyncGenerator[Any, Any], drop: Callable[[AsyncGenerator[Any, Any]], None]) -> Any:
+    """The engine's first item. `drop` is called should the generator be dropped before its end, in place of the loop's
+    own hook: that closes it, but tells nobody."""
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(finalizer=drop)
+    first = items.asend(None)  # This is where a generator takes its hooks.
+    sys.set_asyncgen_hooks(*hooks)
+    return await _next_item(first)
+
+
+async def _next_item(coming: Awaitable[Any]) -> Any:
     try:
-        return await items.asend(answer)
+        return await coming
     except StopAsyncIteration:
         return None
 
@@ -196,15 +217,27 @@ def _missed(question: Question, error: Exception) -> Exception:
     return error
 
 
-def _leave(items: AsyncGenerator[Any, Any], context: contextvars.Context) -> None:
-    async def close() -> None:
-        await items.aclose()
+async def _close(items: AsyncGenerator[Any, Any]) -> None:
+    await items.aclose()
 
-    # A dropped stream may be collected on the portal's own thread, which must not wait for itself.
-    if portal().is_current():
-        portal().send(close(), context)
-    else:
-        portal().run(close(), context)
+
+def _drop(own: Portal, context: contextvars.Context, run: Run, caller: Caller, items: AsyncGenerator[Any, Any]) -> None:
+    """Have the portal close a call that nobody holds any more. Waits for nothing, because a finaliser calls it."""
+    own.send(_close_dropped(items, run, caller), context)
+
+
+async def _close_dropped(items: AsyncGenerator[Any, Any], run: Run, caller: Caller) -> None:
+    await items.aclose()
+    if caller.cares:
+        # Not told here, where a listener that asks a model would wait for itself, nor where the collector came by.
+        # No daemon, as the portal is one: the interpreter waits until books and logs have it.
+        tell = partial(contextvars.copy_context().run, _tell_end, run, caller)
+        threading.Thread(target=tell, name="llm_fallback dropped stream", daemon=False).start()
+
+
+def _tell_end(run: Run, caller: Caller) -> None:
+    if caller.cares:
+        caller.tell(_ended(run, caller))
 
 
 def _ended(run: Run, caller: Caller) -> CallEnded:

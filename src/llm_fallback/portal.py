@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextvars
+import gc
 import os
+import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -63,7 +65,8 @@ class Portal:
 
     def is_current(self) -> bool:
         """Whether the caller is this loop's own thread, which must never wait for itself."""
-        return threading.current_thread() is self._thread
+        # Not by current_thread(): that takes a lock, and a finaliser asks this too.
+        return threading.get_ident() == self._thread.ident
 
 
 class _Task(Generic[T]):
@@ -114,10 +117,34 @@ def portal() -> Portal:
     return _portal
 
 
+def may_wait() -> bool:
+    """Whether this thread may wait for the portal, and run what may wait for anything.
+
+    Not the portal itself; nor anybody while the interpreter ends, for the portal stands still then; nor a finaliser
+    that the garbage collector runs. That comes wherever something is allocated, also where this thread holds the very
+    lock that the portal or a listener needs, and both would wait for ever.
+    """
+    if sys.is_finalizing() or _collecting_in == threading.get_ident():
+        return False
+    return _portal is None or not _portal.is_current()
+
+
 def _renew_lock() -> None:
     global _lock
     _lock = threading.Lock()
 
+
+_collecting_in: int | None = None
+"""The thread that collects garbage now; there is never a second one."""
+
+
+# The function is bound here, because collections go on at the interpreter's end, when a module's names are gone.
+def _note_collection(phase: str, info: object, this_thread: Callable[[], int] = threading.get_ident) -> None:
+    global _collecting_in
+    _collecting_in = this_thread() if phase == "start" else None
+
+
+gc.callbacks.append(_note_collection)
 
 # A fork may happen while another thread holds the lock, and nobody in the child would ever release it.
 os.register_at_fork(after_in_child=_renew_lock)
