@@ -159,6 +159,39 @@ class TestCounting:
             worker.join()
         assert (ledger.snapshot().total.calls, ledger.snapshot().total.cost_usd) == (4000, Decimal(40))
 
+    def test_it_may_be_told_of_a_call_by_the_thread_that_is_booking_another(self):
+        """Whoever holds its lock is not waited for; what was told meanwhile is booked with the next."""
+        ledger = Ledger(by=("tenant",))
+
+        class Telling:
+            def __str__(self):
+                for _ in range(20):
+                    ledger(ended(answer()))
+                return "acme"
+
+        within(5, lambda: _tell(ledger, [ended(answer(), metadata={"tenant": Telling()})] * 16))
+        assert ledger.snapshot().total.calls == 16 + 16 * 20
+
+    def test_what_ends_with_a_booked_call_may_ask_the_ledger(self):
+        """Metadata may hold the last reference to something that tells or asks when it goes."""
+        ledger, asked = Ledger(), []
+
+        class Session:
+            def __del__(self):
+                asked.append(ledger.snapshot().total.calls)
+
+        ledger(ended(answer(), metadata={"session": Session()}))
+        within(5, ledger.snapshot)
+        assert asked == [1]
+
+
+def within(seconds, work):
+    """Do the work in a thread that is given up when it takes longer."""
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    worker.join(timeout=seconds)
+    assert not worker.is_alive()
+
 
 costs = st.none() | st.decimals(min_value=0, max_value=10, places=9)
 deployments = st.sampled_from("abc")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -81,7 +81,8 @@ class Ledger:
 
     `by` names keys of `config["metadata"]` to count by. Each dimension holds at most `names` names, in order of
     appearance, and counts the rest as "…other". A run is an outermost one of LangChain, as of an agent or a graph, with
-    all its calls; the last `runs` are held. Threads may share it.
+    all its calls; the last `runs` are held. Threads may share it. The last calls, about fifteen, are held as they were
+    told, with their metadata, until a further call or `snapshot()` books them.
     """
 
     def __init__(self, *, by: Sequence[str] = (), names: int = 200, runs: int = 200) -> None:
@@ -92,7 +93,7 @@ class Ledger:
         """Calls of models that are not ours, and of no chain."""
         self._by: dict[str, dict[str, Tally]] = {dimension: {} for dimension in (*DIMENSIONS, *self._keys)}
         self._latest = OrderedDict[str, Tally | Entry]()
-        self._unbooked: list[CallEnded] = []
+        self._unbooked: deque[CallEnded] = deque()
 
     def __call__(self, event: Event) -> None:
         """Count a call that ended; other events are no news here.
@@ -100,25 +101,34 @@ class Ledger:
         Some at a time, because code that runs once in a while runs with cold caches: it would cost twice as much.
         """
         if isinstance(event, CallEnded):
-            with self._lock:
-                self._unbooked.append(event)
-                if len(self._unbooked) >= _AT_ONCE:
-                    self._book_all()
+            self._unbooked.append(event)
+            # Whoever holds the lock may be this very thread, told of a call in the midst of its booking: never wait.
+            if len(self._unbooked) >= _AT_ONCE and self._lock.acquire(blocking=False):
+                try:
+                    booked = self._book_all()
+                finally:
+                    self._lock.release()
+                del booked
 
     def snapshot(self) -> Snapshot:
         """What was counted so far."""
         with self._lock:
-            self._book_all()
+            booked = self._book_all()
             runs = {name: own if isinstance(own, Tally) else _tally_of(own) for name, own in self._latest.items()}
-            return _frozen(self._total(), {**self._by, "run": runs})
+            snapshot = _frozen(self._total(), {**self._by, "run": runs})
+        del booked
+        return snapshot
 
-    def _book_all(self) -> None:
-        events, self._unbooked = self._unbooked, []
+    def _book_all(self) -> list[CallEnded]:
+        """The calls that were booked, to be let go without the lock: what their metadata held may be the user's last
+        reference to it, and its end may tell of another call."""
+        events = [self._unbooked.popleft() for _ in range(len(self._unbooked))]
         for event in events:
             try:
                 self._book(event)
             except Exception:
                 logger.exception("a call of chain %s could not be booked", event.chain)
+        return events
 
     def _book(self, event: CallEnded) -> None:
         attempts = event.record.attempts
