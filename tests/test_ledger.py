@@ -144,6 +144,15 @@ class TestCounting:
         snapshot = books(*(ended(answer(), metadata={"tenant": n}) for n in (1, 2, 3, 4, 1)), by=("tenant",), names=2)
         assert {name: own.calls for name, own in snapshot.by["tenant"].items()} == {"1": 2, "2": 1, OTHER: 2}
 
+    def test_a_call_counts_once_among_the_others(self):
+        """However many of its tags, deployments and models are beyond the names that are held."""
+        calls = [ended(failure(f"a{n}"), answer(f"b{n}"), tags=(f"u{n}", f"v{n}", f"w{n}")) for n in range(4)]
+        by = books(*calls, names=1).by
+        assert {name: own.calls for name, own in by["tag"].items()} == {"u0": 1, OTHER: 4}
+        for dimension in ("deployment", "model"):
+            others = by[dimension][OTHER]
+            assert (others.calls, others.answered, others.attempts) == (4, 4, 7)
+
     def test_the_last_runs_are_kept(self):
         """A run that makes another call is young again."""
         snapshot = books(*(ended(answer(), run_id=run) for run in "abacd"), runs=3)

@@ -16,13 +16,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from llm_fallback.events import Attempt, CallEnded, Event, Record
 from llm_fallback.quantiles import Reading
 from llm_fallback.tally import NO_ATTEMPT, Entry, Summary, Tally, answered, counted, joined, speed
 
 logger = logging.getLogger("llm_fallback")
+
+Key = TypeVar("Key")
 
 OTHER = "…other"
 """Where a dimension's further names are counted once it is full."""
@@ -136,22 +138,30 @@ class Ledger:
         pace = None if place is None else speed(attempts[place])
         self._book_call(event, _whole(event, entries, pace))
         for dimension, own in zip(("deployment", "model"), _parts(event.record, entries, place, pace), strict=True):
-            for name, part in own.items():
-                if name:
-                    self._tally(dimension, name).add(part)
+            self._book_parts(dimension, own)
 
     def _book_call(self, event: CallEnded, whole: Entry) -> None:
         chain = self._tally("chain", event.chain) if event.chain else self._nameless
         chain.add(whole)
-        for tag in set(event.tags):
-            if not str(tag).startswith(_LANGCHAINS_TAGS):
-                self._tally("tag", str(tag)).add(whole)
+        tags = (tag for tag in map(str, event.tags) if not tag.startswith(_LANGCHAINS_TAGS))
+        # A set, because tags of one call may have one tally: that of all other names.
+        for tally in {self._tally("tag", tag) for tag in tags}:
+            tally.add(whole)
         for key in self._keys:
             if event.metadata.get(key) is not None:
                 self._tally(key, str(event.metadata[key])).add(whole)
         run_id = event.run_id if event.root_run_id is None else event.root_run_id
         if run_id is not None:
             self._book_run(run_id, whole)
+
+    def _book_parts(self, dimension: str, parts: Mapping[str, Entry]) -> None:
+        """Names that are counted among the others have one call together."""
+        own: dict[Tally, Entry] = {}
+        for name, part in parts.items():
+            if name:
+                _add(own, self._tally(dimension, name), part)
+        for tally, entry in own.items():
+            tally.add(entry)
 
     def _total(self) -> Tally:
         """The sum of all chains: every call is one chain's, so it need not be counted a second time."""
@@ -211,8 +221,8 @@ def _parts(
     return deployments, models
 
 
-def _add(parts: dict[str, Entry], name: str, entry: Entry) -> None:
-    parts[name] = joined(parts[name], entry) if name in parts else entry
+def _add(parts: dict[Key, Entry], key: Key, entry: Entry) -> None:
+    parts[key] = joined(parts[key], entry) if key in parts else entry
 
 
 def _answer(attempts: Sequence[Attempt]) -> int | None:
