@@ -60,7 +60,8 @@ def translate(parameters: Mapping[str, Any]) -> Request:
     words = {"client": _client(provider), "acompletion": True, "litellm_logging_obj": _unread_log()}
     sent = _sent_by(completion(**parameters, **words))
     request = sent if isinstance(sent, Request) else _addressed(sent, parameters)
-    return replace(request, headers=replaced(request.headers, own_headers(parameters)))
+    own = own_headers(parameters)
+    return replace(request, headers=replaced(request.headers, own)) if own else request
 
 
 class _Sent(BaseException):
