@@ -155,12 +155,14 @@ async def adrive(run: Run, caller: Caller) -> AsyncGenerator[Piece, None]:
             else:
                 await caller.atell(item)
     finally:
-        try:
-            if run.end is None:
-                await items.aclose()
-        finally:  # A caller may be cancelled again while it leaves; the call is in the books all the same.
+        if run.end is None:
+            run.leave()
+        try:  # Before anything is waited for, as a caller may be cancelled again while it leaves.
             if caller.cares:
                 await caller.atell(_ended(run, caller))
+        finally:
+            if run.end is None:
+                await items.aclose()
 
 
 async def _step(items: AsyncGenerator[Any, Any], answer: Any) -> Any:

@@ -45,6 +45,7 @@ class Run:
         self._first_token_s: float | None = None
         self._last: tuple[Member, Fault] | None = None
         self._out_of_time = False
+        self._race: Race | None = None
         engine.health.count_call(self.began)
 
     def record(self) -> Record:
@@ -68,7 +69,7 @@ class Run:
         One generator for all attempts: each one more, and each step through it, would cost every chunk.
         """
         while (trial := await self._next_trial()) is not None:
-            race = Race(trial, self.engine.clock)
+            race = self._race = Race(trial, self.engine.clock)
             try:
                 if self._falls_back_to(trial.member):
                     yield self._fell_back(trial.member)
@@ -98,10 +99,17 @@ class Run:
                     yield fact
             finally:
                 try:
-                    race.leave()
+                    self.leave()
                 finally:
-                    self._report_dropped(race)
                     await race.close()
+
+    def leave(self) -> None:
+        """Give back what the call holds; it waits for nothing. Requests under way are dropped with `items()`."""
+        if self._race is not None:
+            try:
+                self._race.leave()
+            finally:
+                self._report_dropped(self._race)
 
     async def _next_trial(self) -> Trial | None:
         """The next attempt, when its time has come; None when the call has ended."""
