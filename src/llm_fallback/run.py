@@ -101,6 +101,7 @@ class Run:
                 try:
                     self.leave()
                 finally:
+                    self._race = None  # Its orders know this run, and a circle is left to the garbage collector.
                     await race.close()
 
     def leave(self) -> None:
