@@ -108,9 +108,11 @@ def chain_called(spec: Spec, name: str | None) -> str:
 
 def refuse_misplaced(words: Iterable[str]) -> None:
     """Raise SpecError for words of a call that are not a call's: they would reach every provider alike."""
-    mistakes = [*_shared(words), *_of_the_chain(words)]
-    if mistakes:
-        raise SpecError(mistakes)
+    if not _MISPLACED.isdisjoint(words):
+        raise SpecError([*_shared(words), *_of_the_chain(words)])
+
+
+_MISPLACED = frozenset({*SHARED, *CHAIN_SETTINGS})
 
 
 def _of_the_chain(words: Iterable[str]) -> list[Mistake]:
