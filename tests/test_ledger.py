@@ -19,10 +19,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_fallback.callbacks import CostCallbackHandler, LatencyCallbackHandler
 from llm_fallback.events import Attempt, CallEnded, FellBack, Record, Usage
 from llm_fallback.ledger import OTHER, Ledger, Snapshot, merge
 from llm_fallback.quantiles import MOST_BUCKETS, Distribution, reading
 from llm_fallback.tally import Tokens
+from llm_fallback.testing import fake_chat_model
 
 USAGE = Usage(input_tokens=100, output_tokens=40, cached_tokens=30, reasoning_tokens=10)
 
@@ -361,3 +363,19 @@ def _event(number):
         tags=("web",),
         metadata={"tenant": number % 41},
     )
+
+
+@pytest.mark.parametrize("name", ["chain", "deployment", "model", "tag", "run"])
+def test_a_key_called_like_what_is_counted_anyway_is_refused(name):
+    """A call would be counted by its chain and by what its metadata say of one."""
+    for keeper in (Ledger, CostCallbackHandler, LatencyCallbackHandler):
+        with pytest.raises(ValueError, match=f"by: '{name}' is counted by anyway"):
+            keeper(by=("tenant", name))
+
+
+def test_one_key_may_be_given_as_a_text():
+    """And is not taken for its letters."""
+    ledger = Ledger(by="tenant")
+    fake_chat_model({"a": "hi"}, listeners=[ledger]).invoke("x", {"metadata": {"tenant": "acme", "t": "letter"}})
+    assert {name: own.calls for name, own in ledger.snapshot().by["tenant"].items()} == {"acme": 1}
+    assert "t" not in ledger.snapshot().by

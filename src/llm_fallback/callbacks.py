@@ -38,7 +38,7 @@ _SPLITS = ("chain", "deployment", "model", "tag")
 class _CallBooks(CallObserver):
     """Keeps books of the calls."""
 
-    def __init__(self, *, by: Sequence[str] = ()) -> None:
+    def __init__(self, *, by: str | Sequence[str] = ()) -> None:
         super().__init__()
         self._keys = tuple(by)
         self._ledger = Ledger(by=by)
@@ -127,14 +127,14 @@ _everywhere_lock = threading.Lock()
 
 
 @contextmanager
-def get_cost_callback(*, by: Sequence[str] = ()) -> Iterator[CostCallbackHandler]:
+def get_cost_callback(*, by: str | Sequence[str] = ()) -> Iterator[CostCallbackHandler]:
     """What every call within costs, however deep in chains, graphs and agents it is made."""
     with _attached(CostCallbackHandler(by=by)) as handler:
         yield handler
 
 
 @contextmanager
-def get_latency_callback(*, by: Sequence[str] = ()) -> Iterator[LatencyCallbackHandler]:
+def get_latency_callback(*, by: str | Sequence[str] = ()) -> Iterator[LatencyCallbackHandler]:
     """How long every call within took, however deep in chains, graphs and agents it is made."""
     with _attached(LatencyCallbackHandler(by=by)) as handler:
         yield handler

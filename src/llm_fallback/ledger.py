@@ -66,6 +66,11 @@ class Snapshot:
         return Snapshot.from_dict, (self.as_dict(),)
 
 
+def keys_of(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Keys of metadata; a text is one, and not its letters."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def merge(*snapshots: Snapshot) -> Snapshot:
     """The books of several ledgers as one; the order does not matter."""
     total, by = Tally(), dict[str, dict[str, Tally]]()
@@ -85,11 +90,17 @@ class Ledger:
     appearance, and counts the rest as "…other". A run is an outermost one of LangChain, as of an agent or a graph, with
     all its calls; the last `runs` are held. Threads may share it. The last calls, about fifteen, are held as they were
     told, with their metadata, until a further call or `snapshot()` books them.
+
+    Raises ValueError for a key that is called like what is counted by anyway.
     """
 
-    def __init__(self, *, by: Sequence[str] = (), names: int = 200, runs: int = 200) -> None:
+    def __init__(self, *, by: str | Sequence[str] = (), names: int = 200, runs: int = 200) -> None:
         self._lock = threading.Lock()
-        self._keys = tuple(by)
+        self._keys = keys_of(by)
+        taken = [key for key in self._keys if key in DIMENSIONS]
+        if taken:
+            # Its values would be counted among the chains, say, and a call with both twice.
+            raise ValueError(f"by: {taken[0]!r} is counted by anyway; call the key of your metadata something else")
         self._names, self._runs = names, runs
         self._nameless = Tally()
         """Calls of models that are not ours, and of no chain."""

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from llm_fallback.events import Attempt, CallEnded, Event, Usage
+from llm_fallback.ledger import keys_of
 from llm_fallback.recall import record_of
 
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
@@ -33,9 +34,9 @@ class CallLog:
     it was made in, it always holds.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, metadata: Sequence[str] = ()) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, metadata: str | Sequence[str] = ()) -> None:
         self.path = Path(path)
-        self._metadata = tuple(metadata)
+        self._metadata = keys_of(metadata)
         self._lock = threading.Lock()
         # Unbuffered and appending: one write is one line, also beside other processes.
         self._file = self.path.open("ab", buffering=0)
