@@ -134,6 +134,8 @@ _NO_COUNT = (TypeError, ValueError, OverflowError)
 
 def _counts(source: Any, *names: str) -> list[int]:
     """Numbers of tokens, 0 where nothing is said. Raises one of _NO_COUNT for what is none."""
+    if source is None:
+        return [0] * len(names)
     said = map(source.get, names) if isinstance(source, dict) else [getattr(source, name, None) for name in names]
     return [0 if value is None else value if type(value) is int and value >= 0 else _whole(value) for value in said]
 

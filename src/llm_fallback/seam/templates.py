@@ -95,7 +95,8 @@ def _learnt(known: _Template | None, request: Request, messages: Sequence[Mappin
 def _kind(asking: Asking) -> _Kind | None:
     """What a translation depends on besides the text of plain messages; None if there is more to them than that."""
     words = asking.words
-    if _adds_headers() or _reshapes(asking.target.parameters) or _reshapes(words) or not _are_plain(asking.messages):
+    reshapes = not (_SHAPING.isdisjoint(asking.target.parameters) and _SHAPING.isdisjoint(words))
+    if reshapes or _adds_headers() or not _are_plain(asking.messages):
         return None
     try:
         rest = json.dumps([words, asking.dropped])
@@ -110,10 +111,6 @@ def _adds_headers() -> bool:
     """Whether litellm adds headers of its own to every request: a token that is good for an hour is asked for each
     time, and in a template it would be sent for ever."""
     return litellm.proxy_auth is not None or bool(litellm.headers)
-
-
-def _reshapes(parameters: Mapping[str, Any]) -> bool:
-    return not _SHAPING.isdisjoint(parameters)
 
 
 def _are_plain(messages: Sequence[Mapping[str, Any]]) -> bool:
