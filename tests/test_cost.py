@@ -48,24 +48,24 @@ def test_it_costs_half_of_langchains_own_fallbacks(steps, kind):
 async def own_steps(work: Callable[[], Awaitable[Any]]) -> int:
     """Calls of this library's functions in this thread, once what is made on first use is made: the least of a few, as
     a reply may come in several reads."""
-    return min([await own_steps_once(work) for _ in range(5)])
-
-
-async def own_steps_once(work: Callable[[], Awaitable[Any]]) -> int:
-    count = 0
-
-    def note(frame: Any, event: str, argument: Any) -> None:
-        nonlocal count
-        count += event == "call" and "/llm_fallback/" in frame.f_code.co_filename
-
     for _ in range(2):
         await work()
+    return min([await counted(work) for _ in range(5)])
+
+
+async def counted(work: Callable[[], Awaitable[Any]]) -> int:
+    steps = 0
+
+    def note(frame: Any, event: str, argument: Any) -> None:
+        nonlocal steps
+        steps += event == "call" and "/llm_fallback/" in frame.f_code.co_filename
+
     sys.setprofile(note)
     try:
         await work()
     finally:
         sys.setprofile(None)
-    return count
+    return steps
 
 
 async def test_a_thousand_deployments_cost_a_call_no_more_than_two():

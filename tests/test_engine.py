@@ -786,6 +786,13 @@ async def test_a_caller_cancelled_while_it_waits_drops_the_request(streamed):
     on.check_nothing_is_left()
 
 
+async def cancelled_until_over(task: asyncio.Future[Any]) -> None:
+    """As anyio's scopes do: at every turn of the loop."""
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+
+
 @BOTH
 @pytest.mark.parametrize("asked", [["a"], ["a", "b"]], ids=["alone", "hedged"])
 async def test_a_caller_cancelled_again_and_again_leaves_nothing_behind(streamed, asked):
@@ -795,9 +802,7 @@ async def test_a_caller_cancelled_again_and_again_leaves_nothing_behind(streamed
     task = asyncio.ensure_future(anext(played(run.items())))
     while on.asked != asked:
         await asyncio.sleep(0)
-    while not task.done():
-        task.cancel()
-        await asyncio.sleep(0)
+    await cancelled_until_over(task)
     assert task.cancelled()
     on.check_nothing_is_left()
     assert [(one.deployment, one.outcome) for one in run.record().attempts] == [(name, "cancelled") for name in asked]
@@ -811,9 +816,7 @@ async def test_a_call_whose_caller_is_cancelled_again_while_it_leaves_is_in_the_
     task = asyncio.ensure_future(anext(adrive(on.start(), Caller([events.append]))))
     while on.health["b"].in_flight == 0:
         await asyncio.sleep(0)
-    while not task.done():
-        task.cancel()
-        await asyncio.sleep(0)
+    await cancelled_until_over(task)
     assert [(type(event), event.failure) for event in events] == [(CallEnded, "cancelled")]
     on.check_nothing_is_left()
 
@@ -825,9 +828,7 @@ async def test_a_caller_cancelled_while_a_race_is_decided_leaves_nothing_behind(
     task = asyncio.ensure_future(anext(played(run.items())))
     while on.clock.now() < 2.0:
         await asyncio.sleep(0)
-    while not task.done():
-        task.cancel()
-        await asyncio.sleep(0)
+    await cancelled_until_over(task)
     assert task.cancelled()
     on.check_nothing_is_left()
 

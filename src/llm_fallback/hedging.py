@@ -11,13 +11,10 @@ from llm_fallback.events import Attempt
 from llm_fallback.health import DeploymentHealth
 from llm_fallback.spec import Hedge
 from llm_fallback.timing import Clock
-from llm_fallback.trial import Trial
+from llm_fallback.trial import LONGEST_FAREWELL_S, Trial
 
 _FEWEST_SAMPLES = 50
 """Times a percentile needs before it says anything."""
-
-_LONGEST_FAREWELL_S = 0.5
-"""A read that does not end when it is told to must not keep the caller."""
 
 
 def hedge_after(hedge: Hedge, health: DeploymentHealth, *, streamed: bool) -> float | None:
@@ -118,7 +115,7 @@ class Race:
             task.cancel()
         if tasks:
             with suppress(TimeoutError):
-                async with self._clock.patience(self._clock.now() + _LONGEST_FAREWELL_S):
+                async with self._clock.patience(self._clock.now() + LONGEST_FAREWELL_S):
                     await asyncio.wait(tasks)
         for trial in trials:
             await trial.close()

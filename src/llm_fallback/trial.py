@@ -33,7 +33,7 @@ from llm_fallback.plan import Catalogue, Member
 from llm_fallback.timing import Clock
 
 _NO_USAGE = Usage()
-_LONGEST_FAREWELL_S = 0.5
+LONGEST_FAREWELL_S = 0.5
 """Closing takes a moment; a library that hangs in it must not keep the caller beyond `total_s`."""
 
 _AT_ONCE = 0.1
@@ -124,7 +124,7 @@ class Trial:
         if self._exchange is not None and not self._ended:
             self._ended = True
             with suppress(TimeoutError):
-                async with self._tools.clock.patience(self._tools.clock.now() + _LONGEST_FAREWELL_S):
+                async with self._tools.clock.patience(self._tools.clock.now() + LONGEST_FAREWELL_S):
                     await self._exchange.close()
 
     @property

@@ -27,6 +27,6 @@ def replaced(headers: Mapping[str, str], own: Mapping[str, str]) -> dict[str, st
 
 def has_login(parameters: Mapping[str, Any]) -> bool:
     """Whether a deployment has an authorization of its own."""
-    if "headers" not in parameters and "extra_headers" not in parameters:
+    if {*_WORDS}.isdisjoint(parameters):
         return False
     return any(name.lower() == "authorization" for name in own_headers(parameters))
