@@ -392,6 +392,10 @@ class TestMistakes:
                 "write backend: tensorrt-llm, model: llama, and its api_base",
             ),
             (
+                {"model": "aiohttp_openai/m"},
+                "deployments.x.model: litellm follows redirects of 'aiohttp_openai' to any host; write 'openai/m'",
+            ),
+            (
                 {"backend": "trtllm", "api_base": "http://x"},
                 "deployments.x.backend: no backend is called 'trtllm'; the backend is called 'tensorrt-llm' here",
             ),

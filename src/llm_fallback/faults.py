@@ -16,6 +16,9 @@ from llm_fallback.bodies import Said, said_by, said_in
 from llm_fallback.dialects import STATUSES, coded, worded
 from llm_fallback.events import Failure
 
+LEAST_ERROR = 300
+"""The least status of a response that is none of the model's: a redirect that was not followed is an error too."""
+
 _LONGEST_MESSAGE = 500
 
 
@@ -67,7 +70,7 @@ _LEFT_OPEN: Mapping[int, frozenset[Failure]] = {
     404: frozenset({"overloaded"}),
     429: frozenset({"quota_exhausted", "overloaded"}),
 }
-"""What a status that says much leaves to codes and wording. Other 4xx leave anything, 5xx nothing."""
+"""What a status that says much leaves to codes and wording. Other 4xx leave anything, 3xx and 5xx nothing."""
 
 
 def failure_of(status: int | None, said: Said, classes: Collection[str] = (), *, guessed: bool = False) -> Failure:
@@ -78,7 +81,7 @@ def failure_of(status: int | None, said: Said, classes: Collection[str] = (), *,
     """
     if status is None:
         return coded(classes, _ANYTHING) or "connection"
-    known = _BY_STATUS.get(status, "server_error" if status >= 500 else None)
+    known = _BY_STATUS.get(status, "server_error" if status >= 500 or status < 400 else None)
     open_to = _ANYTHING if guessed or known is None else _LEFT_OPEN.get(status, frozenset())
     code = coded(said.codes, open_to)
     if code is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llm_fallback.exchange import UNFINISHED, End
-from llm_fallback.faults import Fault, answered, error_in
+from llm_fallback.faults import LEAST_ERROR, Fault, answered, error_in
 
 _REMEMBERED_BODY = 16_384
 
@@ -44,7 +44,7 @@ class Response:
         """What the response itself says went wrong; None if it says nothing of the kind."""
         if self.flaw is not None:
             return self.flaw
-        if self.status is not None and self.status >= 400:
+        if self.status is not None and self.status >= LEAST_ERROR:
             return answered(self.status, self.headers, bytes(self.body))
         return self._error_with_200() if self.body else None
 

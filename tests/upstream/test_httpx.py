@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 from collections.abc import AsyncIterator
 
 import httpx
+import pytest
 
 WORDS = [b"one ", b"two"]
 
@@ -114,6 +116,18 @@ async def test_closing_a_response_closes_its_stream():
         response = await client.send(client.build_request("GET", "http://server/"), stream=True)
         await response.aclose()
     assert body.events == ["closed"]
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+def test_both_kinds_of_client_make_a_redirects_request_in_one_method(library):
+    """Redirects to strangers are kept from in there; clients that made it elsewhere would follow them again."""
+    module = pytest.importorskip(library, reason="not every version of OpenAI's library brings an httpx of its own")
+    common = module.Client.__base__
+    assert common is module.AsyncClient.__base__
+    assert "_build_redirect_request" in vars(common)
+    for client in (module.Client, module.AsyncClient):
+        assert "_build_redirect_request" not in vars(client)
+        assert "self._build_redirect_request(request, response)" in inspect.getsource(client._send_handling_redirects)
 
 
 def test_asyncio_run_closes_async_generators_on_its_way_out():

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from llm_fallback.exchange import End, Piece, Reply
-from llm_fallback.faults import Fault, answered
+from llm_fallback.faults import LEAST_ERROR, Fault, answered
 from llm_fallback.protocol import Frames, broken
 from llm_fallback.readings import Chunks
 from llm_fallback.seam.asking import Asking, guarded
 from llm_fallback.seam.clients import SOCKET_TIMEOUT_S
 from llm_fallback.seam.readings import finish_of, reply_of
+from llm_fallback.seam.redirects import Redirects, guarding
 from llm_fallback.seam.translation import Request
 from llm_fallback.seam.upstream import classes_of, fault_of_transfer
 from llm_fallback.seam.wire import Wire
@@ -35,6 +36,7 @@ class DirectExchange:
     def __init__(self, transport: LiteLLMTransport, asking: Asking, request: Request) -> None:
         self._transport, self._asking, self._request = transport, asking, request
         self._wire = Wire(streamed=asking.streamed)
+        self._redirects = Redirects()
         self._pieces: deque[Piece] = deque()
         self._frames = Frames(self._wire, self._take)
         self._chunks = Chunks(finish_of)
@@ -73,19 +75,18 @@ class DirectExchange:
         client: httpx.AsyncClient = (await self._transport.client()).client
         request = self._request
         self._wire.sent = True
-        response = await client.send(
-            client.build_request(
-                "POST",
-                request.url,
-                content=request.body,
-                headers=self._headers(),
-                params=request.query,
-                timeout=SOCKET_TIMEOUT_S,
-            ),
-            stream=True,
+        ready = client.build_request(
+            "POST",
+            request.url,
+            content=request.body,
+            headers=self._headers(),
+            params=request.query,
+            timeout=SOCKET_TIMEOUT_S,
         )
+        with guarding(self._redirects):
+            response = await client.send(ready, stream=True)
         self._wire.begin(response)
-        if response.status_code < 400:
+        if response.status_code < LEAST_ERROR:
             return response
         return self._transport.scrubbed(answered(response.status_code, response.headers, await response.aread()))
 
@@ -138,4 +139,6 @@ class DirectExchange:
         return self._transport.scrubbed(end) if isinstance(end, Fault) else End(finish_of(end.finish))
 
     def _fault(self, error: Exception) -> Fault:
-        return self._transport.clean(error, fault_of_transfer(error, classes_of(error), self._wire.status))
+        refused = self._redirects.refused
+        fault = refused or fault_of_transfer(error, classes_of(error), self._wire.status)
+        return self._transport.clean(error, fault)

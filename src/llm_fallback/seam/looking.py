@@ -14,6 +14,7 @@ from llm_fallback.faults import Fault
 from llm_fallback.looks import Page
 from llm_fallback.plan import Target
 from llm_fallback.seam.headers import own_headers, replaced
+from llm_fallback.seam.redirects import Redirects, guarding
 from llm_fallback.seam.upstream import classes_of, fault_of_transfer
 
 
@@ -27,14 +28,15 @@ async def look(
     client: httpx.AsyncClient, url: str, headers: Mapping[str, str], scrub: Callable[[str], str]
 ) -> Page | Fault:
     """The page, or why there is none. What is raised in here would take the headers along; so nothing is."""
-    cancelled = False
+    cancelled, redirects = False, Redirects()
     try:
-        response = await client.get(url, headers=headers)
+        with guarding(redirects):
+            response = await client.get(url, headers=headers)
         return Page(response.status_code, _data(scrub(response.text)), response.elapsed.total_seconds())
     except asyncio.CancelledError:
         cancelled = True
     except Exception as error:  # noqa: BLE001 - whatever an HTTP library raises is a fault to classify
-        fault = fault_of_transfer(error, classes_of(error), None)
+        fault = redirects.refused or fault_of_transfer(error, classes_of(error), None)
     if cancelled:
         raise asyncio.CancelledError
     return Fault(fault.failure, scrub(fault.message), fault.status)

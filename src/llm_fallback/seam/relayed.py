@@ -18,6 +18,7 @@ from llm_fallback.seam.clients import client_for, is_tapped
 from llm_fallback.seam.headers import own_headers
 from llm_fallback.seam.quiet import quiet_logging
 from llm_fallback.seam.readings import finish_of, reply_of_litellm, tool_calls_of
+from llm_fallback.seam.redirects import Redirects, guarding
 from llm_fallback.seam.upstream import classes_of, fault_of_litellm, fault_of_transfer
 from llm_fallback.seam.wire import Wire
 
@@ -31,6 +32,7 @@ class RelayedExchange:
     def __init__(self, transport: LiteLLMTransport, asking: Asking) -> None:
         self._transport, self._asking = transport, asking
         self._wire = Wire(streamed=asking.streamed, keyless=asking.keyless)
+        self._redirects = Redirects()
         self._stream: Any = None
         self._content_came = self._refused = False
 
@@ -83,7 +85,7 @@ class RelayedExchange:
     async def _guarded(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         token = wires.current.set(self._wire)
         try:
-            with quiet_logging():
+            with quiet_logging(), guarding(self._redirects):
                 return await guarded(ask, self._fault)
         finally:
             wires.current.reset(token)
@@ -151,7 +153,7 @@ class RelayedExchange:
 
     def _fault(self, error: Exception) -> Fault:
         classes = classes_of(error)
-        said = self._wire.fault()
+        said = self._redirects.refused or self._wire.fault()
         if said is not None:
             return self._transport.clean(error, said)
         if self._wire.is_heard:

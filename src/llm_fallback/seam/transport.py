@@ -22,6 +22,7 @@ from llm_fallback.seam.clients import LoopClient, is_tapped, provider_of
 from llm_fallback.seam.direct import DirectExchange
 from llm_fallback.seam.looking import headers_for, look
 from llm_fallback.seam.quiet import is_of_use_to_itself, warm_up
+from llm_fallback.seam.redirects import guard_clients
 from llm_fallback.seam.relayed import RelayedExchange
 from llm_fallback.seam.translation import TRANSLATED, NotTranslated, Request
 
@@ -46,6 +47,7 @@ class LiteLLMTransport:
         # other deployments, also under the same names.
         self._learnt: WeakKeyDictionary[Target, Learnt] = WeakKeyDictionary()
         warm_up()
+        guard_clients()
 
     def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> Exchange:
         if api_key is not None:

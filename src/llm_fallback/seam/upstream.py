@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 
 from llm_fallback.bodies import said_by
-from llm_fallback.faults import Fault, answered, error_in, failure_of, shortened
+from llm_fallback.faults import LEAST_ERROR, Fault, answered, error_in, failure_of, shortened
 
 _CUT = frozenset(
     {
@@ -51,7 +51,7 @@ def fault_of_litellm(error: Exception, classes: set[str]) -> Fault:
     """
     links = list(links_of(error))
     for link in links:
-        if isinstance(link, httpx.HTTPStatusError) and link.response.status_code >= 400:
+        if isinstance(link, httpx.HTTPStatusError) and link.response.status_code >= LEAST_ERROR:
             return answered(link.response.status_code, link.response.headers, _content(link.response), classes)
     told = (error_in({"error": getattr(link, "body", None)}) for link in links)
     return next((fault for fault in told if fault is not None), None) or _by_its_classes(_nearest(links), classes)

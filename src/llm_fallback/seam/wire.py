@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from llm_fallback.faults import Fault
+from llm_fallback.faults import LEAST_ERROR, Fault
 from llm_fallback.protocol import Frames, Response
 
 
@@ -48,10 +48,11 @@ class Wire(Response):
     def listen(self, response: httpx.Response) -> None:
         """Listen to the body of a response from here on, while somebody else reads it."""
         self.begin(response)
+        self.body.clear()  # Of a redirect that was followed, there is one.
         self.muffled = response.headers.get("content-encoding", "identity") != "identity"
         if self.muffled:
             return
-        if self.streamed and response.status_code < 400:
+        if self.streamed and response.status_code < LEAST_ERROR:
             frames = Frames(self)
             response.stream = _Tap(response.stream, frames.feed, frames.end)
         else:

@@ -106,6 +106,8 @@ def _hosted_model(model: str, path: Path) -> Iterator[Problem]:
             f"{provider!r} is no provider of litellm's",
             f"write backend: {backend}, model: {served}, and its api_base",
         )
+    elif provider == "aiohttp_openai":
+        yield Problem(path, f"litellm follows redirects of {provider!r} to any host", f"write 'openai/{served}'")
 
 
 _NO_PROVIDER = {
