@@ -21,10 +21,10 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 
 from benchmarks.tables import table
-from llm_fallback.budget import Cap, Hold, Payer, Purse, reserve
-from llm_fallback.daybook import DayBook
+from llm_fallback.engine.budget import Account, BudgetLimit, Reservation, Spender, reserve
+from llm_fallback.engine.budget_file import DailySpendFile
 from llm_fallback.events import Attempt, CallEnded, Record, Usage
-from llm_fallback.ledger import Ledger
+from llm_fallback.ledger.ledger import Ledger
 
 MILLION = 1_000_000
 GOAL_US = 20.0
@@ -75,13 +75,13 @@ def recording(failures: int) -> float:
     return us_per(record, len(events))
 
 
-def paying(book: DayBook | None) -> float:
-    caps = [Cap(Decimal(10**9), Purse("day", book=book), "a day")]
+def paying(book: DailySpendFile | None) -> float:
+    limits = [BudgetLimit(Decimal(10**9), Account("day", book=book), "a day")]
 
     def pay() -> None:
         for _ in range(100):
-            hold = reserve(caps, Payer(), Decimal("0.0012"))
-            assert isinstance(hold, Hold)
+            hold = reserve(limits, Spender(), Decimal("0.0012"))
+            assert isinstance(hold, Reservation)
             hold.settle(Decimal("0.0011"))
 
     return us_per(pay, 100)
@@ -121,7 +121,7 @@ def main() -> None:
     rows = [(f"of {failures + 1}", f"{recording(failures):.1f} µs") for failures in range(3)]
     print(table(("a recorded call, by attempts", f"CPU (goal: {GOAL_US:g} µs)"), rows), "\n")
     with tempfile.TemporaryDirectory() as place:
-        kept = paying(DayBook(Path(place, "budget"), "benchmark"))
+        kept = paying(DailySpendFile(Path(place, "budget"), "benchmark"))
     print(
         table(
             ("an attempt paid for", "CPU"), [("in memory", f"{paying(None):.0f} µs"), ("in a file", f"{kept:.0f} µs")]

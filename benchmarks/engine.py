@@ -24,17 +24,19 @@ from pydantic import SecretStr
 
 from benchmarks.tables import table
 from llm_fallback import load_spec
-from llm_fallback.catalogue import ListCatalogue
-from llm_fallback.driver import Caller, adrive
-from llm_fallback.engine import Answered, Call, Engine
+from llm_fallback.chat_model.caller import CallContext
+from llm_fallback.chat_model.driver import adrive
+from llm_fallback.engine.budget import ChainBudgets
+from llm_fallback.engine.clock import RealClock
+from llm_fallback.engine.engine import Answered, Call, Engine
+from llm_fallback.engine.execution import CallExecution
+from llm_fallback.engine.health import Health
+from llm_fallback.engine.transport import Chunk, Reply, StreamEnd
 from llm_fallback.events import Usage
-from llm_fallback.exchange import End, Piece, Reply
-from llm_fallback.health import health_of
-from llm_fallback.lease import backoff
-from llm_fallback.ledger import Ledger
-from llm_fallback.plan import Target
-from llm_fallback.resolve import resolve_spec
-from llm_fallback.timing import RealClock
+from llm_fallback.ledger.ledger import Ledger
+from llm_fallback.plan.catalogue import ListCatalogue
+from llm_fallback.plan.plan import Target
+from llm_fallback.plan.resolve import resolve_spec
 
 CHUNKS = 200
 GOAL_CALL_US, GOAL_CHUNK_US, GOAL_FIRST_US = 60.0, 5.0, 200.0
@@ -68,15 +70,15 @@ class Instant:
     async def reply(self) -> Reply:
         return Reply({}, text="Paris.", finish="stop", usage=USAGE)
 
-    async def next(self) -> Piece | End:
+    async def next(self) -> Chunk | StreamEnd:
         if self._left == CHUNKS:
             Instant.came_ns = time.perf_counter_ns()
         self._left -= 1
         if self._left > 0:
-            return Piece({}, text="word ")
-        return Piece({}, finish="stop", usage=USAGE) if self._left == 0 else End("stop")
+            return Chunk({}, text="word ")
+        return Chunk({}, finish="stop", usage=USAGE) if self._left == 0 else StreamEnd("stop")
 
-    def rewritten(self, piece: Piece, text: str) -> Piece:
+    def with_text(self, piece: Chunk, text: str) -> Chunk:
         return piece
 
     async def close(self) -> None:
@@ -93,10 +95,10 @@ class Bench:
 
     def __init__(self, *, books: bool) -> None:
         plan = resolve_spec(load_spec(SPEC), os.environ)
-        health = health_of(plan.targets.values())
+        health = Health.of_targets(plan.targets.values())
         catalogue = ListCatalogue(lambda name: None)
         self._chain = plan.chains["c"]
-        self._engine = Engine(InstantTransport(), catalogue, health, RealClock(), rng=Random(1), backoff=backoff)
+        self._engine = Engine(InstantTransport(), catalogue, health, RealClock(), ChainBudgets(time.time), Random(1))
         self._listeners = [Ledger()] if books else []
 
     async def call(self) -> None:
@@ -107,14 +109,14 @@ class Bench:
 
     async def first(self) -> float:
         """Microseconds from a first chunk's arrival until the caller has it."""
-        run = self._engine.start(Call(self._chain, REQUEST, streamed=True, tokens=8))
-        async with aclosing(adrive(run, Caller(self._listeners))) as pieces:
+        run = CallExecution(self._engine, Call(self._chain, REQUEST, streamed=True, tokens=8))
+        async with aclosing(adrive(run, CallContext(self._listeners))) as pieces:
             await anext(pieces)
             return (time.perf_counter_ns() - Instant.came_ns) / 1000
 
     async def _drive(self, *, streamed: bool) -> None:
-        run = self._engine.start(Call(self._chain, REQUEST, streamed, tokens=8))
-        async for _ in adrive(run, Caller(self._listeners)):
+        run = CallExecution(self._engine, Call(self._chain, REQUEST, streamed, tokens=8))
+        async for _ in adrive(run, CallContext(self._listeners)):
             pass
         assert isinstance(run.end, Answered)
         run.end.record.as_metadata()

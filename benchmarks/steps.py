@@ -3,7 +3,7 @@
     python -m benchmarks.steps [--only "ours, vllm" --only ChatLiteLLMRouter] [--json]
 
 Every contestant has a process of its own. Counted are the calls of all its threads, litellm's work after a reply
-included, once what is made on first use is made. tests/test_cost.py holds us to the shares.
+included, once what is made on first use is made. tests/end_to_end/test_call_overhead.py holds us to the shares.
 """
 
 from __future__ import annotations

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_fallback import health
-from llm_fallback.health import Health
-from llm_fallback.plan import ChainPlan, Feature, Member, Target, Tier, Tiers
-from llm_fallback.pricing import Prices
-from llm_fallback.spec import Breaker as Policy
-from llm_fallback.spec import Limits, Retries, Timeouts
+from llm_fallback.engine.health import Health
+from llm_fallback.engine.retry import FAILURES
+from llm_fallback.plan.plan import ChainPlan, Feature, Member, Target, Tier, Tiers
+from llm_fallback.plan.pricing import Prices
+from llm_fallback.spec import Breaker, Limits, Retries, Timeouts
 
-POLICY = Policy()
+POLICY = Breaker()
+
+COUNTED = frozenset(failure for failure, follows in FAILURES.items() if follows.breaker == "counts")
+"""Failures of which enough open a breaker."""
+OPENING = frozenset(failure for failure, follows in FAILURES.items() if follows.breaker == "opens")
+"""Failures of which one opens it."""
+WARMING_UP = frozenset(failure for failure, follows in FAILURES.items() if follows.may_be_warming_up)
+"""What a server fails by while it starts."""
 
 
-def target(name: str, *, served: str | None = None, policy: Policy | None = POLICY, **settings: Any) -> Target:
+def target(name: str, *, served: str | None = None, policy: Breaker | None = POLICY, **settings: Any) -> Target:
     """A deployment named like its model; each serves a model of its own unless `served` says otherwise."""
     model = f"openai/{name}"
     return Target(name, model, served or name, {"model": model}, breaker=policy, **settings)
@@ -46,14 +52,14 @@ def chain(
         None if long is None else route(*long),
         None if refused is None else route(*refused),
         total_s,
-        Retries(max=retries),
+        Retries(max=retries, wait_initial_s=1),
         **settings,
     )
 
 
 def health_of(plan: ChainPlan) -> Health:
     """The health of a chain's deployments, of which nothing is known yet."""
-    return health.health_of(found.target for found in plan.members)
+    return Health.of_targets(found.target for found in plan.members)
 
 
 class DeclaredCatalogue:
@@ -72,4 +78,16 @@ class DeclaredCatalogue:
         return target.profile.get("prefill")
 
 
-__all__ = ["POLICY", "DeclaredCatalogue", "Limits", "chain", "health_of", "member", "route", "target"]
+__all__ = [
+    "COUNTED",
+    "OPENING",
+    "POLICY",
+    "WARMING_UP",
+    "DeclaredCatalogue",
+    "Limits",
+    "chain",
+    "health_of",
+    "member",
+    "route",
+    "target",
+]

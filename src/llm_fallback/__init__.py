@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llm_fallback.imports import collecting_later
+from llm_fallback._imports import lazy_exports
 
 if TYPE_CHECKING:
-    from llm_fallback.budget_callback import BudgetCallbackHandler
-    from llm_fallback.build import build_chat_model, build_router
     from llm_fallback.callbacks import (
+        BudgetCallbackHandler,
         CostCallbackHandler,
         LatencyCallbackHandler,
         get_cost_callback,
         get_latency_callback,
     )
-    from llm_fallback.chat import FallbackChatModel
-    from llm_fallback.checks import check
+    from llm_fallback.chat_model.runnables import fallback_chain
     from llm_fallback.errors import (
         BudgetExceeded,
         ChainExhausted,
@@ -38,29 +35,36 @@ if TYPE_CHECKING:
         Skip,
     )
     from llm_fallback.ledger import Ledger
-    from llm_fallback.loading import load_spec
-    from llm_fallback.runnables import build_runnables, fallback_chain
-    from llm_fallback.spec import Spec
+    from llm_fallback.litellm_adapter.build import build_chat_model, build_runnables
+    from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
+    from llm_fallback.litellm_adapter.router import build_router
+    from llm_fallback.plan.checks import check
+    from llm_fallback.spec import Spec, load_spec
 
 # Unset, the first import of litellm asks a public host for a list of prices, and waits for it.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "build": ("build_chat_model", "build_router"),
-    "budget_callback": ("BudgetCallbackHandler",),
-    "callbacks": ("CostCallbackHandler", "LatencyCallbackHandler", "get_cost_callback", "get_latency_callback"),
-    "chat": ("FallbackChatModel",),
-    "checks": ("check",),
-    "errors": ("BudgetExceeded", "ChainExhausted", "LLMFallbackError", "Mistake", "SpecError", "StreamBroken"),
-    "events": ("Attempt", "AttemptFailed", "BreakerOpened", "CallEnded", "Event", "FellBack", "Record", "Skip"),
-    "ledger": ("Ledger",),
-    "loading": ("load_spec",),
-    "runnables": ("build_runnables", "fallback_chain"),
-    "spec": ("Spec",),
+_HOMES = {
+    "llm_fallback.callbacks": (
+        *("BudgetCallbackHandler", "CostCallbackHandler", "LatencyCallbackHandler"),
+        *("get_cost_callback", "get_latency_callback"),
+    ),
+    "llm_fallback.chat_model.runnables": ("fallback_chain",),
+    "llm_fallback.errors": (
+        *("BudgetExceeded", "ChainExhausted", "LLMFallbackError", "Mistake", "SpecError", "StreamBroken"),
+    ),
+    "llm_fallback.events": (
+        *("Attempt", "AttemptFailed", "BreakerOpened", "CallEnded", "Event", "FellBack", "Record", "Skip"),
+    ),
+    "llm_fallback.ledger": ("Ledger",),
+    "llm_fallback.litellm_adapter.build": ("build_chat_model", "build_runnables"),
+    "llm_fallback.litellm_adapter.chat_model": ("FallbackChatModel",),
+    "llm_fallback.litellm_adapter.router": ("build_router",),
+    "llm_fallback.plan.checks": ("check",),
+    "llm_fallback.spec": ("Spec", "load_spec"),
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Attempt",
@@ -94,15 +98,5 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Names resolve on first use, so that importing the package loads neither litellm nor LangChain."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with collecting_later():
-        value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# Names resolve on first use, so that importing the package loads neither litellm nor LangChain.
+__getattr__, __dir__ = lazy_exports(globals(), _HOMES)

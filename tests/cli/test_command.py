@@ -40,7 +40,7 @@ def test_check_loads_no_rich(write):
     write()
     result = in_a_process("-X", "importtime", "-m", "llm_fallback.cli", "check")
     loaded = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "llm_fallback.checks" in loaded
+    assert "llm_fallback.plan.checks" in loaded
     assert not loaded & {"rich", "rich.console", *HEAVY}
 
 

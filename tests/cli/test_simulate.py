@@ -6,7 +6,7 @@ import math
 import click
 import pytest
 
-from llm_fallback.cli.simulate_words import percent, rate, seconds, troubles
+from llm_fallback.cli.simulate import percent, rate, seconds, troubles
 from llm_fallback.simulate import Trouble
 
 SMALL = ("--calls", "60")

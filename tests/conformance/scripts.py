@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from llm_fallback.testing import Cut, Empty, Fail, Garbage, Reply, Stall
-from llm_fallback.testing.refusals import OTHER_BODIES, STATUS
+from llm_fallback.testing.openai_responses import OTHER_BODIES, STATUS
 from llm_fallback.testing.scripts import CutHow, GarbageKind, Step
 
 CALL = {"name": "weather", "args": {"city": "Oslo", "days": 3}}

@@ -11,7 +11,7 @@ from llm_fallback import ChainExhausted, FallbackChatModel, StreamBroken, build_
 from llm_fallback.events import Attempt
 from tests.corpus.cases import Case, System, Way, systems
 from tests.corpus.stage import Stage
-from tests.test_ways import heard
+from tests.litellm_adapter.test_direct_and_relayed_alike import heard
 
 SYSTEMS = systems()
 RUNS = [

@@ -12,7 +12,7 @@ import pytest
 from llm_fallback import CallEnded, ChainExhausted, build_chat_model
 from llm_fallback.events import Attempt, FellBack, Record, Skip, Stitch, Usage
 from llm_fallback.exporters.jsonl import CallLog, read
-from llm_fallback.ledger import Ledger
+from llm_fallback.ledger.ledger import Ledger
 from llm_fallback.testing import Fail, FakeServer, Reply
 
 CANARY = "sk-canary-0123456789abcdef"

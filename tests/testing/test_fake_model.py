@@ -235,8 +235,8 @@ class TestASpecOfOnesOwn:
         def vault():
             raise AssertionError("asked")
 
-        hosted = {"model": "openai/gpt-4.1", "api_key": vault}
-        spec = {"deployments": {"hosted": hosted}, "chains": {"c": {"tiers": ["hosted"]}}}
+        running = {"model": "openai/gpt-4.1", "api_key": vault}
+        spec = {"deployments": {"hosted": running}, "chains": {"c": {"tiers": ["hosted"]}}}
         assert fake_chat_model(spec=spec).invoke("hi").content
 
     def test_prices_are_the_specs_or_litellms_list(self):

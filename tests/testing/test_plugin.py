@@ -312,7 +312,7 @@ class TestGuard:
             import pytest
 
             def reached():
-                patched = socket.getaddrinfo.__module__ == "llm_fallback.testing.guard"
+                patched = socket.getaddrinfo.__module__ == "llm_fallback.testing.network_guard"
                 return not patched
 
             {marker}
@@ -364,7 +364,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     own = [name for name in json.loads(ran.stdout) if name.startswith("llm_fallback.")]
     assert json.loads(ran.stdout) == ["llm_fallback", *own]
-    assert own == ["llm_fallback.imports", "llm_fallback.testing", "llm_fallback.testing.plugin"]
+    assert own == ["llm_fallback._imports", "llm_fallback.testing", "llm_fallback.testing.plugin"]
 
 
 def test_its_markers_and_its_setting_are_explained(pytester):

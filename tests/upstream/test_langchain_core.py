@@ -178,22 +178,24 @@ class TestHooks:
         class is."""
         made: list[BaseCallbackHandler] = []
 
-        class Standing(BaseCallbackHandler):
+        class RuntimeState(BaseCallbackHandler):
             pass
 
         class Fresh:
-            def get(self) -> Standing:
-                made.append(Standing())
+            def get(self) -> RuntimeState:
+                made.append(RuntimeState())
                 return made[-1]
 
-        hook: Any = (Fresh(), True, Standing, None)
+        hook: Any = (Fresh(), True, RuntimeState, None)
         _configure_hooks.append(hook)
         try:
             first, second = (CallbackManager.configure() for _ in range(2))
             child = CallbackManager.configure(first.on_chain_start({}, {}).get_child())
         finally:
             _configure_hooks.remove(hook)
-        standing = [[one for one in found.handlers if isinstance(one, Standing)] for found in (first, second, child)]
+        standing = [
+            [one for one in found.handlers if isinstance(one, RuntimeState)] for found in (first, second, child)
+        ]
         assert [len(found) for found in standing] == [1, 1, 1]
         assert standing[0] == standing[2] != standing[1]
 

@@ -15,7 +15,7 @@ from litellm.types.utils import ModelResponse
 from pydantic import BaseModel, PrivateAttr
 
 from llm_fallback import FallbackChatModel
-from llm_fallback.chain_model import ChainChatModel
+from llm_fallback.chat_model.base import ChainChatModel
 
 WORDS = "messages stop run_manager **kwargs"
 OVERRIDDEN = {

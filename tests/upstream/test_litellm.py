@@ -26,8 +26,8 @@ from openai import AsyncOpenAI
 from packaging.version import Version
 
 from llm_fallback import build_chat_model
-from llm_fallback.seam.translation import translate
-from llm_fallback.seam.upstream import links_of
+from llm_fallback.litellm_adapter.errors import links_of
+from llm_fallback.litellm_adapter.translation import translate
 from llm_fallback.testing import FakeServer
 
 CALLBACK_LISTS = (
@@ -45,8 +45,8 @@ mended = pytest.mark.skipif(
     reason="a trap of litellm 1.106 that 1.110 has mended; ours is to stand on both",
 )
 since_mended = pytest.mark.skipif(Version(version("litellm")) < Version("1.110"), reason="litellm mended it in 1.110")
-UNFINISHED = ("clean close", "done without finish", "no choices")
-INVENTED = ("empty body", "only done", "html", *(pytest.param(script, marks=mended) for script in UNFINISHED))
+NOT_A_FINISH = ("clean close", "done without finish", "no choices")
+INVENTED = ("empty body", "only done", "html", *(pytest.param(script, marks=mended) for script in NOT_A_FINISH))
 
 
 def parameters(server: FakeServer, provider: str, script: str, **more: Any) -> dict[str, Any]:
@@ -299,7 +299,7 @@ class TestStreams:
 
     @since_mended
     @pytest.mark.parametrize("provider", ["openai", "litellm_proxy"])
-    @pytest.mark.parametrize("script", UNFINISHED)
+    @pytest.mark.parametrize("script", NOT_A_FINISH)
     async def test_an_end_without_finish_is_an_error_meanwhile(self, server, provider, script):
         """In words by which `_by_its_classes` tells it from a connection that broke."""
         with pytest.raises(litellm.exceptions.MidStreamFallbackError, match="Stream ended before a finish_reason"):

@@ -22,7 +22,7 @@ from llm_fallback.cli.shared import (
 )
 from llm_fallback.errors import BudgetExceeded, ChainExhausted, StreamBroken
 from llm_fallback.events import CallEnded, Event, Record
-from llm_fallback.loading import load_spec
+from llm_fallback.spec import load_spec
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -49,7 +49,7 @@ def command(
     # An `accept` may live beside the spec, as it would be found by `python -m`.
     sys.path.insert(0, os.getcwd())
     with loading_litellm():
-        from llm_fallback.build import build_chat_model
+        from llm_fallback.litellm_adapter.build import build_chat_model
 
     records: list[Record] = []
     with build_chat_model(spec, chain=name, listeners=[_recorder(records)]) as model:

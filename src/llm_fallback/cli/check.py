@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from llm_fallback.checks import Finding, check
 from llm_fallback.cli.shared import FOUND, files_option, json_option, print_json
 from llm_fallback.errors import Mistake, SpecError
-from llm_fallback.loading import load_spec
+from llm_fallback.plan.checks import Finding, check
+from llm_fallback.spec import load_spec
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
@@ -61,7 +61,7 @@ def examine(files: Sequence[Path], *, env: bool) -> Report:
         spec = load_spec(*files)
     except SpecError as error:
         return Report([_finding(mistake) for mistake in error.mistakes])
-    from llm_fallback.outlook import outlook
+    from llm_fallback.plan.explain import outlook
 
     # What a spec imports may live beside it, as it would be found by `python -m`.
     sys.path.insert(0, os.getcwd())

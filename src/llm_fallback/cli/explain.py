@@ -16,9 +16,9 @@ from llm_fallback.cli.shared import (
     json_option,
     print_json,
 )
-from llm_fallback.loading import load_spec
-from llm_fallback.outlook import outlook, plan_of
-from llm_fallback.plan import ChainPlan, Member, Tier
+from llm_fallback.plan.explain import outlook, plan_of
+from llm_fallback.plan.plan import ChainPlan, Member, Tier
+from llm_fallback.spec import load_spec
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -21,15 +21,14 @@ from llm_fallback.cli.shared import (
     loading_litellm,
     print_json,
 )
-from llm_fallback.loading import load_spec
-from llm_fallback.looks import Ping
-from llm_fallback.ping import TIMEOUT_S, key_of, secret_of
+from llm_fallback.engine.ping import TIMEOUT_S, Ping, key_of, secret_of
+from llm_fallback.spec import load_spec
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from llm_fallback.chat import FallbackChatModel
+    from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
 
 _QUESTIONS = ("works", "reachable", "ready", "served", "key_accepted")
 _TITLES = ("works", "reachable", "ready", "model", "key", "round trip", "first token")
@@ -76,7 +75,7 @@ def command(ctx: click.Context, files: tuple[Path, ...], chain: str | None, time
     spec = load_spec(*files)
     names = [chain_called(spec, chain)] if chain or not spec.chains else list(spec.chains)
     with loading_litellm():
-        from llm_fallback.build import build_chat_model
+        from llm_fallback.litellm_adapter.build import build_chat_model
 
     model = build_chat_model(spec, chain=names[0])
     roll = _roll(model, names)
@@ -89,7 +88,7 @@ def command(ctx: click.Context, files: tuple[Path, ...], chain: str | None, time
 
 
 def _roll(model: FallbackChatModel, names: list[str]) -> Roll:
-    chains = model.lease.plan.chains
+    chains = model.runtime.plan.chains
     members = {name: tuple(m.name for tier in chains[name].tiers for m in tier.members) for name in names}
     return Roll(members, tuple(dict.fromkeys(m.name for name in names for m in chains[name].members)))
 
@@ -98,12 +97,12 @@ async def _call(model: FallbackChatModel, roll: Roll, timeout_s: float, out: Con
     """Fill the roll; on a terminal the table is there from the start, and fills as they answer."""
     from rich.live import Live
 
-    targets = [model.lease.plan.targets[name] for name in roll.deployments]
+    targets = [model.runtime.plan.targets[name] for name in roll.deployments]
     keys = {target.name: secret_of(key_of(target)) for target in targets}
     live = Live(_table(roll), console=out) if out is not None and out.is_terminal else None
     async with model:
         with live or nullcontext():
-            async for ping in model.lease.pings(targets, keys, timeout_s):
+            async for ping in model.runtime.pings(targets, keys, timeout_s):
                 roll.pings[ping.deployment] = ping
                 if live is not None:
                     live.update(_table(roll))

@@ -1,10 +1,12 @@
-"""`llm-fallback report`: what a log of calls adds up to, as tables and as a page."""
+"""`llm-fallback report`: what a log of calls adds up to, as tables, or as one HTML page that needs nothing else."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +16,8 @@ from llm_fallback.cli.shared import console, json_option, print_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from llm_fallback.quantiles import Distribution
-    from llm_fallback.tally import Summary
+    from llm_fallback.ledger.quantiles import Distribution
+    from llm_fallback.ledger.tally import Summary
 
 
 @click.command("report")
@@ -39,7 +41,7 @@ def command(calls: Path, page: Path | None, as_json: bool) -> None:
 
 
 def _write(found: Findings, path: Path) -> None:
-    from llm_fallback.cli.report_page import page
+    from llm_fallback.cli.report import page
 
     path.write_text(page(found.as_dict()), encoding="utf-8")
     click.echo(f"wrote {path}", err=True)
@@ -126,3 +128,12 @@ def _cost(own: Summary) -> str:
     if own.known_cost_usd is None:
         return "unknown"
     return ("> " if own.unpriced else "") + dollars(own.cost_usd.normalize())
+
+
+_DATA = '"the data of the report"'
+
+
+def page(data: dict[str, Any]) -> str:
+    """The page; whatever is in the data shows as text and is never run."""
+    template = files("llm_fallback.cli").joinpath("report.html").read_text(encoding="utf-8")
+    return template.replace(_DATA, json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))

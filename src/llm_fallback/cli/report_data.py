@@ -11,8 +11,8 @@ from typing import Any
 
 from llm_fallback.events import CallEnded
 from llm_fallback.exporters.jsonl import read
-from llm_fallback.ledger import Ledger, Snapshot
-from llm_fallback.tally import Summary
+from llm_fallback.ledger.ledger import Ledger, Snapshot
+from llm_fallback.ledger.tally import Summary
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _STEPS = (

@@ -13,12 +13,11 @@ from typing import Any
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 
-from llm_fallback.build import build_chat_model
-from llm_fallback.chat import FallbackChatModel
 from llm_fallback.errors import StreamBroken
 from llm_fallback.events import CallEnded, Event, Record
-from llm_fallback.loading import load_spec
-from llm_fallback.spec import Spec
+from llm_fallback.litellm_adapter.build import build_chat_model
+from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
+from llm_fallback.spec import Spec, load_spec
 from llm_fallback.testing import Cut, Fail, FakeServer, Garbage, Reply, Stall
 from llm_fallback.testing.scripts import Step
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from llm_fallback._imports import collecting_later
 from llm_fallback.errors import LLMFallbackError
-from llm_fallback.imports import collecting_later
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from llm_fallback.cli.shared import console
-from llm_fallback.quantiles import Distribution
+from llm_fallback.ledger.quantiles import Distribution
 from llm_fallback.simulate import Outcome
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def _kinds(counts: Mapping[str, int]) -> list[str]:
 
 
 def _times(seconds: Distribution) -> str:
-    shown = zip(("p50", "p95", "p99"), (seconds.p50, seconds.p95, seconds.p99), strict=True)
-    return "   ".join(f"{name} {value:.2f} s" for name, value in shown if value is not None)
+    safe_repr = zip(("p50", "p95", "p99"), (seconds.p50, seconds.p95, seconds.p99), strict=True)
+    return "   ".join(f"{name} {value:.2f} s" for name, value in safe_repr if value is not None)
 
 
 def _percent(part: int, whole: int) -> str:

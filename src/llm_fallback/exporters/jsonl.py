@@ -18,9 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from llm_fallback.events import Attempt, CallEnded, Event, Usage
-from llm_fallback.ledger import keys_of
-from llm_fallback.recall import record_of
+from llm_fallback.events import Attempt, CallEnded, Event, Usage, record_of
+from llm_fallback.ledger.ledger import keys_of
 
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 _MAPPING = "metadata_"

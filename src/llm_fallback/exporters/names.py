@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from llm_fallback.backends import BACKENDS
 from llm_fallback.events import CallEnded, Outcome
-from llm_fallback.spec.providers import PROVIDERS, likely_provider, with_slash
+from llm_fallback.spec.providers import BACKENDS, PROVIDERS, likely_provider, with_slash
 
 # OpenTelemetry's metrics. Each is of one attempt: one request to one deployment.
 OPERATION_DURATION: Final = "gen_ai.client.operation.duration"

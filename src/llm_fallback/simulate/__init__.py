@@ -5,7 +5,7 @@ nothing is sent, and the same seed gives the same result.
 """
 
 from llm_fallback.simulate.outcome import Outcome, Share
-from llm_fallback.simulate.runs import simulate
+from llm_fallback.simulate.simulation import simulate
 from llm_fallback.simulate.troubles import Trouble
 
 __all__ = ["Outcome", "Share", "Trouble", "simulate"]

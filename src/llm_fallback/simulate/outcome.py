@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from llm_fallback.tally import Summary
+from llm_fallback.ledger.tally import Summary
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Deployments that are pretended: which request meets which trouble, and how long it takes."""
+"""Simulated deployments: which request meets which trouble, and what comes of it after which time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from llm_fallback.exchange import End, Piece, Reply, Transcript
-from llm_fallback.faults import Fault
-from llm_fallback.plan import Target
-from llm_fallback.simulate.acts import Act, act
+from llm_fallback.engine.clock import Clock
+from llm_fallback.engine.transport import Chunk, Fault, PartialReply, Reply, StreamEnd
+from llm_fallback.events import Failure
+from llm_fallback.plan.plan import Target
 from llm_fallback.simulate.troubles import Trouble
-from llm_fallback.timing import Clock
 
 FIRST_TOKEN_S = 0.5
 WRITING_S = 1.5
@@ -58,7 +57,7 @@ class SimulatedExchange:
     def __init__(self, clock: Clock, act: Act) -> None:
         self._clock, self._act = clock, act
 
-    async def next(self) -> Piece | End | Fault:
+    async def next(self) -> Chunk | StreamEnd | Fault:
         seconds, item = next(self._act)
         if math.isinf(seconds):
             await asyncio.get_running_loop().create_future()
@@ -67,13 +66,49 @@ class SimulatedExchange:
         return item
 
     async def reply(self) -> Reply | Fault:
-        whole = Transcript()
-        while isinstance(item := await self.next(), Piece):
+        whole = PartialReply()
+        while isinstance(item := await self.next(), Chunk):
             whole.add(item)
         return item if isinstance(item, Fault) else Reply(whole.text, whole.text, finish=item.finish)
 
-    def rewritten(self, piece: Piece, text: str) -> Piece:
+    def with_text(self, piece: Chunk, text: str) -> Chunk:
         return piece._replace(text=text)
 
     async def close(self) -> None:
         """There is no connection."""
+
+
+Act = Iterator[tuple[float, Chunk | StreamEnd | Fault]]
+"""Seconds to wait, infinite for ever, and what comes then."""
+
+REJECTED = "This is nothing of what was asked for."
+_WORDS = ("All is ", "well, ", "I think.")
+_REFUSAL_S = 0.05
+
+
+def act(failure: Failure | None, first: float, writing: float, *, streamed: bool) -> Act:
+    """A request that fails so, or does not; a reply begins after `first` seconds and takes `writing` more."""
+    begun = _WORDS[:1] if streamed and failure in ("idle_timeout", "stream_broken") else ()
+    match failure:
+        case None:
+            yield from _written(_WORDS, first, writing)
+            yield 0.0, StreamEnd("stop")
+        case "rejected":
+            yield from _written((REJECTED,), first, writing)
+            yield writing, StreamEnd("stop")
+        case "empty_response":
+            yield first, StreamEnd("stop")
+        case "timeout" | "first_token_timeout" | "idle_timeout":
+            yield from _written(begun, first, writing)
+            yield math.inf, StreamEnd(None)
+        case "stream_broken":
+            yield from _written(begun, first, writing)
+            yield writing / 2, Fault("stream_broken" if begun else "connection", "simulated")
+        case _:
+            yield _REFUSAL_S, Fault(failure, "simulated")
+
+
+def _written(words: Sequence[str], first: float, writing: float) -> Act:
+    """Words over the time of writing; the first is the first content."""
+    for number, word in enumerate(words):
+        yield (first if number == 0 else writing / (len(_WORDS) - 1)), Chunk(raw=word, text=word)

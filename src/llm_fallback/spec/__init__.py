@@ -1,10 +1,7 @@
-"""What a user may write.
-
-`model.py` is the whole, `entries.py` its deployments and chains, `settings.py` their small parts; `agreement.py` says
-what must fit together, `wording.py` and `translations.py` put mistakes into words.
-"""
+"""What a user may write, and how it is read: models, files, consistency, secrets, mistakes in words."""
 
 from llm_fallback.spec.entries import Chain, Defaults, Deployment, RunnableSpec
+from llm_fallback.spec.load import load_spec
 from llm_fallback.spec.model import Spec, json_schema
 from llm_fallback.spec.settings import (
     Breaker,
@@ -34,4 +31,5 @@ __all__ = [
     "Spec",
     "Timeouts",
     "json_schema",
+    "load_spec",
 ]

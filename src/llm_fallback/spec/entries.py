@@ -1,12 +1,15 @@
 """The named entries of a spec: deployments, chains, runnables, and the defaults of all of them.
 
-Each entry checks itself; whether they fit together is for `agreement`. A secret is a `SecretStr` from here
-on.
+Each entry validates itself; whether they fit together is for `consistency`. A secret is a `SecretStr` from here on.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
+from string import Formatter
 from typing import Annotated, Any
 
 from pydantic import (
@@ -20,12 +23,10 @@ from pydantic import (
     model_validator,
 )
 
-from llm_fallback.backends import BACKENDS, backend_called
-from llm_fallback.spec.agreement import nearest
-from llm_fallback.spec.profile import Profile
-from llm_fallback.spec.prompts import flaw
-from llm_fallback.spec.providers import with_slash
-from llm_fallback.spec.secrecy import shown, veiled
+from llm_fallback.spec.consistency import nearest
+from llm_fallback.spec.model_profile import Profile
+from llm_fallback.spec.providers import BACKENDS, backend_called, with_slash
+from llm_fallback.spec.secrets import mask, safe_repr
 from llm_fallback.spec.settings import (
     AttemptTimeouts,
     BreakerOrOff,
@@ -57,7 +58,7 @@ def _key(value: Any) -> Any:
 def _judge(value: Any) -> Any:
     if callable(value) or (isinstance(value, str) and re.match(_IMPORT_PATH, value)):
         return value
-    raise wrong(f"must be an import path like 'package.module:name', got {shown(value, ()) or 'another text'}")
+    raise wrong(f"must be an import path like 'package.module:name', got {safe_repr(value, ()) or 'another text'}")
 
 
 def _output(value: Any) -> str:
@@ -65,7 +66,7 @@ def _output(value: Any) -> str:
         return value
     near = get_close_matches(str(value), ("text", "json"), 1)
     raise wrong(
-        f"must be 'text', 'json' or an import path like 'package.module:Model', got {shown(value, ())}",
+        f"must be 'text', 'json' or an import path like 'package.module:Model', got {safe_repr(value, ())}",
         f"did you mean {near[0]!r}?" if near else None,
     )
 
@@ -86,7 +87,7 @@ def _tier(value: Any) -> Any:
         return (value,)
     if isinstance(value, list | tuple):
         return value
-    raise wrong(f"must be a deployment's name or a list of names, got {shown(value, ())}")
+    raise wrong(f"must be a deployment's name or a list of names, got {safe_repr(value, ())}")
 
 
 def _backend(value: str) -> str:
@@ -123,7 +124,7 @@ Tier = Annotated[
 ]
 Tiers = tuple[Tier, ...]
 BackendName = Annotated[str, AfterValidator(_backend), WithJsonSchema({"type": "string", "enum": list(BACKENDS)})]
-Parameters = Annotated[dict[str, Any], AfterValidator(veiled)]
+Parameters = Annotated[dict[str, Any], AfterValidator(mask)]
 
 
 class ChainSettings(Part):
@@ -238,3 +239,34 @@ class RunnableSpec(Part):
         description="`text`, `json`, or the import path of a pydantic model, `package.module:Name`. A reply that is "
         "not of this form is a failure, and the next deployment is asked.",
     )
+
+
+_REMEDY = "write a name in braces, {{ and }} for braces themselves"
+_SAMPLES = ("", 0, 0.0)
+
+
+def flaw(prompt: str) -> tuple[str, str] | None:
+    """What keeps a prompt from being filled, and the remedy; None where nothing does."""
+    try:
+        fields = [field for field in Formatter().parse(prompt) if field[1] is not None]
+    except ValueError as error:
+        return f"has a brace that belongs to no variable ({error})", _REMEDY
+    for _, name, spec, conversion in fields:
+        if not (str(name).isidentifier() and _is_format(spec or "", conversion)):
+            rest = (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            return f"{{{name}{rest}}} is no variable", _REMEDY
+    return None
+
+
+def _is_format(spec: str, conversion: str | None) -> bool:
+    """Whether some value can be written so; dates take any text with a `%`."""
+    if conversion is not None:
+        return conversion in "rsa" and "{" not in spec and _takes("", spec)
+    return "{" not in spec and ("%" in spec or any(_takes(sample, spec) for sample in _SAMPLES))
+
+
+def _takes(value: object, spec: str) -> bool:
+    with suppress(ValueError):
+        format(value, spec)
+        return True
+    return False

@@ -13,9 +13,10 @@ from pydantic import Field, PrivateAttr, SecretStr, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
 from llm_fallback.errors import Mistake, SpecError
-from llm_fallback.spec import agreement
+from llm_fallback.spec import consistency
 from llm_fallback.spec.entries import Chain, ChainSettings, Defaults, Deployment, RunnableSpec
-from llm_fallback.spec.marks import Note, Path, Places, Problem, children, dotted
+from llm_fallback.spec.error_messages import parsed
+from llm_fallback.spec.locations import Note, Path, Places, Problem, children, dotted
 from llm_fallback.spec.settings import (
     Breaker,
     Budget,
@@ -28,7 +29,6 @@ from llm_fallback.spec.settings import (
     Timeouts,
 )
 from llm_fallback.spec.variables import Reference, references
-from llm_fallback.spec.wording import parsed
 
 _P = TypeVar("_P", bound=Part)
 
@@ -57,7 +57,7 @@ class Spec(Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        problems = agreement.problems(self.model_dump())
+        problems = consistency.problems(self.model_dump())
         if problems:
             raise ValueError("; ".join(str(problem.at(Places())) for problem in problems))
         return self
@@ -156,14 +156,14 @@ class Spec(Part):
 
     def _overridden(self, chain: str, settings: Mapping[str, Any]) -> "Spec | list[Problem]":
         if chain not in self.chains:
-            return [Problem(("chain",), f"no chain is called {chain!r}", agreement.nearest(chain, self.chains))]
+            return [Problem(("chain",), f"no chain is called {chain!r}", consistency.nearest(chain, self.chains))]
         overrides = parsed(ChainSettings, settings, whole=Spec)
         if not isinstance(overrides, ChainSettings):
             return overrides
         current = self.chains[chain]
         update = {name: _over(getattr(current, name), value) for name, value in overrides.given().items()}
         changed = current.model_copy(update=update)
-        problems = list(agreement.stream_break(changed.given(), self.defaults.given(), ()))
+        problems = list(consistency.stream_break(changed.given(), self.defaults.given(), ()))
         return problems or self.model_copy(update={"chains": {**self.chains, chain: changed}})
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from llm_fallback.errors import Mistake, SpecError
-from llm_fallback.spec.marks import Path, Places, Problem
+from llm_fallback.spec.locations import Path, Places, Problem
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _TAIL = r"(?:[^$}]|\$(?!\{))*"

@@ -10,19 +10,19 @@ with FakeServer({"primary": Fail(429), "backup": "hello"}) as server:
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from llm_fallback.imports import collecting_later
+from llm_fallback._imports import lazy_exports
 
 if TYPE_CHECKING:
+    from llm_fallback.engine.clock import RealClock
+    from llm_fallback.engine.virtual_clock import JumpingClock
     from llm_fallback.testing.asserts import assert_attempts
+    from llm_fallback.testing.deployments import Received
     from llm_fallback.testing.model import FakeChatModel, fake_chat_model
-    from llm_fallback.testing.received import Received
     from llm_fallback.testing.recordings import recorded
     from llm_fallback.testing.scripts import Cut, Empty, Fail, Garbage, Reply, Stall
     from llm_fallback.testing.server import FakeServer
-    from llm_fallback.timing import JumpingClock, RealClock
 
 __all__ = [
     "Cut",
@@ -41,26 +41,15 @@ __all__ = [
     "recorded",
 ]
 
-_HOME = {
+_HOMES = {
+    "llm_fallback.engine.clock": ("RealClock",),
+    "llm_fallback.engine.virtual_clock": ("JumpingClock",),
     "llm_fallback.testing.asserts": ("assert_attempts",),
+    "llm_fallback.testing.deployments": ("Received",),
     "llm_fallback.testing.model": ("FakeChatModel", "fake_chat_model"),
-    "llm_fallback.testing.received": ("Received",),
     "llm_fallback.testing.recordings": ("recorded",),
     "llm_fallback.testing.scripts": ("Cut", "Empty", "Fail", "Garbage", "Reply", "Stall"),
     "llm_fallback.testing.server": ("FakeServer",),
-    "llm_fallback.timing": ("JumpingClock", "RealClock"),
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with collecting_later():
-        value = getattr(import_module(_MODULE_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_exports(globals(), _HOMES)

@@ -11,24 +11,23 @@ from typing import Any
 from langchain_core.outputs import ChatResult
 from pydantic import Field
 
-from llm_fallback.catalogue import ListCatalogue
-from llm_fallback.chain_model import ChainChatModel, fields_of
-from llm_fallback.driver import Listener
+from llm_fallback.chat_model.base import ChainChatModel, fields_of
+from llm_fallback.chat_model.caller import Listener
+from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
+from llm_fallback.engine.clock import Clock
+from llm_fallback.engine.virtual_clock import JumpingClock
 from llm_fallback.errors import Mistake, SpecError
-from llm_fallback.lease import Lease, Means
-from llm_fallback.listed import listed
-from llm_fallback.overrides import read
-from llm_fallback.plan import Plan
-from llm_fallback.resolve import resolve_spec
+from llm_fallback.plan.catalogue import ListCatalogue
+from llm_fallback.plan.model_list import listed
+from llm_fallback.plan.plan import Plan
+from llm_fallback.plan.resolve import resolve_spec
 from llm_fallback.spec import Spec
-from llm_fallback.spec.agreement import nearest
-from llm_fallback.testing.cast import Cast
-from llm_fallback.testing.conversions import result_of
-from llm_fallback.testing.exchanges import ScriptedTransport
-from llm_fallback.testing.openai_chat import OpenAIChat
-from llm_fallback.testing.received import Received
+from llm_fallback.spec.consistency import nearest
+from llm_fallback.spec.overrides import read
+from llm_fallback.testing.deployments import FakeDeployments, Received
+from llm_fallback.testing.openai_chat import OpenAIChat, result_of
 from llm_fallback.testing.scripts import Scripted
-from llm_fallback.timing import Clock, JumpingClock
+from llm_fallback.testing.transport import ScriptedTransport
 
 
 def fake_chat_model(
@@ -60,7 +59,7 @@ class FakeChatModel(ChainChatModel, OpenAIChat):
     deployment objects to a parameter.
     """
 
-    cast: Cast = Field(exclude=True, repr=False)
+    cast: FakeDeployments = Field(exclude=True, repr=False)
 
     def __init__(
         self,
@@ -68,24 +67,24 @@ class FakeChatModel(ChainChatModel, OpenAIChat):
         spec: Any = None,
         scripts: Mapping[str, Scripted] | None = None,
         clock: Clock | None = None,
-        cast: Cast | None = None,
-        lease: Lease | None = None,
+        cast: FakeDeployments | None = None,
+        runtime: ModelRuntime | None = None,
         **settings: Any,
     ) -> None:
-        if lease is None or cast is None:
+        if runtime is None or cast is None:
             clock = JumpingClock() if clock is None else clock
             spec = None if spec is None else read(spec)
             cast = _cast(scripts, spec, settings.get("chain"), clock)
             spec = cast.chain_spec(_address, "openai-compatible", {}, {}) if spec is None else spec
             means = _means(cast, clock)
         else:
-            means = lease.means
-        super().__init__(**fields_of(spec, lease, settings, means), cast=cast)
+            means = runtime.adapter
+        super().__init__(**fields_of(spec, runtime, settings, means), cast=cast)
 
     @property
     def clock(self) -> Clock:
         """The time this model lives in."""
-        return self.lease.engine.clock
+        return self.runtime.engine.clock
 
     def script(self, name: str, *steps: Scripted) -> None:
         """Gives a deployment another script from its next request on, for every copy of this model.
@@ -106,9 +105,11 @@ class FakeChatModel(ChainChatModel, OpenAIChat):
         return {**super()._identifying_params, **self._chain_identity()}
 
 
-def _cast(scripts: Mapping[str, Scripted] | None, spec: Spec | None, chain: str | None, clock: Clock) -> Cast:
+def _cast(
+    scripts: Mapping[str, Scripted] | None, spec: Spec | None, chain: str | None, clock: Clock
+) -> FakeDeployments:
     if spec is None:
-        return Cast(scripts, chain=chain or "default", now=clock.now)
+        return FakeDeployments(scripts, chain=chain or "default", now=clock.now)
     given = scripts or {}
     mistakes = [
         Mistake(f"scripts[{name!r}]", f"no deployment is called {name!r}", nearest(name, spec.deployments))
@@ -117,15 +118,15 @@ def _cast(scripts: Mapping[str, Scripted] | None, spec: Spec | None, chain: str 
     ]
     if mistakes:
         raise SpecError(mistakes)
-    return Cast({name: given.get(name) for name in spec.deployments}, now=clock.now)
+    return FakeDeployments({name: given.get(name) for name in spec.deployments}, now=clock.now)
 
 
 def _address(name: str) -> str:
     return f"http://{name}.invalid"
 
 
-def _means(cast: Cast, clock: Clock) -> Means:
-    return Means(
+def _means(cast: FakeDeployments, clock: Clock) -> Adapter:
+    return Adapter(
         resolve=_resolved,
         transport=partial(ScriptedTransport, cast, clock),
         catalogue=lambda: ListCatalogue(listed),

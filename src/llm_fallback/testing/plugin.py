@@ -14,7 +14,7 @@ import pytest
 
 if TYPE_CHECKING:
     from llm_fallback.testing import FakeChatModel, FakeServer
-    from llm_fallback.testing.guard import Guard
+    from llm_fallback.testing.network_guard import Guard
 
 _INI = "llm_no_network"
 _GUARD: pytest.StashKey[Guard] = pytest.StashKey()
@@ -65,7 +65,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Guard a test and its fixtures, if it is to be guarded."""
     if not _is_guarded(item):
         return (yield)
-    from llm_fallback.testing.guard import Guard
+    from llm_fallback.testing.network_guard import Guard
 
     with Guard() as item.stash[_GUARD]:
         return (yield)

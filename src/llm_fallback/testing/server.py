@@ -1,23 +1,28 @@
-"""A real HTTP server that speaks OpenAI's protocol and misbehaves as told."""
+"""FakeServer: a real HTTP server that speaks OpenAI's protocol and misbehaves as told."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Thread, current_thread
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from llm_fallback.testing.cast import Cast
-from llm_fallback.testing.hosting import HOST, Hosted, host
+from aiohttp import web
+
+from llm_fallback.testing.deployments import FakeDeployments, RequestLog
+from llm_fallback.testing.http_app import FakeApp, unlimited_request
+from llm_fallback.testing.recorder import RecordingApp
 from llm_fallback.testing.recordings import recorded
-from llm_fallback.testing.scripts import Scripted
-from llm_fallback.testing.site import Site
+from llm_fallback.testing.scripts import Script, Scripted
 
 
-class FakeServer(Cast):
+class FakeServer(FakeDeployments):
     """Serves one deployment per script on 127.0.0.1, each under its own path, from a thread of its own.
 
     with FakeServer({"primary": [Cut(), "fine now"], "backup": "hello"}) as server:
@@ -27,9 +32,17 @@ class FakeServer(Cast):
     and in async code; it may be started again after it was closed, on another port.
     """
 
-    def __init__(self, scripts: Mapping[str, Scripted] | None = None, *, chain: str = "default") -> None:
+    def __init__(
+        self,
+        scripts: Mapping[str, Scripted] | None = None,
+        *,
+        chain: str = "default",
+        app: Callable[[Mapping[str, Script], RequestLog], FakeApp] = FakeApp,
+    ) -> None:
+        """`app` makes what answers the requests, anew at each start."""
         super().__init__(scripts, chain=chain)
-        self._hosted: Hosted | None = None
+        self._app = app
+        self._running: RunningServer | None = None
 
     @classmethod
     def record(cls, upstream: str | Mapping[str, str], file: str | Path, *, chain: str = "default") -> FakeServer:
@@ -39,10 +52,9 @@ class FakeServer(Cast):
         pauses are kept as they come. Keys that requests carry are not: neither where they stand nor where a server
         repeats them. Prompts and replies are.
         """
-        from llm_fallback.testing.recorder import RecordingServer
-
         addresses = {"upstream": upstream} if isinstance(upstream, str) else upstream
-        return RecordingServer(addresses, Path(file), chain=chain)
+        app = partial(RecordingApp, upstream=addresses, file=Path(file))
+        return cls(dict.fromkeys(addresses), chain=chain, app=app)
 
     @classmethod
     def replay(cls, file: str | Path, *, pace: float = 1.0, chain: str = "default") -> FakeServer:
@@ -52,9 +64,9 @@ class FakeServer(Cast):
     @property
     def url(self) -> str:
         """Where it listens, as in `http://127.0.0.1:40123`; RuntimeError if it does not."""
-        if self._hosted is None:
+        if self._running is None:
             raise RuntimeError("this FakeServer is not running; use it in a with block, or start() it")
-        return f"http://{HOST}:{self._hosted.port}"
+        return f"http://{HOST}:{self._running.port}"
 
     def base(self, name: str) -> str:
         """The `api_base` of a deployment, without /v1."""
@@ -80,7 +92,7 @@ class FakeServer(Cast):
         It is asked after every change of what was received. TimeoutError, naming the requests, if it stays
         false.
         """
-        if not self._inbox.wait_until(predicate, timeout_s):
+        if not self._log.wait_until(predicate, timeout_s):
             raise self._out_of_patience(timeout_s)
 
     async def await_until(self, predicate: Callable[[], object], timeout_s: float = 5.0) -> None:
@@ -93,15 +105,15 @@ class FakeServer(Cast):
 
     def start(self) -> Self:
         """Listens; returns when it does. RuntimeError if it does already."""
-        self._hosted = self._launch().result()
+        self._running = self._launch().result()
         return self
 
     def close(self) -> None:
         """Ends every connection, whatever is being sent, and the thread. Harmless if it is not running."""
-        hosted, self._hosted = self._hosted, None
-        if hosted is not None:
-            hosted.stop().result()
-            hosted.join()
+        running, self._running = self._running, None
+        if running is not None:
+            running.stop().result()
+            running.join()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -112,25 +124,88 @@ class FakeServer(Cast):
         self.close()
 
     async def __aenter__(self) -> Self:
-        self._hosted = await asyncio.wrap_future(self._launch())
+        self._running = await asyncio.wrap_future(self._launch())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        hosted, self._hosted = self._hosted, None
-        if hosted is not None:
-            await asyncio.wrap_future(hosted.stop())
-            hosted.join()
+        running, self._running = self._running, None
+        if running is not None:
+            await asyncio.wrap_future(running.stop())
+            running.join()
 
-    def _launch(self) -> Future[Hosted]:
-        if self._hosted is not None:
+    def _launch(self) -> Future[RunningServer]:
+        if self._running is not None:
             raise RuntimeError("this FakeServer is running already")
-        return host(self._site())
-
-    def _site(self) -> Site:
-        return Site(self._scripts, self._inbox)
+        return _host(self._app(self._scripts, self._log))
 
     def _out_of_patience(self, timeout_s: float) -> TimeoutError:
         lines = [f"  {received}" for received in self.received()] or ["  nothing"]
         return TimeoutError("\n".join([f"not so after {timeout_s:g} s; received:", *lines]))
+
+
+HOST = "127.0.0.1"
+_BACKLOG = 1024
+_GRACE_S = 0.01
+"""For answers under way when the app closes; aiohttp takes 0 for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """An app that is being served."""
+
+    port: int
+    ended: Future[None]
+    """Done when the last connection, task and the loop are gone."""
+    _thread: Thread
+    _loop: asyncio.AbstractEventLoop
+    _stop: asyncio.Event
+
+    def stop(self) -> Future[None]:
+        """Ends every connection, whatever is being sent; the future is `ended`."""
+        self._loop.call_soon_threadsafe(self._stop.set)
+        return self.ended
+
+    def join(self) -> None:
+        """Waits for the thread; at once when `ended` is done."""
+        self._thread.join()
+
+
+def _host(app: FakeApp) -> Future[RunningServer]:
+    """Serves the app on a free port, from now until it is stopped."""
+    started: Future[RunningServer] = Future()
+    Thread(target=_run, args=(app, started), name="FakeServer", daemon=True).start()
+    return started
+
+
+def _run(app: FakeApp, started: Future[RunningServer]) -> None:
+    ended: Future[None] = Future()
+    try:
+        asyncio.run(_serve(app, started, ended))
+    except BaseException as error:
+        if started.done():
+            raise
+        started.set_exception(error)
+    finally:
+        ended.set_result(None)
+
+
+async def _serve(app: FakeApp, started: Future[RunningServer], ended: Future[None]) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    server = web.Server(
+        app,
+        request_factory=unlimited_request,
+        handler_cancellation=True,
+        access_log=None,
+        tcp_keepalive=False,
+    )
+    listener = await loop.create_server(server, HOST, 0, backlog=_BACKLOG)
+    port = listener.sockets[0].getsockname()[1]
+    started.set_result(RunningServer(port, ended, current_thread(), loop, stop))
+    await stop.wait()
+    listener.close()
+    app.closing = True
+    server.pre_shutdown()
+    await server.shutdown(_GRACE_S)

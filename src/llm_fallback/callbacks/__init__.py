@@ -1,0 +1,17 @@
+"""LangChain callback handlers: what calls cost, how long they took, and what they may cost."""
+
+from llm_fallback.callbacks.budget import BudgetCallbackHandler
+from llm_fallback.callbacks.handlers import (
+    CostCallbackHandler,
+    LatencyCallbackHandler,
+    get_cost_callback,
+    get_latency_callback,
+)
+
+__all__ = [
+    "BudgetCallbackHandler",
+    "CostCallbackHandler",
+    "LatencyCallbackHandler",
+    "get_cost_callback",
+    "get_latency_callback",
+]

@@ -1,0 +1,136 @@
+"""The LangChain callback handler that stops calls before they cost more than is allowed.
+
+limit = BudgetCallbackHandler(0.50, window="run")
+graph.invoke(..., config={"callbacks": [limit]})
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any, get_args
+from uuid import UUID
+
+from llm_fallback.callbacks.observer import CallObserver, ForeignCall
+from llm_fallback.callbacks.root_run import RootRunTracker
+from llm_fallback.engine.budget import Account, Balance, BudgetLimit, Spender, Window
+from llm_fallback.errors import BudgetExceeded
+from llm_fallback.events import CallEnded
+
+
+class BudgetCallbackHandler(CallObserver):
+    """Stops calls that would spend more than `limit_usd` US dollars: they raise BudgetExceeded, and nothing is sent.
+
+    `window` is what the limit is for: each `call`, each `run` (an outermost one of LangChain, as of an agent or a
+    graph), each `day` from midnight UTC, or `none`: all calls together. `per` names a key of `config["metadata"]`, each
+    value of which has the whole limit for itself.
+
+    An attempt of one of our own models is paid for beforehand by its estimate, so calls at the same time do not
+    overspend. Of other models the handler learns the cost as a call ends, by litellm's list, and stops the next one.
+    Raises ValueError for a limit that is no amount of money, or an unknown window.
+    """
+
+    raise_error = True
+
+    def __init__(
+        self,
+        limit_usd: float | Decimal,
+        per: str | None = None,
+        window: Window = "none",
+        *,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`wall` tells the time, in seconds since the epoch."""
+        super().__init__()
+        if window not in get_args(Window):
+            raise ValueError(f"window must be one of {', '.join(get_args(Window))}, got {window!r}")
+        self._account = Account(window, per, wall)
+        scope = type(self).__name__ if window == "none" else f"{type(self).__name__}, per {window}"
+        self.limit: BudgetLimit = BudgetLimit(_dollars(limit_usd), self._account, scope)
+        self._root_runs = RootRunTracker()
+        # Who pays by the run has to see runs begin.
+        self.ignore_chain = self.ignore_agent = self.ignore_retriever = window != "run"
+
+    def before_call(self, call: ForeignCall) -> None:
+        """Stop a call when there is nothing left; our own models ask for each attempt themselves."""
+        if call.chain:
+            return
+        call.root_run_id = self._root_runs.root(call.run_id, call.parent_run_id)
+        with self._account.lock:
+            shortfall = self.limit.shortfall(Spender(str(call.root_run_id), call.metadata), None)
+        if shortfall is not None:
+            raise BudgetExceeded(*shortfall.as_floats)
+
+    def record(self, event: CallEnded) -> None:
+        self._account.spend(Spender(event.root_run_id, event.metadata), event.record.cost_usd)
+
+    def on_call_ended(self, event: CallEnded) -> None:
+        """A model of ours has ended a call; what it cost was settled attempt by attempt."""
+        self._end(UUID(event.run_id))
+
+    def on_chain_start(
+        self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        self._root_runs.begin(run_id, parent_run_id)
+
+    def on_tool_start(
+        self, serialized: Any, input_str: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        self._root_runs.begin(run_id, parent_run_id)
+
+    def on_retriever_start(
+        self, serialized: Any, query: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        self._root_runs.begin(run_id, parent_run_id)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain data, in US dollars: what was spent and what is set aside for calls under way, today with `day`, in the
+        runs that are remembered with `run`, ever with `none`. Where `unpriced_attempts` is above 0, the cost of some is
+        not known and not in it."""
+        balances, per = self._account.balances(), self._account.per
+        by = {} if per is None else {f"by_{per}": _by_spender(balances)}
+        return {
+            "limit_usd": float(self.limit.usd),
+            "window": self._account.window,
+            "spent_usd": float(sum((own.spent for own in balances), Decimal(0))),
+            "reserved_usd": float(sum((own.reserved for own in balances), Decimal(0))),
+            "unpriced_attempts": sum(own.unpriced for own in balances),
+            **by,
+        }
+
+    def report(self) -> str:
+        """Text a person reads."""
+        told = self.snapshot()
+        lines = [
+            f"${told['spent_usd']:.6f} spent, ${told['limit_usd']:.6f} allowed ({_OF_WINDOW[self._account.window]})"
+        ]
+        if self._account.per is not None:
+            spenders = told[f"by_{self._account.per}"].items()
+            lines += [f"by {self._account.per}", *(f"  {name}  ${usd:.6f}" for name, usd in spenders)]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.report().splitlines()[0]})"
+
+
+_OF_WINDOW = {"call": "for each call", "run": "for each run", "day": "today", "none": "in all"}
+
+
+def _dollars(limit_usd: float | Decimal) -> Decimal:
+    try:
+        usd = Decimal(str(limit_usd))
+    except InvalidOperation:
+        usd = Decimal(-1)
+    if not (usd.is_finite() and usd >= 0) or isinstance(limit_usd, bool):
+        raise ValueError(f"limit_usd must be an amount of US dollars, 0 or more, got {limit_usd!r}")
+    return usd
+
+
+def _by_spender(balances: Sequence[Balance]) -> dict[str, float]:
+    """By the value of `per`; what had none stands under an empty name."""
+    spent: dict[str, Decimal] = {}
+    for own in balances:
+        spender_key = own.spender_key or ""
+        spent[spender_key] = spent.get(spender_key, Decimal(0)) + own.spent
+    return {name: float(usd) for name, usd in sorted(spent.items())}

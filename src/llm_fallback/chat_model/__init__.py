@@ -1,0 +1,1 @@
+"""The LangChain chat model over a chain, whoever carries its requests."""

@@ -1,0 +1,385 @@
+"""A chat model over a chain of deployments, whoever carries its requests.
+
+`ChainChatModel` stands in front of a class that turns messages into requests and replies into messages: ChatLiteLLM's
+in production, one of the testing kit's in fakes. What a call goes through between the two is the engine's, here alike
+for both, and nothing here loads litellm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar, copy_context
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, Self, cast
+from uuid import uuid4
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManager, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import Field, SecretStr, model_validator
+
+from llm_fallback.chat_model.caller import CallContext, Listener
+from llm_fallback.chat_model.conversion import KEY, aiter_reply, attach_metadata, iter_reply, to_call
+from llm_fallback.chat_model.driver import aanswer_question, answer_question
+from llm_fallback.chat_model.portal import portal
+from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
+from llm_fallback.chat_model.structured import OutputFormat, structured
+from llm_fallback.engine.engine import Answered, CallerQuestion
+from llm_fallback.engine.execution import CallExecution
+from llm_fallback.engine.ping import TIMEOUT_S, key_of, secret_of
+from llm_fallback.plan.explain import explain
+from llm_fallback.plan.plan import ChainPlan, Plan, Target
+from llm_fallback.plan.profiles import chain_profile
+from llm_fallback.spec import Spec
+from llm_fallback.spec.overrides import chain_called, configure, read, refuse_misplaced
+
+_caller: ContextVar[CallContext | None] = ContextVar("llm_fallback_caller", default=None)
+
+
+class ChainChatModel(BaseChatModel):
+    """What every model over a chain has in common."""
+
+    spec: Spec = Field(repr=False)
+    chain: str
+    """The chain asked unless a call names another."""
+    listeners: Sequence[Listener] = Field(default=(), exclude=True, repr=False)
+    """Each is called with every event, in the caller's own thread or task."""
+    structured: OutputFormat | None = Field(default=None, exclude=True, repr=False)
+    """The form replies must have, where `with_structured_output` asked for one."""
+    runtime: ModelRuntime = Field(exclude=True, repr=False)
+
+    @model_validator(mode="after")
+    def _tell_profile_on_access(self) -> Self:
+        # It follows from the chain, which copies of this model change and reload renews, unless it was given.
+        if self.profile is None:
+            del self.__dict__["profile"]
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "profile":
+            return chain_profile(self._plan(), self.runtime.engine.catalogue.profile)
+        return super().__getattr__(name)  # type: ignore[misc]
+
+    # What a user may ask of it besides answers.
+
+    def with_chain(self, chain: str) -> Self:
+        """A chat model on another chain of the same spec, with the same state. What is bound, tools too, is bound to
+        what this returns: LangChain's bindings hand on the methods of a model, and forget themselves by it."""
+        name = self._chain_called(chain)
+        return self.model_copy(update={"chain": name, "model": name})
+
+    def explain(self, chain: str | None = None) -> dict[str, Any]:
+        """What one call may do, as plain data: tiers, the most requests, the most seconds."""
+        return explain(self._plan(chain))
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What is known of each deployment now, as plain data."""
+        return self.runtime.engine.health.snapshot(self.runtime.engine.clock.now())
+
+    def ping(self, chain: str | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, dict[str, Any]]:
+        """Ask every deployment for one token, all at once; of a chain, those it may ask.
+
+        Per deployment plain data: `works` (it answered), `reachable`, `ready`, `served`, `key_accepted`, `serves` (the
+        models it lists), `round_trip_s`, `first_token_s`, and of one that does not work `failure`, `status`, `message`
+        and `remedy`. None is not known. Each has `timeout_s` seconds. Breakers, limits and budgets are neither heeded
+        nor told.
+        """
+        targets = self._targets(chain)
+        keys = {target.name: secret_of(answer_question(CallerQuestion(partial(key_of, target)))) for target in targets}
+        return portal().run(self._pinged(targets, keys, timeout_s), copy_context())
+
+    async def aping(self, chain: str | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, dict[str, Any]]:
+        """Like ping."""
+        targets = self._targets(chain)
+        keys = {
+            target.name: secret_of(await aanswer_question(CallerQuestion(partial(key_of, target))))
+            for target in targets
+        }
+        return await self._pinged(targets, keys, timeout_s)
+
+    async def _pinged(
+        self, targets: Sequence[Target], keys: Mapping[str, SecretStr | None], timeout_s: float
+    ) -> dict[str, dict[str, Any]]:
+        found = {ping.deployment: ping async for ping in self.runtime.pings(targets, keys, timeout_s)}
+        return {target.name: found[target.name].as_data() for target in targets}
+
+    def _targets(self, chain: str | None) -> list[Target]:
+        self._check_open()
+        plan = self.runtime.plan
+        chains = plan.chains.values() if chain is None else [_chain_in(plan, chain)]
+        return list({member.name: member.target for own in chains for member in own.members}.values())
+
+    def reload(self, spec: Any) -> None:
+        """Answer by another spec from the next call on, in all copies of this model; running calls end by the old
+        one, and deployments that stayed as they were keep their state. Raises SpecError and changes nothing if the
+        new spec is wrong, or lacks this model's chain."""
+        renewed = read(spec)
+        chain_called(renewed, self.chain)
+        self.runtime.reload(renewed)
+
+    def close(self) -> None:
+        """Close all connections, of every copy of this model too; a model that is closed answers no more."""
+        self.runtime.close()
+
+    async def aclose(self) -> None:
+        """Like close, and wait until this event loop's connections are closed."""
+        await self.runtime.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self.model_copy()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"a {type(self).__name__} holds connections and locks: build it in the worker from its spec")
+
+    def with_structured_output(
+        self,
+        schema: Any,
+        *,
+        method: Any = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """LangChain's, and a reply that does not parse or validate counts as `rejected`: the next deployment
+        is asked with the same request. Streamed replies are held until they are judged."""
+        asked = {"method": method, "strict": strict, **kwargs}
+        trace_format = {"kwargs": {"method": method, "strict": strict}, "schema": convert_to_openai_tool(schema)}
+        form = structured(super().with_structured_output(schema, **asked), trace_format)
+        strictly = self.model_copy(update={"structured": form})
+        return super(ChainChatModel, strictly).with_structured_output(schema, include_raw=include_raw, **asked)
+
+    # LangChain's entries, overridden only to learn the run and the chain a config names.
+
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        config, kwargs = self._entered(config, kwargs)
+        with _calling(self._caller_of(config)):
+            return super().invoke(input, config, **kwargs)
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        config, kwargs = self._entered(config, kwargs)
+        with _calling(self._caller_of(config)):
+            return await super().ainvoke(input, config, **kwargs)
+
+    def stream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        config, kwargs = self._entered(config, kwargs)
+        chunks = super().stream(input, config, **kwargs)
+        with _calling(self._caller_of(config)):
+            first = next(chunks, None)
+        if first is not None:
+            yield first
+            yield from chunks
+
+    async def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        config, kwargs = self._entered(config, kwargs)
+        answer = cast("AsyncGenerator[AIMessageChunk, None]", super().astream(input, config, **kwargs))
+        async with aclosing(answer) as chunks:
+            with _calling(self._caller_of(config)):
+                first = await anext(chunks, None)
+            if first is not None:
+                yield first
+                async for chunk in chunks:
+                    yield chunk
+
+    def _entered(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> tuple[RunnableConfig, dict[str, Any]]:
+        """The config with a run id of its own, and the call's words with its chain under LangChain's name for it."""
+        config = ensure_config(config)
+        if config.get("run_id") is None:
+            config["run_id"] = uuid4()
+        refuse_misplaced(kwargs)
+        chosen = kwargs.pop("chain", None) or kwargs.get("model") or config.get("configurable", {}).get("chain")
+        if chosen is not None:
+            kwargs["model"] = self._chain_called(chosen)
+        if self.structured is not None and self.structured.trace_format is not None:
+            kwargs.setdefault("ls_structured_output_format", self.structured.trace_format)
+        return config, kwargs
+
+    def _caller_of(self, config: RunnableConfig) -> CallContext:
+        tags = [*(config.get("tags") or ()), *(self.tags or ())]
+        metadata = {**(config.get("metadata") or {}), **(self.metadata or {})}
+        # Nothing here may hold the model: a kept-alive connection keeps the context it was opened in, and with it
+        # the caller of its first request, for as long as it is open.
+        handlers = partial(CallbackManager.configure, config.get("callbacks"), self.callbacks, self.verbose)
+        return CallContext(self.listeners, config["run_id"], tags, metadata, handlers)
+
+    def _plan(self, chain: str | None = None) -> ChainPlan:
+        """Of the chain, or of this model's own, which a reload by a copy of it may have taken away."""
+        return _chain_in(self.runtime.state.plan, chain or self.chain)
+
+    def _chain_called(self, name: str) -> str:
+        return _chain_in(self.runtime.state.plan, name).name
+
+    # Requests and what comes back.
+
+    def _merged(self, own: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
+        """The words of a call over the model's own, with the chain asked for under LangChain's name for it."""
+        refuse_misplaced(words)
+        chosen = words.get("chain") or words.get("model") or self.chain
+        return {**own, **words, "model": self._chain_called(chosen)}
+
+    def _ask(self, words: dict[str, Any], run_manager: CallbackManagerForLLMRun | None) -> Any:
+        """One call through the chain: its chunks, or the whole reply if it is not streamed."""
+        caller = self._caller(run_manager)
+        answer = iter_reply(self._start(words, caller), caller)
+        return answer if words.get("stream") else list(answer)[-1]
+
+    async def _aask(self, words: dict[str, Any], run_manager: AsyncCallbackManagerForLLMRun | None) -> Any:
+        """Like `_ask`."""
+        caller = self._caller(run_manager)
+        answer = caller.answer = aiter_reply(self._start(words, caller), caller)
+        return answer if words.get("stream") else [item async for item in answer][-1]
+
+    def _start(self, words: dict[str, Any], caller: CallContext) -> CallExecution:
+        """The call that merged words ask for."""
+        self._check_open()
+        _, plan, engine = self.runtime.state
+        return CallExecution(engine, to_call(words, _chain_in(plan, words["model"]), self.structured, caller.spender()))
+
+    def _check_open(self) -> None:
+        if self.runtime.is_closed:
+            raise RuntimeError("this model is closed; build another with build_chat_model")
+
+    def _caller(self, run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None) -> CallContext:
+        if run_manager is None:
+            return _caller.get() or CallContext(self.listeners)
+        return CallContext(
+            self.listeners,
+            run_manager.run_id,
+            run_manager.tags,
+            run_manager.metadata,
+            lambda: run_manager.handlers,
+        )
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        chunks = super()._stream(messages, stop, None, **kwargs)
+        with _calling(self._caller(run_manager)):
+            chunk = next(chunks, None)
+        while chunk is not None:
+            self._finish_chunk(chunk)
+            if run_manager:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+            chunk = next(chunks, None)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        caller = self._caller(run_manager)
+        chunks = cast("AsyncGenerator[ChatGenerationChunk, None]", super()._astream(messages, stop, None, **kwargs))
+        try:
+            with _calling(caller):
+                chunk = await anext(chunks, None)
+            while chunk is not None:
+                self._finish_chunk(chunk)
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+                chunk = await anext(chunks, None)
+        finally:
+            # ChatLiteLLM leaves its own iterator to the garbage collector; the request is to be closed now.
+            await chunks.aclose()
+            if caller.answer is not None:
+                await caller.answer.aclose()
+
+    def _finish_chunk(self, chunk: ChatGenerationChunk) -> None:
+        """Take every other name off a chunk; put the facts, and the true name, on the last one."""
+        metadata = chunk.message.response_metadata
+        for name in ("model_name", "model_id", "response_cost"):
+            metadata.pop(name, None)
+        answer = (metadata.get("provider_specific_fields") or {}).get(KEY)
+        if answer is not None and isinstance(chunk.message, AIMessageChunk):
+            del metadata["provider_specific_fields"]
+            attach_metadata(chunk.message, answer)
+            chunk.message.chunk_position = "last"
+
+    def _finish_result(self, result: ChatResult, answer: Answered) -> ChatResult:
+        """Put the facts, and the true name, on a whole reply."""
+        for generation in result.generations:
+            attach_metadata(generation.message, answer)
+        return result
+
+    @property
+    def _llm_type(self) -> str:
+        return "llm-fallback"
+
+    def _chain_identity(self) -> dict[str, Any]:
+        """What tells a reply of this chain from others, for LangChain's cache and traces."""
+        return {"chain": self.chain, "deployments": self._plan().models}
+
+
+def fields_of(spec: Any, runtime: ModelRuntime | None, settings: Mapping[str, Any], means: Adapter) -> dict[str, Any]:
+    """The fields of a model over a chain, from what its constructor was given.
+
+    LangChain rebuilds models by their constructor from fields they have already (`configurable_fields`); those keep
+    their runtime, and with it their state.
+    """
+    if runtime is None or runtime.source_spec is not spec:
+        configured = configure(spec, settings)
+        spec, runtime = configured.spec, ModelRuntime(configured.spec, means)
+        settings = {**configured.fields, "chain": configured.chain}
+    name = settings.get("chain") or runtime.plan.default_chain
+    return {**settings, "spec": spec, "runtime": runtime, "chain": name, "model": name}
+
+
+def _chain_in(plan: Plan, name: str) -> ChainPlan:
+    if name in plan.chains:
+        return plan.chains[name]
+    near = get_close_matches(name, plan.chains, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, plan.chains))}"
+    raise ValueError(f"no chain is called {name!r}; {hint}")
+
+
+@contextmanager
+def _calling(caller: CallContext) -> Iterator[None]:
+    """Known to the engine as the caller of what starts within. Around a first step only: a generator would leak it."""
+    token = _caller.set(caller)
+    try:
+        yield
+    finally:
+        _caller.reset(token)

@@ -1,0 +1,195 @@
+"""Between LangChain and the engine: words of a call as a `Call`, what it brings as messages, metadata and errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.tool import invalid_tool_call, tool_call
+
+from llm_fallback.chat_model.caller import CallContext
+from llm_fallback.chat_model.driver import adrive, drive
+from llm_fallback.chat_model.structured import OutputFormat
+from llm_fallback.engine.budget import Spender
+from llm_fallback.engine.engine import Answered, Call, Failed, OverBudget, StreamBrokeOff
+from llm_fallback.engine.execution import CallExecution
+from llm_fallback.engine.transport import PartialReply, ToolCallPart
+from llm_fallback.errors import BudgetExceeded, StreamCut, StreamStalled, exhausted
+from llm_fallback.plan.plan import ChainPlan, Feature
+
+_NOT_SENT = ("chain", "model", "stream", "metadata", "run_manager", "callbacks", "timeout", "max_retries")
+"""Words of the merged request that are the chain's or LangChain's, not the deployment's."""
+
+_CHARACTERS_OF_A_PICTURE = 4000
+
+
+def to_call(words: Mapping[str, Any], chain: ChainPlan, form: OutputFormat | None, spender: Spender) -> Call:
+    """The call that ChatLiteLLM's merged words ask of a chain."""
+    request = {name: value for name, value in words.items() if name not in _NOT_SENT}
+    if words.get("metadata"):
+        request["metadata"] = words["metadata"]
+    streamed = bool(words.get("stream"))
+    if streamed:
+        request["stream"] = True
+    chain = _limited(chain, words.get("timeout"), words.get("max_retries"))
+    return Call(
+        chain=chain,
+        request=request,
+        streamed=streamed,
+        validate=_validator(chain, form),
+        features=_features(request),
+        tokens=_prompt_tokens(request),
+        spender=spender,
+    )
+
+
+def _limited(chain: ChainPlan, timeout: Any, max_retries: Any) -> ChainPlan:
+    if timeout is not None:
+        chain = replace(chain, total_s=float(timeout))
+    if max_retries is not None:
+        chain = replace(chain, retries=chain.retries.model_copy(update={"max": int(max_retries)}))
+    return chain
+
+
+def _validator(chain: ChainPlan, form: OutputFormat | None) -> Callable[[PartialReply], Any] | None:
+    """Who says whether a whole reply will do: the asked form first, then the chain's `accept`."""
+    accept = chain.accept
+    if form is None:
+        return None if accept is None else lambda partial: accept(to_message(partial))
+
+    def validate(partial: PartialReply) -> Any:
+        message = to_message(partial)
+        verdict = form.validate(message)
+        return verdict if verdict is not True or accept is None else accept(message)
+
+    return validate
+
+
+def _features(request: Mapping[str, Any]) -> frozenset[Feature]:
+    """What the request needs and must not lose on its way to whichever deployment."""
+    found: set[Feature] = set()
+    if request.get("tools"):
+        found.add("tools")
+    if request.get("response_format"):
+        found.add("response_format")
+    if any(_has_image(message) for message in request["messages"]):
+        found.add("images")
+    return frozenset(found)
+
+
+def _has_image(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    return isinstance(content, list) and any(
+        isinstance(part, dict) and part.get("type") == "image_url" for part in content
+    )
+
+
+def _prompt_tokens(request: Mapping[str, Any]) -> int:
+    """About how many tokens the prompt has, at four characters each: for limits and estimates, not for bills."""
+    messages = sum(_characters(message.get("content")) for message in request["messages"])
+    calls = sum(len(str(message["tool_calls"])) for message in request["messages"] if message.get("tool_calls"))
+    tools = len(str(request["tools"])) if request.get("tools") else 0
+    return (messages + calls + tools) // 4
+
+
+def _characters(content: Any) -> int:
+    if isinstance(content, list):
+        return sum(_characters_of_part(part) for part in content)
+    return len(content or "")
+
+
+def _characters_of_part(part: Any) -> int:
+    """A picture or a recording is as long as its bytes, and is taken for a page of text instead."""
+    if isinstance(part, str):
+        return len(part)
+    return len(part["text"]) if isinstance(part.get("text"), str) else _CHARACTERS_OF_A_PICTURE
+
+
+KEY = "llm_fallback"
+"""Where the facts of a call stand in `response_metadata`."""
+
+
+def iter_reply(execution: CallExecution, caller: CallContext) -> Generator[Any, None, None]:
+    """The chunks of a call driven from a thread, and what follows them."""
+    steps = drive(execution, caller)
+    try:
+        for chunk in steps:
+            yield chunk.raw
+    finally:
+        steps.close()
+    yield _last_item(execution)
+
+
+async def aiter_reply(execution: CallExecution, caller: CallContext) -> AsyncGenerator[Any, None]:
+    """The chunks of a call driven from a task, and what follows them."""
+    steps = adrive(execution, caller)
+    try:
+        async for chunk in steps:
+            yield chunk.raw
+    finally:
+        await steps.aclose()
+    yield _last_item(execution)
+
+
+def _last_item(execution: CallExecution) -> Answered | dict[str, Any]:
+    """What follows the last piece: the whole plain reply, or a chunk that carries the facts; or the failure."""
+    end = execution.end
+    assert end is not None
+    if not isinstance(end, Answered):
+        raise _error(end) from (end.fault.cause if isinstance(end, StreamBrokeOff) else end.cause)
+    if end.reply is not None:
+        return end
+    # ChatLiteLLM hands a chunk's own fields through to its message, and so the facts reach `_finish_chunk`.
+    return {"choices": [{"delta": {"role": "assistant"}}], "provider_specific_fields": {KEY: end}}
+
+
+def _error(end: Failed | StreamBrokeOff | OverBudget) -> Exception:
+    if isinstance(end, OverBudget):
+        return BudgetExceeded(*end.shortfall.as_floats, end.record.attempts, end.record.skipped)
+    if isinstance(end, Failed):
+        record = end.record
+        return exhausted(
+            record.chain, end.failure, record.attempts, record.skipped, reason=end.reason, out_of_time=end.out_of_time
+        )
+    stalled = end.fault.failure in ("idle_timeout", "timeout")
+    partial = to_message(end.delivered)
+    partial.response_metadata[KEY] = end.record.as_metadata()
+    text = f"{end.record.attempts[-1].deployment}: the stream broke after a part of it was delivered"
+    broken = StreamStalled if stalled else StreamCut
+    return broken(f"{text} ({end.fault.message})", partial, end.record.attempts)
+
+
+def attach_metadata(message: BaseMessage, answer: Answered) -> None:
+    for name in ("model_id", "response_cost"):
+        message.response_metadata.pop(name, None)
+    message.response_metadata |= {"model_name": answer.model_name, KEY: answer.record.as_metadata()}
+
+
+def to_message(partial: PartialReply) -> AIMessage:
+    """What was delivered or is to be judged, as a message; tool calls that do not parse are invalid ones."""
+    message = AIMessage(
+        content=partial.text,
+        additional_kwargs={"reasoning_content": partial.reasoning} if partial.reasoning else {},
+        response_metadata={"finish_reason": partial.finish} if partial.finish else {},
+    )
+    # Arguments of a reply that broke off may be lacking where of a whole one there are none.
+    unsaid = "" if partial.finish == "length" else "{}"
+    for _, part in sorted(partial.tool_calls.items()):
+        _add_tool_call(message, part, unsaid)
+    return message
+
+
+def _add_tool_call(message: AIMessage, part: ToolCallPart, unsaid: str) -> None:
+    """Not by way of AIMessageChunk: that completes arguments that break off, and half a call would pass for one."""
+    try:
+        arguments = json.loads(part.arguments or unsaid, strict=False)
+    except json.JSONDecodeError:
+        arguments = None
+    if isinstance(arguments, dict):
+        message.tool_calls.append(tool_call(name=part.name or "", args=arguments, id=part.id))
+    else:
+        broken = invalid_tool_call(name=part.name, args=part.arguments, id=part.id, error=None)
+        message.invalid_tool_calls.append(broken)

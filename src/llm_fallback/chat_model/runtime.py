@@ -1,0 +1,147 @@
+"""What a built model holds, shared by all its copies and released with the last of them."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, NamedTuple, Protocol
+
+from pydantic import SecretStr
+
+from llm_fallback.engine.budget import ChainBudgets, unpriced
+from llm_fallback.engine.clock import Clock
+from llm_fallback.engine.engine import Engine
+from llm_fallback.engine.health import Health
+from llm_fallback.engine.ping import Ping, PingTransport, pings
+from llm_fallback.errors import SpecError
+from llm_fallback.plan.plan import Catalogue, Plan, Target
+from llm_fallback.spec import Spec
+from llm_fallback.spec.secrets import Redactor
+
+
+class ClosableTransport(PingTransport, Protocol):
+    """A transport that holds what has to be closed."""
+
+    def close(self) -> None: ...
+
+    async def aclose(self) -> None:
+        """Like close, and wait for what belongs to this event loop."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What fills the engine's ports, and makes a spec ready: the real world, or a pretended one."""
+
+    resolve: Callable[[Spec], Plan]
+    transport: Callable[[Redactor], ClosableTransport]
+    catalogue: Callable[[], Catalogue]
+    clock: Clock
+    rng: Callable[[], Random] = Random
+
+
+class RuntimeState(NamedTuple):
+    """The current spec, plan and engine, replaced as one tuple, so that a call never sees a mix of two reloads."""
+
+    spec: Spec
+    plan: Plan
+    engine: Engine
+
+
+class ModelRuntime:
+    """Engine, plan and connections of one built model.
+
+    A field of the model, shared by everything derived from it: breakers and limits are the same for `bind_tools`,
+    `with_chain` and `model_copy`. When the last of them is gone, or one is closed, the connections are.
+    """
+
+    def __init__(self, spec: Spec, adapter: Adapter) -> None:
+        self._lock = threading.Lock()
+        self.adapter = adapter
+        # The models keep it; a reload changes the state.
+        self.source_spec = spec
+        plan = adapter.resolve(spec)
+        self._redactor = Redactor(plan.secrets)
+        self._transport = adapter.transport(self._redactor)
+        engine = self._engine(Health.of_targets(plan.targets.values()), ChainBudgets(adapter.clock.wall))
+        _open_budgets(engine, plan, spec)
+        self.state = RuntimeState(spec, plan, engine)
+        self._finalizer = weakref.finalize(self, self._transport.close)
+        # At exit every loop is gone already, and there is nothing left to close on it.
+        self._finalizer.atexit = False
+
+    def _engine(self, health: Health, budgets: ChainBudgets) -> Engine:
+        adapter = self.adapter
+        return Engine(self._transport, adapter.catalogue(), health, adapter.clock, budgets, adapter.rng())
+
+    def reload(self, spec: Spec) -> None:
+        """Answer calls from now on by another spec; calls under way end by the old one. Deployments that stayed as
+        they were keep their state, and what chains have spent is not forgotten."""
+        plan = self.adapter.resolve(spec)
+        health = Health.of_targets(plan.targets.values())
+        with self._lock:
+            before = self.state.plan.targets
+            kept = [name for name, target in plan.targets.items() if _is_same(target, before.get(name))]
+            health.inherit(self.engine.health, kept)
+            engine = self._engine(health, self.engine.budgets)
+            _open_budgets(engine, plan, spec)
+            self._redactor.replace_all(plan.secrets)
+            self.state = RuntimeState(spec, plan, engine)
+
+    @property
+    def spec(self) -> Spec:
+        return self.state.spec
+
+    @property
+    def plan(self) -> Plan:
+        return self.state.plan
+
+    @property
+    def engine(self) -> Engine:
+        return self.state.engine
+
+    def pings(
+        self, targets: Sequence[Target], keys: Mapping[str, SecretStr | None], timeout_s: float
+    ) -> AsyncGenerator[Ping, None]:
+        """A look at each of these deployments, whatever the engine thinks of them."""
+        return pings(targets, keys, self._transport, self.engine.clock, timeout_s)
+
+    @property
+    def is_closed(self) -> bool:
+        return not self._finalizer.alive
+
+    def close(self) -> None:
+        self._finalizer()
+
+    async def aclose(self) -> None:
+        self._finalizer.detach()
+        # After a `close`, too: what that began on this loop is over when this returns.
+        await self._transport.aclose()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModelRuntime:
+        return self
+
+    def __repr__(self) -> str:
+        return f"Lease({', '.join(self.plan.chains)})"
+
+
+def _open_budgets(engine: Engine, plan: Plan, spec: Spec) -> None:
+    """Raise SpecError if a chain could not keep to its budget; read what files say was spent, before the first call."""
+    mistakes = [problem.at(spec.places) for problem in unpriced(plan, engine.catalogue)]
+    if mistakes:
+        raise SpecError(mistakes)
+    for chain in plan.chains.values():
+        engine.budgets.limits(chain)
+
+
+def _is_same(target: Target, known: Target | None) -> bool:
+    """Whether what is known of a deployment still holds."""
+    if known is None:
+        return False
+    return (target.parameters, target.api_key, target.breaker, target.cold_start, target.limits) == (
+        *(known.parameters, known.api_key),
+        *(known.breaker, known.cold_start, known.limits),
+    )

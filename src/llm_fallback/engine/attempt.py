@@ -1,0 +1,392 @@
+"""One request to one deployment: read as it comes, within its limits, and judged.
+
+`AttemptExecution` reads and keeps time, `ReaderPauses` knows how long the caller was away meanwhile, `Settlement` gives
+back what the attempt holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from pydantic import SecretStr
+
+from llm_fallback.engine.continuation import OverlapTrimmer
+from llm_fallback.engine.engine import CallerQuestion, Engine
+from llm_fallback.engine.reader_pauses import ReaderPauses
+from llm_fallback.engine.settlement import Settlement
+from llm_fallback.engine.tokens import estimate_tokens
+from llm_fallback.engine.transport import (
+    NOT_A_FINISH,
+    REFUSED_FINISH,
+    Chunk,
+    Exchange,
+    Fault,
+    PartialReply,
+    Reply,
+    StreamEnd,
+    Unsupported,
+)
+from llm_fallback.events import Attempt, Failure, Outcome, Usage
+from llm_fallback.plan.plan import Member
+
+_NO_USAGE = Usage()
+CLOSE_TIMEOUT_S = 0.5
+"""Closing takes a moment; a library that hangs in it must not keep the caller beyond `total_s`."""
+
+
+class AttemptRequest(NamedTuple):
+    """What an attempt is to do."""
+
+    body: Mapping[str, Any]
+    """Messages, tools and parameters."""
+    streamed: bool
+    tokens: int
+    """About how many tokens the request will use."""
+    deadline: Callable[[], float]
+    """When the call has to end; a slow reader moves it."""
+    total_s: float
+    call_began: float
+    trimmer: OverlapTrimmer | None = None
+    """Where the attempt goes on with a reply that broke off: it trims what was delivered already."""
+    holds_tool_calls: bool = False
+    """Whether tool calls wait until the reply is whole."""
+    is_hedge: bool = False
+
+
+class AttemptExecution:
+    """One request to one deployment, under way."""
+
+    loser = None
+    """Of a hedged pair the one that lost; a single attempt has none."""
+
+    def __init__(self, engine: Engine, member: Member, request: AttemptRequest, settlement: Settlement) -> None:
+        self._engine, self.member, self.request, self.settlement = engine, member, request, settlement
+        key = member.target.api_key
+        self._api_key: SecretStr | None = key if isinstance(key, SecretStr) else None
+        self.pauses = ReaderPauses(engine.clock)
+        self.partial = PartialReply()
+        self.reply: Reply | None = None
+        self.fault: Fault | None = None
+        self.unsupported = False
+        """Whether the deployment cannot take the request; then nothing was sent."""
+        self.delivered = False
+        """Whether the caller has had content of it."""
+        self.out_of_time = False
+        """Whether `total_s` ended it."""
+        self.first_token_at: float | None = None
+        self._began = math.nan
+        """When it began to send; what came before, as asking for a key, is not the deployment's time."""
+        self._last_byte_at: float | None = None
+        """What the caller does with a reply that is there is not the deployment's time."""
+        self._exchange: Exchange | None = None
+        self._ready: deque[Chunk] = deque()
+        self._held_back: list[Chunk] = []
+        self._last_text: Chunk | None = None
+        self._ended = False
+        self._timer = engine.clock.idle_timer()
+
+    # What an attempt and a hedged pair have in common.
+
+    @property
+    def winner(self) -> AttemptExecution:
+        """The attempt that goes on once there is content."""
+        return self
+
+    async def until_content(self) -> CallerQuestion | None:
+        """Send the request and read up to the first content, a plain reply as a whole. If the caller has to be asked
+        first, that question, unsent: `answer` it and come again."""
+        question = self.credential_question()
+        if question is None:
+            await self._send()
+        return question
+
+    def credential_question(self, on_failure_skip: str = "") -> CallerQuestion | None:
+        """The question for a key that is a function and was not asked yet."""
+        key = self.member.target.api_key
+        if self._api_key is not None or not callable(key):
+            return None
+        return CallerQuestion(key, on_failure_skip)
+
+    def answer(self, key: Any) -> None:
+        """Take the key that was asked for."""
+        self._api_key = key if isinstance(key, SecretStr) else SecretStr(str(key))
+
+    @property
+    def attempts(self) -> tuple[AttemptExecution, ...]:
+        """All there are: this one."""
+        return (self,)
+
+    def release(self, why: str = "the caller left") -> None:
+        """Give back the place and the money if it is still under way; the deployment is none the worse for it."""
+        self._timer.stop()
+        if self.settlement.is_settled:
+            return
+        try:
+            self.settlement.cancel(self._cancelled(why))
+        finally:
+            self.settlement.release()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its request is still under way."""
+        return self._exchange is not None and not self._ended
+
+    async def close(self) -> None:
+        """Drop the request if it is still under way."""
+        if self._exchange is not None and not self._ended:
+            self._ended = True
+            await shielded(self._close(self._exchange))
+
+    async def _close(self, exchange: Exchange) -> None:
+        clock = self._engine.clock
+        with suppress(TimeoutError):
+            async with clock.deadline(clock.now() + CLOSE_TIMEOUT_S, for_others=True):
+                await exchange.close()
+
+    # Reading.
+
+    @property
+    def has_content(self) -> bool:
+        return self.first_token_at is not None or self.reply is not None
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether nothing speaks against this attempt so far."""
+        return self.fault is None and not self.unsupported
+
+    async def _send(self) -> None:
+        self._began = self._engine.clock.now()
+        timeouts = self.member.timeouts
+        failure: Failure = "timeout"
+        at, first_token_at = self._within(timeouts.attempt_s), self._within(timeouts.first_token_s)
+        if self.request.streamed and first_token_at < at:
+            at, failure = first_token_at, "first_token_timeout"
+        exchange = self._exchange = self._engine.transport.exchange(
+            self.member.target, self.request.body, self._api_key
+        )
+        if not self.request.streamed:
+            self._on_reply(await self._timed(exchange.reply, at, failure))
+            return
+        while self.first_token_at is None and not self._is_done:
+            self._on_item(exchange, await self._timed(exchange.next, at, failure))
+
+    async def complete(self) -> None:
+        """Read what is left of a streamed reply, before anything of it is delivered."""
+        assert self._exchange is not None
+        while not self._is_done:
+            await self._read_on(self._exchange)
+
+    async def next_chunk(self) -> Chunk | None:
+        """What came so far, then what comes; None when there is no more, and `fault` says whether it is whole."""
+        assert self._exchange is not None
+        while not self._ready and not self._is_done:
+            await self._read_on(self._exchange)
+        if not self._ready or (not self.is_ok and not self.delivered):
+            return None
+        chunk = self._ready.popleft()
+        self.delivered = self.delivered or chunk.has_content
+        return chunk
+
+    @property
+    def _is_done(self) -> bool:
+        return self._ended or not self.is_ok
+
+    async def _read_on(self, exchange: Exchange) -> None:
+        clock, idle_s = self._engine.clock, self.member.timeouts.idle_s
+        began = clock.now()
+        at = math.inf if idle_s is None else began + idle_s
+        self._on_item(exchange, await self._timed(exchange.next, at, "idle_timeout"))
+        self.pauses.chunk_arrived(clock.now() - began)
+
+    def _on_reply(self, reply: Reply | Fault | Unsupported) -> None:
+        if isinstance(reply, Reply):
+            self._last_byte_at = self._engine.clock.now()
+            self.reply = reply
+            self.partial.add(reply)
+            self._ended = True
+            self.fault = _flaw(self.partial, self.request)
+        else:
+            self._on_refusal(reply)
+
+    def _on_item(self, exchange: Exchange, item: Chunk | StreamEnd | Fault | Unsupported) -> None:
+        if isinstance(item, Chunk):
+            self.partial.add(item)
+            if self.first_token_at is None and item.has_content:
+                self.first_token_at = self._engine.clock.now()
+            self._take(exchange, item)
+        elif isinstance(item, StreamEnd):
+            self._ended, self._last_byte_at = True, self._engine.clock.now()
+            self.partial.finish = item.finish
+            self.fault = _flaw(self.partial, self.request)
+            if self.fault is None:
+                self._release_held_back(exchange)
+        else:
+            self._on_refusal(item)
+
+    def _take(self, exchange: Exchange, chunk: Chunk) -> None:
+        """Make a chunk ready for delivery, or hold it back: what follows a tool call until the reply is whole."""
+        if self.request.holds_tool_calls and (self._held_back or chunk.tool_calls):
+            self._held_back.append(chunk)
+            return
+        if self.request.trimmer is not None and (chunk.text or chunk.reasoning):
+            self._last_text = chunk
+            # A reply's reasoning is that of the deployment that began it; another's would not follow from it.
+            chunk = exchange.with_text(chunk, self.request.trimmer.feed(chunk.text))
+            if not (chunk.text or chunk.tool_calls or chunk.finish or chunk.usage):
+                return
+        self._ready.append(chunk)
+
+    def _release_held_back(self, exchange: Exchange) -> None:
+        trimmer = self.request.trimmer
+        rest = trimmer.flush() if trimmer else ""
+        if rest and self._last_text is not None:
+            # What the trimmer held to the very end belongs before the finish.
+            self._ready.appendleft(exchange.with_text(self._last_text, rest))
+        self._ready.extend(self._held_back)
+        self._held_back.clear()
+
+    def _on_refusal(self, refusal: Fault | Unsupported) -> None:
+        self._last_byte_at = self._engine.clock.now()
+        if isinstance(refusal, Unsupported):
+            self.unsupported = True
+        else:
+            self.fault = refusal
+
+    # Limits.
+
+    async def _timed(self, read: Callable[[], Awaitable[Any]], at: float, failure: Failure) -> Any:
+        """What `read` brings, or the fault of the limit that ended it: this one, or the end of the call."""
+        total = self.request.deadline()
+        if total < at:
+            at, failure = total, "timeout"
+        try:
+            return await self._timer.limit(read, at)
+        except TimeoutError:
+            self.out_of_time = at >= total
+            return Fault(failure, self._limit_text(failure))
+
+    def _limit_text(self, failure: Failure) -> str:
+        if self.out_of_time:
+            return f"total_s ({self.request.total_s:g} s) is over"
+        timeouts = self.member.timeouts
+        match failure:
+            case "first_token_timeout":
+                return f"no content within first_token_s ({timeouts.first_token_s:g} s)"
+            case "idle_timeout":
+                return f"nothing more within idle_s ({timeouts.idle_s:g} s)"
+        return f"no answer within attempt_s ({timeouts.attempt_s:g} s)"
+
+    def _within(self, seconds: float | None) -> float:
+        return math.inf if seconds is None else self._began + seconds
+
+    # What came of it.
+
+    def apply_verdict(self, verdict: Any) -> None:
+        """Take the validator's verdict: true, false, or the reason for a no."""
+        if isinstance(verdict, str) or not verdict:
+            self.fault = Fault("rejected", verdict if isinstance(verdict, str) else "accept said no", 200)
+
+    def succeed(self) -> None:
+        """Settle an attempt that brought a whole reply."""
+        now = self._engine.clock.now()
+        self.settlement.succeed(self._fact("succeeded", None, now), now)
+
+    def fail(self, fault: Fault) -> float | None:
+        """Settle an attempt that failed; seconds until its deployment reopens if that opened its breaker."""
+        now = self._engine.clock.now()
+        fact = self._fact("failed", fault, now)
+        return self.settlement.fail(fact, fault, now, is_to_blame=not self._started_too_late)
+
+    def _cancelled(self, why: str) -> Attempt | None:
+        """The fact of an attempt that was dropped; None if nothing was sent."""
+        if self._exchange is None or self.unsupported:
+            return None
+        now = self._engine.clock.now()
+        self.pauses.reader_gone(now)
+        return self._fact("cancelled", Fault("cancelled", why), now)
+
+    @property
+    def _started_too_late(self) -> bool:
+        """Whether `total_s` ended an attempt that began late in the call: that is not the deployment's doing. One that
+        had half of the call and more is, or a chain without attempt_s would never leave a hung primary."""
+        request = self.request
+        return self.out_of_time and self._began - request.call_began > request.total_s / 2
+
+    def _fact(self, outcome: Outcome, fault: Fault | None, now: float) -> Attempt:
+        target = self.member.target
+        usage, estimated = self._usage(outcome)
+        latency_s = (now if self._last_byte_at is None else self._last_byte_at) - self._began
+        first_token_at, unbilled_s = self.first_token_at, self.pauses.unbilled_s
+        cost = self._cost(usage, latency_s - unbilled_s)
+        return Attempt(
+            deployment=target.name,
+            model=target.model,
+            outcome=outcome,
+            failure=fault.failure if fault else None,
+            status=fault.status if fault else 200,
+            message=fault.message if fault else None,
+            latency_s=latency_s,
+            time_to_first_token_s=None if first_token_at is None else first_token_at - self._began,
+            cost_usd=cost,
+            cost_estimated=estimated and cost is not None,
+            dropped_params=self._exchange.dropped_params if self._exchange else (),
+            usage=self.partial.usage,
+            provider=target.provider,
+            started_at=self._began - self.request.call_began,
+            paused_s=unbilled_s,
+        )
+
+    def _cost(self, usage: Usage, seconds: float) -> Decimal | None:
+        if usage == _NO_USAGE:
+            return Decimal(0)
+        prices = self._engine.prices(self.member.target)
+        return None if prices is None else prices.cost(usage, seconds)
+
+    def _usage(self, outcome: Outcome) -> tuple[Usage, bool]:
+        """What the attempt used, and whether that is an estimate: a reply broken off never reports it."""
+        if self.partial.usage is not None:
+            return self.partial.usage, False
+        if self.partial.is_empty and outcome == "failed":
+            return _NO_USAGE, False
+        output = estimate_tokens(self.partial.output_characters)
+        return Usage(input_tokens=self.request.tokens, output_tokens=output), True
+
+
+async def shielded(work: Coroutine[Any, Any, None]) -> None:
+    """Run to completion even if cancelled repeatedly (anyio's scopes cancel again until a task ends, and a connection
+    dropped in the middle of its closing stays open), then let the cancellation go on."""
+    task, cancelled = asyncio.ensure_future(work), None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    task.result()
+
+
+def _flaw(reply: PartialReply, request: AttemptRequest) -> Fault | None:
+    """What keeps a reply that has ended from being one."""
+    if reply.finish == REFUSED_FINISH:
+        return Fault("content_policy", "finish reason content_filter", 200)
+    if reply.finish in NOT_A_FINISH:
+        return _unfinished(reply, request.streamed)
+    is_rest = request.trimmer is not None  # To a reply that was whole but for its end, nothing need be added.
+    if reply.is_empty and reply.finish != "length" and not is_rest:
+        return Fault("empty_response", "no text, reasoning or tool call", 200)
+    return None
+
+
+def _unfinished(reply: PartialReply, streamed: bool) -> Fault:
+    if streamed and reply.is_empty and reply.finish is None:
+        return Fault("empty_response", "the stream ended without content and without a finish", 200)
+    word = f"finish reason {reply.finish!r}" if reply.finish else "no finish reason"
+    failure: Failure = "stream_broken" if streamed else "server_error"
+    return Fault(failure, f"the reply is not whole: {word}", 200)

@@ -1,0 +1,298 @@
+"""What calls may cost, and what is left of it: accounts, reservations, and what an attempt is likely to cost.
+
+The estimated cost of an attempt is reserved before its request goes out and settled to the real one after it, both
+under a lock. So calls under way at the same time go over a budget at most by what their estimates were short of.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import ROUND_UP, Decimal
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from llm_fallback.engine.budget_file import DailySpendFile
+from llm_fallback.engine.health import DeploymentHealth
+from llm_fallback.errors import over_budget
+from llm_fallback.events import Usage
+from llm_fallback.plan.plan import Catalogue, ChainPlan, Plan, Target
+from llm_fallback.plan.pricing import FINEST, Prices
+from llm_fallback.spec.consistency import price_missing
+from llm_fallback.spec.locations import Problem
+
+Window = Literal["call", "run", "day", "none"]
+
+_NOTHING = Decimal(0)
+_DAY_S = 86_400
+_MOST_RUNS = 100_000
+"""LangChain tells no model when a run ends; those longest without a call are forgotten beyond so many."""
+
+
+@dataclass(slots=True, eq=False)
+class Balance:
+    """What one call, run, day or spender has had of a purse, in US dollars."""
+
+    day: str = ""
+    spender_key: str | None = None
+    spent: Decimal = _NOTHING
+    reserved: Decimal = _NOTHING
+    """Set aside for attempts under way."""
+    unpriced: int = 0
+    """Attempts of which nobody knows the cost."""
+
+    @property
+    def total(self) -> Decimal:
+        return self.spent + self.reserved
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spender:
+    """Whose money a call spends. It lives as long as the call."""
+
+    run: str | None = None
+    """The outermost run the call belongs to; without one the call is a run of its own."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    limits: Sequence[BudgetLimit] = ()
+    """Limits beside those of the chain."""
+    balances: dict[Account, Balance] = field(default_factory=dict)
+    """What this call alone has had."""
+
+
+class Account:
+    """Money by the call, by the run, by the day from midnight UTC, or all in all; apart for each value of the metadata
+    key `per`. Threads may share it."""
+
+    def __init__(
+        self,
+        window: Window,
+        per: str | None = None,
+        wall: Callable[[], float] = time.time,
+        file: DailySpendFile | None = None,
+    ) -> None:
+        self.window, self.per = window, per
+        self.lock = threading.Lock()
+        self._wall, self._file = wall, file
+        self._balances: OrderedDict[tuple[str, str | None], Balance] = OrderedDict()
+        self._day, self._date = -1, ""
+        self.sync()
+
+    def of(self, spender: Spender) -> Balance:
+        """The payer's sum; called with the lock held."""
+        spender_key = self.spender_key(spender)
+        match self.window:
+            case "day":
+                self._roll_over()
+                return self._balance(self._date, spender_key)
+            case "none":
+                return self._balance("", spender_key)
+            case "run" if spender.run is not None:
+                return self._of_run(spender.run, spender_key)
+        return spender.balances.setdefault(self, Balance(spender_key=spender_key))
+
+    def spender_key(self, spender: Spender) -> str | None:
+        value = None if self.per is None else spender.metadata.get(self.per)
+        return None if value is None else str(value)
+
+    def settle(self, own: Balance, reserved: Decimal, cost: Decimal | None) -> None:
+        """Give back what was set aside and book what it came to; None: nobody knows."""
+        with self.lock:
+            own.reserved -= reserved
+            if cost is None:
+                own.unpriced += 1
+            else:
+                own.spent += cost
+            is_todays = self._file is not None and own.day == self._date
+        if is_todays and cost:
+            self._write(own.day, [(own.spender_key, cost)])
+
+    def spend(self, spender: Spender, cost: Decimal | None) -> None:
+        """Book what nothing was set aside for."""
+        with self.lock:
+            own = self.of(spender)
+        self.settle(own, _NOTHING, None if cost is None else cost.quantize(FINEST))
+
+    def sync(self) -> None:
+        """Learn what other processes, or an earlier life of this one, wrote into the file."""
+        if self._file is not None:
+            with self.lock:
+                self._roll_over()
+                day = self._date
+            if self._file.has_changed(day):
+                self._write(day, ())
+
+    def balances(self) -> list[Balance]:
+        """Copies of what there is now."""
+        with self.lock:
+            if self.window == "day":
+                self._roll_over()
+            return [
+                Balance(own.day, own.spender_key, own.spent, own.reserved, own.unpriced)
+                for own in self._balances.values()
+            ]
+
+    def _write(self, day: str, amounts: Iterable[tuple[str | None, Decimal]]) -> None:
+        assert self._file is not None
+        news = self._file.append_and_read(day, amounts)
+        with self.lock:
+            for spender_key, usd in news if day == self._date else ():
+                self._balance(day, spender_key).spent += usd
+
+    def _balance(self, key: str, spender_key: str | None) -> Balance:
+        own = self._balances.get((key, spender_key))
+        if own is None:
+            own = self._balances[key, spender_key] = Balance(key if self.window == "day" else "", spender_key)
+        return own
+
+    def _of_run(self, run: str, spender_key: str | None) -> Balance:
+        own = self._balance(run, spender_key)
+        self._balances.move_to_end((run, spender_key))
+        if len(self._balances) > _MOST_RUNS:
+            self._balances.popitem(last=False)
+        return own
+
+    def _roll_over(self) -> None:
+        """Forget what past days cost. A clock that is set back does not bring back yesterday's money."""
+        today = int(self._wall() // _DAY_S)
+        if today > self._day:
+            self._day, self._date = today, datetime.fromtimestamp(today * _DAY_S, UTC).date().isoformat()
+            self._balances.clear()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BudgetLimit:
+    """The most that may be spent from each sum of a purse."""
+
+    usd: Decimal
+    account: Account
+    scope: str
+    """What is limited, as in `chain assistant, per day`."""
+
+    def shortfall(self, spender: Spender, estimate: Decimal | None) -> BudgetShortfall | None:
+        """What keeps an attempt from being paid, if anything does. Where nobody knows what it may cost, it goes while
+        anything is left; what costs nothing always goes. Called with the purse's lock held."""
+        total = self.account.of(spender).total
+        if estimate == 0 or (total < self.usd if estimate is None else total + estimate <= self.usd):
+            return None
+        return BudgetShortfall(total, self.usd, self._scope(spender), estimate)
+
+    def _scope(self, spender: Spender) -> str:
+        spender_key = self.account.spender_key(spender)
+        return self.scope if spender_key is None else f"{self.scope}, {self.account.per} {spender_key}"
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetShortfall:
+    """Why an attempt cannot be afforded."""
+
+    spent: Decimal
+    limit: Decimal
+    scope: str
+    estimate: Decimal | None
+
+    @property
+    def as_floats(self) -> tuple[float, float, str, float | None]:
+        """For an error: spent, limit, scope, estimate."""
+        estimate = None if self.estimate is None else float(self.estimate)
+        return float(self.spent), float(self.limit), self.scope, estimate
+
+    def __str__(self) -> str:
+        return over_budget(*self.as_floats)
+
+
+class Reservation:
+    """Money set aside for an attempt."""
+
+    def __init__(self, amount: Decimal = _NOTHING, parts: Sequence[tuple[Account, Balance]] = ()) -> None:
+        self._amount, self._parts = amount, parts
+
+    def settle(self, cost: Decimal | None) -> None:
+        """Book what the attempt cost instead; None if nobody knows. Only the first time counts."""
+        parts, self._parts = self._parts, ()
+        exact = None if cost is None else cost.quantize(FINEST)
+        for account, own in parts:
+            account.settle(own, self._amount, exact)
+
+
+def reserve(limits: Sequence[BudgetLimit], spender: Spender, estimate: Decimal | None) -> Reservation | BudgetShortfall:
+    """Set an attempt's cost aside in every purse, or in none and say which has too little."""
+    amount = _NOTHING if estimate is None else estimate.quantize(FINEST, ROUND_UP)
+    with ExitStack() as locks:
+        # In an order of their own, so that two calls that share some purses never wait for each other.
+        for account in sorted({budget_limit.account for budget_limit in limits}, key=id):
+            locks.enter_context(account.lock)
+        for budget_limit in limits:
+            shortfall = budget_limit.shortfall(spender, None if estimate is None else amount)
+            if shortfall is not None:
+                return shortfall
+        parts = [(budget_limit.account, budget_limit.account.of(spender)) for budget_limit in limits]
+        for _, own in parts:
+            own.reserved += amount
+        return Reservation(amount, parts)
+
+
+_FIRST_GUESS_TOKENS = 256
+_FIRST_GUESS_S = 10.0
+"""What a reply is taken for as long as its deployment has given none: so many tokens, so many seconds of a GPU."""
+
+
+class ChainBudgets:
+    """The purses of a model's chains. What was spent outlives a reload; how much may be, the chain's plan says."""
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        self._wall = wall
+        self._lock = threading.Lock()
+        self._accounts: dict[tuple[str, Window, str | None, str | None], Account] = {}
+
+    def limits(self, chain: ChainPlan) -> tuple[BudgetLimit, ...]:
+        """The limits a call of the chain is under."""
+        if chain.budget is None:
+            return ()
+        limits = chain.budget.limits
+        return tuple(
+            BudgetLimit(limits[window], self._account(chain, window), f"chain {chain.name}, per {window}")
+            for window in get_args(Window)
+            if window in limits
+        )
+
+    def _account(self, chain: ChainPlan, window: Window) -> Account:
+        assert chain.budget is not None
+        per, file = chain.budget.per, chain.budget.file if window == "day" else None
+        with self._lock:
+            known = self._accounts.get((chain.name, window, per, file))
+            if known is None:
+                spent = DailySpendFile(Path(file).expanduser().absolute(), f"chain {chain.name}") if file else None
+                known = self._accounts[chain.name, window, per, file] = Account(window, per, self._wall, spent)
+            return known
+
+
+def estimate(
+    prices: Prices, target: Target, request: Mapping[str, Any], tokens: int, known: DeploymentHealth
+) -> Decimal:
+    """What an attempt may cost, in US dollars: its prompt, and the longest reply it asks for, else a usual one."""
+    likely = known.mean_output_tokens
+    output = _longest_reply({**target.parameters, **request})
+    if output is None:
+        output = _FIRST_GUESS_TOKENS if likely is None else round(likely)
+    seconds = known.mean_seconds
+    return prices.cost(Usage(tokens, output), _FIRST_GUESS_S if seconds is None else seconds)
+
+
+def _longest_reply(parameters: Mapping[str, Any]) -> int | None:
+    given = [parameters.get(name) for name in ("max_tokens", "max_completion_tokens")]
+    most = [int(tokens) for tokens in given if tokens is not None]
+    return min(most) * int(parameters.get("n") or 1) if most else None
+
+
+def unpriced(plan: Plan, catalogue: Catalogue) -> Iterator[Problem]:
+    """A mistake for each deployment of a chain with a budget of which nobody knows the price."""
+    budgeted = [chain for chain in plan.chains.values() if chain.budget and chain.budget.limits]
+    for name, target in plan.targets.items():
+        chains = [chain.name for chain in budgeted if any(member.name == name for member in chain.members)]
+        if chains and target.prices is None and catalogue.prices(target) is None:
+            yield price_missing(name, chains[0], target.model)

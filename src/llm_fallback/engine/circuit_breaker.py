@@ -1,0 +1,158 @@
+"""May this deployment be asked now?
+
+Three states, in the words of the pattern: *closed*, requests pass and their failures are counted; *open*, none pass
+until a time; *half-open*, that time is over and one request, the probe, finds out. A deployment that is warming up is
+open for moments only. All times are the caller's: the breaker has no clock, so every state can be reached in a test
+without waiting.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from llm_fallback.engine.retry import FAILURES
+from llm_fallback.engine.sliding_window import SlidingCounter
+from llm_fallback.events import Failure
+from llm_fallback.plan.cold_start import FIRST_PAUSE_S, WarmUp
+from llm_fallback.spec import Breaker
+
+State = Literal["closed", "open", "half_open"]
+
+PERMANENT_FAILURE_S = 300.0
+LONGEST_COOLDOWN_S = 300.0
+LONGEST_RETRY_AFTER_S = 600.0
+_SLICES = 10
+
+
+class Permit(NamedTuple):
+    """Permission for one request, to be handed back with what came of it."""
+
+    kind: Literal["closed", "probe", "forced"]
+    generation: int
+    """How often the breaker had opened or closed when it was given; an outcome that is older than that is ignored."""
+    at: float = 0.0
+    """When it was given."""
+
+
+class CircuitBreaker:
+    """The breaker of one deployment. Not thread-safe: its owner holds a lock."""
+
+    def __init__(self, settings: Breaker | None, warm_up: WarmUp | None = None) -> None:
+        self._settings = settings
+        self._warm_up = warm_up
+        """For a deployment that may be asleep; None for one that is always up."""
+        self._window = SlidingCounter(settings.window_s if settings else 1.0, _SLICES, kinds=2)
+        """Requests, and how many of them failed."""
+        self._generation = 0
+        self._reopens_at: float | None = None
+        self._cooldown_s = 0.0
+        self._probe_in_flight = self._opened_by_warm_up = False
+        self.failure: Failure | None = None
+        """Why it is not closed."""
+        self.retry_after_given = False
+        """Whether the deployment itself said when to come back (Retry-After)."""
+
+    def state(self, now: float) -> State:
+        if self._reopens_at is None:
+            return "closed"
+        return "open" if now < self._reopens_at else "half_open"
+
+    def failures(self, now: float) -> int:
+        """Failures counted in the window."""
+        return self._window.totals(now)[1]
+
+    def is_warming_up(self, now: float) -> bool:
+        """Whether the deployment refused because it is warming up, and is expected to answer soon."""
+        return self._opened_by_warm_up and self._warm_up is not None and self._warm_up.is_warming_up(now)
+
+    def blocked_until(self, now: float) -> float | None:
+        """None if a request may pass now, else when one may."""
+        if self._reopens_at is None:
+            return None
+        if now < self._reopens_at:
+            return self._reopens_at
+        # The probe's answer is awaited; should it never come, the next cooldown's end is the latest a caller waits.
+        return now + self._cooldown_s if self._probe_in_flight else None
+
+    def acquire(self, now: float) -> Permit:
+        """Take permission for one request. In half-open the first is the probe; a request made in spite of an open
+        breaker is `forced`, and its success closes the breaker too."""
+        if self._reopens_at is None:
+            return Permit("closed", self._generation, now)
+        if now >= self._reopens_at and not self._probe_in_flight:
+            self._probe_in_flight = True
+            return Permit("probe", self._generation, now)
+        return Permit("forced", self._generation, now)
+
+    def succeeded(self, permit: Permit, now: float) -> None:
+        """Count an answer, be it the refusal of this one request."""
+        if permit.generation != self._generation:
+            return
+        if self._warm_up is not None:
+            self._warm_up.on_answered()
+        if permit.kind == "closed":
+            self._window.add(now, 1, 0)
+        else:
+            self._close()
+
+    def failed(self, permit: Permit, now: float, failure: Failure, retry_after_s: float | None = None) -> bool:
+        """Count a failure; True if it opened the breaker. A warm-up opens it once, however often it is retried."""
+        if permit.generation != self._generation:
+            return False
+        if self._warm_up is not None and FAILURES[failure].may_be_warming_up and permit.kind != "forced":
+            pause_s = self._warm_up.on_refused(now)
+            if pause_s is not None:
+                retry_after_s = None if retry_after_s is None else max(retry_after_s, FIRST_PAUSE_S)
+                self._opened_by_warm_up = self._open(now, pause_s, failure, retry_after_s)
+                return permit.kind == "closed"
+        return self._count(permit, now, failure, retry_after_s)
+
+    def cancelled(self, permit: Permit) -> None:
+        """Take a permit back whose request told nothing, because the caller left."""
+        if permit.kind == "probe" and permit.generation == self._generation:
+            self._probe_in_flight = False
+
+    def _count(self, permit: Permit, now: float, failure: Failure, retry_after_s: float | None) -> bool:
+        if self._settings is None:
+            if permit.kind == "probe":
+                self._close()
+            return False
+        consequence = FAILURES[failure].breaker
+        if consequence == "opens":
+            return self._open(now, PERMANENT_FAILURE_S, failure)
+        if consequence == "cools_down" or permit.kind == "probe":
+            return self._open(now, self._next_cooldown_s(permit, self._settings), failure, retry_after_s)
+        if permit.kind == "forced":
+            return False
+        self._window.add(now, 1, 1)
+        should_open = self._should_open(now, self._settings)
+        return should_open and self._open(now, self._settings.cooldown_s, failure, retry_after_s)
+
+    def _should_open(self, now: float, settings: Breaker) -> bool:
+        requests, failures = self._window.totals(now)
+        return failures >= settings.failures and failures >= settings.failure_ratio * requests
+
+    def _next_cooldown_s(self, permit: Permit, settings: Breaker) -> float:
+        if permit.kind == "closed":
+            return settings.cooldown_s
+        doubled = min(2 * self._cooldown_s, max(LONGEST_COOLDOWN_S, self._cooldown_s))
+        # After a warm-up that took too long the last cooldown was a moment.
+        return max(doubled if permit.kind == "probe" else self._cooldown_s, settings.cooldown_s)
+
+    def _open(self, now: float, cooldown_s: float, failure: Failure, retry_after_s: float | None = None) -> bool:
+        self.retry_after_given = retry_after_s is not None
+        pause_s = cooldown_s if retry_after_s is None else min(retry_after_s, LONGEST_RETRY_AFTER_S)
+        self._reopens_at = now + pause_s
+        self._cooldown_s = cooldown_s
+        self._probe_in_flight = self._opened_by_warm_up = False
+        self._generation += 1
+        self.failure = failure
+        return True
+
+    def _close(self) -> None:
+        self._reopens_at = None
+        self._probe_in_flight = self._opened_by_warm_up = False
+        self._generation += 1
+        self.failure = None
+        self.retry_after_given = False
+        self._window.clear()

@@ -1,0 +1,375 @@
+"""One call under way, as an async generator: it yields facts, questions and chunks of the answer.
+
+It does what the policy says, one attempt at a time (two while it hedges), keeps every deadline, and states what
+happened. It runs nothing of the user's: questions (`accept`, a key that is a function) and facts (listeners,
+callbacks) go out to a driver in the caller's own thread or task, whose answers come back by `asend`. When the
+generator is through, `CallExecution.end` says how the call ended: `Answered`, `StreamBrokeOff`, `Failed` or
+`OverBudget`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from llm_fallback.engine.attempt import AttemptExecution, AttemptRequest
+from llm_fallback.engine.budget import BudgetShortfall, Reservation, estimate, reserve
+from llm_fallback.engine.continuation import OverlapTrimmer, can_continue, continuation_request
+from llm_fallback.engine.engine import (
+    Answered,
+    Call,
+    CallerQuestion,
+    Ending,
+    Engine,
+    Failed,
+    OverBudget,
+    Step,
+    StreamBrokeOff,
+)
+from llm_fallback.engine.hedging import HedgedAttempt, hedge_after
+from llm_fallback.engine.policy import FallbackPolicy, Stop, Try, Wait
+from llm_fallback.engine.retry import backoff_s
+from llm_fallback.engine.settlement import Settlement
+from llm_fallback.engine.tokens import estimate_tokens
+from llm_fallback.engine.transport import Chunk, Fault, PartialReply
+from llm_fallback.events import Attempt, AttemptFailed, BreakerOpened, Event, Failure, FellBack, Record, Stitch
+from llm_fallback.plan.plan import Member, Target
+
+
+class CallExecution:
+    """One call, from its first step to its end."""
+
+    def __init__(self, engine: Engine, call: Call) -> None:
+        self.engine, self.call = engine, call
+        self.began = engine.clock.now()
+        self.policy = FallbackPolicy(
+            call.chain,
+            lambda name, now: engine.health[name].unavailable(now, call.tokens),
+            rng=engine.rng,
+            backoff=partial(backoff_s, call.chain.retries, engine.rng),
+            deadline=self.began + call.chain.total_s,
+            window=lambda member: engine.catalogue.context_window(member.target),
+            lacks=lambda member: engine.missing_feature(member.target, call.features) if call.features else None,
+            may_repeat=engine.health.retry_budget.allows,
+        )
+        self.attempts: list[Attempt] = []
+        self.end: Ending | None = None
+        """How the call ended; None while it is under way, and for ever if its caller left."""
+        self._limits = (*engine.budgets.limits(call.chain), *call.spender.limits)
+        self._delivered = PartialReply()
+        self._stitches: list[Stitch] = []
+        self._answered_by: Target | None = None
+        self._first_token_s: float | None = None
+        self._last_failure: tuple[Member, Fault] | None = None
+        self._out_of_time = False
+        self._opened: AttemptExecution | HedgedAttempt | None = None
+        engine.health.count_call(self.began)
+
+    def record(self) -> Record:
+        """What happened so far."""
+        target, first = self._answered_by, self.policy.first
+        return Record(
+            chain=self.call.chain.name,
+            deployment=target.name if target else None,
+            model=target.model if target else None,
+            fell_back=target is not None and first is not None and target.name != first.name,
+            attempts=tuple(self.attempts),
+            skipped=self.policy.skipped,
+            latency_s=self.engine.clock.now() - self.began,
+            time_to_first_token_s=self._first_token_s,
+            stitches=tuple(self._stitches),
+        )
+
+    async def steps(self) -> AsyncGenerator[Step, Any]:
+        """The call, step by step. Close the generator to stop it; requests under way are then dropped.
+
+        One generator for all attempts: each one more, and each step through it, would cost every chunk.
+        """
+        call = self.call
+        while (opened := await self._next_attempt()) is not None:
+            try:
+                if self._falls_back_to(opened.winner.member):
+                    yield self._fell_back(opened.winner.member)
+                while (question := await opened.until_content()) is not None:
+                    opened.answer((yield question))
+                attempt = opened.winner
+                for fact in self._conclude_loser(opened.loser):
+                    yield fact
+                if call.is_buffered and call.streamed and attempt.is_ok:
+                    await attempt.complete()
+                if call.validate is not None and attempt.is_ok:
+                    attempt.apply_verdict((yield CallerQuestion(partial(call.validate, attempt.partial))))
+                while call.streamed and (chunk := await attempt.next_chunk()) is not None:
+                    self._note_delivery(attempt, chunk)
+                    attempt.pauses.reader_left()
+                    yield chunk
+                    # A slow reader's own pauses are not the deployment's.
+                    self.policy.deadline += attempt.pauses.reader_returned()
+                for fact in self._conclude(attempt):
+                    yield fact
+            finally:
+                await self._leave(opened)
+
+    def release(self) -> None:
+        """Give back what the call holds; it waits for nothing. Requests under way are dropped with `steps()`."""
+        if self._opened is not None:
+            try:
+                self._opened.release()
+            finally:
+                self._report_cancelled(self._opened)
+
+    async def _leave(self, opened: AttemptExecution | HedgedAttempt) -> None:
+        """Give back what an attempt still holds, and drop its request, however it was left."""
+        try:  # Before anything is waited for, as a caller may be cancelled again while it leaves.
+            self.release()
+        finally:
+            self._opened = None  # It knows this call, and a circle is left to the garbage collector.
+            await opened.close()
+
+    async def _next_attempt(self) -> AttemptExecution | HedgedAttempt | None:
+        """The next attempt, when its time has come; None when the call has ended."""
+        while self.end is None:
+            match self._decide():
+                case AttemptExecution() as attempt:
+                    self._opened = self._hedged(attempt)
+                    return self._opened
+                case Wait(until):
+                    await self._wait(until)
+                case Stop(failure, reason):
+                    self._end_failed(failure, reason)
+                case BudgetShortfall() as shortfall:
+                    self._end_over_budget(shortfall)
+        return None
+
+    # Deciding.
+
+    def _decide(self) -> AttemptExecution | Wait | Stop | BudgetShortfall:
+        """The next attempt, with permission and money for it, or why there is none now; under one lock, so that of
+        many calls only one gets the probe."""
+        now = self.engine.clock.now()
+        if now >= self.policy.deadline:
+            self._out_of_time = True
+            return Stop(self._last_failure[1].failure if self._last_failure else "timeout", self._time_is_up())
+        self._sync_budgets()
+        health = self.engine.health
+        with health.lock:
+            step = self.policy.next_step(now)
+            if isinstance(step, Wait):
+                self._await_notification()
+            if not isinstance(step, Try):
+                return step
+            request = self._request(step.member)
+            reservation = self._reserve(step.member, request)
+            if isinstance(reservation, BudgetShortfall):
+                return reservation
+            if step.repeat:
+                health.retry_budget.spend(now)
+            permit = health[step.member.name].begin(now, self.call.tokens)
+        settlement = Settlement(self.engine, step.member.name, permit, reservation, self.call.tokens)
+        return AttemptExecution(self.engine, step.member, request, settlement)
+
+    def _sync_budgets(self) -> None:
+        """Before any lock is taken, because an account may have to look into a file."""
+        for limit in self._limits:
+            limit.account.sync()
+
+    def _reserve(self, member: Member, request: AttemptRequest) -> Reservation | BudgetShortfall:
+        """The money an attempt may cost, or what is lacking."""
+        if not self._limits:
+            return Reservation()
+        target, health = member.target, self.engine.health[member.name]
+        prices = self.engine.prices(target)
+        tokens = self.call.tokens + estimate_tokens(len(self._delivered.text))
+        usd = None if prices is None else estimate(prices, target, request.body, tokens, health)
+        reservation = reserve(self._limits, self.call.spender, usd)
+        if isinstance(reservation, BudgetShortfall):
+            self.policy.over_budget(member)
+        return reservation
+
+    def _await_notification(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._notified = loop.create_future()
+        self._notify = partial(_notify, loop, self._notified)
+        self.engine.health.add_waiter(self._notify)
+
+    async def _wait(self, until: float) -> None:
+        """Wait until that time, or until some request ends and may have left a free place."""
+        clock, health = self.engine.clock, self.engine.health
+        # Where nobody is under way there is nobody to wait for, but only time to pass.
+        others = any(health[member.name].in_flight for member in self.call.chain.members)
+        try:
+            with suppress(TimeoutError):
+                async with clock.deadline(min(until, self.policy.deadline), for_others=others):
+                    await self._notified
+        finally:
+            health.remove_waiter(self._notify)
+
+    def _request(self, member: Member, *, is_hedge: bool = False) -> AttemptRequest:
+        call, body, trimmer = self.call, self.call.request, None
+        if self._delivered_anything:
+            prefill = self.engine.catalogue.prefill(member.target)
+            body = continuation_request(body, self._delivered.text, prefill)
+            trimmer = OverlapTrimmer(self._delivered.text, exact=prefill is not None)
+        return AttemptRequest(
+            body=body,
+            streamed=call.streamed,
+            tokens=call.tokens,
+            deadline=lambda: self.policy.deadline,
+            total_s=call.chain.total_s,
+            call_began=self.began,
+            trimmer=trimmer,
+            holds_tool_calls=call.streamed and call.continues,
+            is_hedge=is_hedge,
+        )
+
+    @property
+    def _delivered_anything(self) -> bool:
+        return not self._delivered.is_empty
+
+    def _falls_back_to(self, member: Member) -> bool:
+        return self._last_failure is not None and self._last_failure[0].name != member.name
+
+    def _fell_back(self, member: Member) -> FellBack:
+        assert self._last_failure is not None
+        source, fault = self._last_failure
+        return FellBack(self.call.chain.name, source.name, member.name, fault.failure)
+
+    # Hedging.
+
+    def _hedged(self, attempt: AttemptExecution) -> AttemptExecution | HedgedAttempt:
+        """The attempt, with a second one after a while where the chain hedges."""
+        hedge, engine = self.call.chain.hedge, self.engine
+        if hedge is None or self._delivered_anything:
+            return attempt
+        after_s = hedge_after(hedge, engine.health[attempt.member.name], streamed=self.call.streamed)
+        if after_s is None or engine.clock.now() + after_s >= self.policy.deadline:
+            return attempt
+        return HedgedAttempt(attempt, engine.clock, after_s, self._start_hedge, self.policy.withdraw)
+
+    def _start_hedge(self) -> AttemptExecution | None:
+        """Another deployment's attempt, if one is healthy and the budget for hedges allows it."""
+        now, health = self.engine.clock.now(), self.engine.health
+        self._sync_budgets()
+        with health.lock:
+            if not (health.hedge_budget.allows(now) and health.retry_budget.allows(now)):
+                return None
+            step = self.policy.next_untried(now)
+            if step is None:
+                return None
+            request = self._request(step.member, is_hedge=True)
+            reservation = self._reserve(step.member, request)
+            if isinstance(reservation, BudgetShortfall):
+                return None
+            health.hedge_budget.spend(now)
+            health.retry_budget.spend(now)
+            permit = health[step.member.name].begin_hedge(now, self.call.tokens)
+        settlement = Settlement(self.engine, step.member.name, permit, reservation, self.call.tokens)
+        return AttemptExecution(self.engine, step.member, request, settlement)
+
+    # Concluding.
+
+    def _note_delivery(self, attempt: AttemptExecution, chunk: Chunk) -> None:
+        if attempt.delivered and self._answered_by is not attempt.member.target:
+            if self._delivered_anything:
+                self._stitches.append(Stitch(attempt.member.name, len(self._delivered.text)))
+                with self.engine.health.lock:
+                    self.engine.health[attempt.member.name].stitched += 1
+            self._answered_by = attempt.member.target
+            self._note_first_token(attempt)
+        self._delivered.add(chunk)
+
+    def _note_first_token(self, attempt: AttemptExecution) -> None:
+        if self._first_token_s is None and attempt.first_token_at is not None:
+            self._first_token_s = attempt.first_token_at - self.began
+
+    def _conclude_loser(self, loser: AttemptExecution | None) -> list[Event]:
+        """Say what came of the attempt that lost to a hedge, or of a hedge that lost, if it failed of itself."""
+        if loser is None:
+            return []
+        self._report_cancelled(loser)
+        if loser.unsupported:
+            self.policy.unsupported(loser.member)
+        return [] if loser.fault is None else self._fail(loser, loser.fault, ends=False)
+
+    def _conclude(self, attempt: AttemptExecution) -> list[Event]:
+        """Settle the attempt and say what came of it."""
+        if attempt.unsupported:
+            self.policy.unsupported(attempt.member)
+            return []
+        if attempt.fault is not None:
+            return self._fail(attempt, attempt.fault)
+        target = self._answered_by = attempt.member.target
+        self._note_first_token(attempt)
+        attempt.succeed()
+        self._report(attempt)
+        if attempt.request.is_hedge:
+            with self.engine.health.lock:
+                self.engine.health[target.name].hedges_won += 1
+        self.end = Answered(self.record(), attempt.reply, target.model_name)
+        return []
+
+    def _fail(self, attempt: AttemptExecution, fault: Fault, *, ends: bool = True) -> list[Event]:
+        """Tell policy and health of a failed attempt, and end the call if nothing can follow from it."""
+        opened_for_s = attempt.fail(fault)
+        fact = self._report(attempt)
+        self._last_failure = (attempt.member, fault)
+        self._answered_by = None
+        self.policy.failed(attempt.member, fault, self.engine.clock.now())
+        if ends and attempt.out_of_time:
+            self._out_of_time = True
+            self._end_failed(fault.failure, self._time_is_up())
+        elif ends and self._delivered_anything and not (self.call.continues and can_continue(self._delivered)):
+            self._end_failed(fault.failure, "")
+        chain, deployment = self.call.chain.name, attempt.member.name
+        facts: list[Event] = [AttemptFailed(chain, fact)]
+        if opened_for_s is not None:
+            facts.append(BreakerOpened(chain, deployment, fault.failure, opened_for_s))
+        return facts
+
+    def _report(self, attempt: AttemptExecution) -> Attempt:
+        fact = attempt.settlement.attempt
+        assert fact is not None
+        self.attempts.append(fact)
+        return fact
+
+    def _report_cancelled(self, opened: AttemptExecution | HedgedAttempt) -> None:
+        for attempt in opened.attempts:
+            fact = attempt.settlement.attempt
+            if fact is not None and fact.outcome == "cancelled" and not any(fact is known for known in self.attempts):
+                self.attempts.append(fact)
+
+    def _end_failed(self, failure: Failure, reason: str) -> None:
+        """End the call without a whole answer."""
+        fault = self._last_failure[1] if self._last_failure else None
+        if self._delivered_anything:
+            broken = fault or Fault("stream_broken", reason)
+            if self._out_of_time:
+                broken = Fault("timeout", self._time_is_up(), cause=broken.cause)
+            self.end = StreamBrokeOff(self.record(), broken, self._delivered)
+            return
+        self.end = Failed(self.record(), failure, reason, self._out_of_time, fault.cause if fault else None)
+
+    def _end_over_budget(self, shortfall: BudgetShortfall) -> None:
+        """End the call for want of money."""
+        fault = self._last_failure[1] if self._last_failure else None
+        if fault is not None and self._delivered_anything:
+            why = f"{fault.message}; nobody goes on with it: {shortfall}"
+            self.end = StreamBrokeOff(self.record(), replace(fault, message=why), self._delivered)
+        else:
+            self.end = OverBudget(self.record(), shortfall, fault.cause if fault else None)
+
+    def _time_is_up(self) -> str:
+        return f"total_s ({self.call.chain.total_s:g} s) is over"
+
+
+def _notify(loop: asyncio.AbstractEventLoop, notified: asyncio.Future[None]) -> None:
+    def wake() -> None:
+        if not notified.done():
+            notified.set_result(None)
+
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(wake)

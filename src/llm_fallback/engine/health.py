@@ -1,0 +1,226 @@
+"""What a built model remembers of its deployments between calls: breakers, limits, speeds.
+
+Shared by every copy of the model and by every thread and event loop that uses it, so whoever reads or writes it
+holds `Health.lock`; nothing waits under that lock.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+from llm_fallback.engine.circuit_breaker import CircuitBreaker, Permit
+from llm_fallback.engine.retry import FAILURES, RetryBudget, recent_count
+from llm_fallback.engine.sliding_window import RateWindow, RunningMean
+from llm_fallback.events import Failure, SkipReason
+from llm_fallback.plan.cold_start import WarmUp
+from llm_fallback.plan.plan import Target
+from llm_fallback.spec import Limits
+
+_REMEMBERED_TIMES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Why a deployment cannot be asked now, and until when."""
+
+    reason: SkipReason
+    until: float
+    return_known: bool = False
+    """Whether it is known to come back: it named a time by Retry-After, or it is warming up."""
+    failure: Failure = "rate_limited"
+    """What the call has failed by, should nothing else be left."""
+    warming_up: bool = False
+
+
+class DeploymentHealth:
+    """Breaker, limits and speeds of one deployment."""
+
+    def __init__(self, breaker: CircuitBreaker, limits: Limits | None) -> None:
+        self.breaker = breaker
+        self.limits = limits
+        self.in_flight = 0
+        self.hedges_sent = self.hedges_won = self.stitched = 0
+        self._rate = RateWindow()
+        self._first_tokens: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
+        self._replies: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
+        self._output_tokens, self._durations = RunningMean(_REMEMBERED_TIMES), RunningMean(_REMEMBERED_TIMES)
+
+    def unavailable(self, now: float, tokens: int = 0) -> Unavailable | None:
+        """None if a request of about that many tokens may be sent now."""
+        reopens = self.breaker.blocked_until(now)
+        if reopens is not None:
+            failure = self.breaker.failure or "server_error"
+            warming_up = self.breaker.is_warming_up(now)
+            # Once the time it named has come and a probe is in flight, it has named none.
+            named = self.breaker.retry_after_given and self.breaker.state(now) == "open"
+            return Unavailable("breaker_open", reopens, warming_up or named, failure, warming_up)
+        free = self._free_at(now, tokens)
+        return None if free is None else Unavailable("limit", free)
+
+    def _free_at(self, now: float, tokens: int) -> float | None:
+        if self.limits is None:
+            return None
+        if self.limits.max_parallel is not None and self.in_flight >= self.limits.max_parallel:
+            return math.inf  # Nobody knows when; whoever ends a request notifies those who wait.
+        return self._rate.free_at(now, self.limits.rpm, self.limits.tpm, tokens)
+
+    def begin(self, now: float, tokens: int = 0) -> Permit:
+        """Count a request that is about to be sent."""
+        self.in_flight += 1
+        if self.limits is not None:
+            self._rate.add(now, tokens)
+        return self.breaker.acquire(now)
+
+    def begin_hedge(self, now: float, tokens: int = 0) -> Permit:
+        """Count a request sent because another deployment is slow."""
+        self.hedges_sent += 1
+        return self.begin(now, tokens)
+
+    def succeeded(
+        self, permit: Permit, now: float, first_token_s: float | None = None, reply_s: float | None = None
+    ) -> None:
+        """Count an answer, with the time to its first token if it was streamed, else to the whole plain reply."""
+        self.in_flight -= 1
+        self.breaker.succeeded(permit, now)
+        if first_token_s is not None:
+            self._first_tokens.append(first_token_s)
+        elif reply_s is not None:
+            self._replies.append(reply_s)
+
+    def failed(self, permit: Permit, now: float, failure: Failure, retry_after_s: float | None) -> bool:
+        """Count a failure; True if it opened the breaker. A refusal of this one request counts as an answer."""
+        self.in_flight -= 1
+        if FAILURES[failure].breaker != "ignores":
+            return self.breaker.failed(permit, now, failure, retry_after_s)
+        self.breaker.succeeded(permit, now)
+        return False
+
+    def cancelled(self, permit: Permit) -> None:
+        """Count a request whose caller left; the deployment is none the worse for it."""
+        self.in_flight -= 1
+        self.breaker.cancelled(permit)
+
+    def correct_tokens(self, permit: Permit, tokens: int, now: float) -> None:
+        """Count what a request used beyond the estimate it began with (negative: less)."""
+        if self.limits is not None:
+            self._rate.correct(tokens, permit.at, now)
+
+    def record_usage(self, output_tokens: int, seconds: float) -> None:
+        """Remember how long a reply was, and how long it kept the deployment busy."""
+        self._output_tokens.add(output_tokens)
+        self._durations.add(seconds)
+
+    @property
+    def mean_output_tokens(self) -> float | None:
+        """Of the last replies; None before the first."""
+        return self._output_tokens.value
+
+    @property
+    def mean_seconds(self) -> float | None:
+        """How long the last replies kept the deployment busy; None before the first."""
+        return self._durations.value
+
+    def first_token_s(self, quantile: float, *, at_least: int = 1) -> float | None:
+        """That quantile of the last first-token times, in seconds; None while there are fewer than `at_least`."""
+        return _quantile(self._first_tokens, quantile, at_least)
+
+    def reply_s(self, quantile: float, *, at_least: int = 1) -> float | None:
+        """The same of plain replies, which have no first token: the time until they were whole."""
+        return _quantile(self._replies, quantile, at_least)
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Plain data, as `model.state()` shows it."""
+        reopens = self.breaker.blocked_until(now)
+        return {
+            "breaker": self.breaker.state(now),
+            "retry_in_s": None if reopens is None else round(reopens - now, 3),
+            "failures": self.breaker.failures(now),
+            "in_flight": self.in_flight,
+            "first_token_p50_s": self.first_token_s(0.5),
+            "first_token_p95_s": self.first_token_s(0.95),
+            "hedges_sent": self.hedges_sent,
+            "hedges_won": self.hedges_won,
+            "stitched": self.stitched,
+        }
+
+
+def _quantile(times: deque[float], quantile: float, at_least: int) -> float | None:
+    """Exact, over the few last times. (`ledger.quantiles` is for any number of them, and merges; it is off by 1 %.)"""
+    if len(times) < at_least:
+        return None
+    ranked = sorted(times)
+    return ranked[max(0, math.ceil(quantile * len(ranked)) - 1)]
+
+
+class Health:
+    """The health of all deployments of a model."""
+
+    def __init__(self, deployments: Mapping[str, DeploymentHealth]) -> None:
+        self.lock = threading.Lock()
+        self._of = dict(deployments)
+        self._waiters: list[Callable[[], object]] = []
+        self._calls = recent_count()
+        self.retry_budget = RetryBudget(self._calls, share=0.2, floor=10)
+        """For repeats and hedges together."""
+        self.hedge_budget = RetryBudget(self._calls, share=0.1, floor=3)
+
+    @classmethod
+    def of_targets(cls, targets: Iterable[Target]) -> Self:
+        """Of deployments of which nothing is known yet."""
+        return cls({target.name: DeploymentHealth(_breaker(target), target.limits) for target in targets})
+
+    def __getitem__(self, deployment: str) -> DeploymentHealth:
+        return self._of[deployment]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of)
+
+    def count_call(self, now: float) -> None:
+        """Count a call, of which repeats and hedges may be a share."""
+        with self.lock:
+            self._calls.add(now, 1)
+
+    def add_waiter(self, wake: Callable[[], object]) -> None:
+        """Call `wake` once, from whichever thread, when some request has ended.
+
+        Called with the lock held, so that nothing ends between a decision to wait and the waiting.
+        """
+        self._waiters.append(wake)
+
+    def remove_waiter(self, wake: Callable[[], object]) -> None:
+        """Forget a waiter, notified or not."""
+        with self.lock, suppress(ValueError):
+            self._waiters.remove(wake)
+
+    def notify_waiters(self) -> None:
+        """Wake those who wait for some request to end. Called without the lock."""
+        if self._waiters:
+            with self.lock:
+                waiters = list(self._waiters)
+                self._waiters.clear()
+            for wake in waiters:
+                wake()
+
+    def inherit(self, other: Health, unchanged: Iterable[str]) -> None:
+        """Keep what another model's health knows of deployments that stayed as they were; calls that still use the
+        other share its lock, and wake those that wait here."""
+        self.lock, self._waiters = other.lock, other._waiters
+        self._calls, self.retry_budget, self.hedge_budget = other._calls, other.retry_budget, other.hedge_budget
+        for name in unchanged:
+            self._of[name] = other._of[name]
+
+    def snapshot(self, now: float) -> dict[str, dict[str, Any]]:
+        """Plain data per deployment, as `model.state()` shows it."""
+        with self.lock:
+            return {name: health.snapshot(now) for name, health in self._of.items()}
+
+
+def _breaker(target: Target) -> CircuitBreaker:
+    warm_up = WarmUp(target.cold_start.max_wait_s) if target.cold_start else None
+    return CircuitBreaker(target.breaker, warm_up)

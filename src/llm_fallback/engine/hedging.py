@@ -1,0 +1,157 @@
+"""Hedging: asking a second deployment when the first is slow. The first content wins, the other request is dropped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from llm_fallback.engine.attempt import CLOSE_TIMEOUT_S, AttemptExecution, shielded
+from llm_fallback.engine.clock import Clock
+from llm_fallback.engine.engine import CallerQuestion
+from llm_fallback.engine.health import DeploymentHealth
+from llm_fallback.plan.plan import Member
+from llm_fallback.spec import Hedge
+
+_FEWEST_SAMPLES = 50
+"""Times a percentile needs before it says anything."""
+
+
+def hedge_after(hedge: Hedge, health: DeploymentHealth, *, streamed: bool) -> float | None:
+    """Seconds without content after which another deployment is asked too; None while that is not known."""
+    if hedge.after_s == "p95":
+        times = health.first_token_s if streamed else health.reply_s
+        return times(0.95, at_least=_FEWEST_SAMPLES)
+    return float(hedge.after_s)
+
+
+class HedgedAttempt:
+    """An attempt that may become two, of which the first to bring content goes on. Used like a single one."""
+
+    def __init__(
+        self,
+        attempt: AttemptExecution,
+        clock: Clock,
+        after_s: float,
+        start_hedge: Callable[[], AttemptExecution | None],
+        withdraw: Callable[[Member], object],
+    ) -> None:
+        """`start_hedge` makes the second attempt, or says by None that there may be none; `withdraw` is told of one
+        that was not sent after all, because its key function failed."""
+        self.winner = attempt
+        """The attempt that goes on; with two in flight the first, until one of them has content."""
+        self._first = attempt
+        self._hedge: AttemptExecution | None = None
+        self._clock, self._after_s = clock, after_s
+        self._start_hedge, self._withdraw = start_hedge, withdraw
+        self._tasks: dict[AttemptExecution, asyncio.Task[Any]] = {}
+
+    @property
+    def attempts(self) -> tuple[AttemptExecution, ...]:
+        """The first, and the hedge if there is one."""
+        return (self._first,) if self._hedge is None else (self._first, self._hedge)
+
+    @property
+    def loser(self) -> AttemptExecution | None:
+        """The other of two."""
+        return next((attempt for attempt in self.attempts if attempt is not self.winner), None)
+
+    async def until_content(self) -> CallerQuestion | None:
+        """Wait until one attempt has content or all have failed. A question, if the caller has to be asked for a key
+        first: `answer` it and come again."""
+        if not self._tasks:
+            question = self._first.credential_question()
+            if question is not None:
+                return question
+            self._hedge = await self._content_or_hedge()
+            if self._hedge is None:
+                return None
+            question = self._hedge.credential_question(_without(self._hedge))
+            if question is not None:
+                return question
+        if self._hedge is None:  # It was withdrawn.
+            await self._tasks[self._first]
+        else:
+            await self._first_with_content(self._hedge)
+        return None
+
+    def answer(self, key: Any) -> None:
+        """Take a key that was asked for, of the first or of its hedge; for the latter also the exception in its place,
+        and then the first goes on alone."""
+        if self._hedge is None:
+            self._first.answer(key)
+        elif isinstance(key, Exception):
+            self._continue_alone(self._hedge)
+        else:
+            self._hedge.answer(key)
+
+    def _continue_alone(self, hedge: AttemptExecution) -> None:
+        self._withdraw(hedge.member)
+        self._hedge = None
+        hedge.release()
+
+    async def _content_or_hedge(self) -> AttemptExecution | None:
+        """Start the first and wait for its content. When that does not come in time, the hedge, not started yet, if
+        there may be one; without one the wait goes on."""
+        task = self._start(self._first)
+        with suppress(TimeoutError):
+            async with self._clock.deadline(self._clock.now() + self._after_s):
+                await asyncio.shield(task)
+        hedge = None if task.done() else self._start_hedge()
+        if hedge is None:
+            await task
+        return hedge
+
+    async def _first_with_content(self, hedge: AttemptExecution) -> None:
+        """Start the hedge too, and wait until one of the two has content or both have failed; drop the other."""
+        pending = {self._tasks[self._first], self._start(hedge)}
+        while pending and not self._with_content():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        self.winner = next(iter(self._with_content()), hedge)
+        loser = self._first if self.winner is hedge else hedge
+        await self._cancel_and_close([loser])
+        if loser.is_ok:
+            loser.release("another deployment was quicker")
+
+    def _with_content(self) -> list[AttemptExecution]:
+        return [attempt for attempt in self.attempts if attempt.has_content and attempt.is_ok]
+
+    def release(self) -> None:
+        """Give back what every attempt still under way holds. It waits for nothing, so no cancellation comes between
+        two of them; what one fails with keeps no other from it."""
+        try:
+            self._first.release()
+        finally:
+            if self._hedge is not None:
+                self._hedge.release()
+
+    async def close(self) -> None:
+        """Drop every request still under way."""
+        await self._cancel_and_close(self.attempts)
+
+    async def _cancel_and_close(self, attempts: Sequence[AttemptExecution]) -> None:
+        tasks = [task for attempt in attempts if (task := self._tasks.get(attempt)) is not None and not task.done()]
+        if tasks or any(attempt.is_open for attempt in attempts):
+            await shielded(self._end(tasks, attempts))
+
+    async def _end(self, tasks: Sequence[asyncio.Task[Any]], attempts: Sequence[AttemptExecution]) -> None:
+        """Stop reading first: nobody can close what is being read."""
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            with suppress(TimeoutError):
+                async with self._clock.deadline(self._clock.now() + CLOSE_TIMEOUT_S, for_others=True):
+                    await asyncio.wait(tasks)
+        for attempt in attempts:
+            await attempt.close()
+
+    def _start(self, attempt: AttemptExecution) -> asyncio.Task[Any]:
+        task = self._tasks[attempt] = asyncio.ensure_future(attempt.until_content())
+        return task
+
+
+def _without(hedge: AttemptExecution) -> str:
+    return f"a hedge by {hedge.member.name}, whose key function failed"

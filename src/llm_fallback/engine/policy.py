@@ -1,0 +1,366 @@
+"""What to do next in one call: try a deployment, wait, or stop.
+
+The policy of fallback is all in here, and nothing else is: no I/O, no sleep, no clock of its own, no litellm. It is
+told the time and what came of each attempt, and answers with the next step, so that production, simulation and
+thousands of random histories in the tests all run the same code.
+
+Its promises: every deployment is asked at most once before anything is repeated; nothing waits while another can be
+asked; repeats are at most `retries.max`; an open breaker is not tried while a closed one is untried; a deployment that
+warms up is waited for, and retried no more often than `warmup_retries_within` says; it always ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import NamedTuple, Protocol
+
+from llm_fallback.engine.health import Unavailable
+from llm_fallback.engine.retry import FAILURES, Consequences
+from llm_fallback.engine.transport import Fault
+from llm_fallback.events import Failure, Skip, SkipReason
+from llm_fallback.plan.cold_start import warmup_retries_within
+from llm_fallback.plan.plan import ChainPlan, Feature, Member, Tier, Tiers
+
+
+class Try(NamedTuple):
+    """Ask this deployment now."""
+
+    member: Member
+    repeat: bool = False
+    warmup_retry: bool = False
+    """Whether it is asked again because it was warming up, which is no repeat."""
+
+
+class Wait(NamedTuple):
+    """Ask again what to do at that time, or earlier when some request has ended."""
+
+    until: float
+    """Infinite: nobody knows, only a request that ends helps."""
+
+
+class Stop(NamedTuple):
+    """There is nothing left to try."""
+
+    failure: Failure
+    reason: str
+
+
+NextStep = Try | Wait | Stop
+
+
+class Availability(Protocol):
+    """The health of deployments, as far as the policy asks for it."""
+
+    def __call__(self, deployment: str, now: float) -> Unavailable | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A deployment that could be asked at some time from now on."""
+
+    at: float
+    member: Member
+    repeat: bool
+    justifies_waiting: bool = True
+    """True if this candidate alone justifies waiting. False: it is tried if we are waiting anyway, but we do not wait
+    for it."""
+    warmup_retry: bool = False
+
+
+@dataclass(slots=True)
+class _TierOrder:
+    """A route's deployments in the order of this call: tier by tier, by weight within one, drawn as needed."""
+
+    tiers: Iterator[Tier]
+    rng: Random
+    tier: Tier | None = None
+    taken: set[str] = field(default_factory=set)
+
+    def next(self) -> Member | None:
+        while True:
+            member = self.tier.draw(self.rng, self.taken) if self.tier else None
+            if member is not None:
+                self.taken.add(member.name)
+                return member
+            self.tier = next(self.tiers, None)
+            if self.tier is None:
+                return None
+
+
+class FallbackPolicy:
+    """Decides for one call over one chain. It is told what came of each attempt and asked for the next step."""
+
+    def __init__(
+        self,
+        chain: ChainPlan,
+        unavailable: Availability,
+        *,
+        rng: Random,
+        backoff: Callable[[int], float],
+        deadline: float = math.inf,
+        window: Callable[[Member], int | None] = lambda member: member.target.context_window,
+        lacks: Callable[[Member], Feature | None] = lambda member: None,
+        may_repeat: Callable[[float], bool] = lambda now: True,
+    ) -> None:
+        self._chain = chain
+        self._unavailable = unavailable
+        self._rng = rng
+        self._backoff = backoff
+        self._window = window
+        self._lacks = lacks
+        self._may_repeat = may_repeat
+        self.deadline = deadline
+        self.first: Member | None = None
+        """Whom this call would ask in full health."""
+        self.repeats = 0
+        self._skipped: dict[str, Skip] = {}
+        self._last: Failure | None = None
+        self._asked: dict[str, Member] = {}
+        self._faults: dict[str, Failure] = {}
+        self._not_before: dict[str, float] = {}
+        self._warmup_retries: dict[str, int] = {}
+        self._repeat_at: float | None = None
+        self._too_long_for: int | None = None
+        self._refusing: set[str] = set()
+        self._barred: set[str] = set()
+        self._unfit: set[str] = set()
+        self._enter(chain.tiers, side=False)
+
+    def _enter(self, tiers: Tiers, *, side: bool) -> None:
+        self._route = tiers
+        self._order = _TierOrder(iter(tiers), self._rng)
+        self._passed: dict[str, Member] = {}
+        self._asked_here: dict[str, Member] = {}
+        self._in_side_route = side
+        self._over: str | None = None
+
+    # What the engine asks.
+
+    def next_step(self, now: float) -> NextStep:
+        """The next step. A deployment to try counts as asked from then on, a repeat or warm-up retry as made: the
+        engine does it, and reports what came of it or that it was not done."""
+        return self.next_untried(now) or self._when_none_is_free(now)
+
+    def next_untried(self, now: float) -> Try | None:
+        """A deployment nobody asked yet in this call and that may be asked now, if there is one."""
+        if self._over is not None:
+            return None
+        for passed in self._passed_over():
+            if self._unavailable(passed.name, now) is None:
+                return self._try(passed)
+        while (member := self._order.next()) is not None:
+            if self._is_barred(member):
+                continue
+            if self.first is None:
+                self.first = member
+            blocked = self._unavailable(member.name, now)
+            if blocked is None:
+                return self._try(member)
+            self._passed[member.name] = member
+            self._note_skip(member, blocked.reason, None if math.isinf(blocked.until) else blocked.until - now)
+        return None
+
+    def failed(self, member: Member, fault: Fault, now: float) -> None:
+        """Learn what came of an attempt."""
+        self._last = fault.failure
+        self._faults[member.name] = fault.failure
+        if fault.retry_after_s is not None:
+            self._not_before[member.name] = now + fault.retry_after_s
+        match fault.failure:
+            case "context_window":
+                self._turn_to(self._chain.on_context_window)
+                self._too_long_for = _larger(self._too_long_for, self._window(member))
+            case "content_policy":
+                self._barred |= _tier_mates(member, self._route)
+                self._turn_to(self._chain.on_content_policy)
+            case "bad_request":
+                self._refusing.add(member.target.served)
+            case _:
+                pass
+
+    def unsupported(self, member: Member) -> None:
+        """Learn that a deployment cannot take this request; nothing was sent to it."""
+        self._unfit.add(member.name)
+        if self.first is member:
+            self.first = None
+        self._asked.pop(member.name, None)
+        self._asked_here.pop(member.name, None)
+        self._skipped[member.name] = Skip(member.name, "unsupported")
+
+    def over_budget(self, member: Member) -> None:
+        """Learn that there is no money to ask a deployment now; it may be asked when another attempt has cost less than
+        was set aside for it."""
+        self.withdraw(member)
+        self._skipped[member.name] = Skip(member.name, "budget")
+
+    def withdraw(self, member: Member) -> None:
+        """Learn that a deployment was not asked after all; it may be asked later."""
+        if member.name not in self._faults:
+            self._asked.pop(member.name, None)
+            self._asked_here.pop(member.name, None)
+            self._passed[member.name] = member
+
+    @property
+    def skipped(self) -> tuple[Skip, ...]:
+        """Whom this call passed over and never asked."""
+        skips = self._skipped
+        return tuple(skip for name, skip in skips.items() if name not in self._asked) if skips else ()
+
+    # Whom it may ask.
+
+    def _try(self, member: Member, *, repeat: bool = False, warmup_retry: bool = False) -> Try:
+        self._passed.pop(member.name, None)
+        self._asked[member.name] = self._asked_here[member.name] = member
+        self.repeats += repeat
+        if warmup_retry:
+            self._warmup_retries[member.name] = self._warmup_retries.get(member.name, 0) + 1
+        self._repeat_at = None
+        return Try(member, repeat, warmup_retry)
+
+    def _passed_over(self) -> list[Member]:
+        return [member for member in self._passed.values() if not self._cannot_serve(member)]
+
+    def _is_barred(self, member: Member) -> bool:
+        if member.name in self._asked or self._cannot_serve(member):
+            return True
+        if self._lacks(member) is not None:
+            self._note_skip(member, "unsupported")
+            return True
+        return False
+
+    def _cannot_serve(self, member: Member) -> bool:
+        if member.target.served in self._refusing or member.name in self._barred or member.name in self._unfit:
+            return True
+        if self._too_long_for is None or self._in_side_route:
+            return False
+        window = self._window(member)
+        if window is None or window > self._too_long_for:
+            return False
+        if member.name not in self._asked:
+            self._note_skip(member, "context_window")
+        return True
+
+    def _note_skip(self, member: Member, reason: SkipReason, retry_in_s: float | None = None) -> None:
+        self._skipped.setdefault(member.name, Skip(member.name, reason, retry_in_s))
+
+    def _turn_to(self, tiers: Tiers | None) -> None:
+        if tiers is None:
+            return
+        self._enter(tiers, side=True)
+        self._barred.clear()
+        if not tiers:
+            self._over = "the chain declares to raise here"
+
+    # When nobody is left to ask at once.
+
+    def _when_none_is_free(self, now: float) -> NextStep:
+        candidates = sorted(self._candidates(now), key=lambda candidate: candidate.at)
+        fitting = [candidate for candidate in candidates if candidate.at < self.deadline or math.isinf(candidate.at)]
+        best = next(iter(fitting), None)
+        # A cooldown nobody named is our own guess about a deployment that fails: nobody waits for it alone.
+        if best is None or not (best.at <= now or any(candidate.justifies_waiting for candidate in fitting)):
+            return self._stop(now, candidates)
+        if best.at <= now:
+            return self._try(best.member, repeat=best.repeat, warmup_retry=best.warmup_retry)
+        return Wait(best.at)
+
+    def _candidates(self, now: float) -> Iterator[_Candidate]:
+        if self._over is not None:
+            return
+        waiting = [(member, self._unavailable(member.name, now)) for member in self._passed_over()]
+        asked = [(member, self._unavailable(member.name, now)) for member in self._asked_here.values()]
+        first_to_reopen = self._first_to_reopen([blocked for _, blocked in (*waiting, *asked)])
+        for member, blocked in waiting:
+            yield self._first_request(member, blocked, first_to_reopen, now)
+        may_repeat = not self._in_side_route and self._has_repeats(now)
+        for member, blocked in asked:
+            if self._may_retry_warm_up(member, blocked):
+                yield _Candidate(blocked.until if blocked else now, member, repeat=False, warmup_retry=True)
+            elif may_repeat and self._is_worth_repeating(member):
+                yield self._repeat(member, blocked, first_to_reopen, now)
+
+    def _first_to_reopen(self, blocked: list[Unavailable | None]) -> Unavailable | None:
+        """If every breaker is open, the one that reopens first; of those that named their return, only what is inside
+        the deadline counts."""
+        opened = [block for block in blocked if block is not None and block.reason == "breaker_open"]
+        if len(opened) < len(blocked):
+            return None
+        fitting = [block for block in opened if not block.return_known or block.until < self.deadline]
+        return min(fitting, key=lambda block: block.until, default=None)
+
+    def _first_request(
+        self, member: Member, blocked: Unavailable | None, first_to_reopen: Unavailable | None, now: float
+    ) -> _Candidate:
+        if blocked is None or blocked is not first_to_reopen or blocked.return_known:
+            return_known = blocked is None or blocked.reason == "limit" or blocked.return_known
+            at = blocked.until if blocked else now
+            return _Candidate(at, member, repeat=False, justifies_waiting=return_known)
+        if not self._asked_here:
+            return _Candidate(now, member, repeat=False)
+        if self._has_repeats(now):
+            # In a total outage a call makes one request in spite of open breakers; further ones are repeats.
+            return _Candidate(self._backed_off(now), member, repeat=True)
+        return _Candidate(blocked.until, member, repeat=False, justifies_waiting=False)
+
+    def _repeat(
+        self, member: Member, blocked: Unavailable | None, first_to_reopen: Unavailable | None, now: float
+    ) -> _Candidate:
+        is_first_to_reopen = blocked is not None and blocked is first_to_reopen and not blocked.return_known
+        free = now if blocked is None or is_first_to_reopen else blocked.until
+        at = max(free, self._backed_off(now), self._not_before.get(member.name, now))
+        is_cooling = (
+            blocked is not None
+            and blocked.reason == "breaker_open"
+            and not (blocked.return_known or is_first_to_reopen)
+        )
+        return _Candidate(at, member, repeat=True, justifies_waiting=not is_cooling)
+
+    def _may_retry_warm_up(self, member: Member, blocked: Unavailable | None) -> bool:
+        """Whether it is, or was a moment ago, warming up. All calls together retry it once at a time: its breaker lets
+        no more pass."""
+        cold_start = member.target.cold_start
+        if cold_start is None or not self._consequences(member).may_be_warming_up or self._cannot_serve(member):
+            return False
+        most = warmup_retries_within(min(cold_start.max_wait_s, self._chain.total_s))
+        return (blocked is None or blocked.warming_up) and self._warmup_retries.get(member.name, 0) < most
+
+    def _has_repeats(self, now: float) -> bool:
+        return self.repeats < self._chain.retries.max and self._may_repeat(now)
+
+    def _is_worth_repeating(self, member: Member) -> bool:
+        return self._consequences(member).is_repeatable and not self._cannot_serve(member)
+
+    def _consequences(self, member: Member) -> Consequences:
+        """Of the member's last failure in this call; of none, nothing follows."""
+        return FAILURES[self._faults.get(member.name, "cancelled")]
+
+    def _backed_off(self, now: float) -> float:
+        if self._repeat_at is None:
+            self._repeat_at = now + self._backoff(self.repeats + 1)
+        return self._repeat_at
+
+    def _stop(self, now: float, candidates: list[_Candidate]) -> Stop:
+        if self._last is not None:
+            return Stop(self._last, self._over or "")
+        again = f"; the first is free in {candidates[0].at - now:.1f} s" if candidates else ""
+        return Stop(self._reason_to_skip_all(now), f"every deployment was passed over{again}")
+
+    def _reason_to_skip_all(self, now: float) -> Failure:
+        for member in self._passed.values():
+            blocked = self._unavailable(member.name, now)
+            if blocked is not None:
+                return blocked.failure
+        windows = any(skip.reason == "context_window" for skip in self._skipped.values())
+        return "context_window" if windows else "bad_request"
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else max(one, other)
+
+
+def _tier_mates(member: Member, tiers: Tiers) -> set[str]:
+    sharing = [tier for tier in tiers if any(mate.name == member.name for mate in tier.members)]
+    return {mate.name for tier in sharing for mate in tier.members}

@@ -1,0 +1,181 @@
+"""Documents of OpenAI's chat protocol as the engine's chunks and replies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llm_fallback.engine.transport import Chunk, Fault, Reply, ToolCallPart
+from llm_fallback.events import Usage
+
+_NO_SIGN_OF_LIFE = frozenset({"role"})
+
+
+class ChunkReader:
+    """Frames of one stream as pieces."""
+
+    def __init__(self, normalise_finish: Callable[[str], str | None] = str) -> None:
+        self._spelled = normalise_finish
+        """The one spelling of a word for how a reply ended."""
+        self.content_came = False
+        self._calls_came = self._usage_came = False
+
+    def piece(self, frame: Mapping[str, Any]) -> Chunk | None:
+        """What a frame brings; None if that is nothing, and no sign of life: a role alone, or usage.
+
+        Usage is left to the end: it may stand in every frame, each with the sum so far.
+        """
+        choices = frame.get("choices")
+        if not choices:
+            return None
+        said = choices[0].get("delta") or {}
+        if not (choices[0].get("finish_reason") or any(map(said.get, said.keys() - _NO_SIGN_OF_LIFE))):
+            return None
+        delta = _delta_of(said)
+        calls = _parts_of(delta.get("tool_calls"))
+        self._calls_came = self._calls_came or bool(calls)
+        finish = self._finish_of(choices[0])
+        piece = Chunk(
+            raw={"choices": [{"delta": delta, "finish_reason": finish}]},
+            text=text_of(delta.get("content")),
+            reasoning=delta.get("reasoning_content") or "",
+            tool_calls=calls,
+            finish=finish,
+        )
+        self.content_came = self.content_came or piece.has_content
+        return piece
+
+    def usage(self, usage: dict[str, Any] | None) -> Chunk | None:
+        """The usage of the whole stream, once."""
+        if usage is None or self._usage_came:
+            return None
+        self._usage_came = True
+        return Chunk({"choices": [], "usage": integral_usage(usage)}, usage=usage_of(usage))
+
+    def with_text(self, piece: Chunk, text: str) -> Chunk:
+        choice = piece.raw["choices"][0]
+        delta = {name: value for name, value in choice["delta"].items() if name != "reasoning_content"}
+        raw = {"choices": [{**choice, "delta": {**delta, "content": text}}]}
+        return piece._replace(raw=raw, text=text, reasoning="")
+
+    def _finish_of(self, choice: Mapping[str, Any]) -> str | None:
+        word = choice.get("finish_reason")
+        if word is None:
+            return None
+        finish = self._spelled(word)
+        # Some servers say "stop" where they called a tool; agents look at the word.
+        return "tool_calls" if finish == "stop" and self._calls_came else finish
+
+
+def _delta_of(delta: Mapping[str, Any]) -> dict[str, Any]:
+    """A delta under the names LangChain reads, its tool calls with every key that it asks for."""
+    known = dict(delta)
+    if "reasoning" in known:
+        known["reasoning_content"] = known.pop("reasoning")
+    if known.get("tool_calls"):
+        known["tool_calls"] = [_call_of(call, place) for place, call in enumerate(known["tool_calls"])]
+    return known
+
+
+def _call_of(call: Mapping[str, Any], place: int) -> dict[str, Any]:
+    function = call.get("function") or {}
+    return {
+        "index": place if call.get("index") is None else call["index"],
+        "id": call.get("id"),
+        "type": "function",
+        "function": {"name": function.get("name"), "arguments": function.get("arguments") or ""},
+    }
+
+
+def _parts_of(calls: list[dict[str, Any]] | None) -> tuple[ToolCallPart, ...]:
+    return tuple(
+        ToolCallPart(call["index"], call["id"], call["function"]["name"], call["function"]["arguments"])
+        for call in calls or ()
+    )
+
+
+def text_of(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(part.get("text", "") for part in content if isinstance(part, dict))
+    return content or ""
+
+
+def usage_of(usage: Any) -> Usage | None:
+    """Usage in our words, from litellm's object or the server's own data.
+
+    Anthropic's cache fields stand beside OpenAI's details; both are read. Of a server that counts in something else
+    than whole numbers from 0 on, nothing is known: what it says would be billed.
+    """
+    try:
+        given, made, written = _counts(usage, "prompt_tokens", "completion_tokens", "cache_creation_input_tokens")
+        if not (given or made):
+            return None
+        of_given, of_made = _of(usage, "prompt_tokens_details"), _of(usage, "completion_tokens_details")
+        cached, cache_written, heard = _counts(of_given, "cached_tokens", "cache_creation_tokens", "audio_tokens")
+        reasoned, spoken = _counts(of_made, "reasoning_tokens", "audio_tokens")
+    except _NO_COUNT:
+        return None
+    return Usage(given, made, cached, cache_written or written, reasoned, heard, spoken)
+
+
+def integral_usage(usage: Any) -> dict[str, Any] | None:
+    """A server's usage as LangChain adds it up, with whole numbers; None if it has none."""
+    if not isinstance(usage, dict):
+        return None
+    try:
+        given, made, total = _counts(usage, "prompt_tokens", "completion_tokens", "total_tokens")
+    except _NO_COUNT:
+        return None
+    return {**usage, "prompt_tokens": given, "completion_tokens": made, "total_tokens": total or given + made}
+
+
+_NO_COUNT = (TypeError, ValueError, OverflowError)
+
+
+def _counts(source: Any, *names: str) -> list[int]:
+    """Numbers of tokens, 0 where nothing is said. Raises one of _NO_COUNT for what is none."""
+    if source is None:
+        return [0] * len(names)
+    said = map(source.get, names) if isinstance(source, dict) else [getattr(source, name, None) for name in names]
+    return [0 if value is None else value if type(value) is int and value >= 0 else _whole(value) for value in said]
+
+
+def _whole(value: Any) -> int:
+    """A number in another dress, as JSON writers make them: 12.0, "12"."""
+    count = int(value)
+    if count < 0 or count != float(value):
+        raise ValueError(f"{value!r} is no number of tokens")
+    return count
+
+
+def _of(source: Any, name: str) -> Any:
+    return source.get(name) if isinstance(source, dict) else getattr(source, name, None)
+
+
+def reply_in(body: bytes) -> Reply | Fault:
+    """The reply a body with status 200 brings, or what is wrong with it."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return Fault("invalid_response", "the reply is not JSON", 200)
+    choices = document.get("choices") if isinstance(document, dict) else None
+    if not choices:
+        return Fault("invalid_response", "a reply without choices", 200)
+    message = choices[0].get("message") or {}
+    return Reply(
+        raw=document,
+        text=text_of(message.get("content")),
+        reasoning=message.get("reasoning_content") or "",
+        tool_calls=_tool_calls(message),
+        finish=choices[0].get("finish_reason"),
+        usage=usage_of(document.get("usage")),
+    )
+
+
+def _tool_calls(message: Mapping[str, Any]) -> tuple[ToolCallPart, ...]:
+    return tuple(
+        ToolCallPart(call.get("index", place), call.get("id"), function.get("name"), function.get("arguments") or "")
+        for place, call in enumerate(message.get("tool_calls") or ())
+        for function in (call.get("function") or {},)
+    )

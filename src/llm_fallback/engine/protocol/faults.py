@@ -1,0 +1,221 @@
+"""A server's error, in any of the shapes servers use, as a `Fault` in the contract's words.
+
+The status decides first, because it means the same with every server; codes and wording decide what it leaves open (a
+400 may be a prompt too long, a refusal, or a plain bad request).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from llm_fallback.engine.protocol.dialects import STATUSES, by_code, by_wording
+from llm_fallback.engine.transport import Fault, UpstreamError
+from llm_fallback.events import Failure
+
+LEAST_ERROR = 300
+"""The least status of a response that is none of the model's: a redirect that was not followed is an error too."""
+
+_LONGEST_MESSAGE = 500
+
+
+class FaultCleaner:
+    """Strikes known secrets out of faults, and gives each a cause that carries nothing but its text."""
+
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        self._redact = redact
+
+    def __call__(self, fault: Fault, error: BaseException | None = None) -> Fault:
+        """The fault cleaned; `error` is the exception a library raised, where it was not a server that said so."""
+        message = self._redact(fault.message)
+        kind = UpstreamError if error is None else type(error)
+        cause = UpstreamError(kind.__name__, message, fault.status)
+        return Fault(fault.failure, message, fault.status, fault.retry_after_s, cause)
+
+
+_BY_STATUS: Mapping[int, Failure] = {
+    401: "auth",
+    402: "quota_exhausted",
+    403: "auth",
+    404: "not_found",
+    408: "timeout",
+    410: "not_found",
+    413: "context_window",
+    424: "server_error",
+    429: "rate_limited",
+    503: "overloaded",
+    529: "overloaded",
+}
+
+_ANYTHING: frozenset[Failure] = frozenset(
+    {"context_window", "content_policy", "quota_exhausted", "auth", "not_found", "overloaded"}
+)
+_LEFT_OPEN: Mapping[int, frozenset[Failure]] = {
+    # A prompt was flagged, or money is short; a breaker opened as for a wrong key would punish every other prompt.
+    403: frozenset({"content_policy", "quota_exhausted"}),
+    # Ray Serve says "not found" for every route until its replicas are up: it is on its way, not misnamed.
+    404: frozenset({"overloaded"}),
+    429: frozenset({"quota_exhausted", "overloaded"}),
+}
+"""What a status that says much leaves to codes and wording. Other 4xx leave anything, 3xx and 5xx nothing."""
+
+
+def failure_of(status: int | None, said: ErrorBody, classes: Collection[str] = (), *, guessed: bool = False) -> Failure:
+    """The contract's word for an error: by status, then by its codes, then by its wording.
+
+    `classes` are names of exceptions a library made of it. Status None: no server said anything. `guessed`: no server
+    said that status (the error came inside of a 200), so it decides last.
+    """
+    if status is None:
+        return by_code(classes, _ANYTHING) or "connection"
+    known = _BY_STATUS.get(status, "server_error" if status >= 500 or status < 400 else None)
+    open_to = _ANYTHING if guessed or known is None else _LEFT_OPEN.get(status, frozenset())
+    code = by_code(said.codes, open_to)
+    if code is not None:
+        return code
+    if status == 429 and said.wait_s is not None:
+        # Google words a limit per minute as others word an empty account; whoever names a time means a limit.
+        open_to -= {"quota_exhausted"}
+    word = by_wording(f"{said.message}\n{said.text}", open_to) or by_code(classes, open_to)
+    return word or known or "bad_request"
+
+
+def fault_of_response(
+    status: int, headers: Mapping[str, str], body: bytes | str, classes: Collection[str] = ()
+) -> Fault:
+    """The fault of a response with an HTTP error."""
+    said = parse_error_body(body)
+    # Amazon's code stands in a header, at times with an address behind it.
+    name = headers.get("x-amzn-errortype", "").partition(":")[0]
+    said = replace(said, codes=(*said.codes, name)) if name else said
+    named = retry_after_s(headers)
+    said = said if named is None else replace(said, wait_s=named)
+    return Fault(failure_of(status, said, classes), shortened(said.message), status, said.wait_s)
+
+
+def fault_in_body(data: Any) -> Fault | None:
+    """The fault of an error inside of a 200, be it a frame of a stream or a whole body; None if there is none."""
+    if not isinstance(data, dict) or not data.get("error"):
+        return None
+    said = parse_error(data)
+    status = said.status or next((STATUSES[code.lower()] for code in said.codes if code.lower() in STATUSES), 500)
+    return Fault(failure_of(status, said, guessed=said.status is None), shortened(said.message), status, said.wait_s)
+
+
+def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Seconds a server asks to stay away, from `retry-after-ms` or `Retry-After` (seconds or an HTTP date)."""
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    text = headers.get("retry-after")
+    seconds = _number(text)
+    if seconds is not None or text is None:
+        return seconds
+    try:
+        at = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0.0, (at - (now or datetime.now(UTC))).total_seconds())
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text) if text is not None else None
+    except ValueError:
+        return None
+    return number if number is not None and 0 <= number < float("inf") else None
+
+
+def shortened(text: str) -> str:
+    """One line, of a length that fits a log record and a trace."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_MESSAGE else line[: _LONGEST_MESSAGE - 1] + "…"
+
+
+_CODED = ("code", "type", "status", "error_type", "reason")
+_NESTED = ("error", "innererror", "metadata", "details", "detail")
+_TELLING = ("flagged_input",)
+"""Keys whose presence alone says what happened."""
+_AGAIN = re.compile(
+    r"""\b(?:re)?try\ (?:again\ )?(?:after|in)\ ((?:\d+(?:\.\d+)?\ ?(?:ms|m(?:in\w*)?|s(?:ec\w*)?|h)(?![a-z])\ ?)+)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|[msh])", re.I)
+_STATUSES = frozenset(map(str, range(400, 600)))
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """What an error says."""
+
+    message: str = ""
+    codes: tuple[str, ...] = ()
+    """Codes, types and the like, the most telling first."""
+    text: str = ""
+    """All of it."""
+    status: int | None = None
+    """A status among the codes."""
+    wait_s: float | None = None
+    """The seconds it asks to wait, if it names a time."""
+
+
+def parse_error_body(body: bytes | str) -> ErrorBody:
+    """What an error body says."""
+    text = body.decode(errors="replace") if isinstance(body, bytes) else body
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return ErrorBody(text, text=text, wait_s=_wait_in(text))
+    return parse_error(data, text)
+
+
+def parse_error(data: Any, text: str | None = None) -> ErrorBody:
+    """What a parsed error body, or an error inside of a stream, says."""
+    text = json.dumps(data, ensure_ascii=False) if text is None else text
+    codes = tuple(dict.fromkeys(str(code) for code in _codes(data)))
+    message = _message(data) or text
+    named = [float(delay) for delay in re.findall(r'"retryDelay": ?"(\d+(?:\.\d+)?)s"', text)]
+    wait_s = max(named, default=None)
+    return ErrorBody(message, codes, text, _status(codes), _wait_in(message) if wait_s is None else wait_s)
+
+
+def _codes(data: Any) -> Iterator[Any]:
+    if isinstance(data, list):
+        for item in data:
+            yield from _codes(item)
+    if isinstance(data, Mapping):
+        yield from (data[key] for key in _CODED if isinstance(data.get(key), str | int))
+        yield from (key for key in _TELLING if key in data)
+        for key in _NESTED:
+            yield from _codes(data.get(key))
+
+
+def _message(data: Any) -> str | None:
+    """The first text that a person is meant to read."""
+    if isinstance(data, str):
+        return data
+    if not isinstance(data, Mapping):
+        return None
+    for key in ("error", "message", "detail"):
+        found = _message(data.get(key))
+        if found:
+            return found
+    return None
+
+
+def _status(codes: tuple[str, ...]) -> int | None:
+    return next((int(code) for code in codes if code in _STATUSES), None)
+
+
+def _wait_in(text: str) -> float | None:
+    found = _AGAIN.search(text)
+    if found is None:
+        return None
+    return sum(float(number) * _SECONDS[unit.lower()] for number, unit in _DURATION.findall(found[1]))

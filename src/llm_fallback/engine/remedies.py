@@ -1,0 +1,100 @@
+"""What to do about a deployment that does not answer, by the word for its failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from llm_fallback.engine.transport import Fault
+from llm_fallback.events import Failure
+from llm_fallback.plan.plan import Target
+from llm_fallback.spec.providers import KEY_VARIABLES
+
+_MOST_NAMED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One failure, and what is known around it."""
+
+    target: Target
+    fault: Fault
+    serves: Sequence[str]
+    key: SecretStr | None
+    reachable: bool | None
+
+    @property
+    def address(self) -> str:
+        """The server, without a password that its address may carry."""
+        parts = urlsplit(str(self.target.parameters.get("api_base", "")))
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else ""
+
+
+def remedy(
+    target: Target, fault: Fault, serves: Sequence[str], *, key: SecretStr | None, reachable: bool | None
+) -> str | None:
+    """What to do, in one line; None where the server's own words say it best."""
+    say = _REMEDIES.get(fault.failure)
+    return None if say is None else say(Case(target, fault, serves, key, reachable))
+
+
+def _connection(case: Case) -> str:
+    if case.reachable:
+        return "the server breaks the connection instead of answering: its log says more"
+    if not case.address:
+        return "there is no connection to the provider: is there a network?"
+    return f"nothing answers at {case.address}: is the server up, and is api_base right?"
+
+
+def _timeout(case: Case) -> str:
+    if case.reachable:
+        return "the server is up and does not answer: it is loading the model, or overloaded"
+    return f"no word from {case.address or 'the provider'}: is it up, and does a firewall stand in between?"
+
+
+def _auth(case: Case) -> str:
+    if case.key is not None:
+        return "the server refuses the key in api_key" if case.fault.status != 403 else "the key may not use this model"
+    variables = KEY_VARIABLES.get(case.target.provider, ()) if case.target.borrows_key else ()
+    if variables:
+        return f"the provider refuses the key in {variables[0]}, or it is not set"
+    return "the server asks for a key: write it as api_key"
+
+
+def _not_found(case: Case) -> str:
+    name = case.target.model_name
+    if name in case.serves:
+        return f"the server lists model {name!r} and does not answer for it: is api_base right?"
+    if case.serves:
+        others = ", ".join(case.serves[:_MOST_NAMED])
+        return f"model {name!r} is not served here; it serves: {others}"
+    return f"model {name!r} is not served here, or api_base is not right"
+
+
+def _rate_limited(case: Case) -> str:
+    wait = case.fault.retry_after_s
+    return "it is throttled" if wait is None else f"it is throttled, and asks for {wait:g} s of patience"
+
+
+def _not_a_completion(case: Case) -> str:
+    where = f"{case.address}/chat/completions" if case.address else "the provider"
+    return f"what {where} answers is no chat completion: is api_base right?"
+
+
+_REMEDIES: Mapping[Failure, Callable[[Case], str]] = {
+    "connection": _connection,
+    "timeout": _timeout,
+    "auth": _auth,
+    "not_found": _not_found,
+    "rate_limited": _rate_limited,
+    "quota_exhausted": lambda case: "the account has no credit left, or no billing",
+    "overloaded": lambda case: "the server is up and takes no requests: it is still starting, or full",
+    "server_error": lambda case: "the server fails by itself: its log says more",
+    "bad_request": lambda case: "the server does not take the request: are model and params right?",
+    "invalid_response": _not_a_completion,
+    "empty_response": _not_a_completion,
+    "stream_broken": _not_a_completion,
+}

@@ -1,0 +1,83 @@
+"""What an attempt holds until it is over, its place and the money reserved for it, and how both are given back."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from llm_fallback.engine.budget import Reservation
+from llm_fallback.engine.circuit_breaker import Permit
+from llm_fallback.engine.engine import Engine
+from llm_fallback.engine.health import DeploymentHealth
+from llm_fallback.engine.transport import Fault
+from llm_fallback.events import Attempt
+
+
+class Settlement:
+    """Settles one attempt, once: books its cost, and tells health what came of it."""
+
+    def __init__(
+        self, engine: Engine, deployment: str, permit: Permit, reservation: Reservation, expected_tokens: int
+    ) -> None:
+        self._engine, self._deployment, self._permit, self._reservation = engine, deployment, permit, reservation
+        self._expected_tokens = expected_tokens
+        self.is_settled = False
+        self.attempt: Attempt | None = None
+        """The fact, once it is settled; None for an attempt that was never sent."""
+
+    def succeed(self, attempt: Attempt, now: float) -> None:
+        """The deployment answered."""
+        self._book(attempt)
+        health = self._engine.health
+        try:
+            with health.lock:
+                self.is_settled, deployment = True, health[self._deployment]
+                deployment.succeeded(self._permit, now, attempt.time_to_first_token_s, attempt.busy_s)
+                self._correct_tokens(deployment, attempt, now)
+                if attempt.usage is not None:
+                    deployment.record_usage(attempt.usage.output_tokens, attempt.busy_s)
+        finally:
+            health.notify_waiters()
+
+    def fail(self, attempt: Attempt, fault: Fault, now: float, *, is_to_blame: bool) -> float | None:
+        """The attempt failed, by the deployment's doing or not; seconds until it reopens if that opened its breaker."""
+        self._book(attempt)
+        health = self._engine.health
+        try:
+            with health.lock:
+                self.is_settled, deployment, opened = True, health[self._deployment], False
+                if is_to_blame:
+                    opened = deployment.failed(self._permit, now, fault.failure, fault.retry_after_s)
+                else:
+                    deployment.cancelled(self._permit)
+                self._correct_tokens(deployment, attempt, now)
+                reopens = deployment.breaker.blocked_until(now) if opened else None
+        finally:
+            health.notify_waiters()
+        return None if reopens is None else reopens - now
+
+    def cancel(self, attempt: Attempt | None) -> None:
+        """The caller left, or another deployment was quicker; None for an attempt that was never sent."""
+        self.attempt = attempt
+        self._reservation.settle(attempt.cost_usd if attempt else Decimal(0))
+
+    def release(self) -> None:
+        """Give back what is still held, whatever went wrong before: a permit that is kept is a place nobody ever gets
+        again."""
+        if self.is_settled:
+            return
+        self.is_settled = True
+        self._reservation.settle(None)  # Only what is not settled yet.
+        health = self._engine.health
+        with health.lock:
+            health[self._deployment].cancelled(self._permit)
+        health.notify_waiters()
+
+    def _book(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self._reservation.settle(attempt.cost_usd)
+
+    def _correct_tokens(self, deployment: DeploymentHealth, attempt: Attempt, now: float) -> None:
+        usage = attempt.usage
+        if usage is not None:
+            used = usage.input_tokens + usage.output_tokens
+            deployment.correct_tokens(self._permit, used - self._expected_tokens, now)

@@ -1,0 +1,222 @@
+"""What passes between the engine and a deployment: one request, and the pieces of its answer.
+
+A transport is anything that opens exchanges. It never lets an exception of somebody else's out: what went wrong
+comes back as a `Fault`, so no traceback with credentials in its frames can travel up from here.
+
+What is made for every call or chunk is a named tuple here: as immutable as a frozen dataclass, made in a third of the
+time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from pydantic import SecretStr
+
+from llm_fallback.events import Failure, Usage
+from llm_fallback.plan.plan import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why an attempt failed."""
+
+    failure: Failure
+    message: str
+    status: int | None = None
+    retry_after_s: float | None = None
+    cause: BaseException | None = field(default=None, compare=False)
+    """The upstream exception, cleaned of secrets."""
+
+
+class UpstreamError(Exception):
+    """What an upstream library said, without what it held: no traceback, request, response or headers."""
+
+    def __init__(self, kind: str, message: str, status: int | None = None) -> None:
+        self.kind, self.message, self.status = kind, message, status
+        super().__init__(kind, message, status)
+
+    def __str__(self) -> str:
+        status = f" ({self.status})" if self.status else ""
+        return f"{self.kind}{status}: {self.message}"
+
+
+REFUSED_FINISH = "content_filter"
+"""The finish reason of a reply that a safety system ended."""
+
+NOT_A_FINISH = frozenset({None, "abort", "error"})
+"""Finish reasons that are none: the server stopped in the middle."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallPart:
+    """A part of a streamed tool call, or a whole one of a plain reply."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+class Chunk(NamedTuple):
+    """One chunk of a stream."""
+
+    raw: Any
+    """The chunk as the caller gets it."""
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: Sequence[ToolCallPart] = ()
+    finish: str | None = None
+    usage: Usage | None = None
+
+    @property
+    def has_content(self) -> bool:
+        """Whether it brings something of the reply itself; roles, keep-alives and white space alone do not."""
+        return bool(self.tool_calls or self.text.strip() or self.reasoning.strip())
+
+
+class Reply(NamedTuple):
+    """A whole plain reply."""
+
+    raw: Any
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: Sequence[ToolCallPart] = ()
+    finish: str | None = None
+    """The server's own word; None if it gave none."""
+    usage: Usage | None = None
+
+    @property
+    def has_content(self) -> bool:
+        """Whether it says anything; white space alone is nothing."""
+        return bool(self.tool_calls or self.text.strip() or self.reasoning.strip())
+
+
+class StreamEnd(NamedTuple):
+    """The stream is over."""
+
+    finish: str | None
+    """The server's own word; None if it gave none, which means the reply is not whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """This deployment cannot take the request; nothing was sent."""
+
+    parameters: tuple[str, ...]
+
+
+class PartialReply:
+    """What came of a reply so far.
+
+    Parts are kept apart until somebody reads them: a text that grew by addition would be copied for every chunk.
+    """
+
+    __slots__ = ("_calls", "_has_content", "_reasoning", "_text", "finish", "usage")
+
+    def __init__(self, *came: Chunk | Reply) -> None:
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, _GrowingToolCall] = {}
+        self._has_content = False
+        self.finish: str | None = None
+        self.usage: Usage | None = None
+        for chunk in came:
+            self.add(chunk)
+
+    def add(self, came: Chunk | Reply) -> None:
+        if came.text:
+            self._text.append(came.text)
+        if came.reasoning:
+            self._reasoning.append(came.reasoning)
+        for part in came.tool_calls:
+            call = self._calls.get(part.index)
+            if call is None:
+                call = self._calls[part.index] = _GrowingToolCall()
+            call.add(part)
+        self._has_content = self._has_content or came.has_content
+        self.finish = came.finish or self.finish
+        self.usage = came.usage or self.usage
+
+    @property
+    def text(self) -> str:
+        return _joined(self._text)
+
+    @property
+    def reasoning(self) -> str:
+        return _joined(self._reasoning)
+
+    @property
+    def tool_calls(self) -> dict[int, ToolCallPart]:
+        """The calls as far as they came, by their index."""
+        return {index: call.as_part(index) for index, call in self._calls.items()}
+
+    @property
+    def output_characters(self) -> int:
+        """Of text, reasoning, and names and arguments of tool calls."""
+        calls = sum(len(call.name or "") + len(_joined(call.arguments)) for call in self._calls.values())
+        return len(self.text) + len(self.reasoning) + calls
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing came of the reply itself; white space alone is nothing."""
+        return not self._has_content
+
+
+class _GrowingToolCall:
+    """A streamed tool call: what names it comes once, its arguments in parts."""
+
+    __slots__ = ("arguments", "id", "name")
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self.name: str | None = None
+        self.arguments: list[str] = []
+
+    def add(self, part: ToolCallPart) -> None:
+        self.id, self.name = self.id or part.id, self.name or part.name
+        self.arguments.append(part.arguments)
+
+    def as_part(self, index: int) -> ToolCallPart:
+        return ToolCallPart(index, self.id, self.name, _joined(self.arguments))
+
+
+def _joined(parts: list[str]) -> str:
+    if len(parts) > 1:
+        parts[:] = ["".join(parts)]
+    return parts[0] if parts else ""
+
+
+class Exchange(Protocol):
+    """One request to one deployment."""
+
+    @property
+    def dropped_params(self) -> tuple[str, ...]:
+        """Sampling parameters the deployment does not take and was not sent."""
+        ...
+
+    async def reply(self) -> Reply | Fault | Unsupported:
+        """Send the request and wait for the whole reply."""
+        ...
+
+    async def next(self) -> Chunk | StreamEnd | Fault | Unsupported:
+        """The next chunk; the first call sends the request."""
+        ...
+
+    def with_text(self, piece: Chunk, text: str) -> Chunk:
+        """The piece with that text in place of its own, and without its reasoning."""
+        ...
+
+    async def close(self) -> None:
+        """Drop the connection if the answer is still under way. Never fails."""
+        ...
+
+
+class Transport(Protocol):
+    """Opens exchanges with deployments."""
+
+    def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> Exchange:
+        """An exchange that has not sent anything yet. Sockets must not give up before the engine, which keeps time."""
+        ...

@@ -1,0 +1,89 @@
+"""FallbackChatModel: LangChain and ChatLiteLLM on the outside, the engine on the inside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.outputs import ChatResult
+from langchain_litellm import ChatLiteLLMRouter
+from pydantic import BaseModel
+
+from llm_fallback.chat_model.base import ChainChatModel, fields_of
+from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
+from llm_fallback.engine.clock import RealClock
+from llm_fallback.litellm_adapter.catalogue import LiteLLMCatalogue
+from llm_fallback.litellm_adapter.transport import LiteLLMTransport
+from llm_fallback.plan.resolve import resolve_spec
+
+_LITELLM = Adapter(
+    resolve=lambda spec: resolve_spec(spec, os.environ),
+    transport=LiteLLMTransport,
+    catalogue=LiteLLMCatalogue,
+    clock=RealClock(),
+)
+
+
+class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
+    """A chat model over a chain of deployments.
+
+    Every call is answered by the first deployment that can, in bounded time; `response_metadata["llm_fallback"]`
+    says who that was and what happened on the way. Build it with `build_chat_model`; the constructor takes the same
+    arguments by name. State (breakers, limits) is shared by everything derived from it.
+
+    Raises SpecError for a wrong spec or override, ChainExhausted when nobody answers, StreamBroken when a stream
+    ends early after a part of it was delivered.
+    """
+
+    def __init__(self, *, spec: Any = None, runtime: ModelRuntime | None = None, **settings: Any) -> None:
+        settings.pop("router", None)
+        fields = fields_of(spec, runtime, settings, _LITELLM)
+        super().__init__(**{**fields, "router": None, "model_name": None})
+        # Built on first access: a Router leaves callbacks and prices behind in litellm's globals.
+        del self.__dict__["router"]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "router":
+            from llm_fallback.litellm_adapter.router import build_router
+
+            self.__dict__["router"] = build_router(self.runtime.spec)
+            return self.__dict__["router"]
+        return super().__getattr__(name)
+
+    def completion_with_retry(self, run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any) -> Any:
+        """One call through the chain; the name is ChatLiteLLM's."""
+        return self._ask(kwargs, run_manager)
+
+    async def acompletion_with_retry(
+        self, run_manager: AsyncCallbackManagerForLLMRun | None = None, **kwargs: Any
+    ) -> Any:
+        """One call through the chain; the name is ChatLiteLLM's."""
+        return await self._aask(kwargs, run_manager)
+
+    def _merge_call_params(self, params: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        return self._merged(params, kwargs)
+
+    def _reachable_groups(self, params: Mapping[str, Any]) -> list[str] | None:
+        # A chain spans providers, and a thinking block holds only where it was issued: none are replayed.
+        return None
+
+    def _is_claude_model(self) -> bool:
+        return self._plan().has_claude
+
+    def _litellm_sends_manual_thinking(self, overrides: Mapping[str, Any]) -> bool:
+        return False
+
+    def _create_chat_result(self, response: Any, **params: Any) -> ChatResult:
+        result = self._finish_result(super()._create_chat_result(response.reply.raw, **params), response)
+        output = result.llm_output or {}
+        if isinstance(output.get("token_usage"), BaseModel):
+            # litellm's own class would go into every trace and checkpoint.
+            output["token_usage"] = output["token_usage"].model_dump(exclude_none=True)
+        return result
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        asked = {name: value for name, value in self._default_params.items() if value is not None}
+        return {**asked, **self._chain_identity()}

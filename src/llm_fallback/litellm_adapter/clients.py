@@ -1,0 +1,132 @@
+"""HTTP clients that litellm uses and we listen to: one per event loop, closed with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+
+import litellm
+from aiohttp import ClientSession, DummyCookieJar, TCPConnector
+from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+from openai import AsyncOpenAI
+
+from llm_fallback.litellm_adapter.wire_tap import HOOKS
+from llm_fallback.plan.plan import Target
+
+SOCKET_TIMEOUT_S = 6000.0
+"""The engine keeps time; a socket must never give up before it does."""
+
+
+class LoopClient:
+    """An HTTP client that lives no longer than its event loop.
+
+    It is held open by an async generator, because those are what a loop closes on its way out: whoever wraps each
+    call in `asyncio.run` leaves no unclosed session behind.
+    """
+
+    def __init__(self) -> None:
+        # litellm's own session waits for one of 500 connections to a host, and the wait would count as the server's.
+        self._session = ClientSession(
+            connector=TCPConnector(limit=0),
+            cookie_jar=DummyCookieJar(),
+            trust_env=litellm.aiohttp_trust_env or os.environ.get("AIOHTTP_TRUST_ENV", "").lower() == "true",
+        )
+        self.handler = AsyncHTTPHandler(timeout=SOCKET_TIMEOUT_S, event_hooks=HOOKS, shared_session=self._session)
+        self._closing: asyncio.Task[None] | None = None
+
+    async def open(self, forget: Callable[[], object]) -> None:
+        """`forget` is called before it closes, so that nobody is handed a client on its way out."""
+        self._forget = forget
+        self._life = self._live()
+        await anext(self._life)
+
+    async def _live(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._forget()
+            await self._closed()
+
+    async def close(self) -> None:
+        self._forget()
+        await self._closed()
+        with suppress(RuntimeError):  # The loop is ending its life already.
+            await self._life.aclose()
+
+    def close_soon(self) -> None:
+        # A loop keeps only weak references to its tasks.
+        self._last_item = asyncio.get_running_loop().create_task(self.close())
+
+    def _closed(self) -> asyncio.Task[None]:
+        """The closing, begun once whoever asks: the owner, or the loop on its way out, which cancels tasks first."""
+        if self._closing is None or self._closing.cancelled():
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        return self._closing
+
+    async def _close(self) -> None:
+        await self.handler.close()
+        await self._session.close()
+
+
+class ClientPool:
+    """One HTTP client per event loop: its connections cannot be used from another."""
+
+    def __init__(self) -> None:
+        self._clients: dict[asyncio.AbstractEventLoop, LoopClient] = {}
+
+    async def client(self) -> AsyncHTTPHandler:
+        """This loop's client."""
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            client = self._clients[loop] = LoopClient()
+            await client.open(lambda: self._forget(loop, client))
+        return client.handler
+
+    def _forget(self, loop: asyncio.AbstractEventLoop, client: LoopClient) -> None:
+        if self._clients.get(loop) is client:
+            del self._clients[loop]
+
+    def close(self) -> None:
+        """Close the connections of every loop: of one that stands still between two runs as soon as it goes on."""
+        for loop, client in list(self._clients.items()):
+            with suppress(RuntimeError):  # The loop is closed, and its connections died with it.
+                loop.call_soon_threadsafe(client.close_soon)
+
+    async def aclose(self) -> None:
+        """Like close, and wait for this loop's, also where close was called before."""
+        client = self._clients.get(asyncio.get_running_loop())
+        if client is not None:
+            await client.close()
+        self.close()
+
+
+TAKES_A_HANDLER = frozenset(
+    {"hosted_vllm", "mistral", "deepseek", "groq", "xai", "openrouter", "together_ai", "fireworks_ai"}
+)
+"""litellm's providers that speak OpenAI's protocol and are asked through an AsyncHTTPHandler, which may be ours. They
+skip frames that do not parse and send a request twice when the connection breaks, unless somebody watches the wire."""
+
+TAKES_AN_OPENAI_CLIENT = frozenset({"openai", "litellm_proxy"})
+"""Those asked through OpenAI's library, which may use our HTTP client."""
+
+
+def is_tapped(target: Target) -> bool:
+    """Whether a deployment's wire can be listened to."""
+    provider = provider_of(target)
+    return provider in TAKES_A_HANDLER or (provider in TAKES_AN_OPENAI_CLIENT and "api_base" in target.parameters)
+
+
+def provider_of(target: Target) -> str:
+    """litellm's name for the provider."""
+    return str(target.parameters["model"]).partition("/")[0]
+
+
+def client_for(handler: AsyncHTTPHandler, target: Target, api_key: str) -> AsyncHTTPHandler | AsyncOpenAI:
+    """A client whose wire can be listened to, of the kind this provider of litellm's takes."""
+    if provider_of(target) in TAKES_A_HANDLER:
+        return handler
+    base_url = target.parameters["api_base"]
+    return AsyncOpenAI(api_key=api_key, base_url=base_url, http_client=handler.client, max_retries=0)

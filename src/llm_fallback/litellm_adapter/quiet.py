@@ -1,0 +1,83 @@
+"""litellm kept quiet, and loaded before anybody waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+
+import litellm
+
+from llm_fallback._imports import collecting_later
+
+try:
+    from litellm._internal_context import is_internal_call
+except ImportError:  # A private name: without it litellm logs every call, as it does for everybody else.
+    is_internal_call = None
+
+# litellm prints "Give Feedback / Get Help" to standard output for every error it maps.
+litellm.suppress_debug_info = True
+
+# For names like llama-3 litellm fetches a tokenizer from a hub, on the event loop, to count tokens of a reply: without
+# a network that takes most of a minute, in which no deadline fires.
+litellm.disable_hf_tokenizer_download = True
+
+_LOADED_LATE = (
+    "anyio._backends._asyncio",
+    "litellm.litellm_core_utils.default_encoding",
+    "litellm.llms.hosted_vllm.chat.transformation",
+    "litellm.proxy._types",
+    "openai.resources.chat.completions",
+)
+"""Modules that litellm and its HTTP libraries load during a first request, for half a second or more."""
+
+
+def warm_up() -> None:
+    """Load what a first request would, so that its own limits are not spent on imports."""
+    with collecting_later():
+        for name in _LOADED_LATE:
+            with suppress(ImportError):
+                import_module(name)
+
+
+@contextmanager
+def quiet_logging() -> Iterator[None]:
+    """litellm's logging off, unless somebody registered a callback that wants to hear."""
+    if is_internal_call is None or has_callbacks():
+        yield
+        return
+    token = is_internal_call.set(True)
+    try:
+        yield
+    finally:
+        is_internal_call.reset(token)
+
+
+def has_side_effects() -> bool:
+    """Whether litellm was told to do something with every call: report it, cache it, judge it, count it."""
+    return has_callbacks() or bool(
+        litellm.cache or litellm.max_budget or litellm.pre_call_rules or litellm.post_call_rules
+    )
+
+
+def has_callbacks() -> bool:
+    """Whether a callback is registered with litellm."""
+    return any(
+        not _is_nobodys(callback)
+        for callbacks in (
+            litellm.callbacks,
+            litellm.success_callback,
+            litellm.failure_callback,
+            litellm._async_success_callback,
+            litellm._async_failure_callback,
+            litellm.input_callback,
+        )
+        for callback in callbacks
+    )
+
+
+def _is_nobodys(callback: object) -> bool:
+    """Whether a callback is litellm's own: a Router's book-keeping, which calls past the Router do not concern, or the
+    word "cache" where there is none. The modules of Gemini and Vertex put it there for everybody when they load."""
+    is_a_routers = isinstance(getattr(callback, "__self__", None), litellm.Router)
+    return is_a_routers or (callback == "cache" and litellm.cache is None)

@@ -1,0 +1,115 @@
+"""Which redirects a request may follow: none that carries a prompt, a header or a key to a host the spec does not name.
+
+HTTP libraries follow redirects to any host, with every header but `Authorization`, and litellm's clients, which are
+shared with everybody else in the process, do so too. So the step in which an httpx client makes the next request of a
+redirect is wrapped: it heeds the `Redirects` of the request under way in its context, and leaves everybody else alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial, wraps
+from importlib import import_module
+from typing import Any
+
+from llm_fallback.engine.transport import Fault
+
+_KEEPS_THE_REQUEST = (307, 308)
+"""Status codes after which the same request is sent again; after any other it would be another one."""
+
+
+class RedirectRefused(Exception):
+    """Carries the refusal out of whichever HTTP library was about to follow."""
+
+
+@dataclass(slots=True)
+class Redirects:
+    """The redirects of one request."""
+
+    refused: Fault | None = None
+    """Why one was not followed."""
+    _followed: bool = False
+
+    def next_request(self, request: Any, response: Any, build: Callable[[], Any]) -> Any:
+        """The request that follows a redirect. Raises RedirectRefused unless it stays with the same server."""
+        following = _built(build) if response.status_code in _KEEPS_THE_REQUEST and not self._followed else None
+        if following is not None and _is_same_server(request.url, following.url):
+            self._followed = True
+            # httpx takes the authorization off on the way from http to https, but for the usual ports.
+            following.headers.update(_logins(request.headers))
+            return following
+        self.refused = _refusal(request, response)
+        raise RedirectRefused(self.refused.message)
+
+
+current: ContextVar[Redirects | None] = ContextVar("llm_fallback_redirects", default=None)
+"""The redirects of the request under way in this context."""
+
+
+@contextmanager
+def guarding(redirects: Redirects) -> Iterator[None]:
+    """Let no request made in this context be redirected to a stranger."""
+    token = current.set(redirects)
+    try:
+        yield
+    finally:
+        current.reset(token)
+
+
+def guard_clients() -> None:
+    """Have the clients of every httpx in the process heed `current`. OpenAI's library brings one of its own."""
+    for name in ("httpx", "httpx2"):
+        try:
+            module = import_module(name)
+        except ImportError:
+            continue
+        _guard(module.Client.__base__)
+
+
+def _guard(client: Any) -> None:
+    build = client._build_redirect_request
+    if hasattr(build, "__wrapped__"):
+        return
+
+    @wraps(build)
+    def next_request(self: Any, request: Any, response: Any) -> Any:
+        redirects = current.get()
+        following = partial(build, self, request, response)
+        return following() if redirects is None else redirects.next_request(request, response, following)
+
+    client._build_redirect_request = next_request
+
+
+def _built(build: Callable[[], Any]) -> Any:
+    """The next request; None where the address is none, for which each httpx has exceptions of its own."""
+    try:
+        return build()
+    except Exception:  # noqa: BLE001
+        return None
+
+
+def _is_same_server(source: Any, target: Any) -> bool:
+    if (source.scheme, target.scheme) == ("http", "https"):
+        return bool(source.host == target.host)
+    return _origin(source) == _origin(target)
+
+
+def _origin(url: Any) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
+
+
+def _logins(headers: Any) -> dict[str, str]:
+    return {"Authorization": headers["Authorization"]} if "Authorization" in headers else {}
+
+
+def _refusal(request: Any, response: Any) -> Fault:
+    status, location = response.status_code, response.headers["location"]
+    target = _built(lambda: _server(request.url.join(location))) or "no address"
+    return Fault("server_error", f"{_server(request.url)} redirects to {target} ({status}): not followed", status)
+
+
+def _server(url: Any) -> str:
+    return f"{url.scheme}://{url.host}" + (f":{url.port}" if url.port else "")

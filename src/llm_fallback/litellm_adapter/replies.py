@@ -1,0 +1,69 @@
+"""Whole replies in litellm's form, which LangChain's integration reads, and parts of its chunks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litellm.litellm_core_utils.core_helpers import map_finish_reason
+from litellm.utils import ModelResponse, convert_to_model_response_object
+
+from llm_fallback.engine.protocol.chunks import integral_usage, text_of, usage_of
+from llm_fallback.engine.protocol.faults import fault_in_body
+from llm_fallback.engine.transport import NOT_A_FINISH, Fault, Reply, ToolCallPart
+
+
+def reply_of(completion: Any) -> Reply | Fault:
+    """A server's plain reply, put into litellm's form for LangChain's eyes."""
+    choices = completion.get("choices") if isinstance(completion, dict) else None
+    if not choices:
+        return fault_in_body(completion) or _NO_CHOICES
+    usage = integral_usage(completion.get("usage") or {})
+    # litellm reads it into a class of its own, and refuses a whole reply for a count that is none.
+    whole = {**completion, "usage": usage or {}}
+    raw = convert_to_model_response_object(response_object=whole, model_response_object=ModelResponse())
+    reply, finish = _reply_of_choice(raw), choices[0].get("finish_reason")
+    return reply._replace(finish=finish) if finish in NOT_A_FINISH else reply
+
+
+def finish_of(word: str | None) -> str | None:
+    """A server's word for how its reply ended in OpenAI's spelling; one by which it did not end is kept."""
+    return word if word is None or word in NOT_A_FINISH else str(map_finish_reason(word))
+
+
+def reply_of_litellm(raw: Any) -> Reply | Fault:
+    """A plain reply of litellm's, which keeps the server's word of how it ended beside its own."""
+    if not getattr(raw, "choices", None):
+        return _NO_CHOICES
+    native = (getattr(raw.choices[0], "provider_specific_fields", None) or {}).get("native_finish_reason")
+    reply = _reply_of_choice(raw)
+    return reply._replace(finish=native) if native in ("abort", "error") else reply
+
+
+_NO_CHOICES = Fault("invalid_response", "a reply without choices", 200)
+
+
+def _reply_of_choice(raw: Any) -> Reply:
+    choice = raw.choices[0]
+    return Reply(
+        raw=raw,
+        text=text_of(choice.message.content),
+        reasoning=getattr(choice.message, "reasoning_content", None) or "",
+        tool_calls=tool_calls_of(choice.message),
+        finish=choice.finish_reason,
+        usage=usage_of(getattr(raw, "usage", None)),
+    )
+
+
+def tool_calls_of(message: Any) -> tuple[ToolCallPart, ...]:
+    calls = getattr(message, "tool_calls", None)
+    if not calls:
+        return ()
+    return tuple(
+        ToolCallPart(
+            index=position if getattr(call, "index", None) is None else call.index,
+            id=call.id,
+            name=call.function.name,
+            arguments=call.function.arguments or "",
+        )
+        for position, call in enumerate(calls)
+    )

@@ -1,0 +1,143 @@
+"""A request to one deployment in litellm's words, with the deployment's own headers in place of anybody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import SecretStr
+
+from llm_fallback.engine.transport import Fault, Unsupported
+from llm_fallback.litellm_adapter.clients import SOCKET_TIMEOUT_S
+from llm_fallback.plan.plan import Target
+from llm_fallback.spec.secrets import unmask
+
+SAMPLING = frozenset(
+    {
+        *("temperature", "top_p", "top_k", "n", "presence_penalty", "frequency_penalty", "seed", "stop"),
+        *("logit_bias", "logprobs", "top_logprobs", "max_tokens", "max_completion_tokens"),
+        *("parallel_tool_calls", "reasoning_effort", "verbosity", "user"),
+    }
+)
+"""Parameters a reply can do without; they are dropped for a deployment that does not take them."""
+
+
+class DeploymentRequest:
+    """A request to one deployment, in litellm's words."""
+
+    def __init__(
+        self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None, dropped: set[str]
+    ) -> None:
+        """`dropped` are the parameters the deployment was found not to take; what this request finds is added."""
+        self.target, self._request, self.key, self.dropped = target, request, api_key, dropped
+        self.streamed = bool(request.get("stream"))
+        # Nobody gave an authorization: the one litellm invents is taken off again.
+        self.keyless = api_key is None and not target.borrows_key and not has_login(target.parameters)
+
+    @property
+    def dropped_params(self) -> tuple[str, ...]:
+        return tuple(sorted(self.dropped & self._request.keys()))
+
+    @property
+    def messages(self) -> Sequence[Mapping[str, Any]]:
+        """As the caller wrote them; nobody may change them."""
+        messages: Sequence[Mapping[str, Any]] = self._request["messages"]
+        return messages
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """What the request says beside its messages."""
+        return {name: value for name, value in self._request.items() if name != "messages"}
+
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of `litellm.completion`, which may do with them as it likes."""
+        target, dropped = self.target, self.dropped
+        parameters: dict[str, Any] = {
+            **unmask({name: value for name, value in target.parameters.items() if name not in dropped}),
+            **{name: _copied(value) for name, value in self._request.items() if name not in dropped},
+            "model": target.parameters["model"],
+            "timeout": SOCKET_TIMEOUT_S,
+            "num_retries": 0,
+            "max_retries": 0,
+        }
+        if self.key is not None:
+            parameters["api_key"] = self.key.get_secret_value()
+        elif not target.borrows_key:
+            # litellm would look for somebody else's key; this one is taken off again, or is none.
+            parameters["api_key"] = "no-key"
+        own = own_headers(parameters)
+        if own:
+            parameters |= {"headers": None, "extra_headers": own}
+        return parameters
+
+    def refused(self, error: Exception) -> Unsupported | None:
+        """What follows from litellm's refusal of parameters: None to ask again, without those a reply can do without.
+
+        litellm names them in stages: what it objects to next shows only when the first are gone.
+        """
+        named = self._named_in(str(error)) - self.dropped
+        if not named or not named <= SAMPLING:
+            return Unsupported(tuple(sorted(named)))
+        self.dropped |= named
+        return None
+
+    def _named_in(self, text: str) -> set[str]:
+        words = set(re.findall(r"\w+", text))
+        return words & {*self._request, *self.target.parameters} - {"model", "messages", "stream"}
+
+
+async def guarded(ask: Callable[[], Awaitable[Any]], fault_of: Callable[[Exception], Fault]) -> Any:
+    """What `ask` brings: an answer, None at the end of a stream, or the fault its exception is.
+
+    Exceptions are turned into values inside and raised, if at all, outside of the `except`, so that none takes the
+    frames below, and the key in them, along.
+    """
+    cancelled = False
+    try:
+        return await ask()
+    except StopAsyncIteration:
+        return None
+    except asyncio.CancelledError:
+        cancelled = True
+    except Exception as error:  # noqa: BLE001 - whatever an upstream library raises is a fault to classify
+        return fault_of(error)
+    if cancelled:
+        raise asyncio.CancelledError
+    return None
+
+
+def _copied(value: Any) -> Any:
+    """Containers copied at every level: litellm rewrites the messages it is given, and the next deployment needs
+    them as they were."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    return value
+
+
+_WORDS = ("headers", "extra_headers")
+"""litellm's words for them; of two that name the same header it takes the second."""
+
+
+def own_headers(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """What a deployment's parameters say, in clear. YAML reads numbers where texts are meant, and HTTP libraries send
+    none; null is no text."""
+    given = [parameters[word] for word in _WORDS if isinstance(parameters.get(word), Mapping)]
+    return {str(name): str(text) for said in given for name, text in unmask(said).items() if text is not None}
+
+
+def replaced(headers: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """Headers, with a deployment's own in place of those of the same name: in HTTP its case makes no difference, and a
+    key sent beside the login that was to replace it has gone to somebody it was not meant for."""
+    names = {name.lower() for name in own}
+    return {**{name: text for name, text in headers.items() if name.lower() not in names}, **own}
+
+
+def has_login(parameters: Mapping[str, Any]) -> bool:
+    """Whether a deployment has an authorization of its own."""
+    if {*_WORDS}.isdisjoint(parameters):
+        return False
+    return any(name.lower() == "authorization" for name in own_headers(parameters))

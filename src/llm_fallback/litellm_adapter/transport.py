@@ -1,0 +1,127 @@
+"""Deployments asked through litellm: with its translation only, or through it whole."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from pydantic import SecretStr
+
+from llm_fallback.engine.ping import HttpPage
+from llm_fallback.engine.protocol.faults import FaultCleaner
+from llm_fallback.engine.transport import Exchange, Fault
+from llm_fallback.litellm_adapter.clients import ClientPool, is_tapped, provider_of
+from llm_fallback.litellm_adapter.direct import DirectExchange
+from llm_fallback.litellm_adapter.errors import classes_of, fault_of_transfer
+from llm_fallback.litellm_adapter.quiet import has_side_effects, warm_up
+from llm_fallback.litellm_adapter.redirects import Redirects, guard_clients, guarding
+from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
+from llm_fallback.litellm_adapter.request import DeploymentRequest, guarded, own_headers, replaced
+from llm_fallback.litellm_adapter.translation import TRANSLATED, HTTPRequest, NotTranslated
+from llm_fallback.litellm_adapter.translation_cache import DeploymentMemory
+from llm_fallback.plan.plan import Target
+from llm_fallback.spec.secrets import Redactor
+
+logger = logging.getLogger("llm_fallback")
+
+_LITELLMS_OWN = frozenset(
+    {
+        *("mock_response", "mock_timeout", "mock_tool_calls", "cache", "caching", "prompt_id", "guardrails"),
+        *("success_callback", "failure_callback", "input_callback", "litellm_logging_obj", "fallbacks", "no-log"),
+    }
+)
+"""Parameters of a deployment that ask something of litellm itself, which must then see reply and request."""
+
+
+class LiteLLMTransport:
+    """Opens exchanges. Holds one HTTP client per event loop."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._clean = FaultCleaner(redactor)
+        self._clients = ClientPool()
+        # With a deployment that is no more goes what was learnt of it, its key in a template not least. A reload makes
+        # other deployments, also under the same names.
+        self._memories: WeakKeyDictionary[Target, DeploymentMemory] = WeakKeyDictionary()
+        warm_up()
+        guard_clients()
+
+    def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> Exchange:
+        if api_key is not None:
+            # A key that is a function is not known before it is asked.
+            self._redactor.add(api_key.get_secret_value())
+        memory = self._memories.get(target)
+        if memory is None:
+            memory = self._memories.setdefault(target, DeploymentMemory())
+        wanted = DeploymentRequest(target, request, api_key, memory.dropped)
+        translated = _translated(wanted, memory)
+        if translated is None:
+            return LiteLLMExchange(self._clients, self._clean, wanted)
+        return DirectExchange(self._clients, self._clean, wanted, translated)
+
+    async def get_page(self, target: Target, url: str, api_key: SecretStr | None) -> HttpPage | Fault:
+        """A page of the deployment's server, asked for with what a request would carry."""
+        client, redirects = (await self._clients.client()).client, Redirects()
+        headers = _login_headers(target, api_key)
+
+        async def get() -> HttpPage:
+            with guarding(redirects):
+                response = await client.get(url, headers=headers)
+            return HttpPage(
+                response.status_code, _data(self._redactor(response.text)), response.elapsed.total_seconds()
+            )
+
+        def fault_of(error: Exception) -> Fault:
+            return self._clean(redirects.refused or fault_of_transfer(error, classes_of(error), None), error)
+
+        page: HttpPage | Fault = await guarded(get, fault_of)
+        return page
+
+    def close(self) -> None:
+        """Close the connections of every loop."""
+        self._clients.close()
+
+    async def aclose(self) -> None:
+        """Like close, and wait for this loop's."""
+        await self._clients.aclose()
+
+
+def _translated(request: DeploymentRequest, memory: DeploymentMemory) -> HTTPRequest | None:
+    """The request as litellm would send it; None for one that is left to litellm: whatever is unusual, be it a
+    parameter to refuse, is done there as litellm does it."""
+    if memory.is_left_to_litellm or not _goes_direct(request.target):
+        return None
+    try:
+        return memory.translations.translate(request)
+    except NotTranslated as why:
+        logger.info("%s is left to litellm: %s", request.target.name, why)
+        memory.is_left_to_litellm = True
+    except Exception:  # noqa: BLE001 - asked whole, litellm says it again, to somebody who listens
+        return None
+    return None
+
+
+def _goes_direct(target: Target) -> bool:
+    """Whether litellm need not see the reply: nobody asked it to, and its protocol is known here."""
+    return (
+        is_tapped(target)
+        and provider_of(target) in TRANSLATED
+        and _LITELLMS_OWN.isdisjoint(target.parameters)
+        and not has_side_effects()
+    )
+
+
+def _login_headers(target: Target, api_key: SecretStr | None) -> dict[str, str]:
+    """What a request to the deployment would carry."""
+    key = {} if api_key is None else {"Authorization": f"Bearer {api_key.get_secret_value()}"}
+    return replaced(key, own_headers(target.parameters))
+
+
+def _data(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""A spec made ready: resolved deployments and chains, what is known of models, and what follows from both."""

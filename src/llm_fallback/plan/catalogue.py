@@ -1,0 +1,98 @@
+"""What a list of models knows beyond the spec: prices, context windows, and what they cannot take.
+
+The list is litellm's; whoever builds a catalogue says how to look in it, so that nobody has to load litellm to read
+what it ships as a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llm_fallback.plan.model_list import first_entry, names_of
+from llm_fallback.plan.plan import Feature, Target
+from llm_fallback.plan.pricing import Prices, prices_in
+from llm_fallback.plan.profiles import WORDS, declared
+from llm_fallback.spec.providers import BACKENDS
+
+_PROFILE_WORDS = {
+    "max_input_tokens": "max_input_tokens",
+    "max_output_tokens": "max_output_tokens",
+    "supports_function_calling": "tool_calling",
+    "supports_tool_choice": "tool_choice",
+    "supports_response_schema": "structured_output",
+    "supports_vision": "image_inputs",
+    "supports_pdf_input": "pdf_inputs",
+    "supports_audio_input": "audio_inputs",
+    "supports_audio_output": "audio_outputs",
+    "supports_video_input": "video_inputs",
+    "supports_reasoning": "reasoning_output",
+}
+"""LangChain's words for what the list says of a model."""
+
+
+class ListCatalogue:
+    """What is known about the models of a spec beyond what it says. Looked up once per deployment."""
+
+    def __init__(
+        self,
+        listed: Callable[[str], Mapping[str, Any] | None],
+        supported: Callable[[str], frozenset[str] | None] = lambda model: None,
+    ) -> None:
+        """`listed` finds a model's entry by its name, `supported` the request parameters it takes if they are known."""
+        self._listed, self._takes = listed, supported
+        self._entries: dict[str, dict[str, Any]] = {}
+        self._prices: dict[str, Prices | None] = {}
+        self._supported: dict[str, frozenset[str] | None] = {}
+
+    def prices(self, target: Target) -> Prices | None:
+        """The listed prices of the model; None if it has none."""
+        if target.name not in self._prices:
+            self._prices[target.name] = prices_in(self._entry(target))
+        return self._prices[target.name]
+
+    def context_window(self, target: Target) -> int | None:
+        """Tokens the prompt may have, as the spec or the list says; None if nobody does."""
+        if target.context_window is not None:
+            return target.context_window
+        window = target.profile.get("max_input_tokens", self._entry(target).get("max_input_tokens"))
+        return int(window) if isinstance(window, int | float) else None
+
+    def lacks(self, target: Target, feature: Feature) -> bool:
+        """Whether the deployment is known not to take tools, a response format or images."""
+        stated = target.profile.get(WORDS[feature])
+        if stated is not None:
+            return not stated
+        if feature == "images":
+            return self._entry(target).get("supports_vision") is False
+        supported = self._supported_parameters(target)
+        return supported is not None and feature not in supported
+
+    def profile(self, target: Target) -> dict[str, Any]:
+        """What the spec declares, and what the list says beyond it."""
+        entry = self._entry(target)
+        listed = {word: entry[key] for key, word in _PROFILE_WORDS.items() if isinstance(entry.get(key), bool | int)}
+        lacking = {word: False for feature, word in WORDS.items() if self.lacks(target, feature)}
+        return {**listed, **lacking, **declared(target)}
+
+    def prefill(self, target: Target) -> Mapping[str, Any] | None:
+        """Self-hosted servers take it as their row of `backends.py` says, hosted models as litellm's map does."""
+        if target.backend is not None:
+            return BACKENDS[target.backend].prefill
+        return {"message": {"prefix": True}} if self._entry(target).get("supports_assistant_prefill") else None
+
+    def _entry(self, target: Target) -> dict[str, Any]:
+        if target.name not in self._entries:
+            self._entries[target.name] = self._found(target)
+        return self._entries[target.name]
+
+    def _supported_parameters(self, target: Target) -> frozenset[str] | None:
+        if target.backend is not None:
+            return None  # A server of one's own says so itself; any list is a guess about it.
+        if target.name not in self._supported:
+            self._supported[target.name] = self._takes(target.parameters["model"])
+        return self._supported[target.name]
+
+    def _found(self, target: Target) -> dict[str, Any]:
+        names = names_of(target.model, target.base_model, target.backend)
+        return dict(first_entry(names, self._listed) or {})

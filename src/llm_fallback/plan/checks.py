@@ -1,0 +1,322 @@
+"""What is legal in a spec but unwise: findings a user would be glad of before the first request.
+
+Each check looks at one thing and yields what it finds. None imports litellm or sends anything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import chain as joined
+from itertools import pairwise
+from typing import Any, Literal
+
+from pydantic import SecretStr
+
+from llm_fallback._imports import is_found
+from llm_fallback.plan.profiles import lost_by_falling_back
+from llm_fallback.plan.resolve import misaddressed
+from llm_fallback.spec import Spec, load_spec
+from llm_fallback.spec.entries import Deployment
+from llm_fallback.spec.load import Source
+from llm_fallback.spec.locations import Path, children, dotted
+from llm_fallback.spec.providers import ELSEWHERE, KEY_VARIABLES, LOCAL, PROVIDERS
+from llm_fallback.spec.settings import Timeouts
+from llm_fallback.spec.variables import references
+
+Severity = Literal["error", "warning", "note"]
+_Found = Iterator[tuple[Path, str]]
+
+_BARE_VARIABLE = re.compile(r"\$[A-Z_][A-Z0-9_]*")
+_SHORTEST_SECRET = 8
+"""Shorter keys are placeholders, as in `EMPTY`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing worth changing: where, what, and how much it matters."""
+
+    severity: Severity
+    path: str
+    message: str
+    file: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        head = " ".join(part for part in (place, self.path) if part)
+        return f"{self.severity}: {head}: {self.message}"
+
+
+def check(source: Source, *, env: bool = False, environ: Mapping[str, str] | None = None) -> list[Finding]:
+    """Everything unwise in a spec, errors first; in the end, as notes, what its sources said that has no place in it.
+
+    `source` is what `load_spec` takes, and raises what it raises. `env`: variables that are not set are errors, not
+    warnings. `environ` stands in for the process's own.
+    """
+    spec = load_spec(source)
+    environment = os.environ if environ is None else environ
+    found = [
+        *_findings(spec, "error", _nothing_to_ask(spec)),
+        *_findings(spec, "error" if env else "warning", _of_variables(spec, environment)),
+        *_findings(spec, "warning", joined.from_iterable(look(spec) for look in _CHECKS)),
+    ]
+    notes = (Finding("note", note.path, note.text, note.file, note.line) for note in spec.notes)
+    return [*sorted(found, key=lambda finding: finding.severity), *notes]
+
+
+def _findings(spec: Spec, severity: Severity, found: _Found) -> Iterator[Finding]:
+    for path, message in found:
+        place = spec.places.find(path)
+        yield Finding(severity, dotted(path), message, place.file, place.line)
+
+
+def _nothing_to_ask(spec: Spec) -> _Found:
+    if not spec.chains:
+        yield ("chains",), "there is no chain, so nothing can be asked"
+    for name, chain in spec.chains.items():
+        if all(spec.deployments[member].weight == 0 for tier in chain.tiers for member in tier):
+            yield ("chains", name, "tiers"), "every deployment has weight 0, so none is ever asked"
+
+
+def _of_variables(spec: Spec, environ: Mapping[str, str]) -> _Found:
+    yield from _unset(spec, environ)
+    yield from misaddressed(spec, environ)
+    yield from _no_key(spec, environ)
+
+
+def _unset(spec: Spec, environ: Mapping[str, str]) -> _Found:
+    for path, reference in spec.references():
+        if reference.value(environ) is None:
+            yield path, reference.missing()
+
+
+def _no_key(spec: Spec, environ: Mapping[str, str]) -> _Found:
+    for name, deployment in spec.deployments.items():
+        variables = KEY_VARIABLES.get(_provider(deployment) or "", ())
+        own = deployment.api_key is not None or deployment.api_base is not None
+        if variables and not own and not any(environ.get(variable) for variable in variables):
+            yield ("deployments", name), f"has no api_key, and {variables[0]} is not set"
+
+
+def _unused(spec: Spec) -> _Found:
+    used = {name for chain in spec.chains.values() for name in chain.deployments()}
+    for name in spec.deployments if spec.chains else ():
+        if name not in used:
+            yield ("deployments", name), "no chain asks it"
+
+
+def _alone(spec: Spec) -> _Found:
+    for name, chain in spec.chains.items():
+        if len(chain.deployments()) == 1:
+            yield (
+                ("chains", name, "tiers"),
+                f"{chain.deployments()[0]!r} is alone: there is nothing to fall back to",
+            )
+
+
+def _out_of_rotation(spec: Spec) -> _Found:
+    for name, chain in spec.chains.items():
+        for index, tier in enumerate(chain.tiers):
+            if all(spec.deployments[member].weight == 0 for member in tier):
+                yield (
+                    ("chains", name, "tiers", index),
+                    "every deployment has weight 0: the tier is passed over",
+                )
+
+
+def _attempt_beyond_total(spec: Spec) -> _Found:
+    for name, chain in spec.chains.items():
+        for deployment in chain.deployments():
+            limits, path = spec.timeouts(name, deployment), ("chains", name, "timeouts")
+            if _written(spec, name, deployment, "attempt_s") and _beyond(limits.attempt_s, limits.total_s):
+                yield (
+                    path,
+                    f"attempt_s {limits.attempt_s:g} of {deployment!r} is beyond total_s {limits.total_s:g}",
+                )
+            if _beyond(limits.first_token_s, limits.attempt_s):
+                yield (
+                    path,
+                    f"first_token_s {limits.first_token_s:g} of {deployment!r} is beyond its attempt_s",
+                )
+
+
+def _beyond(inner: float | None, outer: float | None) -> bool:
+    return inner is not None and outer is not None and inner > outer
+
+
+def _never_reached(spec: Spec) -> _Found:
+    for name, chain in spec.chains.items():
+        order = [member for tier in chain.tiers for member in tier if spec.deployments[member].weight > 0]
+        attempts = [_attempt(spec.timeouts(name, member)) for member in order]
+        total = spec.timeouts(name).total_s
+        reached = sum(sum(attempts[:index]) < total for index in range(len(order)))
+        if _written_anywhere(spec, name) and reached < len(order):
+            spent = " + ".join(f"{attempt:g}" for attempt in attempts[:reached])
+            message = f"if deployments hang, only {reached} of {len(order)} can be asked"
+            yield (
+                ("chains", name, "timeouts"),
+                f"{message}: their attempt_s ({spent}) use up total_s {total:g}",
+            )
+
+
+def _attempt(timeouts: Timeouts) -> float:
+    return timeouts.total_s if timeouts.attempt_s is None else timeouts.attempt_s
+
+
+def _written_anywhere(spec: Spec, name: str) -> bool:
+    return _written(spec, name, None, "total_s") or any(
+        _written(spec, name, member, "attempt_s") for member in spec.chains[name].deployments()
+    )
+
+
+def _written(spec: Spec, name: str, deployment: str | None, field: str) -> bool:
+    own = None if deployment is None else spec.deployments[deployment].timeouts
+    layers = (spec.defaults.timeouts, spec.chains[name].timeouts, own)
+    return any(layer is not None and field in layer.model_fields_set for layer in layers)
+
+
+def _waits(spec: Spec) -> _Found:
+    for name in spec.chains:
+        retries = spec.retries(name)
+        if retries.wait_initial_s > retries.wait_max_s:
+            first, longest = retries.wait_initial_s, retries.wait_max_s
+            yield ("chains", name, "retries"), f"wait_initial_s {first:g} is beyond wait_max_s {longest:g}"
+
+
+def _small_window(spec: Spec) -> _Found:
+    for name, chain in spec.chains.items():
+        usual = [spec.deployments[member].context_window for tier in chain.tiers for member in tier]
+        widest = max((window for window in usual if window is not None), default=None)
+        for index, tier in enumerate(chain.on_context_window or ()):
+            for member in tier:
+                window = spec.deployments[member].context_window
+                if widest is not None and window is not None and window <= widest:
+                    place = ("chains", name, "on_context_window", index)
+                    yield place, f"{member!r} takes {window} tokens, no more than the tiers' {widest}"
+
+
+def _not_found(spec: Spec) -> _Found:
+    judges = {("chains", name, "accept"): spec.accept(name) for name in spec.chains}
+    forms = {("runnables", name, "output"): own.output for name, own in spec.runnables.items()}
+    for path, named in {**judges, **forms}.items():
+        if isinstance(named, str) and ":" in named and not is_found(named):
+            module = named.partition(":")[0]
+            yield path, f"no module is called {module!r} here; it has to be importable where the model is built"
+
+
+def _in_clear(spec: Spec) -> _Found:
+    for name, deployment in spec.deployments.items():
+        secrets = {"api_key": deployment.api_key, "params": deployment.params}
+        for path, secret in _secrets(secrets, ("deployments", name)):
+            if spec.places.find(path).file and _is_literal(secret.get_secret_value()):
+                yield path, "a secret in clear; write ${NAME} and set the variable"
+
+
+def _secrets(value: Any, path: Path) -> Iterator[tuple[Path, SecretStr]]:
+    if isinstance(value, SecretStr):
+        yield path, value
+    for key, item in children(value):
+        yield from _secrets(item, (*path, key))
+
+
+def _is_literal(secret: str) -> bool:
+    return len(secret) >= _SHORTEST_SECRET and not references(secret) and not _BARE_VARIABLE.fullmatch(secret)
+
+
+def _bare_variable(spec: Spec) -> _Found:
+    for name, deployment in spec.deployments.items():
+        for field in ("api_key", "api_base", "model"):
+            value = getattr(deployment, field)
+            text = value.get_secret_value() if isinstance(value, SecretStr) else value
+            if isinstance(text, str) and _BARE_VARIABLE.fullmatch(text):
+                yield ("deployments", name, field), f"{text} is taken as it stands; write ${{{text[1:]}}}"
+
+
+def _password_in_address(spec: Spec) -> _Found:
+    for name, deployment in spec.deployments.items():
+        user, at, _ = (deployment.api_base or "").partition("@")
+        if at and ":" in user.partition("://")[2] and not references(user):
+            yield (
+                ("deployments", name, "api_base"),
+                "a password in an address is shown in logs; write it as api_key",
+            )
+
+
+def _free_but_hosted(spec: Spec) -> _Found:
+    for name, deployment in spec.deployments.items():
+        provider = _provider(deployment)
+        own = deployment.api_base is not None or provider is None or provider in LOCAL
+        if deployment.price == "free" and not own and not deployment.model.endswith(":free"):
+            yield (
+                ("deployments", name, "price"),
+                f"{provider} bills its calls; as `free` budgets do not see them",
+            )
+
+
+def _budget_of_no_day(spec: Spec) -> _Found:
+    for name in spec.chains:
+        budget = spec.budget(name)
+        if budget is not None and budget.file is not None and budget.usd_per_day is None:
+            yield ("chains", name, "budget", "file"), "keeps what the day has cost, and there is no usd_per_day"
+        if budget is not None and not budget.limits:
+            yield ("chains", name, "budget"), "limits nothing: it has no usd_per_call, usd_per_run or usd_per_day"
+
+
+def _budget_out_of_reach(spec: Spec) -> _Found:
+    for name in spec.chains:
+        budget = spec.budget(name)
+        limits = list(budget.limits.items()) if budget is not None else []
+        for (short, less), (long, more) in pairwise(limits):
+            if less > more:
+                yield (
+                    ("chains", name, "budget", f"usd_per_{short}"),
+                    f"${less:f} a {short} is never reached: ${more:f} a {long} ends it before",
+                )
+
+
+def _unknown_provider(spec: Spec) -> _Found:
+    for name, deployment in spec.deployments.items():
+        provider = _provider(deployment)
+        if provider is not None and provider not in PROVIDERS:
+            yield (
+                ("deployments", name, "model"),
+                f"no provider is known as {provider!r}; {_meant(deployment, provider)}",
+            )
+
+
+def _provider(deployment: Deployment) -> str | None:
+    """litellm's provider; None where a backend or a variable says it."""
+    if deployment.backend is not None or references(deployment.model):
+        return None
+    return deployment.model.partition("/")[0]
+
+
+def _meant(deployment: Deployment, provider: str) -> str:
+    if deployment.api_base is not None:
+        return "for a server of your own name its backend"
+    close = ELSEWHERE.get(provider) or next(iter(get_close_matches(provider, PROVIDERS, n=1)), None)
+    return f"did you mean {close!r}?" if close else "litellm may not know it either"
+
+
+_CHECKS = (
+    _unused,
+    _alone,
+    _out_of_rotation,
+    _attempt_beyond_total,
+    _never_reached,
+    _waits,
+    _small_window,
+    lost_by_falling_back,
+    _not_found,
+    _in_clear,
+    _bare_variable,
+    _password_in_address,
+    _free_but_hosted,
+    _budget_of_no_day,
+    _budget_out_of_reach,
+    _unknown_provider,
+)

@@ -1,0 +1,117 @@
+"""What one call may do, worked out from the plan; or from the spec alone, with no variable set and no code run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llm_fallback.plan.cold_start import warmup_retries_within
+from llm_fallback.plan.plan import ChainPlan, Member, Tiers
+from llm_fallback.plan.profiles import passed_over
+from llm_fallback.plan.resolve import resolve_spec
+from llm_fallback.spec import Budget, Spec
+
+
+def explain(chain: ChainPlan) -> dict[str, Any]:
+    """Tiers, the most requests and the most seconds of one call, with notes on what decides them."""
+    members = chain.members
+    knocks = sum(_knocks(chain, member) for member in members)
+    return {
+        "chain": chain.name,
+        "tiers": _names(chain.tiers),
+        "max_requests": len(members) + chain.retries.max + knocks if members else 0,
+        "max_seconds": chain.total_s,
+        "notes": list(_notes(chain)),
+    }
+
+
+def _knocks(chain: ChainPlan, member: Member) -> int:
+    cold_start = member.target.cold_start
+    return 0 if cold_start is None else warmup_retries_within(min(cold_start.max_wait_s, chain.total_s))
+
+
+def _names(tiers: Tiers) -> list[list[str]]:
+    return [[member.name for member in tier.members] for tier in tiers]
+
+
+def _notes(chain: ChainPlan) -> list[str]:
+    notes = [f"{len(chain.members)} deployments are asked at most once each, in order, without a pause"]
+    if chain.retries.max:
+        notes.append(f"then at most {chain.retries.max} repeats, with backoff, if they fit in total_s")
+    notes += [
+        f"{member.name} is waited for while it starts, asked again at most {_knocks(chain, member)} times"
+        for member in chain.members
+        if member.target.cold_start is not None
+    ]
+    for name, tiers in (
+        ("a prompt that is too long", chain.on_context_window),
+        ("a refusal by a safety system", chain.on_content_policy),
+    ):
+        if tiers is not None:
+            where = " then ".join(" or ".join(tier) for tier in _names(tiers))
+            notes.append(f"{name} goes to {where}" if where else f"{name} ends the call")
+    if chain.accept is not None or chain.on_stream_break == "hold":
+        notes.append("a streamed reply is held until it is whole")
+    elif chain.on_stream_break == "raise":
+        notes.append("a stream that breaks after its first content raises StreamBroken")
+    if chain.budget is not None and chain.budget.limits:
+        notes.append(_budget_note(chain.budget))
+    return [*notes, *passed_over(chain)]
+
+
+def _budget_note(budget: Budget) -> str:
+    limits = ", ".join(f"${usd:f} a {window}" for window, usd in budget.limits.items())
+    whose = f" for each {budget.per}" if budget.per else ""
+    kept = f", kept in {budget.file}" if budget.file and "day" in budget.limits else ""
+    return f"an attempt that could go over {limits}{whose} is not made{kept}: the call ends with BudgetExceeded"
+
+
+class _Unresolved(Mapping[str, str]):
+    """An environment in which every variable stands for itself."""
+
+    def __getitem__(self, name: str) -> str:
+        return f"${{{name}}}"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def outlook(spec: Spec, chain: str) -> dict[str, Any]:
+    """As `model.explain()`, with a note on what was left open."""
+    told = explain(plan_of(spec, chain))
+    return {**told, "notes": [*told["notes"], *_left_open(spec, chain)]}
+
+
+def plan_of(spec: Spec, chain: str) -> ChainPlan:
+    """The chain made ready, with variables and import paths left as they are."""
+    return resolve_spec(_without_imports(spec), _Unresolved()).chains[chain]
+
+
+def _without_imports(spec: Spec) -> Spec:
+    """The spec with a stand-in for every `accept` that would have to be imported."""
+    for name in spec.chains:
+        if isinstance(spec.accept(name), str):
+            spec = spec.with_chain_settings(name, accept=_stand_in)
+    return spec
+
+
+def _stand_in(reply: object) -> bool:
+    return True
+
+
+def _left_open(spec: Spec, chain: str) -> Iterator[str]:
+    variables = dict.fromkeys(f"${{{reference.name}}}" for _, reference in spec.references())
+    if variables:
+        yield f"variables were not resolved: {', '.join(variables)}"
+    budget, unpriced = spec.budget(chain), _without_price(spec, chain)
+    if budget is not None and budget.limits and unpriced:
+        yield f"prices were not looked up: {', '.join(unpriced)}; a model is not built if litellm's list lacks one"
+    if isinstance(spec.accept(chain), str):
+        yield f"accept was not imported: {spec.accept(chain)}"
+
+
+def _without_price(spec: Spec, chain: str) -> list[str]:
+    return [name for name in spec.chains[chain].deployments() if spec.deployments[name].price is None]

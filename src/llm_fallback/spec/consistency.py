@@ -1,0 +1,256 @@
+"""What must fit together in a spec, across its parts: names, addresses, words in their place.
+
+Works on plain data of a spec's shape, so that it can run beside the check of each part and every mistake is
+found at once. Whatever is of the wrong shape is skipped here: the part's own check reports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from itertools import chain
+from typing import Any
+
+from pydantic import SecretStr
+
+from llm_fallback.spec.error_messages import OWNED_PARAMETERS
+from llm_fallback.spec.locations import Path, Problem, children, dotted
+from llm_fallback.spec.providers import BACKENDS, likely_provider, with_slash
+from llm_fallback.spec.secrets import safe_repr
+from llm_fallback.spec.variables import malformed, references
+
+TIERS = ("tiers", "on_context_window", "on_content_policy")
+"""Fields of a chain that name deployments."""
+
+_MOST_NAMED = 12
+
+
+def problems(data: Mapping[str, Any]) -> list[Problem]:
+    """Everything in a spec's data that does not fit together."""
+    found = chain(
+        _parameters(_mapping(data.get("defaults")).get("params"), ("defaults", "params")),
+        _each(data, "deployments", _deployment),
+        _each(data, "chains", lambda setting, path: _chain(setting, path, data)),
+        _default_chain(data),
+        _unpriced(data),
+        _each(data, "runnables", lambda runnable, path: _runnable(runnable, path, data)),
+    )
+    return list(found)
+
+
+def nearest(word: object, known: Mapping[str, object]) -> str | None:
+    """What may have been meant, as the remedy of a mistake; None where there is nothing to name."""
+    close = get_close_matches(str(word), known, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known are {', '.join(map(repr, list(known)[:_MOST_NAMED]))}" if known else None
+
+
+def members(tiers: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    """Each deployment named in tiers, with its path; `a` and `[a]` alike."""
+    if isinstance(tiers, str):
+        return
+    for index, tier in children(tiers):
+        names = [((), tier)] if isinstance(tier, str) else [((inner,), name) for inner, name in children(tier)]
+        yield from (((*path, index, *inner), name) for inner, name in names if isinstance(name, str))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _each(
+    data: Mapping[str, Any], section: str, look: Callable[[Mapping[str, Any], Path], Iterator[Problem]]
+) -> Iterator[Problem]:
+    for name, entry in _mapping(data.get(section)).items():
+        if not name.strip():
+            yield Problem((section, name), "has an empty name")
+        yield from look(_mapping(entry), (section, name))
+
+
+def _deployment(deployment: Mapping[str, Any], path: Path) -> Iterator[Problem]:
+    yield from _model(deployment, path)
+    yield from _address(deployment, path)
+    yield from _parameters(deployment.get("params"), (*path, "params"))
+    for field in ("model", "base_model", "api_key", "api_base"):
+        yield from _variables(deployment.get(field), (*path, field))
+
+
+def _model(deployment: Mapping[str, Any], path: Path) -> Iterator[Problem]:
+    model, backend = deployment.get("model"), deployment.get("backend")
+    if not isinstance(model, str) or not model or references(model):
+        return
+    if backend in BACKENDS:
+        yield from _served_name(model, str(backend), (*path, "model"))
+    elif backend is None:
+        yield from _hosted_model(model, (*path, "model"))
+
+
+def _served_name(model: str, backend: str, path: Path) -> Iterator[Problem]:
+    prefix, _, served = model.partition("/")
+    if prefix in ("hosted_vllm", "litellm_proxy"):
+        yield Problem(path, f"with backend {backend!r} the model is the name it is served under", f"write {served!r}")
+
+
+def _hosted_model(model: str, path: Path) -> Iterator[Problem]:
+    provider, slash, served = with_slash(model).partition("/")
+    if not slash:
+        yield Problem(path, f"{safe_repr(model, path) or 'the model'} names no provider", _provider_for(model))
+    elif not provider or not served:
+        yield Problem(path, "must be 'provider/model'", _provider_for(model.strip("/")))
+    elif provider in _NO_PROVIDER:
+        backend = _NO_PROVIDER[provider]
+        yield Problem(
+            path,
+            f"{provider!r} is no provider of litellm's",
+            f"write backend: {backend}, model: {served}, and its api_base",
+        )
+    elif provider == "aiohttp_openai":
+        yield Problem(path, f"litellm follows redirects of {provider!r} to any host", f"write 'openai/{served}'")
+
+
+_NO_PROVIDER = {
+    "trtllm": "tensorrt-llm",
+    "tensorrt_llm": "tensorrt-llm",
+    "tensorrt-llm": "tensorrt-llm",
+    "openllm": "openllm",
+    "ray_serve": "ray-serve",
+    "ray-serve": "ray-serve",
+    "ray": "ray-serve",
+    "openai-compatible": "openai-compatible",
+    "litellm-proxy": "litellm-proxy",
+}
+
+
+def _provider_for(model: str) -> str:
+    provider = likely_provider(model)
+    if provider:
+        return f"write '{provider}/{model}'"
+    return "write 'provider/model' as litellm does, or name a 'backend' and its 'api_base'"
+
+
+def is_address(text: str) -> bool:
+    """Whether requests to it go where it says: without an address, litellm sends them to the provider's own."""
+    return text.startswith(("http://", "https://"))
+
+
+def _address(deployment: Mapping[str, Any], path: Path) -> Iterator[Problem]:
+    backend, api_base = deployment.get("backend"), deployment.get("api_base")
+    place = (*path, "api_base")
+    if isinstance(api_base, str):
+        if not is_address(api_base) and not references(api_base):
+            got = safe_repr(api_base, place)
+            text = "must be an address that begins with http:// or https://" + (f", got {got}" if got else "")
+            yield Problem(place, text)
+    elif api_base is None and backend in BACKENDS:
+        yield Problem(place, f"is missing: backend {backend!r} needs its server's address", _EXAMPLE_ADDRESS)
+
+
+_EXAMPLE_ADDRESS = "write it as in 'http://host:8000'"
+
+
+def _parameters(params: Any, path: Path) -> Iterator[Problem]:
+    for name in _mapping(params):
+        if name in OWNED_PARAMETERS:
+            yield Problem((*path, name), f"{name!r} cannot be a parameter", OWNED_PARAMETERS[name])
+    yield from _nested_variables(params, path)
+
+
+def _nested_variables(value: Any, path: Path) -> Iterator[Problem]:
+    yield from _variables(value, path)
+    for key, item in children(value):
+        yield from _nested_variables(item, (*path, key))
+
+
+def _variables(value: Any, path: Path) -> Iterator[Problem]:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if isinstance(text, str) and malformed(text):
+        yield Problem(
+            path,
+            "has a '${' that begins no variable",
+            "write ${NAME}, ${NAME:-default} or ${NAME:?message}; for the characters themselves write $${",
+        )
+
+
+def _chain(setting: Mapping[str, Any], path: Path, data: Mapping[str, Any]) -> Iterator[Problem]:
+    for field in TIERS:
+        yield from _names(setting.get(field), (*path, field), _mapping(data.get("deployments")))
+    yield from stream_break(setting, _mapping(data.get("defaults")), path)
+    yield from _variables(_mapping(setting.get("budget")).get("file"), (*path, "budget", "file"))
+
+
+def _names(tiers: Any, path: Path, deployments: Mapping[str, Any]) -> Iterator[Problem]:
+    first: dict[str, Path] = {}
+    for place, name in members(tiers, path):
+        if name not in deployments:
+            yield Problem(place, f"no deployment is called {name!r}", nearest(name, deployments))
+        elif name in first:
+            yield Problem(place, f"{name!r} stands here a second time", f"it is at {dotted(first[name])} already")
+        first.setdefault(name, place)
+
+
+def stream_break(setting: Mapping[str, Any], defaults: Mapping[str, Any], path: Path) -> Iterator[Problem]:
+    """A chain that judges replies cannot deliver them before they are whole."""
+    accept, on_break = (
+        setting[field] if field in setting else defaults.get(field) for field in ("accept", "on_stream_break")
+    )
+    if accept is not None and on_break in ("raise", "continue"):
+        yield Problem(
+            (*path, "on_stream_break"),
+            f"cannot be {on_break!r} beside 'accept': a reply must be whole before it is judged",
+            "write 'hold', or leave it out",
+        )
+
+
+def _default_chain(data: Mapping[str, Any]) -> Iterator[Problem]:
+    chains, default = _mapping(data.get("chains")), data.get("default_chain")
+    if isinstance(default, str):
+        yield from _known_chain(default, ("default_chain",), chains)
+    elif default is None and len(chains) > 1:
+        names = ", ".join(map(repr, chains))
+        yield Problem(("default_chain",), f"is missing: there are several chains ({names})", "name one of them")
+
+
+def _unpriced(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Deployments of chains with a budget whose price nobody can know: what a server of one's own serves has none on
+    any list."""
+    budgeted = {
+        name: [member for field in TIERS for _, member in members(_mapping(chain).get(field), ())]
+        for name, chain in _mapping(data.get("chains")).items()
+        if _has_budget(_mapping(chain), _mapping(data.get("defaults")))
+    }
+    for name, own in _mapping(data.get("deployments")).items():
+        chain = next((chain for chain, asked in budgeted.items() if name in asked), None)
+        if chain is not None and _is_unpriced(_mapping(own)):
+            yield price_missing(name, chain, str(own.get("model")))
+
+
+def _has_budget(chain: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    if "budget" in chain and chain["budget"] is None:
+        return False
+    budget = {**_mapping(defaults.get("budget")), **_mapping(chain.get("budget"))}
+    return any(budget.get(f"usd_per_{window}") is not None for window in ("call", "run", "day"))
+
+
+def _is_unpriced(deployment: Mapping[str, Any]) -> bool:
+    hosted = deployment.get("backend") not in BACKENDS or deployment.get("base_model") is not None
+    return not hosted and deployment.get("price") is None and deployment.get("weight") != 0
+
+
+def price_missing(deployment: str, chain: str, model: str) -> Problem:
+    """The mistake of a budget over a deployment that costs nobody knows what."""
+    return Problem(
+        ("deployments", deployment, "price"),
+        f"is missing: chain {chain!r} has a budget, and nobody knows what {model!r} costs",
+        "write 'free', or its prices as in {input_per_million: 3, output_per_million: 15}, or name its base_model",
+    )
+
+
+def _runnable(runnable: Mapping[str, Any], path: Path, data: Mapping[str, Any]) -> Iterator[Problem]:
+    if isinstance(runnable.get("chain"), str):
+        yield from _known_chain(runnable["chain"], (*path, "chain"), _mapping(data.get("chains")))
+
+
+def _known_chain(name: str, path: Path, chains: Mapping[str, Any]) -> Iterator[Problem]:
+    if name not in chains:
+        yield Problem(path, f"no chain is called {name!r}", nearest(name, chains))

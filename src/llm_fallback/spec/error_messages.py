@@ -1,0 +1,350 @@
+"""Mistakes in the words of somebody who wants them put right.
+
+Every text says what is wrong and names the value, unless it is a secret; the remedy is the nearest valid name, or
+this library's word for one from litellm's `completion`, Router and proxy configuration, LangChain's chat models or a
+serving system. Such a word has one target or several; the first that exists where the word was written is meant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from typing_extensions import is_typeddict
+
+from llm_fallback.spec.locations import Path, Places, Problem
+from llm_fallback.spec.secrets import safe_repr
+
+_M = TypeVar("_M", bound=BaseModel)
+
+_KINDS = {
+    "string_type": "a string",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "decimal_type": "a number",
+    "decimal_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "tuple_type": "a list",
+    "list_type": "a list",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "greater than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than_equal": ("le", "at most"),
+}
+_BESIDE_WORD = {"after_s": "a number of seconds"}
+_OWNERS = ("deployments", "chains")
+
+
+def parsed(
+    kind: type[_M],
+    data: Mapping[str, Any],
+    places: Places | None = None,
+    *,
+    whole: type[BaseModel] | None = None,
+) -> _M | list[Problem]:
+    """The data as a `kind`, or everything wrong with its parts.
+
+    `whole` is what the kind is a part of, to tell where a word that does not belong here does.
+    """
+    try:
+        return kind.model_validate(data, context=places)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+    return [_problem(kind, whole or kind, details) for details in errors if details["loc"] and not _echo(details)]
+
+
+def _echo(error: ErrorDetails) -> bool:
+    """Whether a list is called too short only because what is in it is wrong, which is reported by itself."""
+    return error["type"] == "too_short" and bool(error["input"])
+
+
+def _problem(root: type[BaseModel], whole: type[BaseModel], error: ErrorDetails) -> Problem:
+    # Members of a union carry a tag of ours in their path; tags are not written by anybody.
+    path = tuple(part for part in error["loc"] if not str(part).startswith("<"))
+    if error["type"] == "extra_forbidden":
+        return Problem(path, f"unknown key {path[-1]!r}", _better_key(root, whole, path, error["input"]))
+    text, remedy = _fault(error, path)
+    return Problem(path, text, remedy)
+
+
+def _fault(error: ErrorDetails, path: Path) -> tuple[str, str | None]:
+    kind, context = error["type"], error.get("ctx", {})
+    got = partial(_with_value, value=error["input"], path=path)
+    if kind == "spec":
+        return context["text"], context["remedy"]
+    if kind == "missing":
+        return "is missing", None
+    if kind == "too_short" or kind == "string_too_short":
+        return "is empty", None
+    if kind == "literal_error":
+        return _choice(got, error, path)
+    if kind in _BOUNDS:
+        bound, words = _BOUNDS[kind]
+        return got(f"must be {words} {_number(context[bound])}"), None
+    return got(f"must be {_KINDS[kind]}" if kind in _KINDS else error["msg"]), _no_variable(error["input"])
+
+
+def _with_value(text: str, *, value: Any, path: Path) -> str:
+    got = safe_repr(value, path)
+    return text if got is None else f"{text}, got {got}"
+
+
+def _choice(got: Callable[[str], str], error: ErrorDetails, path: Path) -> tuple[str, str | None]:
+    expected = error["ctx"]["expected"].removesuffix(" or False")
+    close = get_close_matches(str(error["input"]), re.findall(r"'([^']*)'", expected), n=1)
+    beside = _BESIDE_WORD.get(str(path[-1]), "a mapping") if error["loc"][-1] == "<word>" else None
+    text = f"must be {expected} or {beside}" if beside else f"must be {expected}"
+    return got(text), f"did you mean {close[0]!r}?" if close else None
+
+
+def _no_variable(value: Any) -> str | None:
+    if isinstance(value, str) and "${" in value:
+        return "variables stand only in model, base_model, api_key, api_base, params and budget.file"
+    return None
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}"
+
+
+def _better_key(root: type[BaseModel], whole: type[BaseModel], path: Path, value: Any) -> str:
+    around, word = path[:-1], str(path[-1])
+    here = _words(root, around)
+    return (
+        _translation(root, around, word, value)
+        or _in_section(root, around, word)
+        or next((f"did you mean {close!r}?" for close in get_close_matches(word, here, n=1)), None)
+        or _elsewhere(whole, word, value)
+        or f"known are {', '.join(here)}"
+    )
+
+
+def _translation(root: type[BaseModel], around: Path, word: str, value: Any) -> str | None:
+    """Our word for one from elsewhere, if what it means can be said here."""
+    for target in _targets(word):
+        for reach in (target, target.rpartition(".")[2]):
+            if _exists(root, around, reach):
+                return f"here it is {reach!r}" + _converted(word, value)
+    return None
+
+
+def _in_section(root: type[BaseModel], around: Path, word: str) -> str | None:
+    sections = (section for section in _words(root, around) if word in _words(root, (*around, section)))
+    return next((f"it stands in {section!r}: {section}.{word}" for section in sections), None)
+
+
+def _elsewhere(root: type[BaseModel], word: str, value: Any) -> str | None:
+    """Where a word, ours or another's, belongs seen from the top: `chains.<name>.retries.max`."""
+    for owner in _OWNERS:
+        around = (owner, "<name>")
+        sections = (f"{section}.{word}" for section in _words(root, around) if section != "params")
+        for target in (*_targets(word), word, *sections):
+            if _exists(root, around, target):
+                return f"here it is '{owner}.<name>.{target}'" + _converted(word, value)
+    return next((f"here it is {target!r}" for target in _targets(word) if _exists(root, (), target)), None)
+
+
+def _targets(word: str) -> tuple[str, ...]:
+    return WORDS.get(word.lower().replace("-", "_"), ())
+
+
+def _converted(word: str, value: Any) -> str:
+    if word not in PER_TOKEN:
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f", a million times as much: {value * 1_000_000:.10g}"
+    return ", a million times as much"
+
+
+def _exists(root: type[BaseModel], around: Path, target: str) -> bool:
+    *sections, word = target.split(".")
+    place = (*around, *sections)
+    return word in _words(root, place) or (place[-1:] == ("params",) and "params" in _words(root, around))
+
+
+def _words(root: type[BaseModel], path: Path) -> tuple[str, ...]:
+    """The keys that may be written at a path."""
+    kinds: list[Any] = [root]
+    for part in path:
+        kinds = [inner for kind in kinds for inner in _inside(kind, part)]
+    return tuple(word for kind in kinds for word in _fields(kind))
+
+
+def _inside(kind: Any, part: str | int) -> list[Any]:
+    if get_origin(kind) is dict:
+        return _members(get_args(kind)[1])
+    return _members(_fields(kind).get(str(part)))
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    return dict(kind.__annotations__) if is_typeddict(kind) else {}
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The members of a union, with what is only annotated laid bare."""
+    origin = get_origin(annotation)
+    if origin is dict or not get_args(annotation):
+        return [annotation]
+    return [member for argument in get_args(annotation) for member in _members(argument)]
+
+
+WORDS: dict[str, tuple[str, ...]] = {
+    # who is asked
+    "api_endpoint": ("api_base",),
+    "azure_endpoint": ("api_base",),
+    "base_url": ("api_base",),
+    "endpoint": ("api_base",),
+    "openai_api_base": ("api_base",),
+    "url": ("api_base",),
+    "apikey": ("api_key",),
+    "key": ("api_key",),
+    "openai_api_key": ("api_key",),
+    "anthropic_api_key": ("api_key",),
+    "google_api_key": ("api_key",),
+    "token": ("api_key",),
+    "model_name": ("model",),
+    "model_id": ("model",),
+    "served_model_name": ("model",),
+    "custom_llm_provider": ("backend",),
+    "engine": ("backend",),
+    "model_provider": ("backend",),
+    "provider": ("backend",),
+    "model_kwargs": ("params",),
+    "kwargs": ("params",),
+    "parameters": ("params",),
+    "litellm_params": ("params",),
+    "context_length": ("context_window",),
+    "max_context": ("context_window",),
+    "max_input_tokens": ("context_window", "profile.max_input_tokens"),
+    "max_model_len": ("context_window",),
+    "max_seq_len": ("context_window",),
+    "n_ctx": ("context_window",),
+    "model_info": ("profile",),
+    "supports_function_calling": ("profile.tool_calling",),
+    "supports_vision": ("profile.image_inputs",),
+    "supports_response_schema": ("profile.structured_output",),
+    # who is asked next
+    "models": ("tiers", "deployments"),
+    "model_group_alias": ("chains",),
+    "model_list": ("deployments",),
+    "router_settings": ("defaults",),
+    "litellm_settings": ("defaults",),
+    "endpoints": ("deployments",),
+    "fallbacks": ("tiers",),
+    "default_fallbacks": ("tiers",),
+    "order": ("tiers",),
+    "priority": ("tiers",),
+    "targets": ("tiers",),
+    "context_window_fallbacks": ("on_context_window",),
+    "content_policy_fallbacks": ("on_content_policy",),
+    "default_model": ("default_chain",),
+    # how long
+    "timeout": ("timeouts.total_s", "timeouts.attempt_s"),
+    "max_time": ("timeouts.total_s",),
+    "deadline": ("timeouts.total_s",),
+    "total_timeout": ("timeouts.total_s",),
+    "request_timeout": ("timeouts.attempt_s",),
+    "read_timeout": ("timeouts.idle_s",),
+    "stream_idle_timeout": ("timeouts.idle_s",),
+    "stream_timeout": ("timeouts.first_token_s",),
+    "ttft_timeout": ("timeouts.first_token_s",),
+    # how often
+    "max_attempts": ("retries.max",),
+    "max_retries": ("retries.max",),
+    "num_retries": ("retries.max",),
+    "retry": ("retries.max",),
+    "stop_after_attempt": ("retries.max",),
+    "retry_after": ("retries.wait_initial_s",),
+    "allowed_fails": ("breaker.failures",),
+    "failure_threshold": ("breaker.failures",),
+    "cooldown": ("breaker.cooldown_s",),
+    "cooldown_time": ("breaker.cooldown_s",),
+    "recovery_timeout": ("breaker.cooldown_s",),
+    "circuit_breaker": ("breaker",),
+    # how much
+    "concurrency": ("limits.max_parallel",),
+    "max_concurrency": ("limits.max_parallel",),
+    "max_parallel_requests": ("limits.max_parallel",),
+    "rate_limit": ("limits.rpm",),
+    "max_budget": ("budget.usd_per_day",),
+    "input_cost_per_token": ("price.input_per_million",),
+    "output_cost_per_token": ("price.output_per_million",),
+    "cache_read_input_token_cost": ("price.cached_input_per_million",),
+    "cache_creation_input_token_cost": ("price.cache_write_per_million",),
+    "output_cost_per_reasoning_token": ("price.reasoning_per_million",),
+    "input_cost_per_audio_token": ("price.audio_input_per_million",),
+    "output_cost_per_audio_token": ("price.audio_output_per_million",),
+    "input_cost_per_query": ("price.per_request",),
+    # what is asked
+    "headers": ("params.extra_headers",),
+    **{
+        name: (f"params.{name}",)
+        for name in (
+            "api_version",
+            "aws_region_name",
+            "drop_params",
+            "extra_body",
+            "extra_headers",
+            "frequency_penalty",
+            "logit_bias",
+            "logprobs",
+            "max_completion_tokens",
+            "max_tokens",
+            "metadata",
+            "n",
+            "organization",
+            "parallel_tool_calls",
+            "presence_penalty",
+            "reasoning_effort",
+            "response_format",
+            "safety_settings",
+            "seed",
+            "service_tier",
+            "stop",
+            "temperature",
+            "thinking",
+            "tool_choice",
+            "tools",
+            "top_k",
+            "top_logprobs",
+            "top_p",
+            "user",
+            "verbosity",
+            "vertex_location",
+            "vertex_project",
+        )
+    },
+}
+
+PER_TOKEN = frozenset(word for word, (target, *_) in WORDS.items() if target.endswith("_per_million"))
+"""Words whose value is a price per token: ours is per million."""
+
+OWNED_PARAMETERS: dict[str, str] = {
+    "api_key": "write it as the deployment's own 'api_key'",
+    "api_base": "write it as the deployment's own 'api_base'",
+    "base_url": "write it as the deployment's own 'api_base'",
+    "model": "write it as the deployment's own 'model'",
+    "custom_llm_provider": "write the provider into 'model', as in 'openai/gpt-4.1', or name a 'backend'",
+    "timeout": "write 'timeouts.attempt_s' in the deployment, or 'timeouts.total_s' in the chain",
+    "request_timeout": "write 'timeouts.attempt_s' in the deployment",
+    "stream_timeout": "write 'timeouts.first_token_s' in the deployment",
+    "num_retries": "write 'retries.max' in the chain",
+    "max_retries": "write 'retries.max' in the chain",
+    "fallbacks": "write 'tiers' in the chain",
+    "stream": "leave it out: stream() and astream() stream, invoke() does not",
+    "messages": "leave it out: messages come with the call, or as the 'prompt' of a runnable",
+    "mock_response": "leave it out: llm_fallback.testing plays scripted replies",
+}
+"""What must not stand in a deployment's `params`, and where it belongs."""

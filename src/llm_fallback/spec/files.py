@@ -1,0 +1,114 @@
+"""From a source to a document: files by their suffix, mappings and specs as they are."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import date, time
+from difflib import get_close_matches
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import BaseModel
+
+from llm_fallback.errors import Mistake
+from llm_fallback.spec.locations import Path, Place, Places, dotted, paths
+from llm_fallback.spec.parsers import Document, read_json, read_yaml, unreadable
+
+_TOML_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+
+
+def read_mapping(data: Mapping[Any, Any]) -> Document:
+    """A mapping from Python, as plain data."""
+    return _document(data, Document(), None)
+
+
+def read_spec(data: Mapping[str, Any], places: Places) -> Document:
+    """A spec's own data, with the places it was read from."""
+    return replace(read_mapping(data), places=places.known, notes=places.notes)
+
+
+def read_file(path: FilePath) -> Document:
+    """A YAML, TOML or JSON file; which one is told by its suffix."""
+    file = str(path)
+    reader = _READERS.get(path.suffix.lower())
+    if "\n" in file:
+        return unreadable("a source is a path or a mapping, not the text of a spec", "save it as a file")
+    if reader is None:
+        return unreadable(f"has no suffix of {', '.join(_READERS)}", _other_source(file), file=file)
+    try:
+        text = path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        return unreadable("there is no such file", _neighbour(path), file=file)
+    except OSError as error:
+        return unreadable(f"cannot be read: {error.strerror}", file=file)
+    except UnicodeDecodeError:
+        return unreadable("is not UTF-8", "save it in UTF-8", file=file)
+    if not text.strip():
+        return unreadable("is empty", "write deployments and chains", file=file)
+    return _document(*reader(text, file), file)
+
+
+def _read_toml(text: str, file: str) -> tuple[Any, Document]:
+    try:
+        return tomllib.loads(text), Document()
+    except tomllib.TOMLDecodeError as error:
+        problem = str(error)
+    line = _TOML_LINE.search(problem)
+    where = int(line[1]) if line and line[1] else None
+    return None, unreadable(f"is not TOML: {_TOML_LINE.sub('', problem)}", file=file, line=where)
+
+
+_READERS: dict[str, Callable[[str, str], tuple[Any, Document]]] = {
+    ".yaml": read_yaml,
+    ".yml": read_yaml,
+    ".toml": _read_toml,
+    ".json": read_json,
+}
+
+
+def _document(data: Any, read: Document, file: str | None) -> Document:
+    if not read.readable:
+        return read
+    if not isinstance(data, Mapping):
+        return unreadable("must be a mapping with deployments and chains", file=file, line=1 if read.places else None)
+    mistakes = list(read.mistakes)
+    plain = _plain(data, (), file, mistakes)
+    places = read.places or dict.fromkeys(paths(plain), Place(file))
+    return Document(plain, places, tuple(mistakes))
+
+
+def _plain(value: Any, path: Path, file: str | None, mistakes: list[Mistake]) -> Any:
+    match value:
+        case BaseModel():
+            return _plain(value.model_dump(), path, file, mistakes)
+        case Mapping():
+            return {
+                _key(key, path, file, mistakes): _plain(item, (*path, str(key)), file, mistakes)
+                for key, item in value.items()
+            }
+        case list() | tuple():
+            return [_plain(item, (*path, index), file, mistakes) for index, item in enumerate(value)]
+        case date() | time():
+            return value.isoformat()
+    return value
+
+
+def _key(key: Any, path: Path, file: str | None, mistakes: list[Mistake]) -> str:
+    if not isinstance(key, str):
+        text = f"the key {key!r} is not a text"
+        mistakes.append(Mistake(dotted((*path, str(key))), text, f"write {str(key)!r}", file))
+    return str(key)
+
+
+def _other_source(file: str) -> str | None:
+    return f"for a model write it as a list: [{file!r}]" if re.search(r"^[\w-]+[/:][^/]", file) else None
+
+
+def _neighbour(path: FilePath) -> str | None:
+    folder = path.parent
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    close = get_close_matches(path.name, names, n=1)
+    return f"did you mean {str(path.with_name(close[0]))!r}?" if close else None

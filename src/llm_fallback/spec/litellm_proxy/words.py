@@ -1,0 +1,135 @@
+"""LiteLLM's words and ours, as far as one says the same as the other; `os.environ/NAME` there, `${NAME}` here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from llm_fallback.spec.locations import Path
+
+SETTINGS: Mapping[str, Path] = {
+    "weight": ("weight",),
+    "rpm": ("limits", "rpm"),
+    "tpm": ("limits", "tpm"),
+    "max_parallel_requests": ("limits", "max_parallel"),
+    "timeout": ("timeouts", "attempt_s"),
+    "stream_timeout": ("timeouts", "first_token_s"),
+}
+"""In `litellm_params`."""
+
+ABILITIES: Mapping[str, str] = {
+    "supports_function_calling": "tool_calling",
+    "supports_tool_choice": "tool_choice",
+    "supports_response_schema": "structured_output",
+    "supports_vision": "image_inputs",
+    "supports_pdf_input": "pdf_inputs",
+    "supports_audio_input": "audio_inputs",
+    "supports_audio_output": "audio_outputs",
+    "supports_video_input": "video_inputs",
+    "supports_reasoning": "reasoning_output",
+    "max_output_tokens": "max_output_tokens",
+}
+"""In `model_info`; ours stand in `profile`."""
+
+_MILLION = Decimal(1_000_000)
+PRICES: Mapping[str, tuple[str, Decimal]] = {
+    "input_cost_per_token": ("input_per_million", _MILLION),
+    "output_cost_per_token": ("output_per_million", _MILLION),
+    "cache_read_input_token_cost": ("cached_input_per_million", _MILLION),
+    "cache_creation_input_token_cost": ("cache_write_per_million", _MILLION),
+    "output_cost_per_reasoning_token": ("reasoning_per_million", _MILLION),
+    "input_cost_per_audio_token": ("audio_input_per_million", _MILLION),
+    "output_cost_per_audio_token": ("audio_output_per_million", _MILLION),
+    "input_cost_per_query": ("per_request", Decimal(1)),
+    "input_cost_per_second": ("per_gpu_hour", Decimal(3600)),
+}
+"""In `model_info` or `litellm_params`, with what makes ours of theirs; ours stand in `price`."""
+
+BACKENDS: Mapping[str, str] = {
+    "hosted_vllm": "vllm",
+    "litellm_proxy": "litellm-proxy",
+    "openai": "openai-compatible",
+}
+"""A provider of LiteLLM's that is a server of one's own, given its address."""
+
+ADDRESSES: Mapping[str, str] = {
+    "hosted_vllm": "${HOSTED_VLLM_API_BASE}",
+    "litellm_proxy": "${LITELLM_PROXY_API_BASE}",
+}
+"""Where LiteLLM takes the address from when none is given."""
+
+ROUTES: Mapping[str, str] = {
+    "fallbacks": "tiers",
+    "context_window_fallbacks": "on_context_window",
+    "content_policy_fallbacks": "on_content_policy",
+}
+
+NO_KEY = "no-key"
+"""Written where a server asks for none: without any, LiteLLM would send it the key of OpenAI."""
+
+NOT_OF_A_REQUEST = frozenset(
+    {
+        *("tags", "tag_regex", "region_name", "itpm", "otpm", "max_budget", "budget_duration", "model_info"),
+        *("num_retries", "max_retries", "allowed_fails_policy", "blocked", "litellm_trace_id", "max_file_size_mb"),
+        *("configurable_clientside_auth_params", "litellm_credential_name", "provider_affinity_header"),
+        *("default_api_key_rpm_limit", "default_api_key_tpm_limit", "use_in_pass_through", "keepalive_seconds"),
+        *("allow_client_keepalive_override", "timeout_by_service_tier", "stream_timeout_by_service_tier"),
+        *("tiered_pricing", "vector_store_id", "health_check_model", "health_check_timeout"),
+    }
+)
+"""Words of `litellm_params` that the proxy acts on itself; all others go into a request, here as there."""
+
+ALREADY_SO: Mapping[str, object] = {
+    "drop_params": True,
+    "enable_pre_call_checks": True,
+    "enable_weighted_failover": True,
+    "routing_strategy": "simple-shuffle",
+}
+"""Settings that ask for what is done here anyway."""
+
+
+def is_price(word: str) -> bool:
+    """Whether a word of LiteLLM's names a price, ours or none: such a word must not go into a request."""
+    return word in PRICES or "cost_per" in word or "_cost" in word
+
+
+def failures(allowed: Any) -> Any:
+    """`breaker.failures` for LiteLLM's `allowed_fails`, which may be 0."""
+    return max(1, allowed) if isinstance(allowed, int) else allowed
+
+
+_THEIRS = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
+
+
+_BEGINS_SOMETHING = re.compile(r"\$(?=[${])")
+
+
+def ours(value: Any) -> Any:
+    """Nested data with LiteLLM's references as ours, and every other `$` kept from being one."""
+    match value:
+        case str():
+            reference = _THEIRS.fullmatch(value)
+            return f"${{{reference[1]}}}" if reference else escaped(value)
+        case Mapping():
+            return {key: ours(item) for key, item in value.items()}
+        case list():
+            return [ours(item) for item in value]
+    return value
+
+
+def escaped(text: str) -> str:
+    """A text that stands for itself."""
+    return _BEGINS_SOMETHING.sub("$$", text)
+
+
+def number(value: Any) -> Any:
+    """A number that was written as a text, as LiteLLM takes it; anything else unchanged."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+    return value

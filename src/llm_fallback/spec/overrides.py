@@ -1,0 +1,155 @@
+"""Words given to `build_chat_model` or to a call, put where they belong, or refused with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from llm_fallback.errors import Mistake, SpecError
+from llm_fallback.spec.load import load_spec, spec_of_models
+from llm_fallback.spec.model import Spec
+
+CHAIN_SETTINGS = ("timeouts", "retries", "accept", "budget", "hedge", "on_stream_break")
+
+LANGCHAIN_FIELDS = frozenset(
+    {
+        *("callbacks", "tags", "metadata", "cache", "rate_limiter", "profile", "verbose", "name"),
+        *("disable_streaming", "output_version", "custom_get_token_ids", "listeners"),
+    }
+)
+
+MODEL_FIELDS = frozenset(
+    {
+        *("temperature", "top_p", "top_k", "n", "max_tokens", "num_ctx"),
+        *("streaming", "stream_options", "model_kwargs"),
+    }
+)
+"""Request parameters that ChatLiteLLM keeps in fields of their own."""
+
+REQUEST_PARAMETERS = frozenset(
+    {
+        *("max_completion_tokens", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias"),
+        *("logprobs", "top_logprobs", "response_format", "tools", "tool_choice", "parallel_tool_calls"),
+        *("functions", "function_call", "user", "reasoning_effort", "thinking", "verbosity", "modalities"),
+        *("audio", "prediction", "service_tier", "safety_identifier", "prompt_cache_key", "store"),
+        *("prompt_cache_retention", "web_search_options", "extra_body", "context_management"),
+        *("guardrailConfig", "cache_control_injection_points", "min_p", "repetition_penalty", "best_of"),
+        *("guided_json", "guided_choice", "guided_regex"),
+    }
+)
+
+SHARED: Mapping[str, str] = {
+    "api_key": "`api_key` of a deployment",
+    "api_base": "`api_base` of a deployment",
+    "base_url": "`api_base` of a deployment",
+    "organization": "`params.organization` of a deployment",
+    "custom_llm_provider": "the provider in a deployment's `model`",
+    "extra_headers": "`params.extra_headers` of a deployment",
+    "fallbacks": "`tiers` of a chain",
+    "num_retries": "`retries.max` of a chain",
+    "mock_response": "a FakeServer of llm_fallback.testing",
+}
+"""Words that would reach every provider alike, and where what they mean belongs in a spec."""
+
+
+NO_CHAIN = Mistake("chains", "there is none, so nothing can be asked", "write one that has tiers")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What a model is built from."""
+
+    spec: Spec
+    chain: str
+    fields: Mapping[str, Any]
+    """Fields of the chat model."""
+
+
+def configure(source: Any, settings: Mapping[str, Any]) -> Configuration:
+    """Put every word where it belongs; raises one SpecError with all that belong nowhere."""
+    words = {name: value for name, value in settings.items() if name not in ("chain", "model")}
+    mistakes = [*_shared(words), *_unknown(words)]
+    if mistakes:
+        raise SpecError(mistakes)
+    spec = read(source)
+    chain = chain_called(spec, settings.get("chain") or settings.get("model"))
+    chosen = {name: words.pop(name) for name in CHAIN_SETTINGS if name in words}
+    _translate(words, chosen)
+    if chosen:
+        spec = spec.with_chain_settings(chain, **chosen)
+    extra = {name: words.pop(name) for name in list(words) if name in REQUEST_PARAMETERS}
+    if extra:
+        words["model_kwargs"] = {**words.get("model_kwargs", {}), **extra}
+    return Configuration(spec, chain, words)
+
+
+def read(source: Any) -> Spec:
+    """A spec from whatever `build_chat_model` takes: a Spec, a path, a mapping, or a list of model names."""
+    if isinstance(source, str | Path | Mapping | Spec):
+        return load_spec(source)
+    if isinstance(source, Sequence) and all(isinstance(model, str) for model in source):
+        return spec_of_models(source)
+    kind = type(source).__name__
+    raise SpecError([Mistake("", f"a spec cannot be read from {kind}", "give a path, a mapping or a list of models")])
+
+
+def chain_called(spec: Spec, name: str | None) -> str:
+    """The chain of that name; without one the default. ValueError (as SpecError) with the nearest if there is none."""
+    chosen = spec.default_chain if name is None else name
+    if chosen in spec.chains:
+        return str(chosen)
+    if not spec.chains:
+        raise SpecError([NO_CHAIN])
+    near = get_close_matches(str(chosen), spec.chains, 1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, spec.chains))}"
+    raise SpecError([Mistake("chain", f"no chain is called {chosen!r}", remedy)])
+
+
+def refuse_misplaced(words: Iterable[str]) -> None:
+    """Raise SpecError for words of a call that are not a call's: they would reach every provider alike."""
+    if not _MISPLACED.isdisjoint(words):
+        raise SpecError([*_shared(words), *_of_the_chain(words)])
+
+
+_MISPLACED = frozenset({*SHARED, *CHAIN_SETTINGS})
+
+
+def _of_the_chain(words: Iterable[str]) -> list[Mistake]:
+    return [
+        Mistake(word, "is a setting of the chain and not of a call", "give it to build_chat_model, or in the spec")
+        for word in words
+        if word in CHAIN_SETTINGS
+    ]
+
+
+def _shared(words: Iterable[str]) -> list[Mistake]:
+    return [
+        Mistake(word, "would reach every deployment of the chain alike", f"use {SHARED[word]}")
+        for word in words
+        if word in SHARED
+    ]
+
+
+def _unknown(words: Iterable[str]) -> list[Mistake]:
+    known = {*CHAIN_SETTINGS, *LANGCHAIN_FIELDS, *MODEL_FIELDS, *REQUEST_PARAMETERS, *SHARED, "timeout", "max_retries"}
+    return [
+        Mistake(word, "is no setting, model field or request parameter", _nearest(word, known))
+        for word in words
+        if word not in known
+    ]
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = get_close_matches(word, known, 1)
+    return f"did you mean {near[0]!r}?" if near else "what only one provider knows goes into model_kwargs={...}"
+
+
+def _translate(words: dict[str, Any], chosen: dict[str, Any]) -> None:
+    """LangChain's own words for two of our settings."""
+    for word, setting, part in (("timeout", "timeouts", "total_s"), ("max_retries", "retries", "max")):
+        value = words.pop(word, None)
+        if value is not None:
+            chosen[setting] = {part: value, **dict(chosen.get(setting, {}))}

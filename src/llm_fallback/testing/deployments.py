@@ -1,0 +1,166 @@
+"""The deployments of a fake: what each does, and what it was asked. Threads may share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from threading import Condition
+from time import monotonic
+from typing import Any
+
+from llm_fallback.testing.scripts import Script, Scripted, Step, step
+
+
+class FakeDeployments:
+    """Fake deployments by name, in their order. Without scripts there is one, `fake`, that answers sensibly."""
+
+    def __init__(
+        self,
+        scripts: Mapping[str, Scripted] | None = None,
+        *,
+        chain: str = "default",
+        now: Callable[[], float] = monotonic,
+    ) -> None:
+        named: Mapping[str, Scripted] = {"fake": None} if scripts is None else scripts
+        self.chain = chain
+        """What `chain_spec` calls the chain over the deployments."""
+        self._scripts = {name: Script(scripted) for name, scripted in named.items()}
+        self._log = RequestLog(now)
+
+    @property
+    def deployments(self) -> list[str]:
+        """The names that have a script, in their order."""
+        return list(self._scripts)
+
+    def script(self, name: str, *steps: Scripted) -> None:
+        """Gives a deployment another script from its next request on.
+
+        One step is played for ever; several, or one list, once. Without any it answers sensibly.
+        """
+        self._check(name)
+        self._scripts[name] = Script(steps[0] if len(steps) == 1 else [step(word) for word in steps])
+
+    def received(self, name: str | None = None) -> list[Received]:
+        """The requests so far, oldest first; those of one deployment if it is named."""
+        if name is not None:
+            self._check(name)
+        return [received for received in self._log.all() if name in (None, received.deployment)]
+
+    def reset(self) -> None:
+        """Forgets what was received."""
+        self._log.clear()
+
+    def chain_spec(
+        self,
+        base: Callable[[str], str],
+        backend: str,
+        deployments: Mapping[str, Mapping[str, Any]],
+        chain_settings: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """A spec of a chain that tries the deployments in their order; `base` gives their addresses."""
+        for name in deployments:
+            self._check(name)
+        return {
+            "deployments": {
+                name: {"backend": backend, "model": name, "api_base": base(name), **deployments.get(name, {})}
+                for name in self._scripts
+            },
+            "chains": {self.chain: {"tiers": self.deployments, **chain_settings}},
+        }
+
+    def begin(self, received: Received) -> tuple[Step | None, int]:
+        """Keeps a request: what happens to it, and its number."""
+        script = self._scripts.setdefault(received.deployment, Script())
+        return script.next(), self._log.add(received)
+
+    def answered(self, number: int) -> None:
+        """All of the answer to a request is on its way."""
+        self._log.answered(number)
+
+    def left(self, number: int) -> None:
+        """The client left in the middle of an answer."""
+        self._log.client_gone(number)
+
+    def _check(self, name: str) -> None:
+        if name in self._scripts:
+            return
+        near = get_close_matches(name, self._scripts, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, self._scripts))}"
+        raise ValueError(f"no fake deployment is called {name!r}; {hint}")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request as its deployment saw it.
+
+    Times are in seconds: `time.monotonic()` at a server, the clock's of a model in the process, where there are
+    neither headers nor connections.
+    """
+
+    deployment: str
+    path: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: Mapping[str, Any]
+    at: float
+    stream: bool
+    connection: int
+    """The client's port: requests with the same one came over the same connection."""
+    answered_at: float | None = None
+    """When the last of the answer, or the cut that ends it, was handed to the network."""
+    client_gone_at: float | None = None
+    """When the client left before that; None if it stayed."""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it is still being answered."""
+        return self.answered_at is None and self.client_gone_at is None
+
+
+class RequestLog:
+    """The requests to the deployments of one fake, oldest first."""
+
+    def __init__(self, now: Callable[[], float] = monotonic) -> None:
+        self.now = now
+        self._changed = Condition()
+        self._received: dict[int, Received] = {}
+        self._last = 0
+
+    def add(self, received: Received) -> int:
+        """Keeps a request; the number names it from now on."""
+        with self._changed:
+            self._last += 1
+            self._received[self._last] = received
+            self._changed.notify_all()
+            return self._last
+
+    def answered(self, number: int) -> None:
+        """All of the answer is on its way."""
+        self._change(number, lambda one: replace(one, answered_at=self.now()))
+
+    def client_gone(self, number: int) -> None:
+        """The client left in the middle of it."""
+        self._change(number, lambda one: replace(one, client_gone_at=self.now()))
+
+    def all(self) -> list[Received]:
+        """A snapshot."""
+        with self._changed:
+            return list(self._received.values())
+
+    def clear(self) -> None:
+        """Forgets everything, requests under way included."""
+        with self._changed:
+            self._received.clear()
+            self._changed.notify_all()
+
+    def wait_until(self, predicate: Callable[[], object], timeout_s: float) -> bool:
+        """Whether the predicate came true in time. It is asked again after every change."""
+        with self._changed:
+            return bool(self._changed.wait_for(predicate, timeout_s))
+
+    def _change(self, number: int, change: Callable[[Received], Received]) -> None:
+        with self._changed:
+            if number in self._received:
+                self._received[number] = change(self._received[number])
+                self._changed.notify_all()

@@ -1,0 +1,129 @@
+"""The form of replies: what is of it and what only looks so."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.openai_tools import PydanticToolsParser
+from langchain_core.runnables import RunnableLambda
+from pydantic import BaseModel
+
+from llm_fallback.chat_model.conversion import to_message
+from llm_fallback.chat_model.structured import OutputFormat
+from llm_fallback.engine.transport import PartialReply, Reply, ToolCallPart
+
+
+class Note(BaseModel):
+    """Something written down."""
+
+    text: str = ""
+    tags: list[str] = []
+
+
+# A fence inside a text would be one to LangChain's parser too.
+TEXT = st.text(st.characters(exclude_characters="`"))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+)
+
+
+def called(arguments: str, finish: str = "tool_calls") -> AIMessage:
+    """A reply that calls the schema's tool."""
+    return to_message(PartialReply(Reply(None, tool_calls=[ToolCallPart(0, "1", "Note", arguments)], finish=finish)))
+
+
+@given(JSON)
+def test_every_json_document_is_json_with_and_without_a_fence(value):
+    """And is read as what it says."""
+    text = json.dumps(value)
+    for shown in (text, f"```json\n{text}\n```", f"Here you are:\n```\n{text}\n```\n"):
+        assert OutputFormat(JsonOutputParser()).validate(AIMessage(shown)) is True
+
+
+@given(st.lists(JSON, min_size=1) | st.dictionaries(TEXT, JSON, min_size=1), st.data())
+def test_no_document_that_breaks_off_is_json(value, data):
+    """Wherever it does; LangChain's own parser reads most of them, completed by guesswork."""
+    text = json.dumps(value)
+    end = data.draw(st.integers(1, len(text) - 1))
+    assert OutputFormat(JsonOutputParser()).validate(AIMessage(text[:end])) is not True
+
+
+@pytest.mark.parametrize(
+    "text", ['{"text": "half of', '{"text": "a", "tags": ["b"', '```json\n{"text": "a"', '{"tags": 5}']
+)
+def test_half_a_model_is_none_though_its_fields_have_defaults(text):
+    """Nor is a whole document that does not validate."""
+    assert OutputFormat(PydanticOutputParser(pydantic_object=Note)).validate(AIMessage(text)) is not True
+
+
+@pytest.mark.parametrize("arguments", ['{"text": "half of', '{"text": "a", "tags": ["b"', "[1]", "5", '{"tags": 5}'])
+def test_half_a_tool_call_is_no_call(arguments):
+    """LangChain's chunks complete its arguments; a message made of what came does not."""
+    form = OutputFormat(PydanticToolsParser(tools=[Note], first_tool_only=True), {"schema": {}})
+    assert form.validate(called(arguments)) is not True
+
+
+@pytest.mark.parametrize("arguments", ["", "{}", '{"text": "a"}', '{"text": "line\nbreak"}'])
+def test_a_whole_tool_call_is_one(arguments):
+    """Also without arguments, and with line breaks that JSON forbids and models write."""
+    form = OutputFormat(PydanticToolsParser(tools=[Note], first_tool_only=True), {"schema": {}})
+    assert form.validate(called(arguments)) is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_one"), [("", False), ('{"text"', False), ("{}", True), ('{"text": "a"}', True)]
+)
+def test_a_call_in_a_reply_that_broke_off_is_one_if_it_was_over_by_then(arguments, is_one):
+    """Without a word of its arguments it was not, though the schema would do without any."""
+    form = OutputFormat(PydanticToolsParser(tools=[Note], first_tool_only=True), {"schema": {}})
+    assert (form.validate(called(arguments, finish="length")) is True) == is_one
+
+
+@pytest.mark.parametrize(("text", "is_one"), [("12", False), ("1.5", False), ("true", True), ("[12]", True)])
+def test_a_number_that_may_have_broken_off_is_none(text, is_one):
+    """12 may be the beginning of 123; what has an end shows it."""
+    message = to_message(PartialReply(Reply(None, text=text, finish="length")))
+    assert (OutputFormat(JsonOutputParser()).validate(message) is True) == is_one
+    assert OutputFormat(JsonOutputParser()).validate(AIMessage(text)) is True
+
+
+def test_a_parser_that_lacks_a_module_is_no_reply_s_fault():
+    """Nobody else need be asked; the error names what to install."""
+
+    def parse(message):
+        raise ImportError("please install defusedxml")
+
+    with pytest.raises(ImportError, match="defusedxml"):
+        OutputFormat(RunnableLambda(parse)).validate(AIMessage("<a/>"))
+
+
+def test_calls_that_do_not_parse_are_invalid_ones_of_the_message():
+    """With what was said, beside those that do."""
+    parts = {0: ToolCallPart(0, "1", "Note", '{"text": "ha'), 1: ToolCallPart(1, "2", "Note", '{"text": "b"}')}
+    message = to_message(PartialReply(Reply(None, tool_calls=list(parts.values()))))
+    assert [(call["id"], call["args"]) for call in message.tool_calls] == [("2", {"text": "b"})]
+    assert [(call["id"], call["args"]) for call in message.invalid_tool_calls] == [("1", '{"text": "ha')]
+
+
+@pytest.mark.parametrize("trace_format", [None, {"schema": {}}])
+def test_a_reply_without_the_tools_call_says_so(trace_format):
+    """The model chose to talk instead; whoever asks for the first call has no use for that."""
+    form = OutputFormat(PydanticToolsParser(tools=[Note], first_tool_only=True), trace_format)
+    assert form.validate(AIMessage("I would rather not.")) == "the reply has no call of the schema's tool"
+
+
+def test_of_all_calls_there_may_be_none():
+    """Whoever asks for a list is given one."""
+    assert OutputFormat(PydanticToolsParser(tools=[Note])).validate(AIMessage("I would rather not.")) is True
+
+
+def test_null_is_no_object_of_a_schema():
+    """Though it is JSON."""
+    form = OutputFormat(JsonOutputParser(), {"schema": {"function": {"parameters": {}}}})
+    assert form.validate(AIMessage("null")) == "the reply is JSON, but no object"

@@ -1,0 +1,105 @@
+"""What a call costs, counted in function calls: the same on every machine, unlike seconds.
+
+benchmarks/ measures CPU; this only keeps what was reached there from getting lost.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_fallback import build_chat_model
+from llm_fallback.testing import FakeServer, Reply
+
+ROOT = Path(__file__).parents[2]
+CONTESTANTS = ("ChatLiteLLMRouter", "ChatOpenAI.with_fallbacks", "ours, vllm", "ours, openai-compatible")
+
+
+@pytest.fixture(scope="module")
+def steps() -> dict[str, dict[str, float]]:
+    """Function calls per call and per chunk, each contestant in a process of its own."""
+    only = [word for name in CONTESTANTS for word in ("--only", name)]
+    command = [sys.executable, "-m", "benchmarks.steps", "--json", *only]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("backend", ["vllm", "openai-compatible"])
+@pytest.mark.parametrize(("kind", "most"), [("call", 0.15), ("chunk", 0.25)])
+def test_it_costs_a_fraction_of_what_the_router_costs(steps, kind, most, backend):
+    """litellm's logs and prices that nobody reads, its wrapper around each chunk, and all translations but the first
+    two are left out."""
+    assert steps[f"ours, {backend}"][kind] <= most * steps["ChatLiteLLMRouter"][kind]
+
+
+@pytest.mark.parametrize("kind", ["call", "chunk"])
+def test_it_costs_half_of_langchains_own_fallbacks(steps, kind):
+    """Though those have no breaker, no deadline, no facts and no prices."""
+    assert steps["ours, vllm"][kind] <= 0.5 * steps["ChatOpenAI.with_fallbacks"][kind]
+
+
+async def own_steps(work: Callable[[], Awaitable[Any]]) -> int:
+    """Calls of this library's functions in this thread, once what is made on first use is made: the least of a few, as
+    a reply may come in several reads."""
+    for _ in range(2):
+        await work()
+    return min([await counted(work) for _ in range(5)])
+
+
+async def counted(work: Callable[[], Awaitable[Any]]) -> int:
+    steps = 0
+
+    def note(frame: Any, event: str, argument: Any) -> None:
+        nonlocal steps
+        steps += event == "call" and "/llm_fallback/" in frame.f_code.co_filename
+
+    sys.setprofile(note)
+    try:
+        await work()
+    finally:
+        sys.setprofile(None)
+    return steps
+
+
+async def test_a_thousand_deployments_cost_a_call_no_more_than_two():
+    """Whom to ask is drawn as needed; nobody looks at the rest."""
+    counts = []
+    # A request that nobody made before: else one of two deployments has a template by then, and of a thousand none.
+    seeds = count()
+    with FakeServer({"a": "fine"}) as server:
+        [own] = server.spec(backend="vllm")["deployments"].values()
+        for size in (2, 1000):
+            names = [f"d{number}" for number in range(size)]
+            spec = {"deployments": dict.fromkeys(names, own), "chains": {"c": {"tiers": [names]}}}
+            async with build_chat_model(spec) as model:
+                counts.append(await own_steps(lambda model=model: model.ainvoke("hi", seed=next(seeds))))
+    assert counts[1] <= 1.1 * counts[0]
+
+
+async def test_what_a_call_costs_us_is_known():
+    """Course, breaker, deadlines, facts, the request and the reply."""
+    with FakeServer({"a": "fine"}) as server:
+        async with build_chat_model(server.spec(backend="vllm")) as model:
+            assert await own_steps(lambda: model.ainvoke("hi")) <= 280
+
+
+async def test_what_a_chunk_costs_us_is_known():
+    """Reading it, the limits, what was delivered, the facts: a step more for each chunk is a step for every token."""
+
+    async def read(model: Any) -> None:
+        async for _ in model.astream("hi"):
+            pass
+
+    counts = []
+    for chunks in (10, 110):
+        with FakeServer({"a": Reply("word " * chunks, chunks=chunks)}) as server:
+            async with build_chat_model(server.spec(backend="vllm")) as model:
+                counts.append(await own_steps(lambda model=model: read(model)))
+    assert (counts[1] - counts[0]) / 100 <= 34

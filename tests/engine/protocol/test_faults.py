@@ -1,0 +1,175 @@
+"""Upstream failures in the contract's words: the bodies real servers send, and the times they name."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_fallback.engine.protocol.dialects import CODES, DIALECTS, STATUSES
+from llm_fallback.engine.protocol.faults import (
+    failure_of,
+    fault_of_response,
+    parse_error_body,
+    retry_after_s,
+    shortened,
+)
+from llm_fallback.engine.transport import Fault
+from llm_fallback.events import Failure
+from tests.corpus.cases import Case, systems
+
+ANSWERS = [case for one in systems() for case in one.cases if case.status >= 400]
+"""Every HTTP error of the corpus, read without a stack around it."""
+
+
+def name(case: Case) -> str:
+    return f"{case.system}-{case.name}"
+
+
+@pytest.mark.parametrize("case", ANSWERS, ids=name)
+def test_what_a_server_says_has_one_word_in_the_contract(case):
+    """By its status, headers and body alone."""
+    fault = fault_of_response(case.status, case.headers, body_of(case))
+    assert (fault.failure, fault.status) == (case.failure, case.status)
+
+
+@pytest.mark.parametrize("case", [case for case in ANSWERS if case.wait_s is not None], ids=name)
+def test_a_time_that_a_server_names_in_its_words_is_a_time(case):
+    """Where there is no header: `try again in 7m12s`, `retry after 26 seconds`, Google's retryDelay."""
+    assert min(fault_of_response(case.status, case.headers, body_of(case)).retry_after_s, 600) == pytest.approx(
+        case.wait_s, abs=1
+    )
+
+
+def body_of(case: Case) -> str:
+    return case.body if isinstance(case.body, str) else json.dumps(case.body)
+
+
+MORE: dict[str, tuple[int | None, str, tuple[str, ...], Failure]] = {
+    "no_status_at_all": (None, "Connection refused", ("APIConnectionError",), "connection"),
+    "a_class_without_a_status": (None, "", ("AuthenticationError",), "auth"),
+    "a_class_for_a_status_that_leaves_it_open": (400, "", ("ContentPolicyViolationError",), "content_policy"),
+    "a_class_against_a_status": (429, "", ("ContextWindowExceededError",), "rate_limited"),
+    "forbidden": (403, "You are not allowed to use this model.", ("PermissionDeniedError",), "auth"),
+    "gone": (410, "This model was retired.", (), "not_found"),
+    "cloudflare": (520, "", (), "server_error"),
+    "conflict": (409, "conflict", (), "bad_request"),
+    "quota_with_a_time": (
+        429,
+        '{"error":{"code":"insufficient_quota","message":"try again in 5s"}}',
+        (),
+        "quota_exhausted",
+    ),
+    "limit_in_words_of_money_with_a_time": (
+        429,
+        "You exceeded your current quota. Please retry in 5s.",
+        (),
+        "rate_limited",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MORE)
+def test_what_is_said_beside_the_corpus_has_its_word_too(case):
+    """Statuses alone, classes of a library alone, and where they contradict each other."""
+    status, text, classes, failure = MORE[case]
+    assert failure_of(status, parse_error_body(text), classes) == failure
+
+
+@pytest.mark.parametrize(("status", "failure"), [(401, "auth"), (429, "rate_limited"), (500, "server_error")])
+def test_the_status_decides_before_the_wording(status, failure):
+    """A 500 whose text talks of context windows is a 500: texts are guesses, statuses are not."""
+    assert failure_of(status, parse_error_body("maximum context length, content_filter, invalid model name")) == failure
+
+
+def test_a_status_nobody_sent_decides_last():
+    """Inside of a 200 a 500 is somebody's guess; the words are the server's."""
+    said = parse_error_body("maximum context length is 8 tokens")
+    assert [failure_of(500, said), failure_of(500, said, guessed=True)] == ["server_error", "context_window"]
+
+
+@given(st.one_of(st.none(), st.integers(100, 599)), st.text(max_size=200), st.booleans())
+def test_every_failure_has_a_word(status, text, guessed):
+    """Whatever a server says, and however badly."""
+    assert failure_of(status, parse_error_body(text), guessed=guessed) in Failure.__args__
+
+
+def test_no_code_means_two_failures():
+    """Whoever speaks it."""
+    codes = [code for dialect in DIALECTS for codes in dialect.codes.values() for code in codes]
+    assert len(codes) == len(set(codes)) == len(CODES)
+    assert all(code == code.lower() for code in (*CODES, *STATUSES))
+
+
+NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after": "0"}, 0.0),
+        ({"retry-after": " 20 "}, 20.0),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
+        ({"retry-after": "Sun, 22 Nov 2026 12:01:30 GMT"}, 90.0),
+        ({"retry-after": "Sun, 22 Nov 2026 12:01:30 -0000"}, 90.0),
+        ({"retry-after": "Sun, 22 Nov 2026 13:01:30 +0100"}, 90.0),
+        ({"retry-after": "Sun, 22 Nov 2026 11:00:00 GMT"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": ""}, None),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "1e999"}, None),
+        ({"retry-after-ms": "-1"}, None),
+        ({"retry-after": "0 NOV -1 0:0 2200000000"}, None),
+    ],
+)
+def test_a_server_names_its_time_in_milliseconds_seconds_or_as_a_date(headers, seconds):
+    """Nonsense names no time, and neither does a negative or endless one; a date that is past is now."""
+    assert retry_after_s(headers, NOW) == seconds
+
+
+def test_a_date_is_compared_with_the_clock_on_the_wall():
+    """Without a `now` of the caller's."""
+    ahead = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    assert 90 < retry_after_s({"retry-after": ahead}) <= 100
+
+
+@given(
+    st.one_of(
+        st.text(max_size=40),
+        st.from_regex(r"[0-9 :,+A-Za-z-]{0,40}", fullmatch=True),
+        st.builds(
+            "Sun, {} Nov {} {}:{}:{} {}".format,
+            *[st.integers(-3, 99999)] * 5,
+            st.sampled_from(["GMT", "+9999", "-0000", "+99999999999", ""]),
+        ),
+    )
+)
+def test_no_header_however_odd_fails_a_call(text):
+    """It is a number of seconds from 0 up, or nothing."""
+    seconds = retry_after_s({"retry-after": text}, NOW)
+    assert seconds is None or 0 <= seconds < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [("", ""), ("one\n two\t\tthree ", "one two three"), ("a" * 500, "a" * 500), ("a" * 501, "a" * 499 + "…")],
+)
+def test_messages_are_one_line_of_at_most_500_characters(text, short):
+    """So that a server's stack trace fits a log record."""
+    assert shortened(text) == short
+
+
+def test_two_faults_that_say_the_same_are_equal_whatever_caused_them():
+    """The upstream exception is for `__cause__`, not for comparisons."""
+    assert Fault("auth", "no", 401, cause=ValueError()) == Fault("auth", "no", 401)

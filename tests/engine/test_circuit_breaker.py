@@ -1,0 +1,464 @@
+"""May this deployment be asked now? Sentences first, then a machine that tries every history."""
+
+from __future__ import annotations
+
+import tracemalloc
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
+
+from llm_fallback.engine.circuit_breaker import CircuitBreaker, Permit
+from llm_fallback.plan.cold_start import WarmUp
+from llm_fallback.spec import Breaker
+from tests.plans import COUNTED, OPENING, WARMING_UP
+
+POLICY = Breaker(failures=3, failure_ratio=0.5, window_s=60, cooldown_s=30)
+
+
+def failed(breaker: CircuitBreaker, now: float, failure="server_error", retry_after_s=None) -> bool:
+    return breaker.failed(breaker.acquire(now), now, failure, retry_after_s)
+
+
+def opened(at: float = 0.0, policy: Breaker = POLICY) -> CircuitBreaker:
+    breaker = CircuitBreaker(policy)
+    for _ in range(policy.failures):
+        failed(breaker, at)
+    assert breaker.state(at) == "open"
+    return breaker
+
+
+def probe(breaker: CircuitBreaker, now: float) -> Permit:
+    ticket = breaker.acquire(now)
+    assert ticket.kind == "probe"
+    return ticket
+
+
+def test_a_new_breaker_lets_everything_pass():
+    """Closed until something speaks against it."""
+    breaker = CircuitBreaker(POLICY)
+    assert (breaker.state(0), breaker.blocked_until(0), breaker.acquire(0).kind) == ("closed", None, "closed")
+
+
+@pytest.mark.parametrize("failure", sorted(COUNTED))
+def test_as_many_failures_as_the_policy_says_open_it(failure):
+    """The third of three opens, says so, and is named as the reason."""
+    breaker = CircuitBreaker(POLICY)
+    assert [failed(breaker, now, failure) for now in (0, 1, 2)] == [False, False, True]
+    assert (breaker.state(2), breaker.blocked_until(2), breaker.failure) == ("open", 32, failure)
+
+
+def test_failures_do_not_open_it_while_most_calls_succeed():
+    """`failure_ratio` is of the window's calls: three of seven are not half."""
+    breaker = CircuitBreaker(POLICY)
+    for now in range(4):
+        breaker.succeeded(breaker.acquire(now), now)
+    assert [failed(breaker, 4) for _ in range(3)] == [False] * 3
+    assert failed(breaker, 4)
+
+
+def test_failures_older_than_the_window_are_forgotten():
+    """Three failures in two minutes are not three in one."""
+    breaker = CircuitBreaker(POLICY)
+    assert [failed(breaker, now) for now in (0, 30, 61, 95, 130)] == [False] * 5
+    assert breaker.failures(130) == 2
+    assert breaker.failures(1000) == 0
+
+
+@pytest.mark.parametrize("failure", sorted(OPENING))
+def test_a_failure_no_repeat_mends_opens_it_at_once_for_300_seconds(failure):
+    """A wrong key is wrong for the next call too."""
+    breaker = CircuitBreaker(POLICY)
+    assert failed(breaker, 10, failure)
+    assert (breaker.blocked_until(10), breaker.retry_after_given) == (310, False)
+
+
+@pytest.mark.parametrize(("retry_after_s", "until"), [(None, 30), (2, 2), (599, 599), (601, 600), (86400, 600)])
+def test_a_rate_limit_opens_it_for_the_time_the_server_named(retry_after_s, until):
+    """Retry-After is honoured up to 600 s; without it the cooldown holds."""
+    breaker = CircuitBreaker(POLICY)
+    assert failed(breaker, 0, "rate_limited", retry_after_s)
+    assert (breaker.blocked_until(0), breaker.retry_after_given) == (until, retry_after_s is not None)
+
+
+def test_a_server_that_names_no_wait_at_all_is_probed_at_once():
+    """Retry-After: 0 is a time too."""
+    breaker = CircuitBreaker(POLICY)
+    failed(breaker, 5, "rate_limited", 0.0)
+    assert (breaker.state(5), breaker.blocked_until(5), breaker.acquire(5).kind) == ("half_open", None, "probe")
+
+
+def test_a_failure_that_opens_it_may_name_its_time_too():
+    """A 503 with Retry-After, once there were enough of them."""
+    breaker = CircuitBreaker(POLICY)
+    failed(breaker, 0), failed(breaker, 0)
+    assert failed(breaker, 0, "overloaded", 120)
+    assert breaker.blocked_until(0) == 120
+
+
+def test_one_probe_goes_through_after_the_cooldown_and_only_one():
+    """Until its answer comes the others are kept away."""
+    breaker = opened()
+    assert (breaker.state(29.9), breaker.blocked_until(29.9)) == ("open", 30)
+    assert (breaker.state(30), breaker.blocked_until(30)) == ("half_open", None)
+    probe(breaker, 30)
+    assert breaker.state(30) == "half_open"
+    assert breaker.blocked_until(30.5) == pytest.approx(60.5)
+    assert breaker.acquire(31).kind == "forced"
+
+
+def test_a_probe_that_succeeds_closes_it_and_forgets_the_failures():
+    """Two new failures do not make three with the old ones."""
+    breaker = opened()
+    breaker.succeeded(probe(breaker, 30), 31)
+    assert (breaker.state(31), breaker.failure, breaker.failures(31)) == ("closed", None, 0)
+    assert [failed(breaker, 32), failed(breaker, 32)] == [False, False]
+
+
+def test_each_failed_probe_doubles_the_cooldown_up_to_300_seconds():
+    """30, 60, 120, 240, 300, 300, and 30 again after a success."""
+    breaker, now, pauses = opened(), 0.0, []
+    for _ in range(6):
+        again = breaker.blocked_until(now)
+        pauses.append(again - now)
+        now = again
+        assert breaker.failed(probe(breaker, now), now, "connection")
+    assert pauses == [30, 60, 120, 240, 300, 300]
+    now = breaker.blocked_until(now)
+    breaker.succeeded(probe(breaker, now), now)
+    for _ in range(3):
+        failed(breaker, now)
+    assert breaker.blocked_until(now) == now + 30
+
+
+def test_a_probe_that_is_rate_limited_is_a_failed_probe():
+    """It doubles the cooldown like any other, instead of starting over."""
+    breaker = opened()
+    breaker.failed(probe(breaker, 30), 30, "server_error")
+    breaker.failed(probe(breaker, 90), 90, "rate_limited")
+    assert breaker.blocked_until(90) == 90 + 120
+
+
+def test_a_cooldown_longer_than_300_seconds_is_kept_and_not_doubled():
+    """Who asks for ten minutes gets ten minutes."""
+    breaker = opened(policy=Breaker(failures=1, cooldown_s=600))
+    breaker.failed(probe(breaker, 600), 600, "timeout")
+    assert breaker.blocked_until(600) == 1200
+
+
+def test_a_cancelled_probe_gives_its_place_back():
+    """The caller left; the next request is the probe, and nothing was doubled."""
+    breaker = opened()
+    breaker.cancelled(probe(breaker, 30))
+    assert breaker.blocked_until(31) is None
+    breaker.failed(probe(breaker, 31), 31, "timeout")
+    assert breaker.blocked_until(31) == 31 + 60
+
+
+def test_a_forced_request_given_up_leaves_the_probe_its_place():
+    """Only the probe itself gives the place back."""
+    breaker = opened()
+    forced = breaker.acquire(10)
+    probe(breaker, 30)
+    breaker.cancelled(forced)
+    assert breaker.acquire(31).kind == "forced"
+
+
+def test_the_success_of_a_request_forced_through_closes_it():
+    """Whoever got an answer from an open deployment has shown that it is back."""
+    breaker = opened()
+    ticket = breaker.acquire(5)
+    assert ticket.kind == "forced"
+    breaker.succeeded(ticket, 6)
+    assert breaker.state(6) == "closed"
+
+
+def test_the_failure_of_a_request_forced_through_changes_nothing():
+    """It told what was known; the cooldown neither starts anew nor doubles."""
+    breaker = opened()
+    assert not breaker.failed(breaker.acquire(5), 6, "server_error")
+    assert breaker.blocked_until(6) == 30
+
+
+def test_a_rate_limit_never_shortens_a_doubled_cooldown():
+    """A request forced through at a time when 240 s of cooldown hold does not bring back 30 s."""
+    breaker, now = opened(), 0.0
+    for _ in range(3):
+        now = breaker.blocked_until(now)
+        breaker.failed(probe(breaker, now), now, "connection")
+    assert breaker.blocked_until(now) == now + 240
+    assert breaker.failed(breaker.acquire(now + 1), now + 1, "rate_limited")
+    assert breaker.blocked_until(now + 1) == now + 241
+
+
+def test_results_that_come_after_the_breaker_moved_on_do_not_count():
+    """Ten calls under way at once: the third failure opens, the other seven neither prolong nor close."""
+    breaker = CircuitBreaker(POLICY)
+    under_way = [breaker.acquire(0) for _ in range(10)]
+    assert [breaker.failed(ticket, 1, "timeout") for ticket in under_way[:3]] == [False, False, True]
+    assert not any(breaker.failed(ticket, 20, "auth") for ticket in under_way[3:6])
+    for ticket in under_way[6:]:
+        breaker.succeeded(ticket, 20)
+        breaker.cancelled(ticket)
+    assert (breaker.state(20), breaker.blocked_until(20)) == ("open", 31)
+
+
+def test_the_late_answer_of_an_earlier_probe_does_not_disturb_the_next():
+    """A probe that was overtaken by a forced request's rate limit is history."""
+    breaker = opened()
+    late = probe(breaker, 30)
+    breaker.failed(breaker.acquire(31), 31, "rate_limited")
+    breaker.succeeded(late, 32)
+    breaker.cancelled(late)
+    assert not breaker.failed(late, 32, "auth")
+    assert (breaker.state(32), breaker.blocked_until(32)) == ("open", 61)
+    probe(breaker, 61)
+    breaker.cancelled(late)
+    assert breaker.acquire(61).kind == "forced"
+
+
+@pytest.mark.parametrize("failure", sorted(COUNTED | OPENING | {"rate_limited"}))
+def test_a_breaker_that_is_off_never_opens(failure):
+    """`breaker: off` means it."""
+    breaker = CircuitBreaker(None)
+    assert not any(failed(breaker, now, failure, 60) for now in range(50))
+    assert (breaker.state(50), breaker.blocked_until(50), breaker.acquire(50).kind) == ("closed", None, "closed")
+
+
+def test_memory_does_not_grow_with_the_number_of_calls():
+    """A hundred calls a second for an hour of the breaker's time leave no more behind than a few seconds of them."""
+    breaker = CircuitBreaker(Breaker(failures=1000, failure_ratio=1.0))
+
+    def calls(seconds):
+        for tick in seconds:
+            breaker.succeeded(breaker.acquire(tick / 10), tick / 10)
+            failed(breaker, tick / 10)
+
+    def held() -> int:
+        # Of its own lines only: other threads of the tests' process allocate, too.
+        own = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/llm_fallback/breaker.py")])
+        return sum(trace.size for trace in own.traces)
+
+    tracemalloc.start()
+    try:
+        calls(range(1000))
+        before = held()
+        calls(range(1000, 20_000))
+        grown = held() - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 2000
+
+
+def test_the_window_counts_what_is_in_it_to_a_tenth_of_its_length():
+    """Nothing younger than nine tenths of the window is forgotten, nothing older than it is kept."""
+    breaker = CircuitBreaker(Breaker(failures=1000, window_s=60))
+    for now in range(200):
+        failed(breaker, now)
+        assert min(now + 1, 54) <= breaker.failures(now) <= min(now + 1, 61)
+
+
+@dataclass
+class Leave:
+    """A ticket, and what the model knows of it."""
+
+    ticket: Permit
+    generation: int
+
+
+class Histories(RuleBasedStateMachine):
+    """Any interleaving of calls, answers and time, against a model that keeps every single result."""
+
+    leaves = Bundle("leaves")
+    WINDOW, COOLDOWN = 60.0, 30.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaker = CircuitBreaker(POLICY)
+        self.now = 0.0
+        self.generation = 0
+        self.until: float | None = None
+        self.cooldown = 0.0
+        self.probe: Leave | None = None
+        self.seen: list[tuple[float, bool]] = []
+
+    @rule(seconds=st.sampled_from([0.25, 1, 5.75, 6, 29, 30, 31, 54, 60, 61, 120, 299, 300, 599, 600]))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    @rule(target=leaves)
+    def begin(self):
+        expected = self._kind()
+        ticket = self.breaker.acquire(self.now)
+        assert ticket.kind == expected
+        leave = Leave(ticket, self.generation)
+        if expected == "probe":
+            self.probe = leave
+        return leave
+
+    def _kind(self):
+        if self.until is None:
+            return "closed"
+        return "probe" if self.now >= self.until and self.probe is None else "forced"
+
+    @rule(leave=consumes(leaves))
+    def succeeds(self, leave):
+        self.breaker.succeeded(leave.ticket, self.now)
+        if leave.generation != self.generation:
+            return
+        if leave.ticket.kind == "closed":
+            self.seen.append((self.now, False))
+        else:
+            self._moved(None)
+
+    @rule(
+        leave=consumes(leaves), failure=st.sampled_from(sorted(COUNTED)), retry=st.sampled_from([None, None, 0, 7, 9e9])
+    )
+    def fails(self, leave, failure, retry):
+        did_open = self.breaker.failed(leave.ticket, self.now, failure, retry)
+        if leave.generation != self.generation or leave.ticket.kind == "forced":
+            assert not did_open
+        elif leave.ticket.kind == "probe":
+            assert did_open
+            self._opened(self._doubled(), retry)
+        else:
+            self.seen.append((self.now, True))
+            assert did_open in self._verdicts()
+            if did_open:
+                self._opened(self.COOLDOWN, retry)
+
+    def _verdicts(self):
+        """Whether the window is too much, by every reading of its slices from the shortest to the longest."""
+        shortest, longest = self.now - 0.9 * self.WINDOW, self.now - self.WINDOW
+        for start in {shortest, longest, *(at for at, _ in self.seen if longest < at < shortest)}:
+            results = [bad for at, bad in self.seen if at > start]
+            yield sum(results) >= 3 and sum(results) >= 0.5 * len(results)
+
+    @rule(leave=consumes(leaves), failure=st.sampled_from(sorted(OPENING)))
+    def fails_for_long(self, leave, failure):
+        assert self.breaker.failed(leave.ticket, self.now, failure) == (leave.generation == self.generation)
+        if leave.generation == self.generation:
+            self._opened(300, None)
+
+    @rule(leave=consumes(leaves), retry=st.sampled_from([None, 0.5, 45, 1e6]))
+    def is_rate_limited(self, leave, retry):
+        assert self.breaker.failed(leave.ticket, self.now, "rate_limited", retry) == (
+            leave.generation == self.generation
+        )
+        if leave.generation == self.generation:
+            kinds = {"closed": self.COOLDOWN, "forced": max(self.cooldown, self.COOLDOWN), "probe": self._doubled()}
+            self._opened(kinds[leave.ticket.kind], retry)
+
+    @rule(leave=consumes(leaves))
+    def caller_leaves(self, leave):
+        self.breaker.cancelled(leave.ticket)
+        if leave is self.probe:
+            self.probe = None
+
+    @precondition(lambda self: self.until is not None)
+    @rule(target=leaves)
+    def the_cooldown_ends_and_calls_race(self):
+        """Of many calls that come at once only one is the probe."""
+        self.now = max(self.now, self.until)
+        return multiple(*(self.begin() for _ in range(3)))
+
+    def _doubled(self):
+        return max(min(2 * self.cooldown, 300), self.COOLDOWN)
+
+    def _opened(self, cooldown, retry):
+        self._moved(self.now + (cooldown if retry is None else min(retry, 600)))
+        self.cooldown = cooldown
+
+    def _moved(self, until):
+        self.until, self.generation, self.probe, self.seen = until, self.generation + 1, None, []
+
+    @invariant()
+    def says_what_the_model_says(self):
+        state = "closed" if self.until is None else "open" if self.now < self.until else "half_open"
+        assert self.breaker.state(self.now) == state
+        asked = self.breaker.blocked_until(self.now)
+        assert (asked is None) == (state == "closed" or (state == "half_open" and self.probe is None))
+        if state == "open":
+            assert asked == self.until
+            assert asked - self.now <= 600
+
+    @invariant()
+    def waits_at_most_one_cooldown_for_a_probe(self):
+        if self.probe is not None:
+            assert self.now < self.breaker.blocked_until(self.now) <= self.now + 300
+
+    @invariant()
+    def is_open_for_a_reason(self):
+        assert (self.breaker.failure is None) == (self.until is None)
+        assert self.until is not None or not self.breaker.retry_after_given
+
+
+class TestHistories(Histories.TestCase):
+    settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+
+
+class ColdStarts(Histories):
+    """The same histories of a deployment that may be asleep: a start opens for moments, and ends."""
+
+    MAX_WAIT = 120.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaker = CircuitBreaker(POLICY, WarmUp(self.MAX_WAIT))
+        self.began: float | None = None
+        self.refused_at = 0.0
+        self.pause = 0.0
+        self.knocking = False
+
+    @rule(
+        leave=consumes(Histories.leaves),
+        failure=st.sampled_from(sorted(WARMING_UP)),
+        retry=st.sampled_from([None, None, 0, 7, 9e9]),
+    )
+    def is_refused(self, leave, failure, retry):
+        if leave.generation == self.generation and leave.ticket.kind != "forced" and self._refused():
+            assert self.breaker.failed(leave.ticket, self.now, failure, retry) == (leave.ticket.kind == "closed")
+            self._opened(self.pause, None if retry is None else max(retry, 0.5))
+            self.knocking = True
+        else:
+            self._fails_otherwise(leave, failure, retry)
+
+    @rule(
+        leave=consumes(Histories.leaves),
+        failure=st.sampled_from(sorted(COUNTED - WARMING_UP)),
+        retry=st.sampled_from([None, 7]),
+    )
+    def fails(self, leave, failure, retry):
+        self._fails_otherwise(leave, failure, retry)
+
+    def _fails_otherwise(self, leave, failure, retry):
+        super().fails(leave, failure, retry)
+
+    @rule(leave=consumes(Histories.leaves))
+    def succeeds(self, leave):
+        if leave.generation == self.generation:
+            self.began = None
+        super().succeeds(leave)
+
+    def _refused(self) -> bool:
+        if self.began is None or self.now - self.refused_at > 600:
+            self.began, self.pause = self.now, 0.5
+        else:
+            self.pause = min(2 * self.pause, 5)
+        self.refused_at = self.now
+        return self.now < self.began + self.MAX_WAIT
+
+    def _moved(self, until):
+        super()._moved(until)
+        self.knocking = False
+
+    @invariant()
+    def says_whether_it_is_starting(self):
+        under_way = self.began is not None and self.now < self.began + self.MAX_WAIT
+        assert self.breaker.is_warming_up(self.now) == (self.knocking and under_way)
+
+
+class TestColdStarts(ColdStarts.TestCase):
+    settings = settings(max_examples=120, stateful_step_count=40, deadline=None)

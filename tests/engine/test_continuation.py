@@ -1,0 +1,137 @@
+"""Going on with a reply that broke off: the joint, the request, and whole chains that break at random places."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from llm_fallback.engine.continuation import OverlapTrimmer, can_continue, continuation_request
+from llm_fallback.engine.engine import Answered, StreamBrokeOff
+from llm_fallback.engine.transport import Chunk, Fault, PartialReply, Reply, StreamEnd, ToolCallPart
+from llm_fallback.plan.explain import explain
+from llm_fallback.plan.plan import Target
+from tests.engine.test_execution import HANG, MemoryExchange, MemoryTransport, Stage, stage
+from tests.plans import chain, member
+
+WORDS = [f"word{number} " for number in range(12)]
+WHOLE = "".join(WORDS)
+
+
+def joined(delivered: str, *parts: str, exact: bool = False) -> str:
+    joint = OverlapTrimmer(delivered, exact=exact)
+    return "".join([*(joint.feed(part) for part in parts), joint.flush()])
+
+
+def test_what_is_said_again_at_the_joint_is_said_once():
+    """From the start, from a word, or from the middle of the cut word on."""
+    assert joined("The quick", " brown fox") == " brown fox"
+    assert joined("The quick", "The quick brown fox") == " brown fox"
+    assert joined("The quick", "quick", " brown fox") == " brown fox"
+    assert joined("I say Hel", "Hello") == "lo"
+
+
+def test_what_only_looks_like_a_repetition_is_kept():
+    """A start that turns another way, and a short one, are text."""
+    assert joined("The quick", "The", " quiet") == "The quiet"
+    assert joined("one a", "a b") == "a b"
+
+
+def test_after_a_real_prefill_only_a_whole_restart_is_trimmed():
+    """A server that was handed the beginning goes on from it; one that does not know the handing says it all again."""
+    assert joined("ha ha ha", " ha", exact=True) == " ha"
+    assert joined("once upon a time", "once upon", " a time there", exact=True) == " there"
+
+
+@given(st.integers(1, 11), st.integers(0, 11), st.lists(st.integers(1, 9), max_size=20))
+def test_however_much_is_repeated_and_in_whatever_pieces_the_whole_is_the_whole(cut, back, sizes):
+    """For every cut between words, every number of words said again, and every way to split the stream."""
+    delivered, rest = "".join(WORDS[:cut]), "".join(WORDS[max(0, cut - back) :])
+    parts, at = [], 0
+    for size in sizes:
+        parts.append(rest[at : at + size])
+        at += size
+    assert delivered + joined(delivered, *parts, rest[at:]) == WHOLE
+
+
+def test_the_request_goes_on_with_prefill_or_an_instruction():
+    """What is left of a limit on the length shrinks with what was said; a thought alone begins anew."""
+    request = {"messages": [{"role": "user", "content": "go"}], "max_tokens": 10, "extra_body": {"own": 1}}
+    told = continuation_request(request, "12345678", None)
+    assert [message["role"] for message in told["messages"]] == ["user", "assistant", "user"]
+    assert told["max_tokens"] == 8
+    handed = continuation_request(request, "12345678", {"message": {"prefix": True}, "extra_body": {"go_on": True}})
+    assert handed["messages"][-1] == {"role": "assistant", "content": "12345678", "prefix": True}
+    assert handed["extra_body"] == {"own": 1, "go_on": True}
+    assert continuation_request(request, "", None) == request
+    assert request["messages"] == [{"role": "user", "content": "go"}]
+
+
+def test_a_tool_call_the_caller_has_cannot_be_gone_on_with():
+    """It may have been made already."""
+    assert can_continue(PartialReply(Reply(None, text="some")))
+    assert not can_continue(PartialReply(Reply(None, tool_calls=[ToolCallPart(0, "1", "f", "{}")])))
+
+
+class Speakers(MemoryTransport):
+    """Deployments that all know the same text: each goes on from what it is handed, in its own way, and breaks at the
+    places it is told to."""
+
+    breaks: Mapping[str, Sequence[tuple[int, Any]]]
+    says_again: Mapping[str, int]
+
+    def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> MemoryExchange:
+        before = [name for name, _ in self.asked].count(target.name)
+        self.asked.append((target.name, self.clock.now()))
+        handed = [message["content"] for message in request["messages"] if message["role"] == "assistant"]
+        act = self._act(target.name, before, handed[-1] if handed else "")
+        self.played.append(act)
+        self.exchanges.append(MemoryExchange(self.clock, act))
+        return self.exchanges[-1]
+
+    def _act(self, name: str, before: int, handed: str) -> list[Any]:
+        done = len(handed.split())
+        said = WORDS[max(0, done - self.says_again[name]) :]
+        pieces: list[Any] = [Chunk(raw=object(), text=word) for word in said]
+        if before < len(self.breaks[name]):
+            after, how = self.breaks[name][before]
+            if after < len(pieces) or how is not None:
+                return [*pieces[:after], how]
+        return [*pieces, Chunk(raw=object(), finish="stop"), StreamEnd("stop")]
+
+
+HOWS = st.sampled_from(
+    [Fault("stream_broken", "cut"), Fault("server_error", "no"), StreamEnd(None), StreamEnd("abort"), HANG]
+)
+ONE = st.tuples(st.lists(st.tuples(st.integers(0, 12), HOWS), max_size=3), st.integers(0, 12))
+
+
+@given(st.lists(ONE, min_size=1, max_size=4), st.integers(0, 2))
+@settings(deadline=None, max_examples=300)
+def test_wherever_deployments_break_nothing_is_lost_or_said_twice(speakers, retries):
+    """What is delivered is always the beginning of the one text, and the whole of it when the call is answered."""
+    names = [f"d{number}" for number in range(len(speakers))]
+    plan = chain(*map(member, names), retries=retries, on_stream_break="continue")
+
+    async def call() -> tuple[Stage, Any]:
+        on = stage(plan)
+        transport = Speakers(on.clock, {})
+        transport.breaks = {name: breaks for name, (breaks, _) in zip(names, speakers, strict=True)}
+        transport.says_again = {name: again for name, (_, again) in zip(names, speakers, strict=True)}
+        object.__setattr__(on.engine, "transport", transport)
+        on.transport = transport
+        return on, await on.call()
+
+    on, out = asyncio.run(call())
+    assert WHOLE.startswith(out.text)
+    assert len(on.asked) <= explain(plan)["max_requests"]
+    assert out.took <= plan.total_s
+    on.check_nothing_is_left()
+    if isinstance(out.end, Answered):
+        assert out.text == WHOLE
+    else:
+        assert isinstance(out.end, StreamBrokeOff) == bool(out.text)

@@ -1,0 +1,69 @@
+"""Connections live no longer than whoever wants them: the model that opened them, or the loop they belong to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from llm_fallback import build_chat_model
+from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
+from llm_fallback.litellm_adapter.clients import LoopClient
+from llm_fallback.testing import FakeServer
+
+
+@pytest.fixture
+def model() -> Iterator[FallbackChatModel]:
+    with FakeServer({"a": "fine"}) as server:
+        yield build_chat_model(server.spec(backend="vllm"))
+
+
+async def opened_by(model: FallbackChatModel) -> LoopClient:
+    """The client of this loop, with a connection open."""
+    await model.ainvoke("hi")
+    return model.runtime.engine.transport._clients._clients[asyncio.get_running_loop()]
+
+
+def test_a_loop_that_stands_still_closes_its_connection_when_it_goes_on(model):
+    """A runner's loop runs now and then; a model closed in between is closed there, too."""
+    with asyncio.Runner() as runner:
+        client = runner.run(opened_by(model))
+        model.close()
+        runner.run(asyncio.sleep(0.01))
+        assert client._session.closed
+
+
+def test_whoever_waits_for_a_close_finds_the_connection_closed(model):
+    """Also where it was closed before without waiting."""
+    with asyncio.Runner() as runner:
+        client = runner.run(opened_by(model))
+        model.close()
+        runner.run(model.aclose())
+        assert client._session.closed
+
+
+def test_a_model_is_closed_though_one_of_its_loops_is_gone(model):
+    """Its connections went with it; those of other loops are closed all the same."""
+    gone = asyncio.new_event_loop()
+    gone.close()
+    model.runtime.engine.transport._clients._clients[gone] = LoopClient.__new__(LoopClient)
+    with asyncio.Runner() as runner:
+        client = runner.run(opened_by(model))
+        model.close()
+        runner.run(asyncio.sleep(0.01))
+        assert client._session.closed
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_loop_that_ends_amid_a_close_ends_it(model, turns):
+    """It cancels its tasks first, the closing among them; a connection is left open at no point of that."""
+
+    async def closed_late() -> LoopClient:
+        client = await opened_by(model)
+        model.close()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return client
+
+    assert asyncio.run(closed_late())._session.closed

@@ -1,0 +1,106 @@
+"""litellm's list of prices, read: as litellm itself prices a request, long prompts among them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import litellm
+import pytest
+
+from llm_fallback.events import Usage
+from llm_fallback.plan.pricing import Prices, prices_in
+
+BY_RANGE = {
+    "output_cost_per_token": 4e-6,
+    "tiered_pricing": [
+        {"range": [32000, 128000], "input_cost_per_token": 2e-6},
+        {"range": [0, 32000], "input_cost_per_token": 1e-6, "output_cost_per_token": 3e-6},
+    ],
+}
+
+
+def with_thresholds():
+    """One chat model of litellm's map for each provider and set of thresholds it has, with its prices.
+
+    Perplexity's are left out, whose own calculator knows no thresholds, and Copilot's, which want to log in.
+    """
+    found = {}
+    for name, entry in litellm.model_cost.items():
+        provider, prices = entry.get("litellm_provider"), prices_in(entry)
+        if entry.get("mode") == "chat" and prices and provider not in ("perplexity", "github_copilot"):
+            found[provider, tuple(threshold for threshold, _ in prices.above)] = name, prices
+    return found.values()
+
+
+def by_litellm(model, tokens):
+    """What litellm says the request costs; None where it does not know whose model that is."""
+    try:
+        return sum(litellm.cost_per_token(model=model, prompt_tokens=tokens, completion_tokens=700))
+    except litellm.BadRequestError:
+        return None
+
+
+class TestLongPrompts:
+    def test_they_cost_what_litellm_says_at_every_threshold_of_its_list(self):
+        """One token less, the threshold itself, one more, and far beyond."""
+        compared = 0
+        for model, prices in with_thresholds():
+            for threshold, _ in prices.above:
+                for tokens in (threshold - 1, threshold, threshold + 1, threshold + 2, threshold * 3):
+                    expected = by_litellm(model, tokens)
+                    if expected is not None:
+                        assert float(prices.cost(Usage(tokens, 700))) == pytest.approx(expected), (model, tokens)
+                        compared += 1
+        assert compared > 100
+
+    def test_what_has_no_price_above_a_threshold_keeps_the_one_below(self):
+        """Here cached tokens; and a second threshold builds on the first."""
+        prices = prices_in(
+            {
+                "input_cost_per_token": 1e-6,
+                "output_cost_per_token": 2e-6,
+                "cache_read_input_token_cost": 1e-7,
+                "input_cost_per_token_above_128k_tokens": 3e-6,
+                "output_cost_per_token_above_256_tokens": 5e-6,
+                "input_cost_per_token_above_128k_tokens_priority": 9e-6,
+                "cache_creation_input_token_cost_above_1hr": 7e-6,
+            }
+        )
+        small, large = Decimal(256), Decimal(128_000)
+        cached = Decimal("0.1")
+        assert prices.above == (
+            (small, Prices(Decimal(1), Decimal(5), cached)),
+            (large, Prices(Decimal(3), Decimal(5), cached)),
+        )
+
+    def test_prices_by_ranges_are_read_as_thresholds(self):
+        """A range without a price for output has the model's; beyond the last range its prices hold on."""
+        prices = prices_in(BY_RANGE)
+        assert prices == Prices(Decimal(1), Decimal(3), above=((32000, Prices(Decimal(2), Decimal(4))),))
+        assert prices.cost(Usage(10**6, 0)) == Decimal(2)
+
+    def test_xais_higher_prices_begin_at_the_threshold(self):
+        """Everybody else's begin above it."""
+        entry = {
+            "input_cost_per_token": 1e-6,
+            "output_cost_per_token": 1e-6,
+            "input_cost_per_token_above_200k_tokens": 2e-6,
+        }
+        at_threshold = Usage(200_000, 0)
+        assert prices_in({**entry, "litellm_provider": "xai"}).cost(at_threshold) == Decimal("0.4")
+        assert prices_in({**entry, "litellm_provider": "gemini"}).cost(at_threshold) == Decimal("0.2")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"input_cost_per_token": 1e-6},
+        {"output_cost_per_second": 1e-3},
+        {"tiered_pricing": [{"range": [0, 10], "input_cost_per_token": 1e-6}]},
+        {"tiered_pricing": [{"max_results_range": [0, 25], "input_cost_per_query": 5e-3}]},
+    ],
+)
+def test_a_price_that_is_not_whole_is_not_known(entry):
+    """Half a price would count the other half as nothing."""
+    assert prices_in(entry) is None
