@@ -12,7 +12,7 @@ from contextlib import aclosing, contextmanager
 from contextvars import ContextVar, copy_context
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManager, CallbackManagerForLLMRun
@@ -26,6 +26,7 @@ from pydantic import Field, SecretStr, model_validator
 from llm_fallback.chat_model.caller import CallContext, Listener
 from llm_fallback.chat_model.conversion import KEY, aiter_reply, attach_metadata, iter_reply, to_call
 from llm_fallback.chat_model.driver import aanswer_question, answer_question
+from llm_fallback.chat_model.lazy_field import LazyField
 from llm_fallback.chat_model.portal import portal
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.chat_model.structured import OutputFormat, structured
@@ -40,6 +41,8 @@ from llm_fallback.spec.overrides import chain_called, configure, read, refuse_mi
 
 _caller: ContextVar[CallContext | None] = ContextVar("llm_fallback_caller", default=None)
 
+_PROFILE = LazyField("profile", lambda model: chain_profile(model._plan(), model.runtime.engine.catalogue.profile))
+
 
 class ChainChatModel(BaseChatModel):
     """What every model over a chain has in common."""
@@ -53,16 +56,18 @@ class ChainChatModel(BaseChatModel):
     """The form replies must have, where `with_structured_output` asked for one."""
     runtime: ModelRuntime = Field(exclude=True, repr=False)
 
+    lazy_fields: ClassVar[Mapping[str, LazyField]] = {"profile": _PROFILE}
+
     @model_validator(mode="after")
-    def _tell_profile_on_access(self) -> Self:
+    def _clear_profile(self) -> Self:
         # It follows from the chain, which copies of this model change and reload renews, unless it was given.
         if self.profile is None:
-            del self.__dict__["profile"]
+            _PROFILE.clear(self)
         return self
 
     def __getattr__(self, name: str) -> Any:
-        if name == "profile":
-            return chain_profile(self._plan(), self.runtime.engine.catalogue.profile)
+        if name in self.lazy_fields:
+            return self.lazy_fields[name].read(self)
         return super().__getattr__(name)  # type: ignore[misc]
 
     # What a user may ask of it besides answers.
@@ -105,14 +110,14 @@ class ChainChatModel(BaseChatModel):
     async def _pinged(
         self, targets: Sequence[Target], keys: Mapping[str, SecretStr | None], timeout_s: float
     ) -> dict[str, dict[str, Any]]:
-        found = {ping.deployment: ping async for ping in self.runtime.pings(targets, keys, timeout_s)}
-        return {target.name: found[target.name].as_data() for target in targets}
+        pings = {ping.deployment: ping async for ping in self.runtime.pings(targets, keys, timeout_s)}
+        return {target.name: pings[target.name].as_data() for target in targets}
 
     def _targets(self, chain: str | None) -> list[Target]:
         self._check_open()
         plan = self.runtime.plan
         chains = plan.chains.values() if chain is None else [_chain_in(plan, chain)]
-        return list({member.name: member.target for own in chains for member in own.members}.values())
+        return list({member.name: member.target for chain_plan in chains for member in chain_plan.members}.values())
 
     def reload(self, spec: Any) -> None:
         """Answer by another spec from the next call on, in all copies of this model; running calls end by the old

@@ -52,8 +52,8 @@ class CallContext:
     def handlers(self) -> list[BaseCallbackHandler]:
         # By hand, because a cached_property takes a lock for each caller.
         if self._handlers is None:
-            found = self.find_handlers()
-            self._handlers = list(found.handlers if isinstance(found, CallbackManager) else found)
+            handlers = self.find_handlers()
+            self._handlers = list(handlers.handlers if isinstance(handlers, CallbackManager) else handlers)
         return self._handlers
 
     @property

@@ -26,7 +26,7 @@ _NOT_SENT = ("chain", "model", "stream", "metadata", "run_manager", "callbacks",
 _CHARACTERS_OF_A_PICTURE = 4000
 
 
-def to_call(words: Mapping[str, Any], chain: ChainPlan, form: OutputFormat | None, spender: Spender) -> Call:
+def to_call(words: Mapping[str, Any], chain: ChainPlan, output_format: OutputFormat | None, spender: Spender) -> Call:
     """The call that ChatLiteLLM's merged words ask of a chain."""
     request = {name: value for name, value in words.items() if name not in _NOT_SENT}
     if words.get("metadata"):
@@ -39,7 +39,7 @@ def to_call(words: Mapping[str, Any], chain: ChainPlan, form: OutputFormat | Non
         chain=chain,
         request=request,
         streamed=streamed,
-        validate=_validator(chain, form),
+        validate=_validator(chain, output_format),
         features=_features(request),
         tokens=_prompt_tokens(request),
         spender=spender,
@@ -54,15 +54,15 @@ def _limited(chain: ChainPlan, timeout: Any, max_retries: Any) -> ChainPlan:
     return chain
 
 
-def _validator(chain: ChainPlan, form: OutputFormat | None) -> Callable[[PartialReply], Any] | None:
+def _validator(chain: ChainPlan, output_format: OutputFormat | None) -> Callable[[PartialReply], Any] | None:
     """Who says whether a whole reply will do: the asked form first, then the chain's `accept`."""
     accept = chain.accept
-    if form is None:
+    if output_format is None:
         return None if accept is None else lambda partial: accept(to_message(partial))
 
     def validate(partial: PartialReply) -> Any:
         message = to_message(partial)
-        verdict = form.validate(message)
+        verdict = output_format.validate(message)
         return verdict if verdict is not True or accept is None else accept(message)
 
     return validate
@@ -70,14 +70,14 @@ def _validator(chain: ChainPlan, form: OutputFormat | None) -> Callable[[Partial
 
 def _features(request: Mapping[str, Any]) -> frozenset[Feature]:
     """What the request needs and must not lose on its way to whichever deployment."""
-    found: set[Feature] = set()
+    features: set[Feature] = set()
     if request.get("tools"):
-        found.add("tools")
+        features.add("tools")
     if request.get("response_format"):
-        found.add("response_format")
+        features.add("response_format")
     if any(_has_image(message) for message in request["messages"]):
-        found.add("images")
-    return frozenset(found)
+        features.add("images")
+    return frozenset(features)
 
 
 def _has_image(message: Mapping[str, Any]) -> bool:

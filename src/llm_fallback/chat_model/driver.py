@@ -139,14 +139,14 @@ async def _close(steps: AsyncGenerator[Any, Any]) -> None:
 
 
 def _drop(
-    own: Portal,
+    loop: Portal,
     context: contextvars.Context,
     execution: CallExecution,
     caller: CallContext,
     steps: AsyncGenerator[Any, Any],
 ) -> None:
     """Have the portal close a call that nobody holds any more. Waits for nothing, because a finaliser calls it."""
-    own.send(_close_dropped(steps, execution, caller), context)
+    loop.send(_close_dropped(steps, execution, caller), context)
 
 
 async def _close_dropped(steps: AsyncGenerator[Any, Any], execution: CallExecution, caller: CallContext) -> None:

@@ -99,23 +99,23 @@ class Account:
         value = None if self.per is None else spender.metadata.get(self.per)
         return None if value is None else str(value)
 
-    def settle(self, own: Balance, reserved: Decimal, cost: Decimal | None) -> None:
+    def settle(self, balance: Balance, reserved: Decimal, cost: Decimal | None) -> None:
         """Give back what was set aside and book what it came to; None: nobody knows."""
         with self.lock:
-            own.reserved -= reserved
+            balance.reserved -= reserved
             if cost is None:
-                own.unpriced += 1
+                balance.unpriced += 1
             else:
-                own.spent += cost
-            is_todays = self._file is not None and own.day == self._date
+                balance.spent += cost
+            is_todays = self._file is not None and balance.day == self._date
         if is_todays and cost:
-            self._write(own.day, [(own.spender_key, cost)])
+            self._write(balance.day, [(balance.spender_key, cost)])
 
     def spend(self, spender: Spender, cost: Decimal | None) -> None:
         """Book what nothing was set aside for."""
         with self.lock:
-            own = self.of(spender)
-        self.settle(own, _NOTHING, None if cost is None else cost.quantize(FINEST))
+            balance = self.of(spender)
+        self.settle(balance, _NOTHING, None if cost is None else cost.quantize(FINEST))
 
     def sync(self) -> None:
         """Learn what other processes, or an earlier life of this one, wrote into the file."""
@@ -132,8 +132,8 @@ class Account:
             if self.window == "day":
                 self._roll_over()
             return [
-                Balance(own.day, own.spender_key, own.spent, own.reserved, own.unpriced)
-                for own in self._balances.values()
+                Balance(balance.day, balance.spender_key, balance.spent, balance.reserved, balance.unpriced)
+                for balance in self._balances.values()
             ]
 
     def _write(self, day: str, amounts: Iterable[tuple[str | None, Decimal]]) -> None:
@@ -144,17 +144,17 @@ class Account:
                 self._balance(day, spender_key).spent += usd
 
     def _balance(self, key: str, spender_key: str | None) -> Balance:
-        own = self._balances.get((key, spender_key))
-        if own is None:
-            own = self._balances[key, spender_key] = Balance(key if self.window == "day" else "", spender_key)
-        return own
+        balance = self._balances.get((key, spender_key))
+        if balance is None:
+            balance = self._balances[key, spender_key] = Balance(key if self.window == "day" else "", spender_key)
+        return balance
 
     def _of_run(self, run: str, spender_key: str | None) -> Balance:
-        own = self._balance(run, spender_key)
+        balance = self._balance(run, spender_key)
         self._balances.move_to_end((run, spender_key))
         if len(self._balances) > _MOST_RUNS:
             self._balances.popitem(last=False)
-        return own
+        return balance
 
     def _roll_over(self) -> None:
         """Forget what past days cost. A clock that is set back does not bring back yesterday's money."""
@@ -215,8 +215,8 @@ class Reservation:
         """Book what the attempt cost instead; None if nobody knows. Only the first time counts."""
         parts, self._parts = self._parts, ()
         exact = None if cost is None else cost.quantize(FINEST)
-        for account, own in parts:
-            account.settle(own, self._amount, exact)
+        for account, balance in parts:
+            account.settle(balance, self._amount, exact)
 
 
 def reserve(limits: Sequence[BudgetLimit], spender: Spender, estimate: Decimal | None) -> Reservation | BudgetShortfall:
@@ -231,8 +231,8 @@ def reserve(limits: Sequence[BudgetLimit], spender: Spender, estimate: Decimal |
             if shortfall is not None:
                 return shortfall
         parts = [(budget_limit.account, budget_limit.account.of(spender)) for budget_limit in limits]
-        for _, own in parts:
-            own.reserved += amount
+        for _, balance in parts:
+            balance.reserved += amount
         return Reservation(amount, parts)
 
 

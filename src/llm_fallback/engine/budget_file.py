@@ -92,11 +92,11 @@ class DailySpendFile:
             file.write(b"\n")  # What a crash left half; what is appended next begins a line of its own.
         self._read_to = file.seek(0, os.SEEK_END)
         for line in lines:
-            found = _amount(line)
-            if found is None:
+            amount = _amount(line)
+            if amount is None:
                 logger.warning("budget file %s has a line that is none; it is passed over", self._path)
-            elif found[0] == self._owner:
-                yield found[1]
+            elif amount[0] == self._owner:
+                yield amount[1]
 
     def _append(self, file: FileIO, header: bytes) -> None:
         end = file.seek(0, os.SEEK_END)

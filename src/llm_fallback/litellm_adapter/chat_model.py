@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.outputs import ChatResult
@@ -12,9 +12,11 @@ from langchain_litellm import ChatLiteLLMRouter
 from pydantic import BaseModel
 
 from llm_fallback.chat_model.base import ChainChatModel, fields_of
+from llm_fallback.chat_model.lazy_field import LazyField
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.engine.clock import RealClock
 from llm_fallback.litellm_adapter.catalogue import LiteLLMCatalogue
+from llm_fallback.litellm_adapter.router import build_router
 from llm_fallback.litellm_adapter.transport import LiteLLMTransport
 from llm_fallback.plan.resolve import resolve_spec
 
@@ -24,6 +26,9 @@ _LITELLM = Adapter(
     catalogue=LiteLLMCatalogue,
     clock=RealClock(),
 )
+
+# Built on first access: a Router leaves callbacks and prices behind in litellm's globals.
+_ROUTER = LazyField("router", lambda model: build_router(model.runtime.spec), is_kept=True)
 
 
 class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
@@ -37,20 +42,13 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
     ends early after a part of it was delivered.
     """
 
+    lazy_fields: ClassVar[Mapping[str, LazyField]] = {**ChainChatModel.lazy_fields, "router": _ROUTER}
+
     def __init__(self, *, spec: Any = None, runtime: ModelRuntime | None = None, **settings: Any) -> None:
         settings.pop("router", None)
         fields = fields_of(spec, runtime, settings, _LITELLM)
         super().__init__(**{**fields, "router": None, "model_name": None})
-        # Built on first access: a Router leaves callbacks and prices behind in litellm's globals.
-        del self.__dict__["router"]
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "router":
-            from llm_fallback.litellm_adapter.router import build_router
-
-            self.__dict__["router"] = build_router(self.runtime.spec)
-            return self.__dict__["router"]
-        return super().__getattr__(name)
+        _ROUTER.clear(self)
 
     def completion_with_retry(self, run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any) -> Any:
         """One call through the chain; the name is ChatLiteLLM's."""

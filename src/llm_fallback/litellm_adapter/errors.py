@@ -36,8 +36,8 @@ _ITS_SOCKET = re.compile(r" ssl:(?:default|<[^>]*>)")
 
 def plain(text: str) -> str:
     """What the provider said, without the names litellm puts in front of it and what aiohttp tells of its sockets."""
-    said = _ITS_SOCKET.sub("", _ITS_NAMES.sub("", text, count=1)).strip()
-    return shortened(parse_error_body(said).message or text)
+    message = _ITS_SOCKET.sub("", _ITS_NAMES.sub("", text, count=1)).strip()
+    return shortened(parse_error_body(message).message or text)
 
 
 def fault_of_transfer(error: Exception, classes: set[str], status: int | None) -> Fault:
@@ -60,8 +60,8 @@ def fault_of_litellm(error: Exception, classes: set[str]) -> Fault:
     for link in links:
         if isinstance(link, httpx.HTTPStatusError) and link.response.status_code >= LEAST_ERROR:
             return fault_of_response(link.response.status_code, link.response.headers, _content(link.response), classes)
-    told = (fault_in_body({"error": getattr(link, "body", None)}) for link in links)
-    return next((fault for fault in told if fault is not None), None) or _by_its_classes(_nearest(links), classes)
+    faults = (fault_in_body({"error": getattr(link, "body", None)}) for link in links)
+    return next((fault for fault in faults if fault is not None), None) or _by_its_classes(_nearest(links), classes)
 
 
 def _by_its_classes(nearest: BaseException, classes: set[str]) -> Fault:
@@ -76,8 +76,8 @@ def _by_its_classes(nearest: BaseException, classes: set[str]) -> Fault:
         return Fault("connection", text)
     if classes & _TIMED_OUT and status in (None, 408):
         return Fault("timeout", text, status)
-    said, number = parse_error_body(text), status if isinstance(status, int) else 400
-    return Fault(failure_of(number, said, classes, guessed=True), text, number, said.wait_s)
+    body, number = parse_error_body(text), status if isinstance(status, int) else 400
+    return Fault(failure_of(number, body, classes, guessed=True), text, number, body.wait_s)
 
 
 def _nearest(links: list[BaseException]) -> BaseException:

@@ -18,7 +18,7 @@ from llm_fallback.litellm_adapter.errors import classes_of, fault_of_litellm, fa
 from llm_fallback.litellm_adapter.quiet import quiet_logging
 from llm_fallback.litellm_adapter.redirects import Redirects, guarding
 from llm_fallback.litellm_adapter.replies import finish_of, reply_of_litellm, tool_calls_of
-from llm_fallback.litellm_adapter.request import DeploymentRequest, guarded, own_headers
+from llm_fallback.litellm_adapter.request import DeploymentRequest, deployment_headers, guarded
 from llm_fallback.litellm_adapter.wire_tap import WireTap
 
 
@@ -97,7 +97,7 @@ class LiteLLMExchange:
 
     async def _ask_litellm(self) -> Any:
         target, parameters = self._wanted.target, self._wanted.parameters()
-        self._wire.own = own_headers(parameters)
+        self._wire.extra_headers = deployment_headers(parameters)
         if is_tapped(target):
             handler = await self._clients.client()
             parameters["client"] = client_for(handler, target, parameters.get("api_key", ""))
@@ -149,9 +149,9 @@ class LiteLLMExchange:
 
     def _fault(self, error: Exception) -> Fault:
         classes = classes_of(error)
-        said = self._redirects.refused or self._wire.fault()
-        if said is not None:
-            return self._clean(said, error)
+        fault = self._redirects.refused or self._wire.fault()
+        if fault is not None:
+            return self._clean(fault, error)
         if self._wire.is_readable:
             status = self._wire.status
             return self._clean(fault_of_transfer(error, classes, status), error)

@@ -67,9 +67,9 @@ class DeploymentRequest:
         elif not target.borrows_key:
             # litellm would look for somebody else's key; this one is taken off again, or is none.
             parameters["api_key"] = "no-key"
-        own = own_headers(parameters)
-        if own:
-            parameters |= {"headers": None, "extra_headers": own}
+        headers = deployment_headers(parameters)
+        if headers:
+            parameters |= {"headers": None, "extra_headers": headers}
         return parameters
 
     def refused(self, error: Exception) -> Unsupported | None:
@@ -122,22 +122,22 @@ _WORDS = ("headers", "extra_headers")
 """litellm's words for them; of two that name the same header it takes the second."""
 
 
-def own_headers(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """What a deployment's parameters say, in clear. YAML reads numbers where texts are meant, and HTTP libraries send
-    none; null is no text."""
-    given = [parameters[word] for word in _WORDS if isinstance(parameters.get(word), Mapping)]
-    return {str(name): str(text) for said in given for name, text in unmask(said).items() if text is not None}
+def deployment_headers(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """The headers that a deployment's parameters name, with secrets in clear. Numbers become text, because YAML reads
+    numbers where text is meant and HTTP libraries send none; null leaves a header out."""
+    mappings = [parameters[word] for word in _WORDS if isinstance(parameters.get(word), Mapping)]
+    return {str(name): str(text) for headers in mappings for name, text in unmask(headers).items() if text is not None}
 
 
-def replaced(headers: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """Headers, with a deployment's own in place of those of the same name: in HTTP its case makes no difference, and a
-    key sent beside the login that was to replace it has gone to somebody it was not meant for."""
-    names = {name.lower() for name in own}
-    return {**{name: text for name, text in headers.items() if name.lower() not in names}, **own}
+def with_headers(headers: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """Headers with `extra` in place of those of the same name, whatever its case: a key that is sent beside the login
+    that was to replace it has gone to somebody it was not meant for."""
+    names = {name.lower() for name in extra}
+    return {**{name: text for name, text in headers.items() if name.lower() not in names}, **extra}
 
 
 def has_login(parameters: Mapping[str, Any]) -> bool:
     """Whether a deployment has an authorization of its own."""
     if {*_WORDS}.isdisjoint(parameters):
         return False
-    return any(name.lower() == "authorization" for name in own_headers(parameters))
+    return any(name.lower() == "authorization" for name in deployment_headers(parameters))

@@ -22,7 +22,7 @@ from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from litellm.main import completion
 from openai import AsyncOpenAI
 
-from llm_fallback.litellm_adapter.request import own_headers, replaced
+from llm_fallback.litellm_adapter.request import deployment_headers, with_headers
 
 try:
     from litellm.litellm_core_utils.litellm_logging import Logging
@@ -60,8 +60,8 @@ def translate(parameters: Mapping[str, Any]) -> HTTPRequest:
     words = {"client": _client(provider), "acompletion": True, "litellm_logging_obj": _unread_log()}
     sent = _sent_by(completion(**parameters, **words))
     request = sent if isinstance(sent, HTTPRequest) else _addressed(sent, parameters)
-    own = own_headers(parameters)
-    return replace(request, headers=replaced(request.headers, own)) if own else request
+    extra = deployment_headers(parameters)
+    return replace(request, headers=with_headers(request.headers, extra)) if extra else request
 
 
 class _Sent(BaseException):

@@ -19,7 +19,7 @@ from llm_fallback.litellm_adapter.errors import classes_of, fault_of_transfer
 from llm_fallback.litellm_adapter.quiet import has_side_effects, warm_up
 from llm_fallback.litellm_adapter.redirects import Redirects, guard_clients, guarding
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
-from llm_fallback.litellm_adapter.request import DeploymentRequest, guarded, own_headers, replaced
+from llm_fallback.litellm_adapter.request import DeploymentRequest, deployment_headers, guarded, with_headers
 from llm_fallback.litellm_adapter.translation import TRANSLATED, HTTPRequest, NotTranslated
 from llm_fallback.litellm_adapter.translation_cache import DeploymentMemory
 from llm_fallback.plan.plan import Target
@@ -117,7 +117,7 @@ def _goes_direct(target: Target) -> bool:
 def _login_headers(target: Target, api_key: SecretStr | None) -> dict[str, str]:
     """What a request to the deployment would carry."""
     key = {} if api_key is None else {"Authorization": f"Bearer {api_key.get_secret_value()}"}
-    return replaced(key, own_headers(target.parameters))
+    return with_headers(key, deployment_headers(target.parameters))
 
 
 def _data(text: str) -> Any:

@@ -26,8 +26,8 @@ class WireTap(ResponseState):
 
     keyless: bool = False
     """Whether to take off the authorization header litellm invents where no key is given."""
-    own: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The deployment's own headers: litellm puts a key in place of an authorization."""
+    extra_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers from the spec, re-applied here because litellm overwrites `Authorization` with the API key."""
     sent: bool = False
     response: httpx.Response | None = None
     is_compressed: bool = False
@@ -91,7 +91,7 @@ async def on_request(request: httpx.Request) -> None:
             # litellm sends once more when the connection broke. One attempt is one request.
             raise sys.exc_info()[1] or httpx.ConnectError("the connection broke", request=request)
         wire.sent = True
-        request.headers.update(wire.own)
+        request.headers.update(wire.extra_headers)
         # The bytes are read as they come over the wire.
         request.headers["accept-encoding"] = "identity"
         if wire.keyless:

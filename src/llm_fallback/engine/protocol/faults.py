@@ -65,7 +65,9 @@ _LEFT_OPEN: Mapping[int, frozenset[Failure]] = {
 """What a status that says much leaves to codes and wording. Other 4xx leave anything, 3xx and 5xx nothing."""
 
 
-def failure_of(status: int | None, said: ErrorBody, classes: Collection[str] = (), *, guessed: bool = False) -> Failure:
+def failure_of(
+    status: int | None, error: ErrorBody, classes: Collection[str] = (), *, guessed: bool = False
+) -> Failure:
     """The contract's word for an error: by status, then by its codes, then by its wording.
 
     `classes` are names of exceptions a library made of it. Status None: no server said anything. `guessed`: no server
@@ -75,13 +77,13 @@ def failure_of(status: int | None, said: ErrorBody, classes: Collection[str] = (
         return by_code(classes, _ANYTHING) or "connection"
     known = _BY_STATUS.get(status, "server_error" if status >= 500 or status < 400 else None)
     open_to = _ANYTHING if guessed or known is None else _LEFT_OPEN.get(status, frozenset())
-    code = by_code(said.codes, open_to)
+    code = by_code(error.codes, open_to)
     if code is not None:
         return code
-    if status == 429 and said.wait_s is not None:
+    if status == 429 and error.wait_s is not None:
         # Google words a limit per minute as others word an empty account; whoever names a time means a limit.
         open_to -= {"quota_exhausted"}
-    word = by_wording(f"{said.message}\n{said.text}", open_to) or by_code(classes, open_to)
+    word = by_wording(f"{error.message}\n{error.text}", open_to) or by_code(classes, open_to)
     return word or known or "bad_request"
 
 
@@ -89,22 +91,24 @@ def fault_of_response(
     status: int, headers: Mapping[str, str], body: bytes | str, classes: Collection[str] = ()
 ) -> Fault:
     """The fault of a response with an HTTP error."""
-    said = parse_error_body(body)
+    error = parse_error_body(body)
     # Amazon's code stands in a header, at times with an address behind it.
     name = headers.get("x-amzn-errortype", "").partition(":")[0]
-    said = replace(said, codes=(*said.codes, name)) if name else said
+    error = replace(error, codes=(*error.codes, name)) if name else error
     named = retry_after_s(headers)
-    said = said if named is None else replace(said, wait_s=named)
-    return Fault(failure_of(status, said, classes), shortened(said.message), status, said.wait_s)
+    error = error if named is None else replace(error, wait_s=named)
+    return Fault(failure_of(status, error, classes), shortened(error.message), status, error.wait_s)
 
 
 def fault_in_body(data: Any) -> Fault | None:
     """The fault of an error inside of a 200, be it a frame of a stream or a whole body; None if there is none."""
     if not isinstance(data, dict) or not data.get("error"):
         return None
-    said = parse_error(data)
-    status = said.status or next((STATUSES[code.lower()] for code in said.codes if code.lower() in STATUSES), 500)
-    return Fault(failure_of(status, said, guessed=said.status is None), shortened(said.message), status, said.wait_s)
+    error = parse_error(data)
+    status = error.status or next((STATUSES[code.lower()] for code in error.codes if code.lower() in STATUSES), 500)
+    return Fault(
+        failure_of(status, error, guessed=error.status is None), shortened(error.message), status, error.wait_s
+    )
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
@@ -204,9 +208,9 @@ def _message(data: Any) -> str | None:
     if not isinstance(data, Mapping):
         return None
     for key in ("error", "message", "detail"):
-        found = _message(data.get(key))
-        if found:
-            return found
+        message = _message(data.get(key))
+        if message:
+            return message
     return None
 
 
@@ -215,7 +219,7 @@ def _status(codes: tuple[str, ...]) -> int | None:
 
 
 def _wait_in(text: str) -> float | None:
-    found = _AGAIN.search(text)
-    if found is None:
+    match = _AGAIN.search(text)
+    if match is None:
         return None
-    return sum(float(number) * _SECONDS[unit.lower()] for number, unit in _DURATION.findall(found[1]))
+    return sum(float(number) * _SECONDS[unit.lower()] for number, unit in _DURATION.findall(match[1]))

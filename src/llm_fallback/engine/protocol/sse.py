@@ -56,9 +56,9 @@ class ResponseState:
 
     def end(self, *, content_came: bool) -> StreamEnd | Fault:
         """What it means that nothing more comes."""
-        said = self.fault()
-        if said is not None:
-            return as_stream_fault(said, content_came=content_came)
+        fault = self.fault()
+        if fault is not None:
+            return as_stream_fault(fault, content_came=content_came)
         if self.finish is None and self.has_no_choices and not content_came:
             return Fault("invalid_response", "the reply is no stream of choices", self.status)
         return StreamEnd(self.finish)
