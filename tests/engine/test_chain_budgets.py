@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from llm_fallback.engine.budget import Account, BudgetLimit, Spender, estimate, unpriced
+from llm_fallback.engine.budget import Account, BudgetLimit, Spender, estimate_cost, find_unpriced
 from llm_fallback.engine.engine import Answered, OverBudget, StreamBrokeOff
 from llm_fallback.engine.health import DeploymentHealth
 from llm_fallback.engine.transport import Chunk, Fault
@@ -211,14 +211,14 @@ class TestEstimates:
     def test_a_reply_is_as_long_as_it_may_be_or_else_256_tokens(self, request_, params, output):
         """What the call asks for counts before what the deployment has."""
         deployment = replace(target("a"), parameters={"model": "m", **params})
-        usd = estimate(BY_TOKEN, deployment, request_, 100, self.health())
+        usd = estimate_cost(BY_TOKEN, deployment, request_, 100, self.health())
         assert usd == Decimal(100 * 2 + output * 10) / 1_000_000
 
     def test_a_deployments_own_replies_are_a_better_guess(self):
         """The mean of its last ones, where the call sets no limit."""
         known = self.health((100, 1.0), (200, 3.0))
-        assert estimate(BY_TOKEN, target("a"), {}, 0, known) == Decimal(150 * 10) / 1_000_000
-        assert estimate(BY_TOKEN, target("a"), {"max_tokens": 7}, 0, known) == Decimal(7 * 10) / 1_000_000
+        assert estimate_cost(BY_TOKEN, target("a"), {}, 0, known) == Decimal(150 * 10) / 1_000_000
+        assert estimate_cost(BY_TOKEN, target("a"), {"max_tokens": 7}, 0, known) == Decimal(7 * 10) / 1_000_000
 
     def test_old_replies_are_forgotten(self):
         """The mean follows the last 256."""
@@ -228,8 +228,8 @@ class TestEstimates:
     def test_a_gpu_is_guessed_by_the_time_replies_take(self):
         """Ten seconds before the first."""
         by_hour = Prices(Decimal(0), Decimal(0), per_gpu_hour=Decimal(36))
-        assert estimate(by_hour, target("a"), {}, 0, self.health()) == Decimal("0.1")
-        assert estimate(by_hour, target("a"), {}, 0, self.health((5, 2.0), (5, 4.0))) == Decimal("0.03")
+        assert estimate_cost(by_hour, target("a"), {}, 0, self.health()) == Decimal("0.1")
+        assert estimate_cost(by_hour, target("a"), {}, 0, self.health((5, 2.0), (5, 4.0))) == Decimal("0.03")
 
     async def test_answers_teach_how_long_replies_are(self):
         """As their servers count them; failures do not."""
@@ -262,7 +262,7 @@ class TestUnpriced:
             for name, prices in (("a", None), ("b", BY_TOKEN))
         }
         targets = {name: own.members[0].target for name, own in chains.items()}
-        return [problem.path for problem in unpriced(Plan(chains, "a", targets, ()), DeclaredCatalogue())]
+        return [problem.path for problem in find_unpriced(Plan(chains, "a", targets, ()), DeclaredCatalogue())]
 
     def test_a_budget_over_a_deployment_of_unknown_price_is_a_mistake(self):
         """Named by its deployment; other chains do not matter, and a budget that limits nothing is none."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import SecretStr
 
-from llm_fallback.engine.budget import ChainBudgets, unpriced
+from llm_fallback.engine.budget import ChainBudgets, find_unpriced
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.engine import Engine
 from llm_fallback.engine.health import Health
@@ -106,7 +106,7 @@ class ModelRuntime:
     def pings(
         self, targets: Sequence[Target], keys: Mapping[str, SecretStr | None], timeout_s: float
     ) -> AsyncGenerator[Ping, None]:
-        """A look at each of these deployments, whatever the engine thinks of them."""
+        """Ping each of these deployments, whatever the engine knows of them."""
         return pings(targets, keys, self._transport, self.engine.clock, timeout_s)
 
     @property
@@ -125,12 +125,12 @@ class ModelRuntime:
         return self
 
     def __repr__(self) -> str:
-        return f"Lease({', '.join(self.plan.chains)})"
+        return f"ModelRuntime({', '.join(self.plan.chains)})"
 
 
 def _open_budgets(engine: Engine, plan: Plan, spec: Spec) -> None:
     """Raise SpecError if a chain could not keep to its budget; read what files say was spent, before the first call."""
-    mistakes = [problem.at(spec.places) for problem in unpriced(plan, engine.catalogue)]
+    mistakes = [problem.at(spec.places) for problem in find_unpriced(plan, engine.catalogue)]
     if mistakes:
         raise SpecError(mistakes)
     for chain in plan.chains.values():

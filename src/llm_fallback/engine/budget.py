@@ -36,13 +36,15 @@ _MOST_RUNS = 100_000
 
 @dataclass(slots=True, eq=False)
 class Balance:
-    """What one call, run, day or spender has had of a purse, in US dollars."""
+    """What one call, run, day or spender has spent of an account, in US dollars."""
 
     day: str = ""
+    """As in `2026-01-31`; empty where the account is not by the day."""
     spender_key: str | None = None
+    """The value of the metadata key that spenders are told apart by."""
     spent: Decimal = _NOTHING
     reserved: Decimal = _NOTHING
-    """Set aside for attempts under way."""
+    """For attempts in flight."""
     unpriced: int = 0
     """Attempts of which nobody knows the cost."""
 
@@ -61,7 +63,7 @@ class Spender:
     limits: Sequence[BudgetLimit] = ()
     """Limits beside those of the chain."""
     balances: dict[Account, Balance] = field(default_factory=dict)
-    """What this call alone has had."""
+    """What this call alone has spent, of accounts by the call."""
 
 
 class Account:
@@ -83,7 +85,7 @@ class Account:
         self.sync()
 
     def of(self, spender: Spender) -> Balance:
-        """The payer's sum; called with the lock held."""
+        """The spender's balance; called with the lock held."""
         spender_key = self.spender_key(spender)
         match self.window:
             case "day":
@@ -96,11 +98,12 @@ class Account:
         return spender.balances.setdefault(self, Balance(spender_key=spender_key))
 
     def spender_key(self, spender: Spender) -> str | None:
+        """What tells this spender from others: its value of the metadata key `per`; None without one."""
         value = None if self.per is None else spender.metadata.get(self.per)
         return None if value is None else str(value)
 
     def settle(self, balance: Balance, reserved: Decimal, cost: Decimal | None) -> None:
-        """Give back what was set aside and book what it came to; None: nobody knows."""
+        """Replace what was reserved by what it cost; None: nobody knows."""
         with self.lock:
             balance.reserved -= reserved
             if cost is None:
@@ -112,13 +115,13 @@ class Account:
             self._write(balance.day, [(balance.spender_key, cost)])
 
     def spend(self, spender: Spender, cost: Decimal | None) -> None:
-        """Book what nothing was set aside for."""
+        """Add a cost that nothing was reserved for."""
         with self.lock:
             balance = self.of(spender)
         self.settle(balance, _NOTHING, None if cost is None else cost.quantize(FINEST))
 
     def sync(self) -> None:
-        """Learn what other processes, or an earlier life of this one, wrote into the file."""
+        """Read what other processes, or an earlier life of this one, wrote into the file."""
         if self._file is not None:
             with self.lock:
                 self._roll_over()
@@ -157,7 +160,8 @@ class Account:
         return balance
 
     def _roll_over(self) -> None:
-        """Forget what past days cost. A clock that is set back does not bring back yesterday's money."""
+        """Start a new day's balances when the UTC date advances. If the wall clock goes backwards, the newer day
+        stays."""
         today = int(self._wall() // _DAY_S)
         if today > self._day:
             self._day, self._date = today, datetime.fromtimestamp(today * _DAY_S, UTC).date().isoformat()
@@ -166,7 +170,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BudgetLimit:
-    """The most that may be spent from each sum of a purse."""
+    """The most that each balance of an account may come to."""
 
     usd: Decimal
     account: Account
@@ -174,8 +178,8 @@ class BudgetLimit:
     """What is limited, as in `chain assistant, per day`."""
 
     def shortfall(self, spender: Spender, estimate: Decimal | None) -> BudgetShortfall | None:
-        """What keeps an attempt from being paid, if anything does. Where nobody knows what it may cost, it goes while
-        anything is left; what costs nothing always goes. Called with the purse's lock held."""
+        """Why an attempt cannot be afforded; None if it can. If nobody knows what it may cost, it can while anything is
+        left; what costs nothing always can. Called with the account's lock held."""
         total = self.account.of(spender).total
         if estimate == 0 or (total < self.usd if estimate is None else total + estimate <= self.usd):
             return None
@@ -206,13 +210,13 @@ class BudgetShortfall:
 
 
 class Reservation:
-    """Money set aside for an attempt."""
+    """Money reserved for an attempt."""
 
     def __init__(self, amount: Decimal = _NOTHING, parts: Sequence[tuple[Account, Balance]] = ()) -> None:
         self._amount, self._parts = amount, parts
 
     def settle(self, cost: Decimal | None) -> None:
-        """Book what the attempt cost instead; None if nobody knows. Only the first time counts."""
+        """Replace the reservation by what the attempt cost; None if nobody knows. Only the first time counts."""
         parts, self._parts = self._parts, ()
         exact = None if cost is None else cost.quantize(FINEST)
         for account, balance in parts:
@@ -220,17 +224,17 @@ class Reservation:
 
 
 def reserve(limits: Sequence[BudgetLimit], spender: Spender, estimate: Decimal | None) -> Reservation | BudgetShortfall:
-    """Set an attempt's cost aside in every purse, or in none and say which has too little."""
+    """Reserve an attempt's cost in every account; if one has too little, in none, and say which."""
     amount = _NOTHING if estimate is None else estimate.quantize(FINEST, ROUND_UP)
     with ExitStack() as locks:
-        # In an order of their own, so that two calls that share some purses never wait for each other.
-        for account in sorted({budget_limit.account for budget_limit in limits}, key=id):
+        # Always in the same order, so that two calls that share some accounts never wait for each other.
+        for account in sorted({limit.account for limit in limits}, key=id):
             locks.enter_context(account.lock)
-        for budget_limit in limits:
-            shortfall = budget_limit.shortfall(spender, None if estimate is None else amount)
+        for limit in limits:
+            shortfall = limit.shortfall(spender, None if estimate is None else amount)
             if shortfall is not None:
                 return shortfall
-        parts = [(budget_limit.account, budget_limit.account.of(spender)) for budget_limit in limits]
+        parts = [(limit.account, limit.account.of(spender)) for limit in limits]
         for _, balance in parts:
             balance.reserved += amount
         return Reservation(amount, parts)
@@ -238,11 +242,11 @@ def reserve(limits: Sequence[BudgetLimit], spender: Spender, estimate: Decimal |
 
 _FIRST_GUESS_TOKENS = 256
 _FIRST_GUESS_S = 10.0
-"""What a reply is taken for as long as its deployment has given none: so many tokens, so many seconds of a GPU."""
+"""What a reply is estimated at before its deployment has given one: tokens, and seconds of a GPU."""
 
 
 class ChainBudgets:
-    """The purses of a model's chains. What was spent outlives a reload; how much may be, the chain's plan says."""
+    """The accounts of a model's chains. What was spent outlives a reload; how much may be, the chain's plan says."""
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
@@ -264,22 +268,23 @@ class ChainBudgets:
         assert chain.budget is not None
         per, file = chain.budget.per, chain.budget.file if window == "day" else None
         with self._lock:
-            known = self._accounts.get((chain.name, window, per, file))
-            if known is None:
-                spent = DailySpendFile(Path(file).expanduser().absolute(), f"chain {chain.name}") if file else None
-                known = self._accounts[chain.name, window, per, file] = Account(window, per, self._wall, spent)
-            return known
+            account = self._accounts.get((chain.name, window, per, file))
+            if account is None:
+                spend_file = DailySpendFile(Path(file).expanduser().absolute(), f"chain {chain.name}") if file else None
+                account = Account(window, per, self._wall, spend_file)
+                self._accounts[chain.name, window, per, file] = account
+            return account
 
 
-def estimate(
-    prices: Prices, target: Target, request: Mapping[str, Any], tokens: int, known: DeploymentHealth
+def estimate_cost(
+    prices: Prices, target: Target, request: Mapping[str, Any], tokens: int, health: DeploymentHealth
 ) -> Decimal:
-    """What an attempt may cost, in US dollars: its prompt, and the longest reply it asks for, else a usual one."""
-    likely = known.mean_output_tokens
+    """What an attempt may cost, in US dollars: a prompt of so many tokens, and the longest reply the request allows,
+    else the mean of the deployment's last ones."""
+    mean_tokens, seconds = health.mean_output_tokens, health.mean_seconds
     output = _longest_reply({**target.parameters, **request})
     if output is None:
-        output = _FIRST_GUESS_TOKENS if likely is None else round(likely)
-    seconds = known.mean_seconds
+        output = _FIRST_GUESS_TOKENS if mean_tokens is None else round(mean_tokens)
     return prices.cost(Usage(tokens, output), _FIRST_GUESS_S if seconds is None else seconds)
 
 
@@ -289,7 +294,7 @@ def _longest_reply(parameters: Mapping[str, Any]) -> int | None:
     return min(most) * int(parameters.get("n") or 1) if most else None
 
 
-def unpriced(plan: Plan, catalogue: Catalogue) -> Iterator[Problem]:
+def find_unpriced(plan: Plan, catalogue: Catalogue) -> Iterator[Problem]:
     """A mistake for each deployment of a chain with a budget of which nobody knows the price."""
     budgeted = [chain for chain in plan.chains.values() if chain.budget and chain.budget.limits]
     for name, target in plan.targets.items():

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from llm_fallback.engine.attempt import AttemptExecution, AttemptRequest
-from llm_fallback.engine.budget import BudgetShortfall, Reservation, estimate, reserve
+from llm_fallback.engine.budget import BudgetShortfall, Reservation, estimate_cost, reserve
 from llm_fallback.engine.continuation import OverlapTrimmer, can_continue, continuation_request
 from llm_fallback.engine.engine import (
     Answered,
@@ -173,7 +173,7 @@ class CallExecution:
         return AttemptExecution(self.engine, step.member, request, settlement)
 
     def _sync_budgets(self) -> None:
-        """Before any lock is taken, because an account may have to look into a file."""
+        """Before any lock is taken, because an account may have to read a file."""
         for limit in self._limits:
             limit.account.sync()
 
@@ -184,7 +184,7 @@ class CallExecution:
         target, health = member.target, self.engine.health[member.name]
         prices = self.engine.prices(target)
         tokens = self.call.tokens + estimate_tokens(len(self._delivered.text))
-        usd = None if prices is None else estimate(prices, target, request.body, tokens, health)
+        usd = None if prices is None else estimate_cost(prices, target, request.body, tokens, health)
         reservation = reserve(self._limits, self.call.spender, usd)
         if isinstance(reservation, BudgetShortfall):
             self.policy.over_budget(member)

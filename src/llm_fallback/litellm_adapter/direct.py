@@ -23,7 +23,7 @@ from llm_fallback.litellm_adapter.request import DeploymentRequest, guarded
 from llm_fallback.litellm_adapter.translation import HTTPRequest
 from llm_fallback.litellm_adapter.wire_tap import WireTap
 
-_FAREWELL_S = 0.05
+_DRAIN_TIMEOUT_S = 0.05
 """How long the end of a connection's reply is waited for after the server said [DONE], so that it can be used again."""
 
 
@@ -36,9 +36,9 @@ class DirectExchange:
         self._clients, self._clean, self._wanted, self._request = clients, clean, wanted, translated
         self._wire = WireTap(streamed=wanted.streamed)
         self._redirects = Redirects()
-        self._pieces: deque[Chunk] = deque()
-        self._frames = SSEParser(self._wire, self._take)
-        self._chunks = ChunkReader(finish_of)
+        self._ready: deque[Chunk] = deque()
+        self._parser = SSEParser(self._wire, self._take)
+        self._reader = ChunkReader(finish_of)
         self._reads: AsyncIterator[bytes] | None = None
         self._over = False
 
@@ -47,24 +47,24 @@ class DirectExchange:
         return self._wanted.dropped_params
 
     async def reply(self) -> Reply | Fault:
-        answer: Reply | Fault = await guarded(self._whole, self._fault)
-        return answer
+        reply: Reply | Fault = await guarded(self._whole, self._fault)
+        return reply
 
     async def next(self) -> Chunk | StreamEnd | Fault:
-        while not self._pieces:
+        while not self._ready:
             if self._over:
                 return self._end()
-            heard = await guarded(self._listen, self._fault)
-            if isinstance(heard, Fault):
-                return as_stream_fault(heard, content_came=self._chunks.content_came)
-        return self._pieces.popleft()
+            fault = await guarded(self._listen, self._fault)
+            if isinstance(fault, Fault):
+                return as_stream_fault(fault, content_came=self._reader.content_came)
+        return self._ready.popleft()
 
-    def with_text(self, piece: Chunk, text: str) -> Chunk:
-        return self._chunks.with_text(piece, text)
+    def with_text(self, chunk: Chunk, text: str) -> Chunk:
+        return self._reader.with_text(chunk, text)
 
     async def close(self) -> None:
         if self._wire.response is not None:
-            with suppress(Exception):  # The answer is not wanted any more, nor is its farewell.
+            with suppress(Exception):  # The answer is not wanted any more, nor is how that fails.
                 await self._wire.response.aclose()
 
     # Sending.
@@ -111,30 +111,30 @@ class DirectExchange:
             self._reads = response.aiter_bytes()
         data = await anext(self._reads, None)
         if data is None:
-            self._frames.end()
-        if data is None or len(self._frames.feed(data)) < len(data) or self._wire.saw_done:
+            self._parser.end()
+        if data is None or len(self._parser.feed(data)) < len(data) or self._wire.saw_done:
             self._over = True
-            await self._take_leave(self._reads)
+            await self._drain(self._reads)
         return None
 
     def _take(self, frame: dict[str, Any]) -> None:
-        piece = self._chunks.piece(frame)
-        if piece is not None:
-            self._pieces.append(piece)
+        chunk = self._reader.piece(frame)
+        if chunk is not None:
+            self._ready.append(chunk)
 
-    async def _take_leave(self, reads: AsyncIterator[bytes]) -> None:
+    async def _drain(self, reads: AsyncIterator[bytes]) -> None:
         # A connection whose reply was not read to its end cannot be used again; how that fails concerns nobody.
         with suppress(Exception):
-            async with asyncio.timeout(_FAREWELL_S if self._wire.saw_done else 0):
+            async with asyncio.timeout(_DRAIN_TIMEOUT_S if self._wire.saw_done else 0):
                 async for _ in reads:
                     pass
         await self.close()
 
     def _end(self) -> Chunk | StreamEnd | Fault:
-        usage = None if self._wire.fault_seen else self._chunks.usage(self._wire.usage)
+        usage = None if self._wire.fault_seen else self._reader.usage(self._wire.usage)
         if usage is not None:
             return usage
-        end = self._wire.end(content_came=self._chunks.content_came)
+        end = self._wire.end(content_came=self._reader.content_came)
         return self._clean(end) if isinstance(end, Fault) else StreamEnd(finish_of(end.finish))
 
     def _fault(self, error: Exception) -> Fault:

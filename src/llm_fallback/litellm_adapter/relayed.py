@@ -55,22 +55,22 @@ class LiteLLMExchange:
                 return self._broken(chunk)
             if chunk is None:
                 return self._end()
-            piece = self._piece(chunk)
-            if piece is not None:
-                self._content_came = self._content_came or piece.has_content
-                return piece
+            converted = self._converted(chunk)
+            if converted is not None:
+                self._content_came = self._content_came or converted.has_content
+                return converted
 
-    def with_text(self, piece: Chunk, text: str) -> Chunk:
-        raw = piece.raw.model_copy(deep=True)
+    def with_text(self, converted: Chunk, text: str) -> Chunk:
+        raw = converted.raw.model_copy(deep=True)
         delta = raw.choices[0].delta
         delta.content = text
         if getattr(delta, "reasoning_content", None):
             del delta.reasoning_content
-        return piece._replace(raw=raw, text=text, reasoning="")
+        return converted._replace(raw=raw, text=text, reasoning="")
 
     async def close(self) -> None:
         response, stream, self._stream = self._wire.response, self._stream, None
-        with suppress(Exception):  # The answer is not wanted any more, nor is its farewell.
+        with suppress(Exception):  # The answer is not wanted any more, nor is how that fails.
             if response is not None:
                 await response.aclose()
             if stream is not None:
@@ -105,7 +105,7 @@ class LiteLLMExchange:
 
     # Reading.
 
-    def _piece(self, chunk: Any) -> Chunk | None:
+    def _converted(self, chunk: Any) -> Chunk | None:
         """A chunk of litellm's as a piece; None for a finish or a count that litellm invented."""
         usage = usage_of(getattr(chunk, "usage", None))
         if usage is not None and self._wire.is_readable and self._wire.usage is None:

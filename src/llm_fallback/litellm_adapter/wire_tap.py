@@ -1,8 +1,8 @@
 """What the server itself sent, read off the wire.
 
 litellm turns a stream that was cut short into one that says "stop", and skips frames it cannot parse. Whoever wants
-to know whether a reply is whole has to look at what came: a `Wire` is one response as it came. Where litellm reads
-the response, the wire listens by httpx's public event hooks; it knows nothing of litellm.
+to know whether a reply is whole has to read what came: a `WireTap` is one response as it came. Where litellm reads the
+response, the tap listens by httpx's public event hooks; it knows nothing of litellm.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """OpenAI's chat protocol, read: what the bytes of a response say, whoever carried them.
 
-No I/O and nothing of any library: the seam reads a real server with it, the fakes their scripts, so that both come to
-the same words.
+No I/O and nothing of any library: the adapter reads a real server with it, the fakes their scripts, so that both come
+to the same words.
 """
 
 from __future__ import annotations
