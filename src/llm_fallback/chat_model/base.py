@@ -40,6 +40,7 @@ from llm_fallback.spec import Spec
 from llm_fallback.spec.overrides import chain_called, configure, read, refuse_misplaced
 
 _caller: ContextVar[CallContext | None] = ContextVar("llm_fallback_caller", default=None)
+"""Who makes the call that is being started in this context."""
 
 _PROFILE = LazyField("profile", lambda model: chain_profile(model._plan(), model.runtime.engine.catalogue.profile))
 
@@ -170,7 +171,9 @@ class ChainChatModel(BaseChatModel):
         strictly = self.model_copy(update={"structured": form})
         return super(ChainChatModel, strictly).with_structured_output(schema, include_raw=include_raw, **asked)
 
-    # LangChain's entries, overridden only to learn the run and the chain a config names.
+    # LangChain's entries, overridden only to learn the run and the chain that a config names. BaseChatModel hands no
+    # run manager to `_generate` and `_stream` of ChatLiteLLM's that would reach `completion_with_retry`, so who calls
+    # stands in `_caller` around the first step; `_stream` and `_astream` set it again for callers that come by them.
 
     def invoke(
         self,
@@ -178,8 +181,8 @@ class ChainChatModel(BaseChatModel):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> AIMessage:
-        config, kwargs = self._entered(config, kwargs)
-        with _calling(self._caller_of(config)):
+        config, kwargs = self._prepare_call(config, kwargs)
+        with _calling_as(self._caller_from_config(config)):
             return super().invoke(input, config, **kwargs)
 
     async def ainvoke(
@@ -188,8 +191,8 @@ class ChainChatModel(BaseChatModel):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> AIMessage:
-        config, kwargs = self._entered(config, kwargs)
-        with _calling(self._caller_of(config)):
+        config, kwargs = self._prepare_call(config, kwargs)
+        with _calling_as(self._caller_from_config(config)):
             return await super().ainvoke(input, config, **kwargs)
 
     def stream(
@@ -198,9 +201,9 @@ class ChainChatModel(BaseChatModel):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
-        config, kwargs = self._entered(config, kwargs)
+        config, kwargs = self._prepare_call(config, kwargs)
         chunks = super().stream(input, config, **kwargs)
-        with _calling(self._caller_of(config)):
+        with _calling_as(self._caller_from_config(config)):
             first = next(chunks, None)
         if first is not None:
             yield first
@@ -212,18 +215,20 @@ class ChainChatModel(BaseChatModel):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
-        config, kwargs = self._entered(config, kwargs)
+        config, kwargs = self._prepare_call(config, kwargs)
         answer = cast("AsyncGenerator[AIMessageChunk, None]", super().astream(input, config, **kwargs))
         async with aclosing(answer) as chunks:
-            with _calling(self._caller_of(config)):
+            with _calling_as(self._caller_from_config(config)):
                 first = await anext(chunks, None)
             if first is not None:
                 yield first
                 async for chunk in chunks:
                     yield chunk
 
-    def _entered(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> tuple[RunnableConfig, dict[str, Any]]:
-        """The config with a run id of its own, and the call's words with its chain under LangChain's name for it."""
+    def _prepare_call(
+        self, config: RunnableConfig | None, kwargs: dict[str, Any]
+    ) -> tuple[RunnableConfig, dict[str, Any]]:
+        """The config with a run id, and the call's keywords with the chain it asks for as `model`, LangChain's word."""
         config = ensure_config(config)
         if config.get("run_id") is None:
             config["run_id"] = uuid4()
@@ -235,7 +240,7 @@ class ChainChatModel(BaseChatModel):
             kwargs.setdefault("ls_structured_output_format", self.structured.trace_format)
         return config, kwargs
 
-    def _caller_of(self, config: RunnableConfig) -> CallContext:
+    def _caller_from_config(self, config: RunnableConfig) -> CallContext:
         tags = [*(config.get("tags") or ()), *(self.tags or ())]
         metadata = {**(config.get("metadata") or {}), **(self.metadata or {})}
         # Nothing here may hold the model: a kept-alive connection keeps the context it was opened in, and with it
@@ -253,7 +258,7 @@ class ChainChatModel(BaseChatModel):
     # Requests and what comes back.
 
     def _merged(self, own: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
-        """The words of a call over the model's own, with the chain asked for under LangChain's name for it."""
+        """A call's parameters over the model's, with the chain it asks for as `model`, LangChain's word."""
         refuse_misplaced(words)
         chosen = words.get("chain") or words.get("model") or self.chain
         return {**own, **words, "model": self._chain_called(chosen)}
@@ -299,7 +304,7 @@ class ChainChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         chunks = super()._stream(messages, stop, None, **kwargs)
-        with _calling(self._caller(run_manager)):
+        with _calling_as(self._caller(run_manager)):
             chunk = next(chunks, None)
         while chunk is not None:
             self._finish_chunk(chunk)
@@ -318,7 +323,7 @@ class ChainChatModel(BaseChatModel):
         caller = self._caller(run_manager)
         chunks = cast("AsyncGenerator[ChatGenerationChunk, None]", super()._astream(messages, stop, None, **kwargs))
         try:
-            with _calling(caller):
+            with _calling_as(caller):
                 chunk = await anext(chunks, None)
             while chunk is not None:
                 self._finish_chunk(chunk)
@@ -333,7 +338,7 @@ class ChainChatModel(BaseChatModel):
                 await caller.answer.aclose()
 
     def _finish_chunk(self, chunk: ChatGenerationChunk) -> None:
-        """Take every other name off a chunk; put the facts, and the true name, on the last one."""
+        """Take ChatLiteLLM's names off a chunk; put the metadata, and the served model's name, on the last one."""
         metadata = chunk.message.response_metadata
         for name in ("model_name", "model_id", "response_cost"):
             metadata.pop(name, None)
@@ -344,7 +349,7 @@ class ChainChatModel(BaseChatModel):
             chunk.message.chunk_position = "last"
 
     def _finish_result(self, result: ChatResult, answer: Answered) -> ChatResult:
-        """Put the facts, and the true name, on a whole reply."""
+        """Put the metadata, and the served model's name, on a whole reply."""
         for generation in result.generations:
             attach_metadata(generation.message, answer)
         return result
@@ -358,7 +363,7 @@ class ChainChatModel(BaseChatModel):
         return {"chain": self.chain, "deployments": self._plan().models}
 
 
-def fields_of(spec: Any, runtime: ModelRuntime | None, settings: Mapping[str, Any], means: Adapter) -> dict[str, Any]:
+def fields_of(spec: Any, runtime: ModelRuntime | None, settings: Mapping[str, Any], adapter: Adapter) -> dict[str, Any]:
     """The fields of a model over a chain, from what its constructor was given.
 
     LangChain rebuilds models by their constructor from fields they have already (`configurable_fields`); those keep
@@ -366,7 +371,7 @@ def fields_of(spec: Any, runtime: ModelRuntime | None, settings: Mapping[str, An
     """
     if runtime is None or runtime.source_spec is not spec:
         configured = configure(spec, settings)
-        spec, runtime = configured.spec, ModelRuntime(configured.spec, means)
+        spec, runtime = configured.spec, ModelRuntime(configured.spec, adapter)
         settings = {**configured.fields, "chain": configured.chain}
     name = settings.get("chain") or runtime.plan.default_chain
     return {**settings, "spec": spec, "runtime": runtime, "chain": name, "model": name}
@@ -381,8 +386,8 @@ def _chain_in(plan: Plan, name: str) -> ChainPlan:
 
 
 @contextmanager
-def _calling(caller: CallContext) -> Iterator[None]:
-    """Known to the engine as the caller of what starts within. Around a first step only: a generator would leak it."""
+def _calling_as(caller: CallContext) -> Iterator[None]:
+    """Name who makes the call that is started inside. Around a first step only: a generator would leak it."""
     token = _caller.set(caller)
     try:
         yield

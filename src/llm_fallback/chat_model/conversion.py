@@ -16,6 +16,7 @@ from llm_fallback.chat_model.structured import OutputFormat
 from llm_fallback.engine.budget import Spender
 from llm_fallback.engine.engine import Answered, Call, Failed, OverBudget, StreamBrokeOff
 from llm_fallback.engine.execution import CallExecution
+from llm_fallback.engine.tokens import estimate_tokens
 from llm_fallback.engine.transport import PartialReply, ToolCallPart
 from llm_fallback.errors import BudgetExceeded, StreamCut, StreamStalled, exhausted
 from llm_fallback.plan.plan import ChainPlan, Feature
@@ -55,7 +56,7 @@ def _limited(chain: ChainPlan, timeout: Any, max_retries: Any) -> ChainPlan:
 
 
 def _validator(chain: ChainPlan, output_format: OutputFormat | None) -> Callable[[PartialReply], Any] | None:
-    """Who says whether a whole reply will do: the asked form first, then the chain's `accept`."""
+    """What says whether a whole reply will do: first the output format asked for, then the chain's `accept`."""
     accept = chain.accept
     if output_format is None:
         return None if accept is None else lambda partial: accept(to_message(partial))
@@ -88,11 +89,11 @@ def _has_image(message: Mapping[str, Any]) -> bool:
 
 
 def _prompt_tokens(request: Mapping[str, Any]) -> int:
-    """About how many tokens the prompt has, at four characters each: for limits and estimates, not for bills."""
+    """About how many tokens the prompt has."""
     messages = sum(_characters(message.get("content")) for message in request["messages"])
     calls = sum(len(str(message["tool_calls"])) for message in request["messages"] if message.get("tool_calls"))
     tools = len(str(request["tools"])) if request.get("tools") else 0
-    return (messages + calls + tools) // 4
+    return estimate_tokens(messages + calls + tools)
 
 
 def _characters(content: Any) -> int:
