@@ -368,6 +368,34 @@ def test_in_a_total_outage_a_call_makes_one_request_and_its_repeats():
     assert went.times == [0, 1, 3]
 
 
+def test_in_a_total_outage_calls_go_round():
+    """Whoever has recovered is found within as many calls as there are deployments."""
+    plan = three(retries=0)
+    health = health_of(plan)
+    for at, name in enumerate("abc"):
+        open_breaker(health, name, at=at)
+    asked = []
+    for now in (5.0, 6.0, 7.0, 8.0):
+        (name,) = journey(plan, dict.fromkeys("abc", "connection"), health=health, now=now).asked
+        asked.append(name)
+    assert asked == ["a", "b", "c", "a"]
+
+
+def test_repeats_go_round():
+    """Another request to the one that just failed is the least likely to fare better."""
+    went = journey(chain(member("a"), member("b"), retries=4), {"a": "connection", "b": "connection"})
+    assert went.asked == ["a", "b", "a", "b", "a", "b"]
+
+
+def test_in_a_total_outage_those_that_only_a_person_mends_come_last():
+    """A wrong key is no more right because everybody else is down."""
+    plan = chain(member("a"), member("b"), retries=0)
+    health = health_of(plan)
+    open_breaker(health, "a", "auth", at=0.0)
+    open_breaker(health, "b", at=5.0)
+    assert journey(plan, {"b": OK}, health=health, now=6.0).asked == ["b"]
+
+
 def test_one_that_named_its_time_is_waited_for_when_every_deployment_is_open():
     """Inside total_s: it said itself that it will answer then."""
     plan = chain(member("a"), member("b"), total_s=60)
@@ -736,11 +764,20 @@ class Observer:
             assert not block.return_known, "a named time was ignored"
             assert not free, "an open breaker was tried while a closed one was untried"
             assert {self.block(other).reason for other in self.candidates()} <= {"breaker_open"}
+            if name not in self.asked:
+                self.check_goes_round(block)
         if name in self.asked:
             assert step.repeat or (step.warmup_retry and step.member.target.cold_start)
             assert not free, "somebody was asked twice before everybody was tried"
         assert self.now < self.deadline
         assert name not in self.lacking
+
+    def check_goes_round(self, block):
+        """Of all that could be asked in spite of their breakers, it is the one asked longest ago; of those that only a
+        person mends, one is asked only where there are no others."""
+        others = [other for name in self.candidates() if not (other := self.block(name)).return_known]
+        hopeful = [other for other in others if not other.needs_a_person]
+        assert block.asked_at == min(other.asked_at for other in hopeful or others)
 
     def check_wait(self, step):
         self.passed_over |= {who.name for who in self.untried(self.route)}

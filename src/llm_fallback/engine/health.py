@@ -36,6 +36,13 @@ class Unavailable:
     failure: Failure = "rate_limited"
     """What the call has failed by, should nothing else be left."""
     warming_up: bool = False
+    asked_at: float = -math.inf
+    """When it was last asked; never, if minus infinity."""
+
+    @property
+    def needs_a_person(self) -> bool:
+        """Whether it is open by a wrong key, an empty account or a wrong model, which no waiting mends."""
+        return self.reason == "breaker_open" and FAILURES[self.failure].breaker == "opens"
 
 
 class DeploymentHealth:
@@ -45,6 +52,7 @@ class DeploymentHealth:
         self.breaker = breaker
         self.limits = limits
         self.in_flight = 0
+        self._asked_at = -math.inf
         self.hedges_sent = self.hedges_won = self.stitched = 0
         self._rate = RateWindow()
         self._first_tokens: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
@@ -59,7 +67,7 @@ class DeploymentHealth:
             warming_up = self.breaker.is_warming_up(now)
             # Once the time it named has come and a probe is in flight, it has named none.
             named = self.breaker.retry_after_given and self.breaker.state(now) == "open"
-            return Unavailable("breaker_open", reopens, warming_up or named, failure, warming_up)
+            return Unavailable("breaker_open", reopens, warming_up or named, failure, warming_up, self._asked_at)
         free = self._free_at(now, tokens)
         return None if free is None else Unavailable("limit", free)
 
@@ -73,6 +81,7 @@ class DeploymentHealth:
     def begin(self, now: float, tokens: int = 0) -> Permit:
         """Count a request that is about to be sent."""
         self.in_flight += 1
+        self._asked_at = now
         if self.limits is not None:
             self._rate.add(now, tokens)
         return self.breaker.acquire(now)

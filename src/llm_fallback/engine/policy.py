@@ -5,8 +5,9 @@ told the time and what came of each attempt, and answers with the next step, so 
 thousands of random histories in the tests all run the same code.
 
 Its promises: every deployment is asked at most once before anything is repeated; nothing waits while another can be
-asked; repeats are at most `retries.max`; an open breaker is not tried while a closed one is untried; a deployment that
-warms up is waited for, and retried no more often than `warmup_retries_within` says; it always ends.
+asked; repeats are at most `retries.max`, and go round; an open breaker is not tried while a closed one is untried, and
+when all are open the one asked longest ago is; a deployment that warms up is waited for, and retried no more often than
+`warmup_retries_within` says; it always ends.
 """
 
 from __future__ import annotations
@@ -213,6 +214,8 @@ class FallbackPolicy:
 
     def _try(self, member: Member, *, repeat: bool = False, warmup_retry: bool = False) -> Try:
         self._passed.pop(member.name, None)
+        # At the end, so that repeats go round.
+        self._asked_here.pop(member.name, None)
         self._asked[member.name] = self._asked_here[member.name] = member
         self.repeats += repeat
         if warmup_retry:
@@ -272,29 +275,34 @@ class FallbackPolicy:
             return
         waiting = [(member, self._unavailable(member.name, now)) for member in self._passed_over()]
         asked = [(member, self._unavailable(member.name, now)) for member in self._asked_here.values()]
-        first_to_reopen = self._first_to_reopen([blocked for _, blocked in (*waiting, *asked)])
+        next_in_outage = self._next_in_outage([blocked for _, blocked in (*waiting, *asked)])
         for member, blocked in waiting:
-            yield self._first_request(member, blocked, first_to_reopen, now)
+            yield self._first_request(member, blocked, next_in_outage, now)
         may_repeat = not self._in_side_route and self._has_repeats(now)
         for member, blocked in asked:
             if self._may_retry_warm_up(member, blocked):
                 yield _Candidate(blocked.until if blocked else now, member, repeat=False, warmup_retry=True)
             elif may_repeat and self._is_worth_repeating(member):
-                yield self._repeat(member, blocked, first_to_reopen, now)
+                yield self._repeat(member, blocked, next_in_outage, now)
 
-    def _first_to_reopen(self, blocked: list[Unavailable | None]) -> Unavailable | None:
-        """If every breaker is open, the one that reopens first; of those that named their return, only what is inside
-        the deadline counts."""
+    def _next_in_outage(self, blocked: list[Unavailable | None]) -> Unavailable | None:
+        """If every breaker is open, whom to ask in spite of it: the one asked longest ago, so that calls go round and
+        find whoever has recovered. None is asked before the return it named: where there are no others, the first to
+        return inside the deadline is waited for. Those that only a person mends come last."""
         opened = [block for block in blocked if block is not None and block.reason == "breaker_open"]
         if len(opened) < len(blocked):
             return None
-        fitting = [block for block in opened if not block.return_known or block.until < self.deadline]
-        return min(fitting, key=lambda block: block.until, default=None)
+        returning = [block for block in opened if block.return_known and block.until < self.deadline]
+        others = [block for block in opened if not block.return_known]
+        hopeful = [block for block in others if not block.needs_a_person]
+        if returning and not hopeful:
+            return min(returning, key=lambda block: block.until)
+        return min(hopeful or others, key=lambda block: block.asked_at, default=None)
 
     def _first_request(
-        self, member: Member, blocked: Unavailable | None, first_to_reopen: Unavailable | None, now: float
+        self, member: Member, blocked: Unavailable | None, next_in_outage: Unavailable | None, now: float
     ) -> _Candidate:
-        if blocked is None or blocked is not first_to_reopen or blocked.return_known:
+        if blocked is None or blocked is not next_in_outage or blocked.return_known:
             return_known = blocked is None or blocked.reason == "limit" or blocked.return_known
             at = blocked.until if blocked else now
             return _Candidate(at, member, repeat=False, justifies_waiting=return_known)
@@ -306,15 +314,13 @@ class FallbackPolicy:
         return _Candidate(blocked.until, member, repeat=False, justifies_waiting=False)
 
     def _repeat(
-        self, member: Member, blocked: Unavailable | None, first_to_reopen: Unavailable | None, now: float
+        self, member: Member, blocked: Unavailable | None, next_in_outage: Unavailable | None, now: float
     ) -> _Candidate:
-        is_first_to_reopen = blocked is not None and blocked is first_to_reopen and not blocked.return_known
-        free = now if blocked is None or is_first_to_reopen else blocked.until
+        is_next_in_outage = blocked is not None and blocked is next_in_outage and not blocked.return_known
+        free = now if blocked is None or is_next_in_outage else blocked.until
         at = max(free, self._backed_off(now), self._not_before.get(member.name, now))
         is_cooling = (
-            blocked is not None
-            and blocked.reason == "breaker_open"
-            and not (blocked.return_known or is_first_to_reopen)
+            blocked is not None and blocked.reason == "breaker_open" and not (blocked.return_known or is_next_in_outage)
         )
         return _Candidate(at, member, repeat=True, justifies_waiting=not is_cooling)
 
