@@ -15,6 +15,7 @@ from llm_fallback.engine.protocol.faults import (
     failure_of,
     fault_of_response,
     parse_error_body,
+    reset_after_s,
     retry_after_s,
     shortened,
 )
@@ -57,7 +58,12 @@ MORE: dict[str, tuple[int | None, str, tuple[str, ...], Failure]] = {
     "forbidden": (403, "You are not allowed to use this model.", ("PermissionDeniedError",), "auth"),
     "gone": (410, "This model was retired.", (), "not_found"),
     "cloudflare": (520, "", (), "server_error"),
-    "conflict": (409, "conflict", (), "bad_request"),
+    "conflict": (409, "conflict", (), "server_error"),
+    "method_not_allowed": (405, '{"error":{"message":"Method Not Allowed"}}', (), "server_error"),
+    "too_large_in_any_words": (413, "maximum context length is 8 tokens", (), "bad_request"),
+    "refused_in_plain_words": (400, "temperature must be at most 2", (), "bad_request"),
+    "refused_by_a_page": (422, "<html>Unprocessable</html>", (), "server_error"),
+    "refused_without_a_word": (400, " ", (), "server_error"),
     "quota_with_a_time": (
         429,
         '{"error":{"code":"insufficient_quota","message":"try again in 5s"}}',
@@ -173,3 +179,52 @@ def test_messages_are_one_line_of_at_most_500_characters(text, short):
 def test_two_faults_that_say_the_same_are_equal_whatever_caused_them():
     """The upstream exception is for `__cause__`, not for comparisons."""
     assert Fault("auth", "no", 401, cause=ValueError()) == Fault("auth", "no", 401)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"x-ratelimit-reset-tokens": "6m0s"}, 360.0),
+        ({"x-ratelimit-reset-requests": "20ms"}, 0.02),
+        ({"x-ratelimit-reset-requests": "1d2h"}, 93_600.0),
+        ({"x-ratelimit-reset-tokens": "7.66s", "x-ratelimit-reset-requests": "2m59.56s"}, 179.56),
+        (
+            {
+                "x-ratelimit-reset-requests": "9m",
+                "x-ratelimit-remaining-requests": "3",
+                "x-ratelimit-reset-tokens": "4s",
+                "x-ratelimit-remaining-tokens": "0",
+            },
+            4.0,
+        ),
+        ({"x-rate-limit-reset-tokens": "55"}, 55.0),
+        ({"x-ratelimit-reset": str(int(NOW.timestamp()) + 30)}, 30.0),
+        ({"X-RateLimit-Reset": str((int(NOW.timestamp()) + 30) * 1000), "X-RateLimit-Remaining": "0"}, 30.0),
+        ({"anthropic-ratelimit-input-tokens-reset": "2026-11-22T12:00:37Z"}, 37.0),
+        ({"x-ratelimit-reset": str(int(NOW.timestamp()) - 30)}, 0.0),
+        ({"x-ratelimit-reset": "soon"}, None),
+        ({"x-ratelimit-reset": "-3"}, None),
+        ({"x-ratelimit-reset": "nan"}, None),
+        ({"x-ratelimit-limit-tokens": "6m0s"}, None),
+    ],
+)
+def test_a_server_names_when_its_limits_are_reset(headers, seconds):
+    """As a duration, in seconds, or as a moment; of several limits the one that is used up counts."""
+    found = reset_after_s(headers, NOW)
+    assert found == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_only_to_a_refusal_for_a_limit_is_its_reset_a_time_to_wait():
+    """Servers name it with every reply, also with a wrong request; and Retry-After says more."""
+    reset = {"x-ratelimit-reset-tokens": "6m0s"}
+    assert fault_of_response(400, reset, '{"error": {}}').retry_after_s is None
+    assert fault_of_response(429, reset, "{}").retry_after_s == 360
+    assert fault_of_response(429, {**reset, "retry-after": "0"}, "{}").retry_after_s == 0
+
+
+def test_openrouter_hands_on_the_headers_of_whom_it_asked():
+    """In the body, as a moment in milliseconds."""
+    at = int(datetime.now(UTC).timestamp() + 60) * 1000
+    body = {"error": {"code": 429, "message": "Limited", "metadata": {"headers": {"X-RateLimit-Reset": str(at)}}}}
+    assert 50 < fault_of_response(429, {}, json.dumps(body)).retry_after_s <= 60

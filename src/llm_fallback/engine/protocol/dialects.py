@@ -33,19 +33,25 @@ DIALECTS = (
     Dialect(
         "OpenAI, and the many who speak like it",
         codes={
-            "context_window": ("context_length_exceeded", "string_above_max_length"),
+            "context_window": (
+                *("context_length_exceeded", "string_above_max_length", "model_context_window_exceeded"),
+            ),
             "content_policy": ("content_policy_violation", "content_filter"),
             "quota_exhausted": ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active"),
             "auth": ("invalid_api_key",),
             "not_found": ("model_not_found",),
         },
         wordings={
-            "context_window": (r"maximum context length", r"\bcontext window\b"),
+            "context_window": (
+                *(r"maximum context length", r"\bcontext window\b", r"reduce the length of the (?:messages|prompt)"),
+                *(r"input tokens exceed the configured limit", r"context length (?:is )?exceeded"),
+            ),
             "content_policy": (r"rejected as a result of our safety system", r"prompt was (?:flagged|blocked)"),
             "quota_exhausted": (
                 r"exceeded your current quota",
                 r"billing hard limit",
                 r"check your billing details",
+                r"insufficient (?:account )?(?:balance|credits?|funds)",
             ),
             "auth": (r"incorrect api key",),
             "not_found": (r"the model .{1,200} does not exist",),
@@ -92,6 +98,7 @@ DIALECTS = (
         codes={"auth": ("api_key_invalid",)},
         wordings={
             "context_window": (r"input token count.{0,40}exceeds the maximum",),
+            "quota_exhausted": (r"please enable billing",),
             "auth": (r"api key not valid", r"user location is not supported"),
         },
         statuses={"resource_exhausted": 429, "unavailable": 503, "invalid_argument": 400},
@@ -116,9 +123,67 @@ DIALECTS = (
         },
     ),
     Dialect(
+        "Groq, Fireworks and others about an account",
+        codes={"auth": ("organization_restricted",)},
+        wordings={
+            "quota_exhausted": (r"account .{0,80}is suspended", r"reach(?:ed|ing) .{0,40}spending limit"),
+        },
+    ),
+    Dialect(
+        "Alibaba Model Studio (DashScope)",
+        codes={
+            "quota_exhausted": ("arrearage", "allocationquota.freetieronly"),
+            "content_policy": ("data_inspection_failed", "datainspectionfailed"),
+        },
+        wordings={"context_window": (r"range of input length should be",)},
+    ),
+    Dialect(
+        "Z.AI (Zhipu)",
+        codes={
+            "quota_exhausted": ("1113",),
+            "auth": ("1110", "1111", "1112", "1121"),
+            "not_found": ("1211",),
+            "context_window": ("1261",),
+            "content_policy": ("1301",),
+        },
+        wordings={"context_window": (r"tokens in request more than max tokens", r"prompt 超长")},
+    ),
+    Dialect(
+        "Moonshot (Kimi)",
+        codes={"quota_exhausted": ("exceeded_current_quota_error",)},
+        wordings={
+            "context_window": (r"exceeded model token limit", r"input token length too long"),
+            "content_policy": (r"rejected because it was considered high risk",),
+        },
+    ),
+    Dialect(
+        "Baidu Qianfan",
+        codes={"context_window": ("tokens_too_long", "characters_too_long")},
+    ),
+    Dialect(
+        "GitHub Models and Copilot",
+        codes={"context_window": ("model_max_prompt_tokens_exceeded", "tokens_limit_reached")},
+        wordings={
+            "context_window": (r"prompt token count of \d+ exceeds", r"request body too large for .{0,80}max size")
+        },
+    ),
+    Dialect(
+        "IBM watsonx, SiliconFlow, Cohere",
+        wordings={
+            "context_window": (
+                r"number of input tokens \d+ cannot exceed",
+                r"length of prompt_tokens .{0,40}must be less than max_seq_len",
+                r"too many tokens: ",
+            ),
+        },
+    ),
+    Dialect(
         "vLLM, and Ray Serve LLM and OpenLLM over it",
         wordings={
-            "context_window": (r"maximum input length of", r"cannot be greater than max_model_len"),
+            "context_window": (
+                *(r"maximum input length of", r"cannot be greater than max_model_len"),
+                r"longer than the maximum model length",
+            ),
         },
     ),
     Dialect(
@@ -134,7 +199,12 @@ DIALECTS = (
     ),
     Dialect(
         "SGLang",
-        wordings={"context_window": (r"longer than the model's context", r"requested token count exceeds")},
+        wordings={
+            "context_window": (
+                *(r"longer than the model's context", r"requested token count exceeds"),
+                r"exceeds the maximum allowed length",
+            ),
+        },
         statuses={"service_unavailable": 503},
     ),
     Dialect(
@@ -144,6 +214,8 @@ DIALECTS = (
             "context_window": (
                 r"exceeds? the (?:available )?context size",
                 r"loaded with context length of only",
+                r"greater than the context length",
+                r"exceeded (?:max )?context length",
                 r"`max_new_tokens` must be <=",
             ),
             "not_found": (r"server is pinned to",),

@@ -1,7 +1,8 @@
 """A server's error, in any of the shapes servers use, as a `Fault` in the contract's words.
 
-The status decides first, because it means the same with every server; codes and wording decide what it leaves open (a
-400 may be a prompt too long, a refusal, or a plain bad request).
+The status decides first, because it means the same with every server; codes and wording decide what it leaves open: a
+400 may be a prompt too long, a refusal, an account's trouble or a plain bad request. A refusal that says nothing about
+the request, as a gateway's page or a 405, is the server's failure.
 """
 
 from __future__ import annotations
@@ -45,12 +46,15 @@ _BY_STATUS: Mapping[int, Failure] = {
     404: "not_found",
     408: "timeout",
     410: "not_found",
-    413: "context_window",
+    413: "bad_request",
     424: "server_error",
     429: "rate_limited",
     503: "overloaded",
     529: "overloaded",
 }
+
+_ABOUT_THE_REQUEST = (400, 422)
+"""Statuses by which a model's server refuses a request; by a page or nothing, it was not the model's server."""
 
 _ANYTHING: frozenset[Failure] = frozenset(
     {"context_window", "content_policy", "quota_exhausted", "auth", "not_found", "overloaded"}
@@ -75,8 +79,8 @@ def failure_of(
     """
     if status is None:
         return by_code(classes, _ANYTHING) or "connection"
-    known = _BY_STATUS.get(status, "server_error" if status >= 500 or status < 400 else None)
-    open_to = _ANYTHING if guessed or known is None else _LEFT_OPEN.get(status, frozenset())
+    says_nothing = status not in _BY_STATUS and 400 <= status < 500
+    open_to = _ANYTHING if guessed or says_nothing else _LEFT_OPEN.get(status, frozenset())
     code = by_code(error.codes, open_to)
     if code is not None:
         return code
@@ -84,7 +88,9 @@ def failure_of(
         # Google words a limit per minute as others word an empty account; whoever names a time means a limit.
         open_to -= {"quota_exhausted"}
     word = by_wording(f"{error.message}\n{error.text}", open_to) or by_code(classes, open_to)
-    return word or known or "bad_request"
+    if word is None and status in _ABOUT_THE_REQUEST:
+        return "server_error" if error.is_page else "bad_request"
+    return word or _BY_STATUS.get(status, "server_error")
 
 
 def fault_of_response(
@@ -95,14 +101,15 @@ def fault_of_response(
     # Amazon's code stands in a header, at times with an address behind it.
     name = headers.get("x-amzn-errortype", "").partition(":")[0]
     error = replace(error, codes=(*error.codes, name)) if name else error
-    named = retry_after_s(headers)
-    error = error if named is None else replace(error, wait_s=named)
+    # Every reply names when limits are reset; only to one that was refused for a limit is that a time to wait.
+    waits = (retry_after_s(headers), error.wait_s, reset_after_s(headers) if status == 429 else None)
+    error = replace(error, wait_s=next((wait for wait in waits if wait is not None), None))
     return Fault(failure_of(status, error, classes), shortened(error.message), status, error.wait_s)
 
 
 def fault_in_body(data: Any) -> Fault | None:
     """The fault of an error inside of a 200, be it a frame of a stream or a whole body; None if there is none."""
-    if not isinstance(data, dict) or not data.get("error"):
+    if not isinstance(data, dict) or not (data.get("error") or data.get("object") == "error"):
         return None
     error = parse_error(data)
     status = error.status or next((STATUSES[code.lower()] for code in error.codes if code.lower() in STATUSES), 500)
@@ -128,6 +135,45 @@ def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> fl
     return max(0.0, (at - (now or datetime.now(UTC))).total_seconds())
 
 
+_RESET = re.compile(r"x-rate-?limit-reset(?:-(\w+))?|anthropic-ratelimit-([\w-]+)-reset", re.IGNORECASE)
+
+
+def reset_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Seconds until a limit is reset, by the headers of a refused request: `x-ratelimit-reset-tokens: 6m0s` and alike.
+
+    Of several limits the one counts of which nothing remains, or else the last to be reset. Servers write durations
+    as Go does, seconds, or a moment in seconds or milliseconds since 1970 or in RFC 3339.
+    """
+    moment = now or datetime.now(UTC)
+    waits: list[float] = []
+    used_up: list[float] = []
+    for name, text in headers.items():
+        match = _RESET.fullmatch(name)
+        seconds = None if match is None else _seconds_until(text, moment)
+        if match is None or seconds is None:
+            continue
+        waits.append(seconds)
+        remaining = headers.get(name.replace("reset", "remaining").replace("Reset", "Remaining"))
+        if _number(remaining) == 0:
+            used_up.append(seconds)
+    return max(used_up or waits, default=None)
+
+
+def _seconds_until(text: str, now: datetime) -> float | None:
+    number = _number(text)
+    if number is not None:
+        since_1970 = number / 1000 if number > 1e11 else number
+        return max(0.0, since_1970 - now.timestamp()) if since_1970 > 1e9 else number
+    if _DURATIONS.fullmatch(text):
+        return _seconds_in(text)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0.0, (at - now).total_seconds())
+
+
 def _number(text: str | None) -> float | None:
     try:
         number = float(text) if text is not None else None
@@ -146,13 +192,16 @@ _CODED = ("code", "type", "status", "error_type", "reason")
 _NESTED = ("error", "innererror", "metadata", "details", "detail")
 _TELLING = ("flagged_input",)
 """Keys whose presence alone says what happened."""
-_AGAIN = re.compile(
-    r"""\b(?:re)?try\ (?:again\ )?(?:after|in)\ ((?:\d+(?:\.\d+)?\ ?(?:ms|m(?:in\w*)?|s(?:ec\w*)?|h)(?![a-z])\ ?)+)""",
+_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|[dhms])", re.IGNORECASE)
+_DURATIONS = re.compile(r"(?:\d+(?:\.\d+)? ?(?:ms|[dhms]))+", re.IGNORECASE)
+_WAIT = re.compile(
+    r"""\b(?:(?:re)?try\ (?:again\ )?(?:after|in)|wait(?:\ for)?)
+        \ ((?:\d+(?:\.\d+)?\ ?(?:ms|m(?:in\w*)?|s(?:ec\w*)?|h(?:our\w*)?)(?![a-z])\ ?)+)""",
     re.IGNORECASE | re.VERBOSE,
 )
-_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|[msh])", re.I)
+"""Where a text tells to wait, and for how long."""
 _STATUSES = frozenset(map(str, range(400, 600)))
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +217,11 @@ class ErrorBody:
     """A status among the codes."""
     wait_s: float | None = None
     """The seconds it asks to wait, if it names a time."""
+
+    @property
+    def is_page(self) -> bool:
+        """Whether it is empty or a page for a browser: a gateway's word, not the model server's."""
+        return not self.text.strip() or self.text.lstrip().startswith("<")
 
 
 def parse_error_body(body: bytes | str) -> ErrorBody:
@@ -186,8 +240,8 @@ def parse_error(data: Any, text: str | None = None) -> ErrorBody:
     codes = tuple(dict.fromkeys(str(code) for code in _codes(data)))
     message = _message(data) or text
     named = [float(delay) for delay in re.findall(r'"retryDelay": ?"(\d+(?:\.\d+)?)s"', text)]
-    wait_s = max(named, default=None)
-    return ErrorBody(message, codes, text, _status(codes), _wait_in(message) if wait_s is None else wait_s)
+    waits = (max(named, default=None), _wait_in(message), _reset_in(data))
+    return ErrorBody(message, codes, text, _status(codes), next((wait for wait in waits if wait is not None), None))
 
 
 def _codes(data: Any) -> Iterator[Any]:
@@ -214,12 +268,24 @@ def _message(data: Any) -> str | None:
     return None
 
 
+def _reset_in(data: Any) -> float | None:
+    """OpenRouter hands on the headers of the provider behind it."""
+    metadata = data.get("error", {}) if isinstance(data, Mapping) else None
+    metadata = metadata.get("metadata") if isinstance(metadata, Mapping) else None
+    headers = metadata.get("headers") if isinstance(metadata, Mapping) else None
+    if not isinstance(headers, Mapping):
+        return None
+    return reset_after_s({str(name): str(text) for name, text in headers.items()})
+
+
 def _status(codes: tuple[str, ...]) -> int | None:
     return next((int(code) for code in codes if code in _STATUSES), None)
 
 
 def _wait_in(text: str) -> float | None:
-    match = _AGAIN.search(text)
-    if match is None:
-        return None
-    return sum(float(number) * _SECONDS[unit.lower()] for number, unit in _DURATION.findall(match[1]))
+    match = _WAIT.search(text)
+    return None if match is None else _seconds_in(match[1])
+
+
+def _seconds_in(durations: str) -> float:
+    return sum(float(number) * _SECONDS[unit.lower()] for number, unit in _DURATION.findall(durations))

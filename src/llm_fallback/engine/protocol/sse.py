@@ -113,7 +113,7 @@ class SSEParser:
             return False
         if not isinstance(frame, dict):
             return True
-        if "error" in frame:
+        if "error" in frame or frame.get("object") == "error":
             response.fault_seen = fault_in_body(frame)
         if response.fault_seen is not None:
             return False
