@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.examples import FAST
+from tests.thinning import FAST
 
 # How long an example takes says more about who else is on the machine than about the code.
 settings.register_profile("full", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.asking import MODES
 from tests.conformance.facts import assert_alike
 from tests.conformance.scripts import QUICK
-from tests.examples import examples
+from tests.thinning import examples
 
 STEPS = st.sampled_from([*QUICK.values()])
 SCRIPTS = st.lists(STEPS, max_size=3) | STEPS | st.none()

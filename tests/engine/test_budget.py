@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from llm_fallback.engine import budget
 from llm_fallback.engine.budget import Account, BudgetLimit, BudgetShortfall, Reservation, Spender, reserve
-from tests.examples import examples
+from tests.thinning import examples
 
 DAY_S = 86_400.0
 CENT = Decimal("0.01")

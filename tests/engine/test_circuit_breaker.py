@@ -13,8 +13,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from llm_fallback.engine.circuit_breaker import CircuitBreaker, Permit
 from llm_fallback.plan.cold_start import WarmUp
 from llm_fallback.spec import Breaker
-from tests.examples import examples
 from tests.plans import COUNTED, OPENING, WARMING_UP
+from tests.thinning import examples
 
 POLICY = Breaker(failures=3, failure_ratio=0.5, window_s=60, cooldown_s=30)
 

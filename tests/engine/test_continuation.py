@@ -16,8 +16,8 @@ from llm_fallback.engine.transport import Chunk, Fault, PartialReply, Reply, Str
 from llm_fallback.plan.explain import explain
 from llm_fallback.plan.plan import Target
 from tests.engine.test_execution import HANG, MemoryExchange, MemoryTransport, Stage, stage
-from tests.examples import examples
 from tests.plans import chain, member
+from tests.thinning import examples
 
 WORDS = [f"word{number} " for number in range(12)]
 WHOLE = "".join(WORDS)

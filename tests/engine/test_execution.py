@@ -29,8 +29,8 @@ from llm_fallback.plan.explain import explain
 from llm_fallback.plan.plan import ChainPlan, Target
 from llm_fallback.plan.pricing import Prices
 from llm_fallback.spec import Breaker, Hedge, Limits, Timeouts
-from tests.examples import examples
 from tests.plans import DeclaredCatalogue, chain, health_of, member
+from tests.thinning import examples
 
 HANG = "hang"
 BOTH = pytest.mark.parametrize("streamed", [False, True])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llm_fallback.engine.circuit_breaker import CircuitBreaker
 from llm_fallback.engine.health import DeploymentHealth, Health
 from llm_fallback.spec import Breaker, Limits
-from tests.examples import examples
+from tests.thinning import examples
 
 
 def health(*, policy: Breaker | None = None, **limits: int) -> DeploymentHealth:

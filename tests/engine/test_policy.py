@@ -22,8 +22,8 @@ from llm_fallback.plan.explain import explain
 from llm_fallback.plan.plan import ChainPlan, Member, Tiers
 from llm_fallback.plan.resolve import resolve_spec
 from llm_fallback.spec import Breaker, ColdStart, Limits, load_spec
-from tests.examples import examples
 from tests.plans import COUNTED, OPENING, chain, health_of, member
+from tests.thinning import examples
 
 ELSEWHERE_AT_ONCE = sorted((COUNTED | OPENING | {"rate_limited", "rejected"}) - {"stream_broken"})
 OK = "ok"

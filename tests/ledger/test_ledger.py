@@ -25,7 +25,7 @@ from llm_fallback.ledger.ledger import OTHER, Ledger, Snapshot, merge
 from llm_fallback.ledger.quantiles import MOST_BUCKETS, Distribution, reading
 from llm_fallback.ledger.tally import Tokens
 from llm_fallback.testing import fake_chat_model
-from tests.examples import examples
+from tests.thinning import examples
 
 USAGE = Usage(input_tokens=100, output_tokens=40, cached_tokens=30, reasoning_tokens=10)
 

@@ -23,7 +23,7 @@ from llm_fallback.plan.resolve import resolve_spec
 from llm_fallback.simulate import Outcome, Trouble, simulate
 from llm_fallback.simulate.troubles import FAILURES
 from llm_fallback.spec import load_spec
-from tests.examples import examples
+from tests.thinning import examples
 
 NAMES = ("a", "b", "c")
 ROUTE_CHOOSING = ("context_window", "content_policy")
@@ -130,6 +130,7 @@ class TestChance:
         assert one == two
         assert one | {"seed": 8} != other
 
+    @pytest.mark.slow
     def test_the_same_seed_gives_the_same_result_in_every_process(self):
         """Nothing hangs on the order of a set or on the process's own luck: repeats wait at random, too."""
         program = (

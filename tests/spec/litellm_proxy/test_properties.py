@@ -22,8 +22,8 @@ from llm_fallback.spec.litellm_proxy.words import (
 )
 from llm_fallback.spec.litellm_proxy.write import write_config
 from llm_fallback.spec.variables import resolve
-from tests.examples import examples
 from tests.spec.litellm_proxy.specs import carried, specs
+from tests.thinning import examples
 
 scalars = (
     st.none() | st.booleans() | st.integers(-3, 900) | st.sampled_from([0.5, -1.0, "", "60", "a", "os.environ/X", "${"])
