@@ -431,14 +431,14 @@ class TestCollectedStreams:
         """It waits for its own answer, as it wants to; the call has ended then, and is counted as any."""
         model, told = told_of(lambda: None)
 
-        class DeploymentRequest:
+        class Asking:
             def __init__(self):
                 self.itself = self
 
             def __del__(self):
                 model.invoke("go")
 
-        DeploymentRequest()
+        Asking()
         collect(threading.Lock())
         assert told.result(timeout=0)[0].failure is None
 

@@ -572,7 +572,7 @@ with FakeServer({"a": "hi"}) as server:
         with FakeServer({"a": Fail(500), "b": "fine"}) as server:
             model = build_chat_model(server.spec())
 
-            class DeploymentRequest(BaseCallbackHandler):
+            class Asking(BaseCallbackHandler):
                 def on_custom_event(self, name, data, **kwargs):
                     answers.append(model.invoke("and you?", config={"callbacks": []}).content)
 
@@ -581,7 +581,7 @@ with FakeServer({"a": "hi"}) as server:
                     answers.append((await model.ainvoke("and you?", config={"callbacks": []})).content)
 
             answers: list[str] = []
-            model.invoke("x", config={"callbacks": [DeploymentRequest()]})
+            model.invoke("x", config={"callbacks": [Asking()]})
             await model.ainvoke("x", config={"callbacks": [AskingAsync()]})
         assert set(answers) == {"fine"}
 
