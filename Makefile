@@ -7,21 +7,31 @@ SYSTEMS := ray-serve litellm-proxy vllm llama-cpp openllm
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-servers lint docs clean
+.PHONY: help demo test test-all test-servers lint docs clean
 
 help:
 	@echo "make demo   watch a chain answer while its servers fail (no network, no key)"
-	@echo "make test   run all tests"
+	@echo "make test   run the tests a change needs, two to three minutes"
+	@echo "make test-all"
+	@echo "            run every test, five to ten minutes"
 	@echo "make test-servers SYSTEMS=\"ray-serve vllm\""
 	@echo "            run the same chain on real serving systems, by default on all of: $(SYSTEMS)"
 	@echo "make lint   style, types, import contracts"
-	@echo "make docs   write docs/spec.md anew from the JSON Schema"
+	@echo "make docs   write anew what is generated: docs/spec.md, the list of modules in docs/architecture.md"
 
 demo: $(VENV)/.installed
 	@$(BIN)/llm-fallback demo
 
+# Two processes, also where there are more cores: some tests measure time.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist=worksteal
+
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	@echo "This takes two to three minutes on two cores. The rest, such as tests that start whole interpreters: make test-all"
+	@$(PYTEST) -m "not servers and not slow" --hypothesis-profile=fast
+
+test-all: $(VENV)/.installed-test
+	@echo "This takes five to ten minutes on two cores."
+	@$(PYTEST)
 
 test-servers: $(VENV)/.installed-test
 	$(BIN)/python tests/servers/install.py $(SYSTEMS)
@@ -35,6 +45,7 @@ lint: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate_spec.py
+	$(BIN)/python docs/generate_module_list.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""What the engine itself costs, over deployments that answer at once: course, breaker, deadlines, facts, books.
+"""What the engine itself costs, over deployments that answer at once: policy, breaker, deadlines, facts, ledger.
 
     python -m benchmarks.engine [--profile call|chunk]
 

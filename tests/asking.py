@@ -6,6 +6,8 @@ from typing import Any
 
 MODES = ("invoke", "ainvoke", "stream", "astream", "batch", "abatch")
 STREAMED = ("stream", "astream")
+TWO_MODES = ("invoke", "astream")
+"""A plain one and a streamed one, a sync one and an async one: the engine runs the same code in the others."""
 
 
 async def ask(asked: Any, mode: str, prompt: Any = "hi", /, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Plans made by hand, for the parts that read one: course, engine, explain."""
+"""Plans made by hand, for what reads one: policy, engine, explain."""
 
 from __future__ import annotations
 

@@ -199,13 +199,13 @@ class TestWindows:
             models = [ours(server, callbacks=attached), another(server, callbacks=attached)]
 
             def node(model):
-                async def aanswer_question(state):
+                async def aask(state):
                     await model.ainvoke(QUESTION)
 
-                def asked(state):
+                def ask(state):
                     model.invoke(QUESTION)
 
-                return aanswer_question if asynchronous else asked
+                return aask if asynchronous else ask
 
             graph = StateGraph(dict)
             for name, model in zip("123", (models[0], models[1], models[0]), strict=True):

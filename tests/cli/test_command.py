@@ -20,12 +20,21 @@ finally:
 """
 
 
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("llm_fallback.cli", run_name="__main__")
+"""
+"""The command, as in a terminal: a shell has what it starts in the background ignore Ctrl-C, and all that starts."""
+
+
 def in_a_process(*arguments):
     """A Python of its own."""
     command = [sys.executable, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["check", "explain", "simulate", "schema"])
 def test_what_sends_nothing_loads_no_litellm(write, command):
     """They are for editors, hooks and build jobs, and have to be quick."""
@@ -44,11 +53,12 @@ def test_check_loads_no_rich(write):
     assert not loaded & {"rich", "rich.console", *HEAVY}
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_it_quietly(write):
     """Ctrl-C in the middle of a call: exit code 130, and not a word."""
     with FakeServer({"primary": Stall()}) as server:
         write(server.spec())
-        command = [sys.executable, "-m", "llm_fallback.cli", "ask", "hi"]
+        command = [sys.executable, "-c", INTERRUPTIBLE, "ask", "hi"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         server.wait_until(lambda: server.received(), timeout_s=60)
         os.kill(process.pid, signal.SIGINT)

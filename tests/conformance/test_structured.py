@@ -11,9 +11,10 @@ from pydantic import BaseModel
 
 from llm_fallback import ChainExhausted
 from llm_fallback.testing import Reply
-from tests.asking import MODES, STREAMED, ask
+from tests.asking import MODES, STREAMED, TWO_MODES, ask
 from tests.conformance.facts import assert_alike
 from tests.conformance.scripts import CALL
+from tests.thinning import combinations
 
 
 class Answer(BaseModel):
@@ -65,9 +66,15 @@ async def test_bound_tools(twins, choice, mode):
         await assert_alike(bound, mode, "weather in Oslo for 3 days?")
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
-@pytest.mark.parametrize("refusal", NO_ANSWER)
+@pytest.mark.parametrize(
+    ("refusal", "method", "mode"),
+    combinations(
+        NO_ANSWER,
+        ["json_schema", "function_calling", "json_mode"],
+        MODES,
+        fast=lambda refusal, method, mode: mode in TWO_MODES or (refusal, method) == ("prose", "json_schema"),
+    ),
+)
 async def test_structured_output(twins, refusal, method, mode):
     """A reply that does not parse falls back, and with nobody left it is the same error."""
     given = {"number": 7, "names": ["a"]}

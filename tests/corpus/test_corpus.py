@@ -86,6 +86,7 @@ def test_a_server_that_compresses_for_nobody_s_asking_is_understood():
             assert _attempt(model, by, case, way).failure == case.failure
 
 
+@pytest.mark.slow
 def test_it_is_the_same_failure_when_somebody_listens_to_litellm():
     """Requests then go through litellm whole."""
     with heard("relayed"), Stage([VLLM]) as stage, build_chat_model(_spec(VLLM, stage.url)) as model:

@@ -47,7 +47,7 @@ def built(server, calls, window="day", **settings):
     return build_chat_model(budgeted(server, calls, window, **settings), max_tokens=100)
 
 
-def asked(model, config=None):
+def is_allowed(model, config=None):
     """Whether the model was asked, or stopped for its budget."""
     try:
         model.invoke(QUESTION, config)
@@ -56,7 +56,7 @@ def asked(model, config=None):
     return True
 
 
-async def aanswer_question(model, mode="ainvoke", **kwargs):
+async def ais_allowed(model, mode="ainvoke", **kwargs):
     try:
         await ask(model, mode, QUESTION, **kwargs)
     except BudgetExceeded:
@@ -71,8 +71,8 @@ class TestManyAtOnce:
         """The server has seen fifty requests, and not one more comes of asking again."""
         with FakeServer({"a": REPLY}) as server, ThreadPoolExecutor(200) as pool:
             model = built(server, 50)
-            assert sum(pool.map(lambda _: asked(model), range(200))) == 50
-            assert not asked(model)
+            assert sum(pool.map(lambda _: is_allowed(model), range(200))) == 50
+            assert not is_allowed(model)
             assert len(server.received()) == 50
 
     @pytest.mark.parametrize("mode", ["ainvoke", "astream"])
@@ -82,7 +82,7 @@ class TestManyAtOnce:
             model = built(server, 50)
 
             async def all_at_once():
-                return await asyncio.gather(*(aanswer_question(model, mode) for _ in range(200)))
+                return await asyncio.gather(*(ais_allowed(model, mode) for _ in range(200)))
 
             assert sum(asyncio.run(all_at_once())) == 50
             assert len(server.received()) == 50
@@ -104,7 +104,7 @@ class TestManyAtOnce:
         with FakeServer({"a": Reply("hello", usage=(100, 500))}) as server, ThreadPoolExecutor(50) as pool:
             model, ledger = built(server, 50), Ledger()
             model.listeners = [ledger]
-            went = sum(pool.map(lambda _: asked(model), range(200)))
+            went = sum(pool.map(lambda _: is_allowed(model), range(200)))
         assert 0 < went <= 50
         assert float(ledger.snapshot().total.cost_usd) <= 50 * COST + went * 0.004 + 1e-9
 
@@ -176,7 +176,7 @@ class TestEndOfTheMoney:
         with FakeServer({"a": REPLY}) as server:
             model = built(server, 1)
             model.listeners = [ledger]
-            assert [asked(model), await aanswer_question(model), await aanswer_question(model, "astream")] == [
+            assert [is_allowed(model), await ais_allowed(model), await ais_allowed(model, "astream")] == [
                 True,
                 False,
                 False,
@@ -198,7 +198,7 @@ class TestEndOfTheMoney:
         """It is not even asked whether there is money for it."""
         with FakeServer({"a": REPLY}) as server:
             model = build_chat_model(budgeted(server, 1), max_tokens=100, cache=InMemoryCache())
-            assert [asked(model), asked(model)] == [True, True]
+            assert [is_allowed(model), is_allowed(model)] == [True, True]
             assert len(server.received()) == 1
 
 
@@ -288,7 +288,7 @@ class TestRuns:
         """Its budget is not that of the one before."""
         with FakeServer({"a": REPLY}) as server:
             model = built(server, 1, "run")
-            assert [asked(model), asked(model)] == [True, True]
+            assert [is_allowed(model), is_allowed(model)] == [True, True]
 
     def test_the_books_know_the_outermost_run(self):
         """A graph's calls are one run of the ledger, and a call by itself is another."""
@@ -314,8 +314,8 @@ class TestSharing:
                 model.with_chain("default"),
                 model.bind(stop=["x"]),
             ):
-                assert asked(derived)
-            assert not asked(model)
+                assert is_allowed(derived)
+            assert not is_allowed(model)
 
     def test_chains_have_budgets_of_their_own(self):
         """One that has none is not stopped by another's."""
@@ -323,17 +323,17 @@ class TestSharing:
             spec = budgeted(server, 1)
             spec["chains"]["free"] = {"tiers": ["a"]}
             model = build_chat_model({**spec, "default_chain": "default"}, max_tokens=100)
-            assert [asked(model), asked(model), asked(model.with_chain("free"))] == [True, False, True]
+            assert [is_allowed(model), is_allowed(model), is_allowed(model.with_chain("free"))] == [True, False, True]
 
     def test_a_reload_does_not_bring_spent_money_back(self):
         """With the same budget nothing is left; with a larger one what was added is."""
         with FakeServer({"a": REPLY}) as server:
             model = built(server, 2)
-            assert [asked(model), asked(model), asked(model)] == [True, True, False]
+            assert [is_allowed(model), is_allowed(model), is_allowed(model)] == [True, True, False]
             model.reload(budgeted(server, 2))
-            assert not asked(model)
+            assert not is_allowed(model)
             model.reload(budgeted(server, 3))
-            assert [asked(model), asked(model)] == [True, False]
+            assert [is_allowed(model), is_allowed(model)] == [True, False]
 
     def test_a_metadata_key_splits_the_day(self):
         """From the config of the call or around it, or from the model itself."""
@@ -341,9 +341,9 @@ class TestSharing:
             model = built(server, 1, per="tenant")
             acme = {"metadata": {"tenant": "acme"}}
             around = RunnableLambda(lambda q: model.invoke(q))
-            assert [asked(model, acme), asked(model, acme), asked(model)] == [True, False, True]
-            assert not asked(around, acme)
-            assert asked(around, {"metadata": {"tenant": "umbrella"}})
+            assert [is_allowed(model, acme), is_allowed(model, acme), is_allowed(model)] == [True, False, True]
+            assert not is_allowed(around, acme)
+            assert is_allowed(around, {"metadata": {"tenant": "umbrella"}})
             own = build_chat_model(budgeted(server, 1, per="tenant"), max_tokens=100, metadata={"tenant": "x"})
             with pytest.raises(BudgetExceeded, match="per day, tenant x"):
                 [list(own.stream(QUESTION)) for _ in range(2)]
@@ -354,18 +354,18 @@ class TestSharing:
         monkeypatch.setattr(RealClock, "wall", lambda self: now)
         with FakeServer({"a": REPLY}) as server:
             model = built(server, 1)
-            assert [asked(model), asked(model)] == [True, False]
+            assert [is_allowed(model), is_allowed(model)] == [True, False]
             now += 1
-            assert [asked(model), asked(model)] == [True, False]
+            assert [is_allowed(model), is_allowed(model)] == [True, False]
 
     def test_a_file_keeps_the_day_across_restarts(self, tmp_path, monkeypatch):
         """Named by a variable; another model, as after a restart, knows what was spent."""
         monkeypatch.setenv("STATE", str(tmp_path))
         with FakeServer({"a": REPLY}) as server:
             first, spec = built(server, 3, file="${STATE}/day"), budgeted(server, 3, file="${STATE}/day")
-            assert [asked(first), asked(first)] == [True, True]
+            assert [is_allowed(first), is_allowed(first)] == [True, True]
             second = build_chat_model(spec, max_tokens=100)
-            assert [asked(second), asked(second), asked(first)] == [True, False, False]
+            assert [is_allowed(second), is_allowed(second), is_allowed(first)] == [True, False, False]
         assert (tmp_path / "day").exists()
 
 
@@ -396,7 +396,7 @@ class TestPrices:
             wrong = {**self.NOBODYS, "chains": {"default": {"tiers": ["a"], "budget": {"usd_per_day": 1}}}}
             with pytest.raises(SpecError):
                 model.reload(wrong)
-            assert [asked(model), asked(model)] == [True, False]
+            assert [is_allowed(model), is_allowed(model)] == [True, False]
 
     def test_the_prompt_is_counted_with_its_tools_and_not_by_the_bytes_of_a_picture(self):
         """A megabyte of picture is taken for a page of text, 1000 tokens; tools are read as well."""

@@ -31,6 +31,7 @@ def steps() -> dict[str, dict[str, float]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["vllm", "openai-compatible"])
 @pytest.mark.parametrize(("kind", "most"), [("call", 0.15), ("chunk", 0.25)])
 def test_it_costs_a_fraction_of_what_the_router_costs(steps, kind, most, backend):
@@ -39,6 +40,7 @@ def test_it_costs_a_fraction_of_what_the_router_costs(steps, kind, most, backend
     assert steps[f"ours, {backend}"][kind] <= most * steps["ChatLiteLLMRouter"][kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["call", "chunk"])
 def test_it_costs_half_of_langchains_own_fallbacks(steps, kind):
     """Though those have no breaker, no deadline, no facts and no prices."""

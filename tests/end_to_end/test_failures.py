@@ -8,7 +8,8 @@ import pytest
 
 from llm_fallback import ChainExhausted, build_chat_model
 from llm_fallback.testing import Empty, Fail, FakeServer, Garbage, Reply, Stall
-from tests.asking import MODES, STREAMED, ask
+from tests.asking import MODES, STREAMED, TWO_MODES, ask
+from tests.thinning import combinations
 
 QUICK = {"timeouts": {"total_s": 5, "attempt_s": 0.6, "first_token_s": 0.3, "idle_s": 0.3}}
 
@@ -39,8 +40,7 @@ PRIMARY = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", PRIMARY)
+@pytest.mark.parametrize(("case", "mode"), combinations(PRIMARY, MODES, fast=lambda case, mode: mode in TWO_MODES))
 async def test_a_failing_deployment_is_left_at_once_after_one_request(case, mode):
     """Whatever a deployment fails by, it gets one request, the next one answers without a pause, metadata say why."""
     script, failure, status = PRIMARY[case]
@@ -70,8 +70,7 @@ SLOW = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", SLOW)
+@pytest.mark.parametrize(("case", "mode"), combinations(SLOW, MODES, fast=lambda case, mode: mode in TWO_MODES))
 async def test_a_hanging_deployment_is_left_when_its_limit_is_over(case, mode):
     """Neither silence nor keep-alives nor role chunks hold a call longer than first_token_s or attempt_s."""
     script, failures = SLOW[case]

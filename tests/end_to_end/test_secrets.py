@@ -13,7 +13,8 @@ import pytest
 
 from llm_fallback import SpecError, build_chat_model, load_spec
 from llm_fallback.testing import Cut, Fail, FakeServer, Garbage, Stall
-from tests.asking import MODES, ask
+from tests.asking import MODES, TWO_MODES, ask
+from tests.thinning import combinations
 
 CANARY = "sk-canary-7f3a9b2c4d5e6f"
 HEADER_CANARY = "Bearer canary-header-91ac"
@@ -73,8 +74,7 @@ SCRIPTS = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", SCRIPTS)
+@pytest.mark.parametrize(("case", "mode"), combinations(SCRIPTS, MODES, fast=lambda case, mode: mode in TWO_MODES))
 async def test_no_error_that_leaves_the_model_shows_a_key(case, mode, caplog):
     """Neither text, attributes, causes, frames nor log records show it, also when the server echoes it."""
     caplog.set_level(logging.DEBUG, "llm_fallback")

@@ -16,7 +16,8 @@ from llm_fallback import StreamBroken, build_chat_model
 from llm_fallback.chat_model.portal import portal
 from llm_fallback.testing import Cut, Fail, FakeServer, Reply, Stall, fake_chat_model
 from llm_fallback.testing.transport import ScriptedExchange
-from tests.asking import STREAMED, ask, merged
+from tests.asking import STREAMED, TWO_MODES, ask, merged
+from tests.thinning import combinations
 
 WORDS = ["one ", "two ", "three ", "four ", "five"]
 WHOLE = "".join(WORDS)
@@ -51,9 +52,12 @@ def delivered(chunks) -> str:
     return "".join(chunk.text for chunk in chunks)
 
 
-@pytest.mark.parametrize("mode", STREAMED)
-@pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize("after", range(1, len(WORDS) + 1))
+@pytest.mark.parametrize(
+    ("after", "how", "mode"),
+    combinations(
+        range(1, len(WORDS) + 1), HOWS, STREAMED, fast=lambda after, how, mode: after == 1 or mode in TWO_MODES
+    ),
+)
 async def test_continue_goes_on_where_the_text_broke(mode, how, after):
     """Wherever and however a stream ends early, the next deployment goes on and the whole is the whole."""
     rest = "".join(WORDS[after:]) or "."
@@ -88,10 +92,16 @@ async def test_white_space_in_pieces_of_its_own_is_part_of_a_continued_reply(mod
     assert delivered(chunks) == whole
 
 
-@pytest.mark.parametrize("mode", STREAMED)
-@pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize("after", range(1, len(WORDS) + 1))
-@pytest.mark.parametrize("policy", ["raise", "hold"])
+@pytest.mark.parametrize(
+    ("policy", "after", "how", "mode"),
+    combinations(
+        ["raise", "hold"],
+        range(1, len(WORDS) + 1),
+        HOWS,
+        STREAMED,
+        fast=lambda policy, after, how, mode: after == 1 or mode in TWO_MODES,
+    ),
+)
 async def test_raise_and_hold_keep_their_promise_at_every_chunk(mode, how, after, policy):
     """`raise` tells what was delivered, once; `hold` shows only the whole reply of the next."""
     broken = Cut(after_chunks=after, how=how, reply=Reply(WHOLE, chunks=WORDS))
@@ -283,6 +293,7 @@ async def test_when_both_of_a_race_fail_the_next_is_asked():
     }
 
 
+@pytest.mark.slow
 async def test_hedges_stay_a_tenth_of_the_calls():
     """However slow everything is, hedging does not double the load."""
     with FakeServer({"a": Reply("slow", delay_s=0.05), "b": Reply("slow too", delay_s=0.05)}) as server:
@@ -364,6 +375,7 @@ def told_of(listen):
     return fake_chat_model({"a": WHOLE}).model_copy(update={"listeners": (listener,)}), outcome
 
 
+@pytest.mark.slow
 class TestCollectedStreams:
     def test_the_collector_may_come_while_the_lock_is_held_that_closing_needs(self, collect):
         """As in `state()`: the collector waits for nobody, and the stream is closed once the lock is free."""
@@ -419,14 +431,14 @@ class TestCollectedStreams:
         """It waits for its own answer, as it wants to; the call has ended then, and is counted as any."""
         model, told = told_of(lambda: None)
 
-        class DeploymentRequest:
+        class Asking:
             def __init__(self):
                 self.itself = self
 
             def __del__(self):
                 model.invoke("go")
 
-        DeploymentRequest()
+        Asking()
         collect(threading.Lock())
         assert told.result(timeout=0)[0].failure is None
 
@@ -448,6 +460,7 @@ print(next(stream).text)
 """
 
 
+@pytest.mark.slow
 def test_a_script_may_end_with_a_stream_open():
     """The portal stands still by then, and nobody waits for it."""
     ended = subprocess.run([sys.executable, "-c", LEFT_OPEN], timeout=30, capture_output=True, text=True)

@@ -13,6 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from llm_fallback.engine import budget
 from llm_fallback.engine.budget import Account, BudgetLimit, BudgetShortfall, Reservation, Spender, reserve
+from tests.thinning import examples
 
 DAY_S = 86_400.0
 CENT = Decimal("0.01")
@@ -265,11 +266,11 @@ class Books(RuleBasedStateMachine):
 
 
 TestBooks = Books.TestCase
-TestBooks.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestBooks.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)
 
 
 @given(st.lists(st.decimals(0, 1, places=15), max_size=30))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_nothing_is_left_of_what_was_set_aside_however_fine_the_estimates(estimates):
     """Estimates are rounded up to a millionth of a millionth, and given back to the last digit."""
     one = budget_limit("1000")

@@ -14,6 +14,7 @@ from llm_fallback.engine.circuit_breaker import CircuitBreaker, Permit
 from llm_fallback.plan.cold_start import WarmUp
 from llm_fallback.spec import Breaker
 from tests.plans import COUNTED, OPENING, WARMING_UP
+from tests.thinning import examples
 
 POLICY = Breaker(failures=3, failure_ratio=0.5, window_s=60, cooldown_s=30)
 
@@ -396,7 +397,7 @@ class Histories(RuleBasedStateMachine):
 
 
 class TestHistories(Histories.TestCase):
-    settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=examples(120), stateful_step_count=40, deadline=None)
 
 
 class ColdStarts(Histories):
@@ -461,4 +462,4 @@ class ColdStarts(Histories):
 
 
 class TestColdStarts(ColdStarts.TestCase):
-    settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=examples(120), stateful_step_count=40, deadline=None)

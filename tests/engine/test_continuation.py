@@ -17,6 +17,7 @@ from llm_fallback.plan.explain import explain
 from llm_fallback.plan.plan import Target
 from tests.engine.test_execution import HANG, MemoryExchange, MemoryTransport, Stage, stage
 from tests.plans import chain, member
+from tests.thinning import examples
 
 WORDS = [f"word{number} " for number in range(12)]
 WHOLE = "".join(WORDS)
@@ -111,7 +112,7 @@ ONE = st.tuples(st.lists(st.tuples(st.integers(0, 12), HOWS), max_size=3), st.in
 
 
 @given(st.lists(ONE, min_size=1, max_size=4), st.integers(0, 2))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_wherever_deployments_break_nothing_is_lost_or_said_twice(speakers, retries):
     """What is delivered is always the beginning of the one text, and the whole of it when the call is answered."""
     names = [f"d{number}" for number in range(len(speakers))]

@@ -30,6 +30,7 @@ from llm_fallback.plan.plan import ChainPlan, Target
 from llm_fallback.plan.pricing import Prices
 from llm_fallback.spec import Breaker, Hedge, Limits, Timeouts
 from tests.plans import DeclaredCatalogue, chain, health_of, member
+from tests.thinning import examples
 
 HANG = "hang"
 BOTH = pytest.mark.parametrize("streamed", [False, True])
@@ -1132,7 +1133,7 @@ def _check_record(on: Stage, out: Outcome) -> None:
 
 
 @given(scenes(), st.booleans())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_whatever_the_deployments_do_a_call_keeps_its_promises(scene, streamed):
     """Time, requests, nothing twice, nothing incomplete passed off as whole, nothing left behind."""
     plan, scripts = scene
@@ -1146,7 +1147,7 @@ def test_whatever_the_deployments_do_a_call_keeps_its_promises(scene, streamed):
 
 
 @given(scenes(), st.integers(2, 5))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_calls_at_the_same_time_keep_their_promises_too(scene, callers):
     """They share breakers, limits and places; every one ends in its own time, and nothing is left behind."""
     plan, scripts = scene

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llm_fallback.engine.circuit_breaker import CircuitBreaker
 from llm_fallback.engine.health import DeploymentHealth, Health
 from llm_fallback.spec import Breaker, Limits
+from tests.thinning import examples
 
 
 def health(*, policy: Breaker | None = None, **limits: int) -> DeploymentHealth:
@@ -100,7 +101,7 @@ def test_tokens_given_back_late_make_no_room_beyond_the_limit():
         st.tuples(st.integers(1, 20), st.integers(0, 400), st.integers(0, 5), st.floats(0, 1)), min_size=1, max_size=30
     )
 )
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 def test_no_more_tokens_a_minute_are_let_through_than_the_limit(requests):
     """Whichever of the requests of this minute turns out smaller than estimated, and in whichever order."""
     own, now, passed = health(tpm=500), 0, []

@@ -23,6 +23,7 @@ from llm_fallback.plan.plan import ChainPlan, Member, Tiers
 from llm_fallback.plan.resolve import resolve_spec
 from llm_fallback.spec import Breaker, ColdStart, Limits, load_spec
 from tests.plans import COUNTED, OPENING, chain, health_of, member
+from tests.thinning import examples
 
 ELSEWHERE_AT_ONCE = sorted((COUNTED | OPENING | {"rate_limited", "rejected"}) - {"stream_broken"})
 OK = "ok"
@@ -787,7 +788,7 @@ class Observer:
         assert step.until < self.deadline or math.isinf(step.until)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.data(), chains())
 def test_whatever_happens_a_course_keeps_the_promises_of_the_contract(data, plan):
     """Requests, time, order and an end; for any chain, any past of its deployments, and any present."""

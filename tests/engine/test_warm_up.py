@@ -109,7 +109,7 @@ def test_a_server_that_names_its_time_while_it_loads_knows_better(named, until):
 
 
 def test_opening_is_told_once_for_a_start():
-    """Not at each knock: the log would have a warning every five seconds."""
+    """Not at each retry: the log would have a warning every five seconds."""
     breaker = CircuitBreaker(POLICY, WarmUp(10))
     told = [breaker.failed(breaker.acquire(now), now, "overloaded") for now in (0, 0.5, 1.5, 3.5, 7.5, 12.5)]
     assert told == [True, False, False, False, False, True]

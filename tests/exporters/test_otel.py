@@ -25,6 +25,7 @@ from llm_fallback.exporters.names import provider_and_model
 from llm_fallback.exporters.otel import OTelExporter
 from llm_fallback.testing import Cut, Fail, FakeServer, Reply, Stall
 from tests.asking import MODES, STREAMED, ask
+from tests.exporters.priced import KEY_CANARY, PROMPT_CANARY, REPLY_CANARY, TAG_CANARY, priced_model
 
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 CALL_SECONDS = (*SECONDS, 163.84, 327.68)
@@ -54,13 +55,6 @@ METRICS = {
     "llm_fallback.fallbacks": ("{fallback}", None, {*DEPLOYMENT, "llm_fallback.failure"}),
     "llm_fallback.breaker_openings": ("{opening}", None, {"llm_fallback.deployment", "llm_fallback.failure"}),
 }
-
-PRICED = {"price": {"input_per_million": 1_000_000, "output_per_million": 2_000_000}}
-"""A dollar a token in, two a token out."""
-PROMPT_CANARY = "prompt-canary-4d1f"
-REPLY_CANARY = "reply-canary-77aa"
-KEY_CANARY = "sk-canary-5e0c9b"
-TAG_CANARY = "tenant-canary-0b3e"
 
 
 class Telemetry:
@@ -117,12 +111,6 @@ def telemetry():
     return Telemetry()
 
 
-def model_of(server, telemetry, *listeners, **chain):
-    """A model over the server's deployments, with prices; it exports first and then tells the listeners."""
-    own = dict.fromkeys(server.deployments, PRICED)
-    return build_chat_model(server.spec(deployments=own, **chain), listeners=[telemetry.exporter, *listeners])
-
-
 def call_ended(*attempts, **facts):
     """A call that ended with these attempts."""
     record = Record("assistant", "a", "m", False, attempts, (), 1.0, None)
@@ -133,7 +121,7 @@ def call_ended(*attempts, **facts):
 async def test_every_metric_has_the_name_unit_buckets_and_attributes_of_the_table(mode, telemetry):
     """Of a call that fell back and of one where all failed; nothing else is exported."""
     with FakeServer({"a": Fail(503), "b": ["hello", Fail(429)]}) as server:
-        with model_of(server, telemetry, retries={"max": 0}) as model:
+        with priced_model(server, telemetry.exporter, retries={"max": 0}) as model:
             await ask(model, mode)
             with pytest.raises(ChainExhausted):
                 await ask(model, mode)
@@ -154,7 +142,7 @@ async def test_every_metric_has_the_name_unit_buckets_and_attributes_of_the_tabl
 async def test_a_fallback_is_counted_attempt_by_attempt(mode, telemetry):
     """The failed attempt with its failure, the other with its tokens and cost, the call once."""
     with FakeServer({"a": Fail(429), "b": Reply("hello", usage=(7, 3))}) as server:
-        with model_of(server, telemetry) as model:
+        with priced_model(server, telemetry.exporter) as model:
             await ask(model, mode)
     by = ("llm_fallback.deployment", "llm_fallback.outcome", "llm_fallback.failure")
     assert telemetry.counts("llm_fallback.attempts", *by) == {
@@ -180,7 +168,7 @@ async def test_a_fallback_is_counted_attempt_by_attempt(mode, telemetry):
 async def test_the_time_to_the_first_chunk_is_of_streams_only(mode, telemetry):
     """An attempt's from its own request on, the call's from the start of the first attempt."""
     with FakeServer({"a": Fail(503, delay_s=0.1), "b": "hello"}) as server:
-        with model_of(server, telemetry) as model:
+        with priced_model(server, telemetry.exporter) as model:
             facts = (await ask(model, mode)).response_metadata["llm_fallback"]
     attempts = telemetry.points("gen_ai.client.operation.time_to_first_chunk")
     calls = telemetry.points("llm_fallback.call.time_to_first_token")
@@ -198,7 +186,10 @@ async def test_the_time_to_the_first_chunk_is_of_streams_only(mode, telemetry):
 async def test_a_call_is_a_span_with_its_attempts_inside(mode, telemetry):
     """Parent, kinds, times and attributes are those of what happened."""
     with FakeServer({"a": Fail(503, delay_s=0.1), "b": Reply("hello", usage=(7, 3))}) as server:
-        with model_of(server, telemetry) as model, telemetry.tracer.start_as_current_span("request") as request:
+        with (
+            priced_model(server, telemetry.exporter) as model,
+            telemetry.tracer.start_as_current_span("request") as request,
+        ):
             before = time.time_ns()
             message = await ask(model, mode)
             after = time.time_ns()
@@ -251,7 +242,7 @@ async def test_a_call_is_a_span_with_its_attempts_inside(mode, telemetry):
 async def test_a_call_nobody_answers_is_an_error(mode, telemetry):
     """Its span and both attempts' are errors with the failure as their type."""
     with FakeServer({"a": Fail(503), "b": Fail(400)}) as server:
-        with model_of(server, telemetry, retries={"max": 0}) as model, pytest.raises(ChainExhausted):
+        with priced_model(server, telemetry.exporter, retries={"max": 0}) as model, pytest.raises(ChainExhausted):
             await ask(model, mode)
     spans = telemetry.spans()
     assert [span.attributes["error.type"] for span in (*spans.attempts, spans.call)] == [
@@ -282,7 +273,7 @@ async def test_a_stream_that_breaks_is_an_error(mode, telemetry):
 async def test_a_call_its_caller_left_is_cancelled_and_no_error(telemetry):
     """A task that is cancelled, and a stream closed after its first chunk."""
     with FakeServer({"a": Stall()}) as server:
-        async with model_of(server, telemetry) as model:
+        async with priced_model(server, telemetry.exporter) as model:
             task = asyncio.create_task(model.ainvoke("hi"))
             await server.await_until(server.received)
             task.cancel()
@@ -296,7 +287,7 @@ async def test_a_stream_left_by_its_reader_is_cancelled_and_no_error(mode, telem
     """Closed after its first chunk; its first chunk came all the same."""
     ended = asyncio.Event()
     with FakeServer({"a": Stall(after_chunks=1)}) as server:
-        async with model_of(server, telemetry, lambda event: ended.set()) as model:
+        async with priced_model(server, telemetry.exporter, lambda event: ended.set()) as model:
             await leave(model, mode)
             await asyncio.wait_for(ended.wait(), 5)
     assert_cancelled(telemetry.spans(), telemetry)
@@ -329,7 +320,7 @@ def assert_cancelled(spans, telemetry):
 
 def test_a_stream_dropped_inside_of_another_span_is_not_part_of_it(telemetry):
     """It was begun before, so it belongs to a trace of its own and not to whatever runs when it is let go."""
-    with FakeServer({"a": Stall(after_chunks=1)}) as server, model_of(server, telemetry) as model:
+    with FakeServer({"a": Stall(after_chunks=1)}) as server, priced_model(server, telemetry.exporter) as model:
         chunks = model.stream("hi")
         next(chunks)
         with telemetry.tracer.start_as_current_span("something else") as other:
@@ -341,7 +332,7 @@ def test_a_stream_dropped_inside_of_another_span_is_not_part_of_it(telemetry):
 async def test_a_hedge_s_loser_is_a_cancelled_span_beside_the_winner(telemetry):
     """Both attempts are under way at the same time, and only one has an answer."""
     with FakeServer({"a": Stall(), "b": "hello"}) as server:
-        with model_of(server, telemetry, hedge={"after_s": 0.05}) as model:
+        with priced_model(server, telemetry.exporter, hedge={"after_s": 0.05}) as model:
             await model.ainvoke("hi")
     first, second = telemetry.spans().attempts
     assert [span.attributes["llm_fallback.outcome"] for span in (first, second)] == ["cancelled", "succeeded"]
@@ -358,7 +349,7 @@ async def test_concurrent_calls_are_spans_under_their_own_parents(telemetry):
             return span.get_span_context().span_id
 
     with FakeServer({"a": Reply("hello", delay_s=0.05)}) as server:
-        async with model_of(server, telemetry) as model:
+        async with priced_model(server, telemetry.exporter) as model:
             parents = await asyncio.gather(*(asked(f"task {number}") for number in range(5)))
     calls = [span for span in telemetry.memory.get_finished_spans() if span.name == "llm_fallback default"]
     assert sorted(call.parent.span_id for call in calls) == sorted(parents)
@@ -366,7 +357,7 @@ async def test_concurrent_calls_are_spans_under_their_own_parents(telemetry):
 
 async def test_values_lead_to_the_trace_they_come_from(telemetry):
     """Exemplars of an attempt's duration name the attempt's span."""
-    with FakeServer({"a": "hello"}) as server, model_of(server, telemetry) as model:
+    with FakeServer({"a": "hello"}) as server, priced_model(server, telemetry.exporter) as model:
         await model.ainvoke("hi")
     (point,) = telemetry.points("gen_ai.client.operation.duration")
     (exemplar,) = point.exemplars

@@ -26,6 +26,7 @@ from llm_fallback.events import Usage
 from llm_fallback.exporters.prometheus import PrometheusExporter
 from llm_fallback.testing import Cut, Fail, FakeServer, Reply, Stall
 from tests.asking import MODES, STREAMED, ask
+from tests.exporters.priced import KEY_CANARY, PROMPT_CANARY, REPLY_CANARY, TAG_CANARY, priced_model
 
 SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300]
 DEPLOYMENT = {"chain", "deployment"}
@@ -44,23 +45,10 @@ METRICS = {
     "llm_fallback_breaker_openings": ("counter", {"deployment", "failure"}),
 }
 
-PRICED = {"price": {"input_per_million": 1_000_000, "output_per_million": 2_000_000}}
-"""A dollar a token in, two a token out."""
-PROMPT_CANARY = "prompt-canary-4d1f"
-REPLY_CANARY = "reply-canary-77aa"
-KEY_CANARY = "sk-canary-5e0c9b"
-TAG_CANARY = "tenant-canary-0b3e"
-
 
 @pytest.fixture
 def exporter():
     return PrometheusExporter()
-
-
-def model_of(server, exporter, *listeners, **chain):
-    """A model over the server's deployments, with prices; it exports first and then tells the listeners."""
-    own = dict.fromkeys(server.deployments, PRICED)
-    return build_chat_model(server.spec(deployments=own, **chain), listeners=[exporter, *listeners])
 
 
 def families(exporter):
@@ -109,7 +97,7 @@ def test_every_metric_has_the_name_type_labels_and_buckets_of_the_table(exporter
 async def test_a_fallback_is_counted_attempt_by_attempt(mode, exporter):
     """The failed attempt with its failure, the other with its tokens and cost, the call once."""
     with FakeServer({"a": Fail(429), "b": Reply("hello", usage=(7, 3))}) as server:
-        with model_of(server, exporter) as model:
+        with priced_model(server, exporter) as model:
             await ask(model, mode)
     ending = ("outcome", "failure")
     assert values(exporter, "llm_fallback_calls_total", "chain", *ending) == {("default", "succeeded", ""): 1}
@@ -133,7 +121,7 @@ async def test_a_fallback_is_counted_attempt_by_attempt(mode, exporter):
 async def test_times_are_those_of_the_metadata(mode, exporter):
     """Seconds, the first token of streams only, the call's counted from its first attempt."""
     with FakeServer({"a": Fail(503, delay_s=0.1), "b": "hello"}) as server:
-        with model_of(server, exporter) as model:
+        with priced_model(server, exporter) as model:
             facts = (await ask(model, mode)).response_metadata["llm_fallback"]
     first_tokens = {
         "llm_fallback_call_time_to_first_token_seconds_sum": facts["time_to_first_token_s"],
@@ -153,7 +141,7 @@ async def test_times_are_those_of_the_metadata(mode, exporter):
 async def test_a_call_nobody_answers_is_counted_as_failed(mode, exporter):
     """With the failure it ended with."""
     with FakeServer({"a": Fail(503), "b": Fail(400)}) as server:
-        with model_of(server, exporter, retries={"max": 0}) as model, pytest.raises(ChainExhausted):
+        with priced_model(server, exporter, retries={"max": 0}) as model, pytest.raises(ChainExhausted):
             await ask(model, mode)
     assert values(exporter, "llm_fallback_calls_total", "outcome", "failure") == {("failed", "bad_request"): 1}
 
@@ -174,7 +162,7 @@ async def test_a_call_its_caller_left_is_cancelled(mode, exporter):
     """A task that is cancelled, and streams closed after their first chunk."""
     ended = asyncio.Event()
     with FakeServer({"a": Stall(after_chunks=1)}) as server:
-        async with model_of(server, exporter, lambda event: ended.set()) as model:
+        async with priced_model(server, exporter, lambda event: ended.set()) as model:
             if mode == "ainvoke":
                 task = asyncio.create_task(model.ainvoke("hi"))
                 await server.await_until(server.received)
@@ -240,7 +228,7 @@ def test_two_exporters_share_nothing():
 
 def test_concurrent_calls_are_all_counted(exporter):
     """A batch over many threads loses none."""
-    with FakeServer({"a": "hello"}) as server, model_of(server, exporter) as model:
+    with FakeServer({"a": "hello"}) as server, priced_model(server, exporter) as model:
         model.batch(["hi"] * 40, {"max_concurrency": 8})
     assert values(exporter, "llm_fallback_calls_total", "outcome") == {("succeeded",): 40}
 

@@ -25,6 +25,7 @@ from llm_fallback.ledger.ledger import OTHER, Ledger, Snapshot, merge
 from llm_fallback.ledger.quantiles import MOST_BUCKETS, Distribution, reading
 from llm_fallback.ledger.tally import Tokens
 from llm_fallback.testing import fake_chat_model
+from tests.thinning import examples
 
 USAGE = Usage(input_tokens=100, output_tokens=40, cached_tokens=30, reasoning_tokens=10)
 
@@ -234,7 +235,7 @@ class TestRuns:
 
 class TestMerging:
     @given(logs, logs, logs)
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     def test_books_of_several_ledgers_are_the_books_of_one(self, first, second, third):
         """In any order and grouping: sums are whole numbers and exact decimals."""
         one, two, three = books(*first), books(*second), books(*third)
@@ -245,7 +246,7 @@ class TestMerging:
         assert merge(whole) == merge(whole, Snapshot(), books()) == whole
 
     @given(logs)
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=examples(30), deadline=None)
     def test_a_snapshot_comes_back_from_json_and_from_pickle(self, log):
         """As it was, to the last decimal."""
         snapshot = books(*log)
@@ -274,7 +275,7 @@ def distribution(values):
 
 class TestPercentiles:
     @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=200))
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=examples(200), deadline=None)
     def test_a_percentile_is_within_one_percent_of_the_true_one(self, values):
         """The value of that rank, whatever the values are."""
         ranked, found = sorted(values), distribution(values)

@@ -506,6 +506,7 @@ class TestSyncAnywhere:
             assert len(server.received("a")) == 96
         assert len(answers) == 96
 
+    @pytest.mark.slow
     def test_sync_calls_work_after_a_fork(self):
         """A child makes a loop and connections of its own."""
         program = """
@@ -525,6 +526,7 @@ with FakeServer({"a": "hi"}) as server:
         ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
         assert "both answered 3" in ran.stdout, ran.stderr
 
+    @pytest.mark.slow
     def test_calls_wrapped_in_asyncio_run_leave_nothing_behind(self):
         """No unclosed session, no destroyed task, and a second loop works like the first."""
         program = """
@@ -570,7 +572,7 @@ with FakeServer({"a": "hi"}) as server:
         with FakeServer({"a": Fail(500), "b": "fine"}) as server:
             model = build_chat_model(server.spec())
 
-            class DeploymentRequest(BaseCallbackHandler):
+            class Asking(BaseCallbackHandler):
                 def on_custom_event(self, name, data, **kwargs):
                     answers.append(model.invoke("and you?", config={"callbacks": []}).content)
 
@@ -579,7 +581,7 @@ with FakeServer({"a": "hi"}) as server:
                     answers.append((await model.ainvoke("and you?", config={"callbacks": []})).content)
 
             answers: list[str] = []
-            model.invoke("x", config={"callbacks": [DeploymentRequest()]})
+            model.invoke("x", config={"callbacks": [Asking()]})
             await model.ainvoke("x", config={"callbacks": [AskingAsync()]})
         assert set(answers) == {"fine"}
 

@@ -296,6 +296,7 @@ def test_one_order_of_roles_proves_nothing_for_another(deployment, monkeypatch):
     assert [message["role"] for message in json.loads(made.body)["messages"]] == ["user", "user"]
 
 
+@pytest.mark.slow
 def test_parameters_of_their_own_each_time_do_not_fill_the_memory(deployment):
     """What is kept of a deployment is bounded."""
     known = TranslationCache()

@@ -98,6 +98,7 @@ def test_the_app_knows_none_of_the_servers():
         assert not [word for word in words if re.search(rf"\b{re.escape(word)}\b", code)]
 
 
+@pytest.mark.slow
 def test_the_fake_runs_as_it_stands():
     """Without a network or a key, as the README says."""
     program = [sys.executable, "fake.py", "Good night."]

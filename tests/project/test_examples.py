@@ -27,6 +27,7 @@ def test_an_example_prints_what_its_docstring_promises(example, capsys):
     assert capsys.readouterr().out.strip() == promised(example)
 
 
+@pytest.mark.slow
 def test_the_example_of_a_test_file_passes_where_nothing_else_is(tmp_path):
     """As it stands, with pytest's own settings."""
     shutil.copytree(EXAMPLES / "testing", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))

@@ -88,6 +88,7 @@ def test_a_load_that_fails_leaves_the_collector_on():
     assert gc.isenabled()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["build_chat_model", "fallback_chain", "testing.fake_chat_model"])
 def test_a_first_use_of_the_package_collects_nothing_on_its_way(name):
     """litellm and LangChain are a million objects: a quarter of the wait went into looking at them again and again."""

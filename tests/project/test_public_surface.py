@@ -26,6 +26,28 @@ KIT = {
     *("FakeChatModel", "FakeServer", "Received", "fake_chat_model", "assert_attempts", "recorded"),
     *("Reply", "Fail", "Stall", "Cut", "Garbage", "Empty", "JumpingClock", "RealClock"),
 }
+HANDLERS = {
+    *("BudgetCallbackHandler", "CostCallbackHandler", "LatencyCallbackHandler"),
+    *("get_cost_callback", "get_latency_callback"),
+}
+MODULES = {
+    "callbacks": HANDLERS,
+    "cli": {"main"},
+    "errors": {"BudgetExceeded", "ChainExhausted", "LLMFallbackError", "Mistake", "SpecError", "StreamBroken"},
+    "events": {
+        *("Attempt", "AttemptFailed", "BreakerOpened", "CallEnded", "Event", "Failure", "FellBack"),
+        *("Record", "Skip", "Stitch", "Usage"),
+    },
+    "exporters.jsonl": {"CallLog"},
+    "exporters.otel": {"OTelExporter"},
+    "exporters.prometheus": {"PrometheusExporter"},
+    "ledger": {"Ledger", "Snapshot", "merge"},
+    "simulate": {"Outcome", "Trouble", "simulate"},
+    "spec": {"Spec", "json_schema", "load_spec"},
+    "testing": KIT,
+    "testing.plugin": {"fake_llm", "fake_llm_server"},
+}
+"""Modules that may be imported by their path, and what pages, examples and checks take from them."""
 HEAVY = ("litellm", "langchain", "langchain_core", "langchain_litellm", "openai", "aiohttp")
 
 
@@ -45,6 +67,13 @@ def test_the_package_offers_exactly_these_names():
 def test_the_testing_kit_offers_exactly_these_names():
     """Likewise for tests that were written against it."""
     assert set(llm_fallback.testing.__all__) == KIT
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_documented_module_has_its_names(name):
+    """Whatever else moves inside of the package, these paths stay."""
+    module = importlib.import_module(f"llm_fallback.{name}")
+    assert [wanted for wanted in sorted(MODULES[name]) if not hasattr(module, wanted)] == []
 
 
 @pytest.mark.parametrize("package", ["llm_fallback", "llm_fallback.testing"])
@@ -75,6 +104,7 @@ def test_an_import_loads_neither_litellm_nor_langchain(statement):
     assert not loaded_by(statement) & set(HEAVY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [

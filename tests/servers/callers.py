@@ -52,7 +52,7 @@ MANNERS = (
 )
 
 
-class CallContext:
+class Caller:
     """One call in a thread, and what came of it. Times are `time.monotonic()`."""
 
     def __init__(self, manner: Manner, model: FallbackChatModel, prompt: str, **parameters: Any) -> None:
@@ -135,15 +135,15 @@ def caller_of(
     prompt: str = PROMPT,
     deployments: Mapping[str, Any] | None = None,
     **parameters: Any,
-) -> CallContext:
+) -> Caller:
     """A caller of the chain that begins with the system, and goes on with others before the backup."""
     served = {system.name: {"model": "tiny" if manner.is_streamed else system.slow_model}}
     spec = spec_of(system, *others, deployments={**served, **(deployments or {})})
     model = build_chat_model(spec, temperature=0, on_stream_break=manner.on_stream_break)
-    return CallContext(manner, model, prompt, **parameters)
+    return Caller(manner, model, prompt, **parameters)
 
 
-def start(callers: Sequence[CallContext]) -> None:
+def start(callers: Sequence[Caller]) -> None:
     """Returns when every call is in the middle of its reply; those of which nothing is seen begin earlier."""
     unseen = [caller for caller in callers if not caller.manner.shows]
     for caller in unseen:

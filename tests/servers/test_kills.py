@@ -12,7 +12,7 @@ import pytest
 
 from llm_fallback import StreamBroken
 from llm_fallback.testing import assert_attempts
-from tests.servers.callers import MANNERS, CallContext, Manner, caller_of, start
+from tests.servers.callers import MANNERS, Caller, Manner, caller_of, start
 from tests.servers.conftest import BACKUP, SpecOf
 from tests.servers.fleet import Fleet, Server, up
 from tests.servers.systems import System, selected
@@ -41,8 +41,8 @@ def number(request: pytest.FixtureRequest) -> int:
 class Death:
     """The end of a server, and what became of those who were calling."""
 
-    calls: dict[Manner, CallContext]
-    next_call: CallContext
+    calls: dict[Manner, Caller]
+    next_call: Caller
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def death(system: System, number: int, fleet: Fleet, spec_of: SpecOf, note_wait:
     return Death(calls, next_call)
 
 
-def assert_left(caller: CallContext, system: System) -> None:
+def assert_left(caller: Caller, system: System) -> None:
     """Asserts that the system failed in one of its ways, and the backup answered; or that it answered after all."""
     first = caller.facts["attempts"][0]
     had_content = first["failure"] and first["time_to_first_token_s"] is not None

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.servers.callers import CallContext
+    from tests.servers.callers import Caller
 
 HEADS = ("system", "signal", "plain", "held", "continued", "raised")
 
@@ -26,7 +26,7 @@ class Wait:
     """Whether the killed server answered after all."""
 
     @classmethod
-    def of(cls, caller: CallContext, system: str, signal: str, killed_at: float) -> Wait:
+    def of(cls, caller: Caller, system: str, signal: str, killed_at: float) -> Wait:
         by_the_killed = caller.error is None and caller.facts["attempts"][0]["failure"] is None
         return cls(system, signal, _promise(caller), caller.relieved_at - killed_at, by_the_killed)
 
@@ -34,7 +34,7 @@ class Wait:
         return f"{self.seconds:.2f}{' (its own)' if self.by_the_killed else ''}"
 
 
-def _promise(caller: CallContext) -> str:
+def _promise(caller: Caller) -> str:
     if not caller.manner.is_streamed:
         return "plain"
     return {"hold": "held", "continue": "continued", "raise": "raised"}[caller.manner.on_stream_break]

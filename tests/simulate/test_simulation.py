@@ -23,6 +23,7 @@ from llm_fallback.plan.resolve import resolve_spec
 from llm_fallback.simulate import Outcome, Trouble, simulate
 from llm_fallback.simulate.troubles import FAILURES
 from llm_fallback.spec import load_spec
+from tests.thinning import examples
 
 NAMES = ("a", "b", "c")
 ROUTE_CHOOSING = ("context_window", "content_policy")
@@ -70,7 +71,7 @@ class TestPromises:
         },
     )
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     @given(TROUBLES, CHAINS, st.booleans(), st.integers(0, 9))
     def test_whatever_goes_wrong_no_call_takes_more_than_explain_says(self, troubles, chain, streamed, seed):
         """Neither requests nor seconds; and every call, request and failure is counted once."""
@@ -83,7 +84,7 @@ class TestPromises:
         assert out.total.answered + sum(out.total.unanswered.values()) == out.total.calls == 30
         assert sum(sum(part.failures.values()) for part in parts) == sum(out.total.failures.values())
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=examples(40), deadline=None)
     @given(
         st.lists(
             st.builds(
@@ -129,6 +130,7 @@ class TestChance:
         assert one == two
         assert one | {"seed": 8} != other
 
+    @pytest.mark.slow
     def test_the_same_seed_gives_the_same_result_in_every_process(self):
         """Nothing hangs on the order of a set or on the process's own luck: repeats wait at random, too."""
         program = (

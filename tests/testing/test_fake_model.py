@@ -474,6 +474,7 @@ class TestSharing:
         assert names == ["llm_fallback.attempt_failed", "llm_fallback.fell_back"]
 
 
+@pytest.mark.slow
 def test_it_is_made_and_asked_without_litellm_or_a_connection():
     """In a fresh process: no litellm, no HTTP library, nobody connected to or looked up."""
     program = """

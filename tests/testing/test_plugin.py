@@ -134,6 +134,7 @@ class TestFixtures:
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(["*primary: rate_limited (429) after 0.00 s: Rate limit reached*"])
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("mode", ["auto", "strict"])
     def test_it_works_with_pytest_asyncio(self, pytester, mode):
         """In both modes, with the fixtures in async tests."""
@@ -160,6 +161,7 @@ class TestFixtures:
         """)
         pytester.runpytest_subprocess("-o", f"asyncio_mode={mode}").assert_outcomes(passed=2)
 
+    @pytest.mark.slow
     def test_it_works_with_xdist(self, pytester):
         """Each worker has its own fakes, ports and guard."""
         pytester.makeini("[pytest]\nllm_no_network = true")
@@ -186,6 +188,7 @@ class TestFixtures:
 
 
 class TestGuard:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "reach",
         [
@@ -305,6 +308,7 @@ class TestGuard:
         """)
         pytester.runpytest().assert_outcomes(passed=6)
 
+    @pytest.mark.slow
     def test_nobody_is_guarded_who_did_not_ask(self, pytester):
         """Installing a library must not change a suite; the marker or the setting turns it on, a marker off again."""
         reaches = """
@@ -367,6 +371,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
     assert own == ["llm_fallback._imports", "llm_fallback.testing", "llm_fallback.testing.plugin"]
 
 
+@pytest.mark.slow
 def test_its_markers_and_its_setting_are_explained(pytester):
     """In --markers and --help."""
     markers = pytester.runpytest("--markers").stdout

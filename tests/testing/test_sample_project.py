@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).with_name("sample_project")
 
 
+@pytest.mark.slow
 def test_fifty_tests_of_a_users_need_no_litellm_and_no_network(tmp_path):
     """Copied to where nothing else is, as somebody else's repository would be."""
     shutil.copytree(PROJECT, tmp_path / "desk", ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"))

@@ -140,7 +140,7 @@ async def test_a_request_comes_to_the_seam_with_its_words_merged():
 
 
 async def test_a_stream_comes_to_the_seam_with_stream_and_usage_asked_for():
-    """`stream` tells the seam what to return; usage is what prices a streamed reply."""
+    """`stream` tells the adapter what to return; usage is what prices a streamed reply."""
     model = Scripted(router=NoRouter())
     await both(model)
     assert [words["stream"] for words in model._asked] == [True, True]

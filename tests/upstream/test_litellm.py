@@ -1,4 +1,4 @@
-"""litellm: what our seam leans on, and what made us build it as it is."""
+"""litellm: what litellm_adapter leans on, and what made us build it as it is."""
 
 from __future__ import annotations
 
@@ -245,8 +245,8 @@ class TestClients:
 
 
 class TestTranslation:
-    """`seam/translation.py` asks litellm for a request and sends it itself. Were any of this to change, requests would
-    go through litellm whole: dearer, not wrong."""
+    """`litellm_adapter/translation.py` asks litellm for a request and sends it itself. Were any of this to change,
+    requests would go through litellm whole: dearer, not wrong."""
 
     @pytest.mark.parametrize("provider", ["hosted_vllm", "openai", "litellm_proxy"])
     @pytest.mark.parametrize("stream", [False, True])
@@ -579,6 +579,7 @@ print("looked up nothing")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("importing", "said"),
     [

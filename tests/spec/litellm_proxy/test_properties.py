@@ -23,6 +23,7 @@ from llm_fallback.spec.litellm_proxy.words import (
 from llm_fallback.spec.litellm_proxy.write import write_config
 from llm_fallback.spec.variables import resolve
 from tests.spec.litellm_proxy.specs import carried, specs
+from tests.thinning import examples
 
 scalars = (
     st.none() | st.booleans() | st.integers(-3, 900) | st.sampled_from([0.5, -1.0, "", "60", "a", "os.environ/X", "${"])
@@ -72,7 +73,7 @@ configs = st.fixed_dictionaries(
 
 
 @given(configs)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_configuration_is_never_an_error_as_long_as_one_model_of_it_can_be_asked(config):
     """Whatever is written in it: what a spec would refuse is listed with the reason."""
     fine = {"model_name": "fine", "litellm_params": {"model": "openai/gpt-4.1"}}
@@ -81,7 +82,7 @@ def test_a_configuration_is_never_an_error_as_long_as_one_model_of_it_can_be_ask
 
 
 @given(configs)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_configuration_without_such_a_model_says_why(config):
     """The only error there is names the list, and each row with what is wrong with it."""
     hopeless = {"model_name": "x/*", "litellm_params": {"model": "x/*"}}
@@ -109,7 +110,7 @@ def test_a_text_of_a_configuration_stays_what_it_is(text):
 
 
 @given(specs())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_spec_comes_back_from_a_configuration_as_it_was(spec):
     """The same chains of the same deployments, asked in the same way, as far as LiteLLM has words for it."""
     config, _ = write_config(spec)
@@ -118,7 +119,7 @@ def test_a_spec_comes_back_from_a_configuration_as_it_was(spec):
 
 
 @given(specs())
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_spec_comes_back_from_its_own_file_as_it_was(spec):
     """Nothing is lost where there is nothing secret in it."""
     data, notes = saved(spec)
