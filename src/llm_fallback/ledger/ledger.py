@@ -66,9 +66,9 @@ class Snapshot:
         return Snapshot.from_dict, (self.as_dict(),)
 
 
-def keys_of(names: str | Sequence[str]) -> tuple[str, ...]:
-    """Keys of metadata; a text is one, and not its letters."""
-    return (names,) if isinstance(names, str) else tuple(names)
+def metadata_keys(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Keys of `config["metadata"]`, as `by`, `per` and `metadata` name them: a text is one key, and each counts once."""
+    return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
 def merge(*snapshots: Snapshot) -> Snapshot:
@@ -96,15 +96,16 @@ class Ledger:
 
     def __init__(self, *, by: str | Sequence[str] = (), names: int = 200, runs: int = 200) -> None:
         self._lock = threading.Lock()
-        self._keys = keys_of(by)
-        taken = [key for key in self._keys if key in DIMENSIONS]
+        self.metadata_keys = metadata_keys(by)
+        """The keys of metadata it counts by."""
+        taken = [key for key in self.metadata_keys if key in DIMENSIONS]
         if taken:
             # Its values would be counted among the chains, say, and a call with both twice.
             raise ValueError(f"by: {taken[0]!r} is counted by anyway; call the key of your metadata something else")
         self._names, self._runs = names, runs
         self._without_chain = Tally()
         """Calls of models that are not ours."""
-        self._by: dict[str, dict[str, Tally]] = {dimension: {} for dimension in (*DIMENSIONS, *self._keys)}
+        self._by: dict[str, dict[str, Tally]] = {dimension: {} for dimension in (*DIMENSIONS, *self.metadata_keys)}
         self._latest_runs = OrderedDict[str, Tally | CallDelta]()
         self._pending: deque[CallEnded] = deque()
 
@@ -165,7 +166,7 @@ class Ledger:
         # A set, because several tags of one call may share the tally of all further names.
         for tally in {self._tally("tag", tag) for tag in tags}:
             tally.add(whole)
-        for key in self._keys:
+        for key in self.metadata_keys:
             if event.metadata.get(key) is not None:
                 self._tally(key, str(event.metadata[key])).add(whole)
         run_id = event.run_id if event.root_run_id is None else event.root_run_id
