@@ -123,7 +123,7 @@ def _spender_key(per: str | Sequence[str] | None) -> str | None:
     keys = () if per is None else metadata_keys(per)
     if len(keys) > 1:
         raise ValueError(
-            f"per takes one key of metadata, got {per!r}; write per={keys[0]!r}, and one more handler for each other key"
+            f"per takes one key of metadata, got {per!r}; write per={keys[0]!r}, and one more handler for each other"
         )
     return keys[0] if keys else None
 

@@ -67,7 +67,7 @@ class Snapshot:
 
 
 def metadata_keys(names: str | Sequence[str]) -> tuple[str, ...]:
-    """Keys of `config["metadata"]`, as `by`, `per` and `metadata` name them: a text is one key, and each counts once."""
+    """Keys of `config["metadata"]`, as `by`, `per` and `metadata` name them: a text is one key; each counts once."""
     return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
