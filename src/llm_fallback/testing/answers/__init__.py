@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from llm_fallback.testing.answers.answer import Answer, ToolCall, pieces, tokens, usage, words
-from llm_fallback.testing.answers.clues import TextHints
+from llm_fallback.testing.answers.hints import TextHints
 from llm_fallback.testing.answers.prompt import Prompt, Request, prompt_tokens, read
 from llm_fallback.testing.answers.schema import fill
 from llm_fallback.testing.answers.tools import tool_calls
@@ -95,9 +95,9 @@ def _filled(schema: Mapping[str, Any], prompt: Prompt) -> str:
 
 def _object(prompt: Prompt) -> dict[str, Any]:
     """An object with the keys the prompt has in quotation marks, if it has any that look like keys."""
-    clues = TextHints(prompt.everything)
-    keys = [key for key in clues.quotations() if key.isidentifier()] or ["answer"]
-    subject = clues.subject() or prompt.question[:_LONGEST_ECHO]
+    hints = TextHints(prompt.everything)
+    keys = [key for key in hints.quotations() if key.isidentifier()] or ["answer"]
+    subject = hints.subject() or prompt.question[:_LONGEST_ECHO]
     return {key: f"{key} about {subject}" for key in keys}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any, TypeAlias
 
-from llm_fallback.testing.answers.clues import TextHints, name_words
+from llm_fallback.testing.answers.hints import TextHints, name_words
 
 Schema: TypeAlias = Mapping[str, Any]
 
@@ -30,15 +30,15 @@ _FORMATS = {
 }
 
 
-def fill(schema: Schema, clues: TextHints) -> Any:
+def fill(schema: Schema, hints: TextHints) -> Any:
     """A value the schema allows. The same text gives the same value."""
-    return _Filler(schema, clues).value(schema, "value", 0)
+    return _Filler(schema, hints).value(schema, "value", 0)
 
 
 class _Filler:
-    def __init__(self, root: Schema, clues: TextHints) -> None:
+    def __init__(self, root: Schema, hints: TextHints) -> None:
         self._root = root
-        self._clues = clues
+        self._hints = hints
 
     def value(self, schema: Schema | bool, field: str, depth: int) -> Any:
         """A value for a field; how deep it lies decides how much of what is optional it gets."""
@@ -46,7 +46,7 @@ class _Filler:
         if "const" in schema:
             return schema["const"]
         if "enum" in schema:
-            mentioned = self._clues.mentioned(schema["enum"])
+            mentioned = self._hints.mentioned(schema["enum"])
             return schema["enum"][0] if mentioned is None else mentioned
         match _type_of(schema):
             case "object":
@@ -106,10 +106,10 @@ class _Filler:
             return True
         plain = self._plain(schema, depth)
         if "enum" in plain:
-            return self._clues.mentioned(plain["enum"]) is not None
+            return self._hints.mentioned(plain["enum"]) is not None
         if _type_of(plain) in ("integer", "number"):
-            return self._clues.has_number(lambda number: _number_fits(plain, number))
-        return _type_of(plain) == "string" and self._clues.has_string(name)
+            return self._hints.has_number(lambda number: _number_fits(plain, number))
+        return _type_of(plain) == "string" and self._hints.has_string(name)
 
     def _add_more(self, filled: dict[str, Any], schema: Schema, field: str, depth: int) -> None:
         more = schema.get("additionalProperties")
@@ -140,22 +140,22 @@ class _Filler:
         return items[:1]
 
     def _number(self, schema: Schema) -> int | float:
-        found = self._clues.number(lambda number: _number_fits(schema, number))
+        found = self._hints.number(lambda number: _number_fits(schema, number))
         number = _invented_number(schema) if found is None else found
         return int(number) if schema.get("type") == "integer" or number == int(number) else number
 
     def _string(self, schema: Schema, field: str) -> str:
         if "pattern" in schema:
-            return self._clues.string(field, lambda text: _string_fits(schema, text)) or (
+            return self._hints.string(field, lambda text: _string_fits(schema, text)) or (
                 sample(schema["pattern"]) or self._invented(field)
             )
         if schema.get("format") in _FORMATS:
             return _FORMATS[schema["format"]]
-        found = self._clues.string(field, lambda text: _string_fits(schema, text))
+        found = self._hints.string(field, lambda text: _string_fits(schema, text))
         return _of_length(schema, self._invented(field)) if found is None else found
 
     def _invented(self, field: str) -> str:
-        subject = self._clues.subject()
+        subject = self._hints.subject()
         words = " ".join(name_words(field)) or field
         return f"{words} about {subject}" if subject else f"some {words}"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_fallback.testing.answers.answer import ToolCall
-from llm_fallback.testing.answers.clues import TextHints, name_words
+from llm_fallback.testing.answers.hints import TextHints, name_words
 from llm_fallback.testing.answers.prompt import Prompt, Request
 from llm_fallback.testing.answers.schema import fill
 
@@ -35,8 +35,8 @@ class Tool:
 def tool_calls(request: Request, prompt: Prompt) -> tuple[ToolCall, ...]:
     """The calls with which a fake answers; none if the request forbids them or they would not help."""
     chosen = _chosen(_offered(request), request, prompt)
-    clues = TextHints(prompt.everything)
-    return tuple(ToolCall(tool.name, fill({"type": "object", **tool.parameters}, clues)) for tool in chosen)
+    hints = TextHints(prompt.everything)
+    return tuple(ToolCall(tool.name, fill({"type": "object", **tool.parameters}, hints)) for tool in chosen)
 
 
 def _offered(request: Request) -> list[Tool]:
