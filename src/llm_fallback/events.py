@@ -1,16 +1,16 @@
 """What happened: frozen facts, stated once by the engine and read by everybody else.
 
 Metadata, listeners, LangChain's custom events, the ledger and the exporters all read these. Nobody works out a
-second time, from a trace, what the engine knew as it happened. From plain data, of a reply's metadata or a line of a
-call log, they are read back.
+second time, from a trace, what the engine knew as it happened. Each fact knows its plain form, as it stands in a
+reply's metadata and in a line of a call log, and is read back from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Failure = Literal[
     "connection",
@@ -54,6 +54,9 @@ class Usage:
     """Output tokens spent thinking; part of `output_tokens`."""
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
+
+
+_USAGE_COUNTS = tuple(count.name for count in fields(Usage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,42 @@ class Attempt:
         if self.dropped_params:
             plain["dropped_params"] = list(self.dropped_params)
         return plain
+
+    def as_logged(self) -> dict[str, Any]:
+        """Plain data as it stands in a call log: without the server's message, which may quote a prompt, and with what
+        only a log has."""
+        plain = self.as_metadata()
+        del plain["message"]
+        plain["provider"] = self.provider
+        plain["started_at_s"] = round(self.started_at, 6)
+        if self.paused_s:
+            plain["paused_s"] = round(self.paused_s, 6)
+        plain["usage"] = None if self.usage is None else asdict(self.usage)
+        return plain
+
+    @classmethod
+    def from_metadata(cls, plain: Mapping[str, Any]) -> Self:
+        """The attempt whose `as_metadata()` or `as_logged()` this is."""
+        cost, usage = plain["cost_usd"], plain.get("usage") or {}
+        # A later version may have logged further counts.
+        counts = {name: usage[name] for name in _USAGE_COUNTS if name in usage}
+        return cls(
+            deployment=plain["deployment"],
+            model=plain["model"],
+            outcome=plain["outcome"],
+            failure=plain["failure"],
+            status=plain["status"],
+            message=plain.get("message"),
+            latency_s=plain["latency_s"],
+            time_to_first_token_s=plain["time_to_first_token_s"],
+            cost_usd=None if cost is None else Decimal(str(cost)),
+            cost_estimated=plain.get("cost_estimated", False),
+            dropped_params=tuple(plain.get("dropped_params", ())),
+            usage=Usage(**counts) if counts else None,
+            provider=plain.get("provider", ""),
+            started_at=plain.get("started_at_s", 0.0),
+            paused_s=plain.get("paused_s", 0.0),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +231,21 @@ class Record:
             plain["stitches"] = [{"deployment": stitch.deployment, "at": stitch.at} for stitch in self.stitches]
         return plain
 
+    @classmethod
+    def from_metadata(cls, plain: Mapping[str, Any]) -> Self:
+        """The record whose `as_metadata()` this is; its attempts may be those of a call log."""
+        return cls(
+            chain=plain["chain"],
+            deployment=plain["deployment"],
+            model=plain["model"],
+            fell_back=plain["fell_back"],
+            attempts=tuple(Attempt.from_metadata(attempt) for attempt in plain["attempts"]),
+            skipped=tuple(Skip(skip["deployment"], skip["reason"], skip["retry_in_s"]) for skip in plain["skipped"]),
+            latency_s=plain["latency_s"],
+            time_to_first_token_s=plain["time_to_first_token_s"],
+            stitches=tuple(Stitch(stitch["deployment"], stitch["at"]) for stitch in plain.get("stitches", ())),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailed:
@@ -260,40 +314,3 @@ def _rounded(seconds: float | None) -> float | None:
 
 def _as_float(usd: Decimal | None) -> float | None:
     return None if usd is None else float(usd)
-
-
-def record_of(plain: Mapping[str, Any]) -> Record:
-    """The record whose `as_metadata()` this is."""
-    return Record(
-        chain=plain["chain"],
-        deployment=plain["deployment"],
-        model=plain["model"],
-        fell_back=plain["fell_back"],
-        attempts=tuple(attempt_of(attempt) for attempt in plain["attempts"]),
-        skipped=tuple(Skip(skip["deployment"], skip["reason"], skip["retry_in_s"]) for skip in plain["skipped"]),
-        latency_s=plain["latency_s"],
-        time_to_first_token_s=plain["time_to_first_token_s"],
-        stitches=tuple(Stitch(stitch["deployment"], stitch["at"]) for stitch in plain.get("stitches", ())),
-    )
-
-
-def attempt_of(plain: Mapping[str, Any]) -> Attempt:
-    """The attempt whose `as_metadata()` this is; with what only a log has besides, where it has it."""
-    cost, usage = plain["cost_usd"], plain.get("usage")
-    return Attempt(
-        deployment=plain["deployment"],
-        model=plain["model"],
-        outcome=plain["outcome"],
-        failure=plain["failure"],
-        status=plain["status"],
-        message=plain.get("message"),
-        latency_s=plain["latency_s"],
-        time_to_first_token_s=plain["time_to_first_token_s"],
-        cost_usd=None if cost is None else Decimal(str(cost)),
-        cost_estimated=plain.get("cost_estimated", False),
-        dropped_params=tuple(plain.get("dropped_params", ())),
-        usage=Usage(**usage) if usage else None,
-        provider=plain.get("provider", ""),
-        started_at=plain.get("started_at_s", 0.0),
-        paused_s=plain.get("paused_s", 0.0),
-    )

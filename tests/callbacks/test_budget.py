@@ -279,6 +279,25 @@ class TestItself:
         with pytest.raises(ValueError, match="window must be one of call, run, day, none, got 'week'"):
             BudgetCallbackHandler(1, window="week")
 
+    @pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+    @pytest.mark.parametrize("per", ["tenant", ["tenant"], ("tenant",)])
+    async def test_a_key_may_be_a_list_of_one(self, mode, per):
+        """It is that key."""
+        handler = BudgetCallbackHandler(1, per=per)
+        with FakeServer({"a": REPLY}) as server:
+            assert await went(ours(server), mode, callbacks=[handler], metadata={"tenant": "acme"})
+        assert list(handler.snapshot()["by_tenant"]) == ["acme"]
+
+    def test_no_key_in_a_list_is_no_key(self):
+        """As in the other handlers."""
+        assert BudgetCallbackHandler(1, per=[]).snapshot().keys() == BudgetCallbackHandler(1).snapshot().keys()
+
+    def test_several_keys_are_refused_at_once(self):
+        """The error names the argument, what it was and what to write."""
+        told = r"per takes one key of metadata, got \['tenant', 'user'\]; write per='tenant', and one more handler"
+        with pytest.raises(ValueError, match=told):
+            BudgetCallbackHandler(1, per=["tenant", "user"])
+
     def test_its_errors_are_raised_and_not_swallowed(self):
         """LangChain only logs what a handler raises, unless told otherwise."""
         assert BudgetCallbackHandler(limit_usd=Decimal("0.5"), per=None, window="day").raise_error

@@ -26,7 +26,7 @@ from llm_fallback.callbacks.handlers import (
     get_cost_callback,
     get_latency_callback,
 )
-from llm_fallback.testing import Cut, Fail, FakeServer, Reply
+from llm_fallback.testing import Cut, Fail, FakeServer, Reply, fake_chat_model
 from tests.asking import MODES, STREAMED, ask
 
 PRICED = {"price": {"input_per_million": 2, "output_per_million": 10, "cached_input_per_million": 0.5}}
@@ -71,6 +71,28 @@ async def test_a_call_is_counted_once_in_every_way_to_ask_and_to_attach(mode, wh
     assert told["by_tenant"] == {"acme": pytest.approx(CACHED_COST)}
     assert times["latency_s"]["count"] == times["by_deployment"]["a"]["latency_s"]["count"] == 1
     assert times["time_to_first_token_s"]["count"] == (1 if mode in STREAMED else 0)
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+@pytest.mark.parametrize("by", ["tenant", ["tenant"], ("tenant",)])
+async def test_one_key_of_metadata_may_be_a_text_or_a_list_of_one(mode, by):
+    """As an argument of a handler and of a with block, in its snapshot and its report."""
+    attached = [CostCallbackHandler(by=by), LatencyCallbackHandler(by=by)]
+    model = fake_chat_model({"a": "hello"})
+    with get_cost_callback(by=by) as cost, get_latency_callback(by=by) as latency:
+        await ask(model, mode, config={"metadata": {"tenant": "acme"}, "callbacks": attached})
+    for handler in (*attached, cost, latency):
+        assert list(handler.snapshot()["by_tenant"]) == ["acme"]
+        assert "by tenant\n  acme  " in handler.report()
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+async def test_a_key_that_is_named_twice_is_counted_once(mode):
+    """However `by` was put together."""
+    cost = CostCallbackHandler(by=("tenant", "tenant"))
+    await ask(fake_chat_model({"a": "hello"}), mode, config={"metadata": {"tenant": "acme"}, "callbacks": [cost]})
+    assert "by tenant\n  acme  cost unknown in 1 call," in cost.report()
+    assert cost.report().count("by tenant") == 1
 
 
 class State(TypedDict, total=False):

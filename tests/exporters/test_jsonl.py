@@ -13,7 +13,8 @@ from llm_fallback import CallEnded, ChainExhausted, build_chat_model
 from llm_fallback.events import Attempt, FellBack, Record, Skip, Stitch, Usage
 from llm_fallback.exporters.jsonl import CallLog, read
 from llm_fallback.ledger.ledger import Ledger
-from llm_fallback.testing import Fail, FakeServer, Reply
+from llm_fallback.testing import Fail, FakeServer, Reply, fake_chat_model
+from tests.asking import ask
 
 CANARY = "sk-canary-0123456789abcdef"
 SECRET_WORDS = "the launch code is 0000"
@@ -64,6 +65,24 @@ def test_a_call_is_one_flat_row_with_its_attempts_nested(tmp_path):
     assert [(attempt["deployment"], attempt["failure"]) for attempt in attempts] == [("a", "rate_limited"), ("b", None)]
     assert skipped == [{"deployment": "d", "reason": "limit", "retry_in_s": 2.5}]
     assert stitches == [{"deployment": "b", "at": 7}]
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+@pytest.mark.parametrize("metadata", ["tenant", ["tenant"], ("tenant",)])
+async def test_one_key_of_metadata_may_be_a_text_or_a_list_of_one(tmp_path, metadata, mode):
+    """The column is the key's, whichever way a call is made."""
+    with CallLog(tmp_path / "calls.jsonl", metadata=metadata) as log:
+        model = fake_chat_model({"a": "hello"}, listeners=[log])
+        await ask(model, mode, config={"metadata": {"tenant": "acme", "t": "nobody's"}})
+    (row,) = lines(tmp_path / "calls.jsonl")
+    assert {name: value for name, value in row.items() if name.startswith("metadata")} == {"metadata_tenant": "acme"}
+
+
+@pytest.mark.parametrize("record", [RECORD, replace(RECORD, attempts=(replace(ANSWER, usage=None),), stitches=())])
+def test_a_record_is_read_back_from_a_replys_metadata(record):
+    """But for usage, which stands in a log only."""
+    unsaid = replace(record, attempts=tuple(replace(attempt, usage=None) for attempt in record.attempts))
+    assert Record.from_metadata(json.loads(json.dumps(record.as_metadata()))) == unsaid
 
 
 def test_pandas_reads_it_as_a_table(tmp_path):

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from llm_fallback.callbacks.handlers import CostCallbackHandler, LatencyCallbackHandler
 from llm_fallback.events import Attempt, CallEnded, FellBack, Record, Usage
 from llm_fallback.ledger.ledger import OTHER, Ledger, Snapshot, merge
-from llm_fallback.ledger.quantiles import MOST_BUCKETS, Distribution, reading
+from llm_fallback.ledger.quantiles import MOST_BUCKETS, Distribution, sample
 from llm_fallback.ledger.tally import Tokens
 from llm_fallback.testing import fake_chat_model
 from tests.thinning import examples
@@ -269,8 +269,8 @@ class TestMerging:
 
 def distribution(values):
     """The distribution of these values."""
-    readings = [reading(value) for value in values]
-    return Distribution(Counter(bucket for bucket, _ in readings), sum(billionths for _, billionths in readings))
+    samples = [sample(value) for value in values]
+    return Distribution(Counter(bucket for bucket, _ in samples), sum(billionths for _, billionths in samples))
 
 
 class TestPercentiles:

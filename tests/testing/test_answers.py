@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from llm_fallback.testing import FakeServer, Reply
 from llm_fallback.testing.answers import Answer, answer, answer_as, tokens, words
-from llm_fallback.testing.answers.clues import TextHints
+from llm_fallback.testing.answers.hints import TextHints
 from llm_fallback.testing.answers.schema import fill, sample
 
 Document = dict[str, Any]

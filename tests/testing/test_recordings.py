@@ -23,7 +23,7 @@ from llm_fallback.testing import (
     fake_chat_model,
     recorded,
 )
-from llm_fallback.testing.recorder import Take, _blacked
+from llm_fallback.testing.recorder import Take, _masked
 from llm_fallback.testing.recordings import Recorded, _exchange, line_of
 from tests.asking import MODES, ask
 from tests.conformance.conftest import TickingClock
@@ -109,7 +109,7 @@ def test_a_secret_divided_between_two_pieces_is_struck_out(pieces, data):
     whole = b"".join([*pieces, b"KEY!KEY!", *pieces])
     cut = data.draw(st.integers(0, len(whole)))
     divided = [whole[:cut], whole[cut:]]
-    black = _blacked(divided, ["KEY!"])
+    black = _masked(divided, ["KEY!"])
     assert [len(piece) for piece in black] == [len(piece) for piece in divided]
     assert b"".join(black) == whole.replace(b"KEY!", b"****")
 

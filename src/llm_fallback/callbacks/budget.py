@@ -17,6 +17,7 @@ from llm_fallback.callbacks.root_run import RootRunTracker
 from llm_fallback.engine.budget import Account, Balance, BudgetLimit, Spender, Window
 from llm_fallback.errors import BudgetExceeded
 from llm_fallback.events import CallEnded
+from llm_fallback.ledger.ledger import metadata_keys
 
 
 class BudgetCallbackHandler(CallObserver):
@@ -28,7 +29,7 @@ class BudgetCallbackHandler(CallObserver):
 
     An attempt of one of our own models is paid for beforehand by its estimate, so calls at the same time do not
     overspend. Of other models the handler learns the cost as a call ends, by litellm's list, and stops the next one.
-    Raises ValueError for a limit that is no amount of money, or an unknown window.
+    Raises ValueError for a limit that is no amount of money, an unknown window, or several keys in `per`.
     """
 
     raise_error = True
@@ -36,7 +37,7 @@ class BudgetCallbackHandler(CallObserver):
     def __init__(
         self,
         limit_usd: float | Decimal,
-        per: str | None = None,
+        per: str | Sequence[str] | None = None,
         window: Window = "none",
         *,
         wall: Callable[[], float] = time.time,
@@ -45,7 +46,7 @@ class BudgetCallbackHandler(CallObserver):
         super().__init__()
         if window not in get_args(Window):
             raise ValueError(f"window must be one of {', '.join(get_args(Window))}, got {window!r}")
-        self._account = Account(window, per, wall)
+        self._account = Account(window, _spender_key(per), wall)
         scope = type(self).__name__ if window == "none" else f"{type(self).__name__}, per {window}"
         self.limit: BudgetLimit = BudgetLimit(_dollars(limit_usd), self._account, scope)
         self._root_runs = RootRunTracker()
@@ -115,6 +116,16 @@ class BudgetCallbackHandler(CallObserver):
 
 
 _OF_WINDOW = {"call": "for each call", "run": "for each run", "day": "today", "none": "in all"}
+
+
+def _spender_key(per: str | Sequence[str] | None) -> str | None:
+    """The one key of metadata in `per`, which may be written as a list of one."""
+    keys = () if per is None else metadata_keys(per)
+    if len(keys) > 1:
+        raise ValueError(
+            f"per takes one key of metadata, got {per!r}; write per={keys[0]!r}, and one more handler for each other"
+        )
+    return keys[0] if keys else None
 
 
 def _dollars(limit_usd: float | Decimal) -> Decimal:

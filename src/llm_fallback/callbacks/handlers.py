@@ -40,7 +40,6 @@ class _LedgerHandler(CallObserver):
 
     def __init__(self, *, by: str | Sequence[str] = ()) -> None:
         super().__init__()
-        self._keys = tuple(by)
         self._ledger = Ledger(by=by)
 
     def record(self, event: CallEnded) -> None:
@@ -54,7 +53,7 @@ class _LedgerHandler(CallObserver):
         return f"{type(self).__name__}({self._ledger.snapshot().total.calls} calls)"
 
     def _splits(self, books: Snapshot) -> Iterator[tuple[str, Mapping[str, Summary]]]:
-        for dimension in (*_SPLITS, *self._keys):
+        for dimension in (*_SPLITS, *self._ledger.metadata_keys):
             yield dimension, dict(sorted(books.by[dimension].items()))
 
 

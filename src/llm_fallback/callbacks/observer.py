@@ -27,82 +27,6 @@ from llm_fallback.plan.model_list import listed_prices
 
 _MOST_UNDER_WAY = 10_000
 """LangChain tells no handler how a cancelled `ainvoke` ends; calls that stay open are forgotten beyond so many."""
-
-
-class CallObserver(BaseCallbackHandler):
-    """Books every call of the runs it is attached to, once each. Threads may share it.
-
-    Of our own models the model itself tells how a call ended, also one that its caller left; of others LangChain does.
-    """
-
-    run_inline = True
-    ignore_chain = ignore_agent = ignore_retriever = ignore_retry = True
-    limit: BudgetLimit | None = None
-    """What our own models may spend while this handler is attached."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = threading.Lock()
-        self._under_way: OrderedDict[UUID, ForeignCall] = OrderedDict()
-
-    def before_call(self, call: ForeignCall) -> None:
-        """A call is about to begin; raising stops it where `raise_error` is set."""
-
-    def record(self, event: CallEnded) -> None:
-        """A call has ended."""
-        raise NotImplementedError
-
-    def on_call_ended(self, event: CallEnded) -> None:
-        """A model of ours tells how a call ended. Only calls that LangChain told of before count."""
-        call = self._end(UUID(event.run_id))
-        if call is not None:
-            self.record(replace(event, tags=tuple(call.tags), metadata=call.metadata))
-
-    # What LangChain tells.
-
-    def on_chat_model_start(
-        self, serialized: Any, messages: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
-    ) -> None:
-        self._begin(run_id, parent_run_id, kwargs)
-
-    def on_llm_start(
-        self, serialized: Any, prompts: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
-    ) -> None:
-        self._begin(run_id, parent_run_id, kwargs)
-
-    def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        call = self._under_way.get(run_id)
-        if call is not None and token and call.first_token_at is None:
-            call.first_token_at = time.perf_counter()
-
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        call = self._end(run_id)
-        # One of ours that still counts as under way was never made: the reply is from LangChain's cache.
-        event = None if call is None or call.chain else call.answered(response)
-        if event is not None:
-            self.record(event)
-
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        call = self._under_way.get(run_id)
-        if call is not None and call.chain and isinstance(error, CALLER_LEFT):
-            return  # The model tells what it came to when the request is dropped, which is after this.
-        if self._end(run_id) is not None and call is not None:
-            self.record(call.failed(error, kwargs.get("response")))
-
-    def _begin(self, run_id: UUID, parent_run_id: UUID | None, told: Mapping[str, Any]) -> None:
-        tags, metadata = told.get("tags") or (), told.get("metadata") or {}
-        call = ForeignCall(run_id, parent_run_id, tags, metadata, chain_of_call(told), time.perf_counter())
-        self.before_call(call)
-        with self._lock:
-            self._under_way[run_id] = call
-            if len(self._under_way) > _MOST_UNDER_WAY:
-                self._under_way.popitem(last=False)
-
-    def _end(self, run_id: UUID) -> ForeignCall | None:
-        with self._lock:
-            return self._under_way.pop(run_id, None)
-
-
 CALLER_LEFT = (GeneratorExit, asyncio.CancelledError, KeyboardInterrupt)
 """What a model sees when its caller leaves."""
 
@@ -177,6 +101,80 @@ class ForeignCall:
         own, provider = str(self.metadata.get("ls_model_name") or model), self.metadata.get("ls_provider")
         prices = listed_prices((model, f"{provider}/{model}", own, f"{provider}/{own}"))
         return None if prices is None else prices.cost(usage)
+
+
+class CallObserver(BaseCallbackHandler):
+    """Books every call of the runs it is attached to, once each. Threads may share it.
+
+    Of our own models the model itself tells how a call ended, also one that its caller left; of others LangChain does.
+    """
+
+    run_inline = True
+    ignore_chain = ignore_agent = ignore_retriever = ignore_retry = True
+    limit: BudgetLimit | None = None
+    """What our own models may spend while this handler is attached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._under_way: OrderedDict[UUID, ForeignCall] = OrderedDict()
+
+    def before_call(self, call: ForeignCall) -> None:
+        """A call is about to begin; raising stops it where `raise_error` is set."""
+
+    def record(self, event: CallEnded) -> None:
+        """A call has ended."""
+        raise NotImplementedError
+
+    def on_call_ended(self, event: CallEnded) -> None:
+        """A model of ours tells how a call ended. Only calls that LangChain told of before count."""
+        call = self._end(UUID(event.run_id))
+        if call is not None:
+            self.record(replace(event, tags=tuple(call.tags), metadata=call.metadata))
+
+    # What LangChain tells.
+
+    def on_chat_model_start(
+        self, serialized: Any, messages: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        self._begin(run_id, parent_run_id, kwargs)
+
+    def on_llm_start(
+        self, serialized: Any, prompts: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        self._begin(run_id, parent_run_id, kwargs)
+
+    def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        call = self._under_way.get(run_id)
+        if call is not None and token and call.first_token_at is None:
+            call.first_token_at = time.perf_counter()
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        call = self._end(run_id)
+        # One of ours that still counts as under way was never made: the reply is from LangChain's cache.
+        event = None if call is None or call.chain else call.answered(response)
+        if event is not None:
+            self.record(event)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        call = self._under_way.get(run_id)
+        if call is not None and call.chain and isinstance(error, CALLER_LEFT):
+            return  # The model tells what it came to when the request is dropped, which is after this.
+        if self._end(run_id) is not None and call is not None:
+            self.record(call.failed(error, kwargs.get("response")))
+
+    def _begin(self, run_id: UUID, parent_run_id: UUID | None, told: Mapping[str, Any]) -> None:
+        tags, metadata = told.get("tags") or (), told.get("metadata") or {}
+        call = ForeignCall(run_id, parent_run_id, tags, metadata, chain_of_call(told), time.perf_counter())
+        self.before_call(call)
+        with self._lock:
+            self._under_way[run_id] = call
+            if len(self._under_way) > _MOST_UNDER_WAY:
+                self._under_way.popitem(last=False)
+
+    def _end(self, run_id: UUID) -> ForeignCall | None:
+        with self._lock:
+            return self._under_way.pop(run_id, None)
 
 
 def chain_of_call(told: Mapping[str, Any]) -> str:

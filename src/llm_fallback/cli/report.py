@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from llm_fallback.ledger.quantiles import Distribution
     from llm_fallback.ledger.tally import Summary
 
+_DATA = '"the data of the report"'
+
 
 @click.command("report")
 @click.argument("calls", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -38,6 +40,12 @@ def command(calls: Path, page: Path | None, as_json: bool) -> None:
         print_json(found.as_dict())
     else:
         _print(found)
+
+
+def page(data: dict[str, Any]) -> str:
+    """The page; whatever is in the data shows as text and is never run."""
+    template = files("llm_fallback.cli").joinpath("report.html").read_text(encoding="utf-8")
+    return template.replace(_DATA, json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))
 
 
 def _write(found: Findings, path: Path) -> None:
@@ -128,12 +136,3 @@ def _cost(own: Summary) -> str:
     if own.known_cost_usd is None:
         return "unknown"
     return ("> " if own.unpriced else "") + dollars(own.cost_usd.normalize())
-
-
-_DATA = '"the data of the report"'
-
-
-def page(data: dict[str, Any]) -> str:
-    """The page; whatever is in the data shows as text and is never run."""
-    template = files("llm_fallback.cli").joinpath("report.html").read_text(encoding="utf-8")
-    return template.replace(_DATA, json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))

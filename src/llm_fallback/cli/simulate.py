@@ -18,6 +18,18 @@ from llm_fallback.simulate.troubles import FAILURES
 from llm_fallback.spec import Spec, load_spec
 
 _FAILURES = f"One that fails so. FAILURE is one of {', '.join(FAILURES)}."
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_TIME = re.compile(rf"{_NUMBER}(ms|s|m|h)?")
+_RATE = re.compile(rf"{_NUMBER}(?:/(s|m|min|h))?")
+_PERCENT = re.compile(rf"{_NUMBER}%?")
+_SPAN = re.compile(r"@([^@-]*)-([^@-]*)$")
+_SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+_FORMS = {
+    "--down": "NAME, as in --down claude",
+    "--fail": "NAME=FAILURE[:PERCENT], as in --fail claude=rate_limited:30%",
+    "--slow": "NAME=TIME, as in --slow claude=4s",
+}
 
 
 @click.command("simulate")
@@ -75,24 +87,6 @@ def command(
     ctx.exit(FOUND if outcome.unanswered > allowed * calls else 0)
 
 
-def _simulated(
-    spec: Spec, chain: str, met: list[Trouble], *, calls: int, per_second: float, streamed: bool, seed: int
-) -> Outcome:
-    made = simulate(spec, chain=chain, troubles=met, calls=calls, per_second=per_second, streamed=streamed, seed=seed)
-    try:
-        return asyncio.run(made)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-
-
-_NUMBER = r"(\d+(?:\.\d+)?)"
-_TIME = re.compile(rf"{_NUMBER}(ms|s|m|h)?")
-_RATE = re.compile(rf"{_NUMBER}(?:/(s|m|min|h))?")
-_PERCENT = re.compile(rf"{_NUMBER}%?")
-_SPAN = re.compile(r"@([^@-]*)-([^@-]*)$")
-_SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-
-
 def troubles(down: Iterable[str], fail: Iterable[str], slow: Iterable[str]) -> list[Trouble]:
     """The troubles that the three options name, in this order. Raises BadParameter for words that are none."""
     return [
@@ -100,31 +94,6 @@ def troubles(down: Iterable[str], fail: Iterable[str], slow: Iterable[str]) -> l
         *(_trouble(text, "--fail") for text in fail),
         *(_trouble(text, "--slow") for text in slow),
     ]
-
-
-def _trouble(text: str, option: str) -> Trouble:
-    span = _SPAN.search(text)
-    begins = seconds(span[1], option) if span else 0.0
-    ends = seconds(span[2], option) if span else math.inf
-    name, equals, rest = (text[: span.start()] if span else text).partition("=")
-    if bool(equals) is (option == "--down"):
-        raise click.BadParameter(f"{text!r}: write {_FORMS[option]}", param_hint=option)
-    match option:
-        case "--down":
-            return Trouble(name, "connection", begins_s=begins, ends_s=ends)
-        case "--slow":
-            return Trouble(name, first_token_s=seconds(rest, option), begins_s=begins, ends_s=ends)
-    failure, colon, share = rest.partition(":")
-    met = percent(share, option) if colon else 1.0
-    # Whether it is one is for the simulation to say, which knows the nearest.
-    return Trouble(name, cast("Failure", failure), met, begins_s=begins, ends_s=ends)
-
-
-_FORMS = {
-    "--down": "NAME, as in --down claude",
-    "--fail": "NAME=FAILURE[:PERCENT], as in --fail claude=rate_limited:30%",
-    "--slow": "NAME=TIME, as in --slow claude=4s",
-}
 
 
 def seconds(text: str, option: str) -> float:
@@ -149,3 +118,31 @@ def percent(text: str, option: str) -> float:
     if found is None or float(found[1]) > 100:
         raise click.BadParameter(f"{text!r} is no percentage from 0% to 100%", param_hint=option)
     return float(found[1]) / 100
+
+
+def _simulated(
+    spec: Spec, chain: str, met: list[Trouble], *, calls: int, per_second: float, streamed: bool, seed: int
+) -> Outcome:
+    made = simulate(spec, chain=chain, troubles=met, calls=calls, per_second=per_second, streamed=streamed, seed=seed)
+    try:
+        return asyncio.run(made)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _trouble(text: str, option: str) -> Trouble:
+    span = _SPAN.search(text)
+    begins = seconds(span[1], option) if span else 0.0
+    ends = seconds(span[2], option) if span else math.inf
+    name, equals, rest = (text[: span.start()] if span else text).partition("=")
+    if bool(equals) is (option == "--down"):
+        raise click.BadParameter(f"{text!r}: write {_FORMS[option]}", param_hint=option)
+    match option:
+        case "--down":
+            return Trouble(name, "connection", begins_s=begins, ends_s=ends)
+        case "--slow":
+            return Trouble(name, first_token_s=seconds(rest, option), begins_s=begins, ends_s=ends)
+    failure, colon, share = rest.partition(":")
+    met = percent(share, option) if colon else 1.0
+    # Whether it is one is for the simulation to say, which knows the nearest.
+    return Trouble(name, cast("Failure", failure), met, begins_s=begins, ends_s=ends)

@@ -11,31 +11,29 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from llm_fallback.events import Attempt, CallEnded, Event, Usage, record_of
-from llm_fallback.ledger.ledger import keys_of
+from llm_fallback.events import Attempt, CallEnded, Event, Record
+from llm_fallback.ledger.ledger import metadata_keys
 
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
-_MAPPING = "metadata_"
+_METADATA_PREFIX = "metadata_"
 
 
 class CallLog:
     """A listener that appends a line for each call that ended. Threads and processes may share the file.
 
-    A line is written at once and whole. Of `config["metadata"]` it holds the keys named in `metadata`, as columns
-    `metadata_<key>`; tags and the ids of LangChain's run, and of the outermost one
-    it was made in, it always holds.
+    Each line is one write. It has a column `metadata_<key>` for each key of `config["metadata"]` that `metadata` names,
+    and always the tags, the id of LangChain's run and that of the outermost run around it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, metadata: str | Sequence[str] = ()) -> None:
         self.path = Path(path)
-        self._metadata = keys_of(metadata)
+        self._metadata = metadata_keys(metadata)
         self._lock = threading.Lock()
         # Unbuffered and appending: one write is one line, also beside other processes.
         self._file = self.path.open("ab", buffering=0)
@@ -77,34 +75,22 @@ def row(event: CallEnded, metadata: Sequence[str] = ()) -> dict[str, Any]:
         "run_id": event.run_id,
         "root_run_id": event.root_run_id,
         "tags": list(event.tags),
-        **{f"{_MAPPING}{key}": event.metadata.get(key) for key in metadata},
+        **{f"{_METADATA_PREFIX}{key}": event.metadata.get(key) for key in metadata},
         "attempt_count": len(record.attempts),
-        "attempts": [_attempt(attempt) for attempt in record.attempts],
+        "attempts": [attempt.as_logged() for attempt in record.attempts],
         "skipped": facts["skipped"],
         "stitches": facts.get("stitches", []),
     }
 
 
 def _tokens(attempts: Sequence[Attempt]) -> dict[str, int | None]:
-    """Summed over attempts; None if no server told any."""
-    told = [attempt.usage for attempt in attempts if attempt.usage is not None]
-    return {name: sum(getattr(usage, name) for usage in told) if told else None for name in _TOKENS}
-
-
-def _attempt(attempt: Attempt) -> dict[str, Any]:
-    """The attempt as in a reply's metadata, without what its server said: that may quote a prompt."""
-    plain = attempt.as_metadata()
-    del plain["message"]
-    plain["provider"] = attempt.provider
-    plain["started_at_s"] = round(attempt.started_at, 6)
-    if attempt.paused_s:
-        plain["paused_s"] = round(attempt.paused_s, 6)
-    plain["usage"] = None if attempt.usage is None else asdict(attempt.usage)
-    return plain
+    """Summed over attempts; None if no server reported any."""
+    usages = [attempt.usage for attempt in attempts if attempt.usage is not None]
+    return {name: sum(getattr(usage, name) for usage in usages) if usages else None for name in _TOKENS}
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[CallEnded | None]:
-    """The calls of a log, in its order; None for a line that is none, as a full disk leaves it."""
+    """The calls of a log, in its order; None for a line that cannot be read, such as one that a full disk cut short."""
     with Path(path).open(encoding="utf-8", errors="replace") as lines:
         yield from (_call(line) for line in lines if line.strip())
 
@@ -112,7 +98,7 @@ def read(path: str | os.PathLike[str]) -> Iterator[CallEnded | None]:
 def _call(line: str) -> CallEnded | None:
     try:
         plain = json.loads(line)
-        record = record_of(plain | {"attempts": [_known(attempt) for attempt in plain["attempts"]]})
+        record = Record.from_metadata(plain)
         return CallEnded(
             chain=record.chain,
             record=record,
@@ -122,16 +108,9 @@ def _call(line: str) -> CallEnded | None:
             run_id=plain["run_id"],
             root_run_id=plain.get("root_run_id"),
             tags=tuple(plain["tags"]),
-            metadata={key.removeprefix(_MAPPING): plain[key] for key in plain if key.startswith(_MAPPING)},
+            metadata={
+                key.removeprefix(_METADATA_PREFIX): plain[key] for key in plain if key.startswith(_METADATA_PREFIX)
+            },
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _known(plain: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Without words of usage that a later version writes."""
-    usage = plain.get("usage")
-    return plain if not usage else {**plain, "usage": {key: usage[key] for key in _USAGE if key in usage}}
-
-
-_USAGE = tuple(own.name for own in fields(Usage))

@@ -1,4 +1,6 @@
-"""The books of a process: what its calls took, cost and came to, in constant memory.
+"""The ledger of a process: how many calls there were, how they ended, how long they took and what they cost.
+
+Its memory is constant.
 
     ledger = Ledger(by=("tenant",))
     model = build_chat_model(spec, listeners=[ledger])
@@ -16,28 +18,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
-from llm_fallback.events import Attempt, CallEnded, Event, Record
-from llm_fallback.ledger.quantiles import Reading
-from llm_fallback.ledger.tally import NO_ATTEMPT, Entry, Summary, Tally, answered, counted, joined, speed
+from llm_fallback.events import Attempt, CallEnded, Event
+from llm_fallback.ledger.quantiles import Sample
+from llm_fallback.ledger.tally import CallDelta, Summary, Tally, merged, of_attempt, tokens_per_s, with_answer
 
 logger = logging.getLogger("llm_fallback")
 
-Key = TypeVar("Key")
-
 OTHER = "…other"
-"""Where a dimension's further names are counted once it is full."""
-_AT_ONCE = 16
-"""Calls that are booked together: some tenths of a millisecond of work."""
+"""The name under which a dimension's further names are counted once it is full."""
+_BATCH = 16
+"""Calls that are counted together: some tenths of a millisecond of work."""
 DIMENSIONS = ("chain", "deployment", "model", "tag", "run")
 _LANGCHAINS_TAGS = ("seq:step:", "map:key:", "graph:step:", "branch:", "condition:", "retry:", "langsmith:")
-"""Beginnings of tags that LangChain and LangGraph put on runs themselves; nobody accounts by them."""
+"""Beginnings of tags that LangChain and LangGraph put on runs themselves; they are not counted by."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a ledger held at one moment."""
+    """What a ledger had counted at one moment."""
 
     total: Summary = field(default_factory=Summary)
     by: Mapping[str, Mapping[str, Summary]] = field(default_factory=lambda: MappingProxyType({}))
@@ -57,7 +57,7 @@ class Snapshot:
     def from_dict(cls, plain: Mapping[str, Any]) -> Snapshot:
         """The snapshot whose `as_dict()` this is."""
         by = {
-            dimension: MappingProxyType({name: Summary.from_dict(own) for name, own in names.items()})
+            dimension: MappingProxyType({name: Summary.from_dict(summary) for name, summary in names.items()})
             for dimension, names in plain["by"].items()
         }
         return cls(Summary.from_dict(plain["total"]), MappingProxyType(by))
@@ -66,119 +66,140 @@ class Snapshot:
         return Snapshot.from_dict, (self.as_dict(),)
 
 
-def keys_of(names: str | Sequence[str]) -> tuple[str, ...]:
-    """Keys of metadata; a text is one, and not its letters."""
-    return (names,) if isinstance(names, str) else tuple(names)
+def metadata_keys(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Keys of `config["metadata"]`, as `by`, `per` and `metadata` name them: a text is one key; each counts once."""
+    return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
 def merge(*snapshots: Snapshot) -> Snapshot:
-    """The books of several ledgers as one; the order does not matter."""
+    """The snapshots of several ledgers as one; their order makes no difference."""
     total, by = Tally(), dict[str, dict[str, Tally]]()
     for snapshot in snapshots:
         total.absorb(snapshot.total)
         for dimension, names in snapshot.by.items():
-            own = by.setdefault(dimension, {})
+            tallies = by.setdefault(dimension, {})
             for name, summary in names.items():
-                own.setdefault(name, Tally()).absorb(summary)
-    return _frozen(total, by)
+                tallies.setdefault(name, Tally()).absorb(summary)
+    return _snapshot(total, by)
 
 
 class Ledger:
-    """A listener that keeps books: in total, and by chain, deployment, model, tag, run and metadata.
+    """A listener that counts calls: in total, and by chain, deployment, model, tag, run and metadata.
 
     `by` names keys of `config["metadata"]` to count by. Each dimension holds at most `names` names, in order of
     appearance, and counts the rest as "…other". A run is an outermost one of LangChain, as of an agent or a graph, with
-    all its calls; the last `runs` are held. Threads may share it. The last calls, about fifteen, are held as they were
-    told, with their metadata, until a further call or `snapshot()` books them.
+    all its calls; the last `runs` are held. Threads may share it. About fifteen of the latest calls are kept as events,
+    with their metadata, until a further call or `snapshot()` counts them.
 
-    Raises ValueError for a key that is called like what is counted by anyway.
+    Raises ValueError for a key that has the name of another dimension.
     """
 
     def __init__(self, *, by: str | Sequence[str] = (), names: int = 200, runs: int = 200) -> None:
         self._lock = threading.Lock()
-        self._keys = keys_of(by)
-        taken = [key for key in self._keys if key in DIMENSIONS]
+        self.metadata_keys = metadata_keys(by)
+        """The keys of metadata it counts by."""
+        taken = [key for key in self.metadata_keys if key in DIMENSIONS]
         if taken:
             # Its values would be counted among the chains, say, and a call with both twice.
             raise ValueError(f"by: {taken[0]!r} is counted by anyway; call the key of your metadata something else")
         self._names, self._runs = names, runs
-        self._nameless = Tally()
-        """Calls of models that are not ours, and of no chain."""
-        self._by: dict[str, dict[str, Tally]] = {dimension: {} for dimension in (*DIMENSIONS, *self._keys)}
-        self._latest = OrderedDict[str, Tally | Entry]()
-        self._unbooked: deque[CallEnded] = deque()
+        self._without_chain = Tally()
+        """Calls of models that are not ours."""
+        self._by: dict[str, dict[str, Tally]] = {dimension: {} for dimension in (*DIMENSIONS, *self.metadata_keys)}
+        self._latest_runs = OrderedDict[str, Tally | CallDelta]()
+        self._pending: deque[CallEnded] = deque()
 
     def __call__(self, event: Event) -> None:
-        """Count a call that ended; other events are no news here.
+        """Count a call that ended; other events count nothing.
 
-        Some at a time, because code that runs once in a while runs with cold caches: it would cost twice as much.
+        Calls are counted in batches: code that runs only now and then finds its caches cold, and costs twice as much.
         """
         if isinstance(event, CallEnded):
-            self._unbooked.append(event)
-            # Whoever holds the lock may be this very thread, told of a call in the midst of its booking: never wait.
-            if len(self._unbooked) >= _AT_ONCE and self._lock.acquire(blocking=False):
+            self._pending.append(event)
+            # This thread itself may hold the lock, if counting one call ended another: so never wait for it.
+            if len(self._pending) >= _BATCH and self._lock.acquire(blocking=False):
                 try:
-                    booked = self._book_all()
+                    counted = self._count_pending()
                 finally:
                     self._lock.release()
-                del booked
+                del counted
 
     def snapshot(self) -> Snapshot:
         """What was counted so far."""
         with self._lock:
-            booked = self._book_all()
-            runs = {name: own if isinstance(own, Tally) else _tally_of(own) for name, own in self._latest.items()}
-            snapshot = _frozen(self._total(), {**self._by, "run": runs})
-        del booked
+            counted = self._count_pending()
+            runs = {
+                run_id: latest if isinstance(latest, Tally) else _tally_of(latest)
+                for run_id, latest in self._latest_runs.items()
+            }
+            snapshot = _snapshot(self._total(), {**self._by, "run": runs})
+        del counted
         return snapshot
 
-    def _book_all(self) -> list[CallEnded]:
-        """The calls that were booked, to be let go without the lock: what their metadata held may be the user's last
-        reference to it, and its end may tell of another call."""
-        events = [self._unbooked.popleft() for _ in range(len(self._unbooked))]
+    def _count_pending(self) -> list[CallEnded]:
+        """Count the pending calls, and return them to be released without the lock: their metadata may hold the last
+        reference to an object of the user's, whose end may report another call."""
+        events = [self._pending.popleft() for _ in range(len(self._pending))]
         for event in events:
             try:
-                self._book(event)
+                self._count(event)
             except Exception:
                 logger.exception("a call of chain %s could not be booked", event.chain)
         return events
 
-    def _book(self, event: CallEnded) -> None:
-        attempts = event.record.attempts
-        entries, place = [counted(attempt) for attempt in attempts], _answer(attempts)
-        pace = None if place is None else speed(attempts[place])
-        self._book_call(event, _whole(event, entries, pace))
-        for dimension, own in zip(("deployment", "model"), _parts(event.record, entries, place, pace), strict=True):
-            self._book_parts(dimension, own)
+    def _count(self, event: CallEnded) -> None:
+        record = event.record
+        deltas, answered_by = [of_attempt(attempt) for attempt in record.attempts], _answering(record.attempts)
+        rate = None if answered_by is None else tokens_per_s(record.attempts[answered_by])
+        self._count_call(event, _whole_call(event, deltas, rate))
+        if answered_by is not None:
+            answer = record.attempts[answered_by]
+            times_s = (answer.latency_s, answer.time_to_first_token_s)
+            deltas[answered_by] = with_answer(deltas[answered_by], record.fell_back, *times_s, rate)
+        self._count_parts("deployment", [attempt.deployment for attempt in record.attempts], deltas)
+        self._count_parts("model", [attempt.model for attempt in record.attempts], deltas)
 
-    def _book_call(self, event: CallEnded, whole: Entry) -> None:
-        chain = self._tally("chain", event.chain) if event.chain else self._nameless
+    def _count_call(self, event: CallEnded, whole: CallDelta) -> None:
+        chain = self._tally("chain", event.chain) if event.chain else self._without_chain
         chain.add(whole)
         tags = (tag for tag in map(str, event.tags) if not tag.startswith(_LANGCHAINS_TAGS))
-        # A set, because tags of one call may have one tally: that of all other names.
+        # A set, because several tags of one call may share the tally of all further names.
         for tally in {self._tally("tag", tag) for tag in tags}:
             tally.add(whole)
-        for key in self._keys:
+        for key in self.metadata_keys:
             if event.metadata.get(key) is not None:
                 self._tally(key, str(event.metadata[key])).add(whole)
         run_id = event.run_id if event.root_run_id is None else event.root_run_id
         if run_id is not None:
-            self._book_run(run_id, whole)
+            self._count_run(run_id, whole)
 
-    def _book_parts(self, dimension: str, parts: Mapping[str, Entry]) -> None:
-        """Names that are counted among the others have one call together."""
-        own: dict[Tally, Entry] = {}
-        for name, part in parts.items():
+    def _count_parts(self, dimension: str, names: Sequence[str], deltas: Sequence[CallDelta]) -> None:
+        """Count one call for each tally that has a part in it, be it with several attempts or under several names."""
+        parts: dict[Tally, CallDelta] = {}
+        for name, delta in zip(names, deltas, strict=True):
             if name:
-                _add(own, self._tally(dimension, name), part)
-        for tally, entry in own.items():
-            tally.add(entry)
+                tally = self._tally(dimension, name)
+                parts[tally] = merged(parts[tally], delta) if tally in parts else delta
+        for tally, part in parts.items():
+            tally.add(part)
+
+    def _count_run(self, run_id: str, delta: CallDelta) -> None:
+        """Most runs are one call: its delta is kept as it is, which costs less than a tally for each run."""
+        latest_runs, known = self._latest_runs, self._latest_runs.get(run_id)
+        if known is None:
+            latest_runs[run_id] = delta
+            if len(latest_runs) > self._runs:
+                latest_runs.popitem(last=False)
+            return
+        latest_runs[run_id] = tally = known if isinstance(known, Tally) else _tally_of(known)
+        latest_runs.move_to_end(run_id)
+        tally.add(delta)
 
     def _total(self) -> Tally:
-        """The sum of all chains: every call is one chain's, so it need not be counted a second time."""
+        """The sum of all chains: every call belongs to one, so the total need not be counted as well."""
         total = Tally()
-        for own in (self._nameless, *self._by["chain"].values()):
-            total.absorb(own.freeze())
+        for tally in (self._without_chain, *self._by["chain"].values()):
+            total.absorb(tally.freeze())
         return total
 
     def _tally(self, dimension: str, name: str) -> Tally:
@@ -189,64 +210,32 @@ class Ledger:
             tally = tallies.setdefault(kept, Tally())
         return tally
 
-    def _book_run(self, name: str, entry: Entry) -> None:
-        """Most runs are one call: its entry is kept as it is, which costs less than a tally of its own."""
-        latest, known = self._latest, self._latest.get(name)
-        if known is None:
-            latest[name] = entry
-            if len(latest) > self._runs:
-                latest.popitem(last=False)
-            return
-        latest[name] = tally = known if isinstance(known, Tally) else _tally_of(known)
-        latest.move_to_end(name)
-        tally.add(entry)
 
-
-def _tally_of(entry: Entry) -> Tally:
+def _tally_of(delta: CallDelta) -> Tally:
     tally = Tally()
-    tally.add(entry)
+    tally.add(delta)
     return tally
 
 
-def _whole(event: CallEnded, entries: Sequence[Entry], pace: Reading | None) -> Entry:
-    """What a call adds to the books of everything that made it."""
-    record, entry = event.record, reduce(joined, entries) if entries else NO_ATTEMPT
-    if event.failure is not None:
-        return entry._replace(unanswered=event.failure)
-    return answered(entry, record.fell_back, record.latency_s, record.time_to_first_token_s, pace)
-
-
-def _parts(
-    record: Record, entries: list[Entry], place: int | None, pace: Reading | None
-) -> tuple[Mapping[str, Entry], Mapping[str, Entry]]:
-    """What it adds to the books of each deployment, and of each model, it asked. `place` is the answer's."""
-    if place is not None:
-        answer = record.attempts[place]
-        first_s = answer.time_to_first_token_s
-        entries[place] = answered(entries[place], record.fell_back, answer.latency_s, first_s, pace)
-    deployments: dict[str, Entry] = {}
-    models: dict[str, Entry] = {}
-    for attempt, entry in zip(record.attempts, entries, strict=True):
-        _add(deployments, attempt.deployment, entry)
-        _add(models, attempt.model, entry)
-    return deployments, models
-
-
-def _add(parts: dict[Key, Entry], key: Key, entry: Entry) -> None:
-    parts[key] = joined(parts[key], entry) if key in parts else entry
-
-
-def _answer(attempts: Sequence[Attempt]) -> int | None:
-    """Where the attempt stands that answered."""
-    for place in range(len(attempts) - 1, -1, -1):
-        if attempts[place].outcome == "succeeded":
-            return place
+def _answering(attempts: Sequence[Attempt]) -> int | None:
+    """The index of the attempt that answered."""
+    for index in range(len(attempts) - 1, -1, -1):
+        if attempts[index].outcome == "succeeded":
+            return index
     return None
 
 
-def _frozen(total: Tally, by: Mapping[str, Mapping[str, Tally]]) -> Snapshot:
-    frozen = {
-        dimension: MappingProxyType({name: tally.freeze() for name, tally in names.items()})
-        for dimension, names in by.items()
+def _whole_call(event: CallEnded, deltas: Sequence[CallDelta], rate: Sample | None) -> CallDelta:
+    """What a call adds to the tallies of its chain, tags, metadata and run."""
+    record, delta = event.record, reduce(merged, deltas) if deltas else CallDelta()
+    if event.failure is not None:
+        return delta._replace(unanswered=event.failure)
+    return with_answer(delta, record.fell_back, record.latency_s, record.time_to_first_token_s, rate)
+
+
+def _snapshot(total: Tally, by: Mapping[str, Mapping[str, Tally]]) -> Snapshot:
+    summaries = {
+        dimension: MappingProxyType({name: tally.freeze() for name, tally in tallies.items()})
+        for dimension, tallies in by.items()
     }
-    return Snapshot(total.freeze(), MappingProxyType(frozen))
+    return Snapshot(total.freeze(), MappingProxyType(summaries))

@@ -1,7 +1,7 @@
-"""Percentiles in little memory: counts in buckets whose widths grow with their values.
+"""Percentiles in little memory: a DDSketch, that is, counts in buckets whose widths grow with their values.
 
-A value falls into the bucket of its logarithm, so any percentile is told to within 1 % of the true one. Counts and
-sums are integers: merging is addition, and the order of merging never shows.
+A value falls into the bucket of its logarithm, so any percentile is within 1 % of the true one. Counts and sums are
+integers: merging is addition, and the order of merging makes no difference.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 ACCURACY = 0.0099
-"""The most by which a percentile is off, as a part of it; below 1 % by more than floats round."""
+"""The largest relative error of a percentile; below 1 % by more than the rounding of floats."""
 LEAST, MOST = 1e-6, 1e7
-"""Values outside count as the nearest of these, which bounds the number of buckets."""
+"""Values outside this range count as the nearer end of it, which bounds the number of buckets."""
 
 _LOG_WIDTH = log((1 + ACCURACY) / (1 - ACCURACY))
 _PER_LOG = 1 / _LOG_WIDTH
 _MIDDLE = 1 - ACCURACY
-"""Where in its bucket, as a part of its upper bound, a value is at most `ACCURACY` from everything in it."""
+"""The value that is told for a bucket, as a part of its upper bound: at most `ACCURACY` from everything in it."""
 _FIRST, _LAST = ceil(log(LEAST) * _PER_LOG), ceil(log(MOST) * _PER_LOG)
 MOST_BUCKETS = _LAST - _FIRST + 1
 
-
-Reading: TypeAlias = tuple[int, int]
+Sample: TypeAlias = tuple[int, int]
 """A value made ready for any number of distributions: its bucket, and the value times 10⁹."""
 
 
-def reading(value: float) -> Reading:
-    """A value, not negative, as distributions count it."""
+def sample(value: float) -> Sample:
+    """The sample of a value that is not negative."""
     if LEAST < value < MOST:
         return ceil(log(value) * _PER_LOG), int(value * 1e9)
     return (_FIRST, int(value * 1e9)) if value <= LEAST else (_LAST, int(MOST * 1e9))
@@ -67,16 +66,16 @@ class Distribution:
         return self.quantile(0.99)
 
     def quantile(self, part: float) -> float | None:
-        """The least value that no less than that part of all values keeps to, to 1 %; None without any value."""
+        """The `part` quantile (0.95: 95 % of values are at most this), within 1 %. None if empty."""
         rank = max(ceil(part * self.count) - 1, 0)
-        for bucket, own in sorted(self.buckets.items()):
-            rank -= own
+        for bucket, count in sorted(self.buckets.items()):
+            rank -= count
             if rank < 0:
                 return exp(bucket * _LOG_WIDTH) * _MIDDLE
         return None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data: what a person reads, and the buckets from which `from_dict` makes it again."""
+        """Plain data: the summary for people, and the buckets for `from_dict`."""
         return {
             **self.summary(),
             "billionths": self.billionths,
@@ -89,5 +88,32 @@ class Distribution:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Distribution:
+        """The distribution whose `as_dict()` this is."""
         buckets = {int(bucket): int(count) for bucket, count in plain["buckets"].items()}
         return cls(MappingProxyType(buckets), int(plain["billionths"]))
+
+
+class RunningDistribution:
+    """A distribution that is being counted."""
+
+    __slots__ = ("billionths", "buckets")
+
+    def __init__(self) -> None:
+        self.buckets: dict[int, int] = {}
+        self.billionths = 0
+
+    def add(self, sample: Sample) -> None:
+        """Count one value."""
+        bucket, billionths = sample
+        self.billionths += billionths
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
+
+    def absorb(self, other: Distribution) -> None:
+        """Add what another distribution counted."""
+        self.billionths += other.billionths
+        for bucket, count in other.buckets.items():
+            self.buckets[bucket] = self.buckets.get(bucket, 0) + count
+
+    def freeze(self) -> Distribution:
+        """The distribution so far, as a value."""
+        return Distribution(MappingProxyType(dict(self.buckets)), self.billionths)

@@ -1,8 +1,4 @@
-"""What is counted of calls: what one call adds, the running sum, and the sum as a value.
-
-Counters stand side by side in one whole number, 96 bits each, so that adding one call to a sum is one addition and not
-thirteen: this runs for every call, once for each of its dimensions.
-"""
+"""What is counted of calls: what one call adds, the running sum, and the sum as a value."""
 
 from __future__ import annotations
 
@@ -13,23 +9,14 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llm_fallback.events import Attempt
-from llm_fallback.ledger.quantiles import Distribution, Reading, reading
+from llm_fallback.ledger.quantiles import Distribution, RunningDistribution, Sample, sample
 from llm_fallback.plan.pricing import FINEST
 
-_COUNTERS = (
-    *("calls", "answered", "fallbacks", "attempts", "unpriced"),
-    *("input", "output", "cached", "reasoning", "cost_usd"),
-    *("latency_s", "time_to_first_token_s", "tokens_per_s"),
-)
-_BITS = 96
-_MASK = (1 << _BITS) - 1
-_ONE = {name: 1 << (_BITS * place) for place, name in enumerate(_COUNTERS)}
-_CALL, _ANSWERED, _FALLBACK, _ATTEMPT, _UNPRICED = (_ONE[name] for name in _COUNTERS[:5])
-_INPUT, _OUTPUT, _CACHED, _REASONING, _COST = (_ONE[name] for name in _COUNTERS[5:10])
-_TIMES = _COUNTERS[10:]
-"""Sums of seconds, or tokens per second, times 10⁹."""
-_LATENCY, _FIRST_TOKEN, _PACE = (_ONE[name] for name in _TIMES)
-_PER_DOLLAR = int(1 / FINEST)
+_COUNTS = ("calls", "answered", "fallbacks", "attempts", "unpriced")
+_TOKENS = ("input", "output", "cached", "reasoning")
+_MEASURES = ("latency_s", "time_to_first_token_s", "tokens_per_s")
+_UNITS_PER_DOLLAR = int(1 / FINEST)
+"""Costs are summed in whole units of `FINEST` dollars: adding integers is exact, and faster than adding Decimals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,67 +32,76 @@ class Tokens:
         return {name: getattr(self, name) for name in _TOKENS}
 
 
-class Entry(NamedTuple):
-    """What one call adds: as a whole, or the part of it that one deployment or model had."""
+class Answer(NamedTuple):
+    """What was measured of an answer."""
 
-    counts: int
+    fell_back: bool
+    latency_s: Sample
+    time_to_first_token_s: Sample | None
+    tokens_per_s: Sample | None
+
+
+class CallDelta(NamedTuple):
+    """What one call adds to a tally: the call as a whole, or the part of it that one deployment or model had."""
+
+    attempts: int = 0
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    reasoning: int = 0
+    cost: int = 0
+    """In units of `FINEST` dollars."""
     unpriced: bool = False
     """Whether a part of the cost is not known."""
     failures: Sequence[str] = ()
-    """Why attempts failed, a word each."""
+    """Why attempts failed, one word each."""
     unanswered: str | None = None
-    """Why there is no answer, in the failure table's words; always None in a deployment's part."""
-    buckets: Sequence[tuple[int, int]] = ()
-    """What was measured of an answer, each with its place in `Tally.buckets`."""
+    """Why the call has no answer; always None in a deployment's or model's part."""
+    answer: Answer | None = None
+    """None where the answer is missing, or another deployment gave it."""
 
 
-NO_ATTEMPT = Entry(_CALL)
-
-
-def counted(attempt: Attempt) -> Entry:
-    """What an attempt adds. One that failed, broke or lost a race costs, too."""
+def of_attempt(attempt: Attempt) -> CallDelta:
+    """What an attempt adds. One that failed, broke off or lost a race may cost money, too."""
     usage, cost = attempt.usage, attempt.cost_usd
-    counts = _CALL + _ATTEMPT
-    if usage is not None:
-        counts += usage.input_tokens * _INPUT + usage.output_tokens * _OUTPUT
-        counts += usage.cached_tokens * _CACHED + usage.reasoning_tokens * _REASONING
-    if cost:
-        counts += round(cost * _PER_DOLLAR) * _COST
-    return Entry(counts, cost is None, (str(attempt.failure),) if attempt.outcome == "failed" else ())
+    units = round(cost * _UNITS_PER_DOLLAR) if cost else 0
+    failures = (str(attempt.failure),) if attempt.outcome == "failed" else ()
+    if usage is None:
+        return CallDelta(1, 0, 0, 0, 0, units, cost is None, failures)
+    tokens = (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens)
+    return CallDelta(1, *tokens, units, cost is None, failures)
 
 
-def joined(one: Entry, other: Entry) -> Entry:
-    """The entry of one call that has the attempts of both."""
-    counts = one.counts + other.counts - _CALL
-    unpriced, failures = one.unpriced or other.unpriced, (*one.failures, *other.failures)
-    return Entry(counts, unpriced, failures, None, one.buckets or other.buckets)
+def merged(one: CallDelta, other: CallDelta) -> CallDelta:
+    """What one call adds that made the attempts of both."""
+    return CallDelta(
+        one.attempts + other.attempts,
+        one.input + other.input,
+        one.output + other.output,
+        one.cached + other.cached,
+        one.reasoning + other.reasoning,
+        one.cost + other.cost,
+        one.unpriced or other.unpriced,
+        (*one.failures, *other.failures),
+        None,
+        one.answer or other.answer,
+    )
 
 
-def answered(
-    entry: Entry, fell_back: bool, latency_s: float, first_token_s: float | None, pace: Reading | None
-) -> Entry:
-    """The entry of a call that was answered, and how fast."""
-    bucket, billionths = reading(latency_s)
-    counts = entry.counts + _ANSWERED + billionths * _LATENCY
-    buckets = [(0, bucket)]
-    if fell_back:
-        counts += _FALLBACK
-    if first_token_s is not None:
-        bucket, billionths = reading(first_token_s)
-        counts += billionths * _FIRST_TOKEN
-        buckets.append((1, bucket))
-    if pace is not None:
-        counts += pace[1] * _PACE
-        buckets.append((2, pace[0]))
-    return Entry(counts, entry.unpriced, entry.failures, None, buckets)
+def with_answer(
+    delta: CallDelta, fell_back: bool, latency_s: float, first_token_s: float | None, rate: Sample | None
+) -> CallDelta:
+    """The same call, answered after so many seconds, at `rate` tokens per second."""
+    first = None if first_token_s is None else sample(first_token_s)
+    return CallDelta(*delta[:8], None, Answer(fell_back, sample(latency_s), first, rate))
 
 
-def speed(attempt: Attempt) -> Reading | None:
+def tokens_per_s(attempt: Attempt) -> Sample | None:
     """Output tokens per second of writing: after the first token of a stream, over the whole time of a plain reply."""
     if attempt.usage is None or attempt.usage.output_tokens <= 0:
         return None
-    busy = attempt.busy_s - (attempt.time_to_first_token_s or 0.0)
-    return reading(attempt.usage.output_tokens / busy) if busy > 0 else None
+    busy_s = attempt.busy_s - (attempt.time_to_first_token_s or 0.0)
+    return sample(attempt.usage.output_tokens / busy_s) if busy_s > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +126,13 @@ class Summary:
     """Output tokens per second of writing."""
     tokens: Tokens = field(default_factory=Tokens)
     cost_usd: Decimal = Decimal(0)
-    """What is known of the cost."""
+    """The known part of the cost."""
     unpriced: int = 0
-    """Calls of whose cost a part is not known; above 0, `cost_usd` is a lower bound."""
+    """Calls with a part whose cost is not known; above 0, `cost_usd` is a lower bound."""
 
     @property
     def known_cost_usd(self) -> float | None:
-        """What is known of the cost, as a float; None where nothing is."""
+        """The known part of the cost, as a float; None where nothing is known."""
         return None if self.unpriced and not self.cost_usd else float(self.cost_usd)
 
     def as_dict(self) -> dict[str, Any]:
@@ -145,81 +141,89 @@ class Summary:
             **{name: getattr(self, name) for name in _COUNTS},
             "failures": dict(sorted(self.failures.items())),
             "unanswered": dict(sorted(self.unanswered.items())),
-            **{name: getattr(self, name).as_dict() for name in _TIMES},
+            **{name: getattr(self, name).as_dict() for name in _MEASURES},
             "tokens": self.tokens.as_dict(),
-            "cost_usd": _plain(self.cost_usd),
+            "cost_usd": _without_trailing_zeros(self.cost_usd),
         }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Summary:
+        """The summary whose `as_dict()` this is."""
         read: dict[str, Any] = {name: int(plain[name]) for name in _COUNTS}
         read |= {name: MappingProxyType(dict(plain[name])) for name in ("failures", "unanswered")}
-        read |= {name: Distribution.from_dict(plain[name]) for name in _TIMES}
+        read |= {name: Distribution.from_dict(plain[name]) for name in _MEASURES}
         return cls(**read, tokens=Tokens(**plain["tokens"]), cost_usd=Decimal(plain["cost_usd"]))
 
 
-_COUNTS = ("calls", "answered", "fallbacks", "attempts", "unpriced")
-_TOKENS = ("input", "output", "cached", "reasoning")
-
-
 class Tally:
-    """A running sum; whoever shares one between threads locks it."""
+    """A running sum of calls. Not locked: the ledger that holds it is."""
 
-    __slots__ = ("buckets", "counts", "failures", "unanswered")
+    __slots__ = (*_COUNTS, *_TOKENS, "cost", *_MEASURES, "failures", "unanswered")
 
     def __init__(self) -> None:
-        self.counts = 0
+        self.calls = self.answered = self.fallbacks = self.attempts = self.unpriced = 0
+        self.input = self.output = self.cached = self.reasoning = 0
+        self.cost = 0  # In units of `FINEST` dollars.
+        self.latency_s = RunningDistribution()
+        self.time_to_first_token_s = RunningDistribution()
+        self.tokens_per_s = RunningDistribution()
         self.failures: dict[str, int] = {}
         self.unanswered: dict[str, int] = {}
-        self.buckets: tuple[dict[int, int], ...] = ({}, {}, {})  # In the order of `_TIMES`.
 
-    def add(self, entry: Entry) -> None:
-        self.counts += entry.counts
-        if entry.unpriced:
-            self.counts += _UNPRICED
-        for place, bucket in entry.buckets:
-            own = self.buckets[place]
-            own[bucket] = own.get(bucket, 0) + 1
-        for failure in entry.failures:
+    def add(self, delta: CallDelta) -> None:
+        """Count one call."""
+        attempts, given, made, cached, reasoned, cost, unpriced, failures, unanswered, answer = delta
+        self.calls += 1
+        self.attempts += attempts
+        self.input += given
+        self.output += made
+        self.cached += cached
+        self.reasoning += reasoned
+        self.cost += cost
+        self.unpriced += unpriced
+        for failure in failures:
             self.failures[failure] = self.failures.get(failure, 0) + 1
-        if entry.unanswered is not None:
-            self.unanswered[entry.unanswered] = self.unanswered.get(entry.unanswered, 0) + 1
+        if unanswered is not None:
+            self.unanswered[unanswered] = self.unanswered.get(unanswered, 0) + 1
+        if answer is not None:
+            self._add_answer(answer)
+
+    def _add_answer(self, answer: Answer) -> None:
+        fell_back, latency, first_token, rate = answer
+        self.answered += 1
+        self.fallbacks += fell_back
+        self.latency_s.add(latency)
+        if first_token is not None:
+            self.time_to_first_token_s.add(first_token)
+        if rate is not None:
+            self.tokens_per_s.add(rate)
 
     def absorb(self, other: Summary) -> None:
-        """Add what was counted elsewhere."""
-        self.counts += sum(getattr(other, name) * _ONE[name] for name in _COUNTS)
-        self.counts += sum(getattr(other.tokens, name) * _ONE[name] for name in _TOKENS)
-        self.counts += round(other.cost_usd * _PER_DOLLAR) * _COST
-        for own, more in ((self.failures, other.failures), (self.unanswered, other.unanswered)):
-            for word, count in more.items():
-                own[word] = own.get(word, 0) + count
-        for buckets, name in zip(self.buckets, _TIMES, strict=True):
-            times: Distribution = getattr(other, name)
-            self.counts += times.billionths * _ONE[name]
-            for bucket, count in times.buckets.items():
-                buckets[bucket] = buckets.get(bucket, 0) + count
+        """Add what another tally counted."""
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in _TOKENS:
+            setattr(self, name, getattr(self, name) + getattr(other.tokens, name))
+        self.cost += round(other.cost_usd * _UNITS_PER_DOLLAR)
+        for name in _MEASURES:
+            getattr(self, name).absorb(getattr(other, name))
+        for kinds, more in ((self.failures, other.failures), (self.unanswered, other.unanswered)):
+            for kind, count in more.items():
+                kinds[kind] = kinds.get(kind, 0) + count
 
     def freeze(self) -> Summary:
-        read = {name: self.counts >> (_BITS * place) & _MASK for place, name in enumerate(_COUNTERS)}
-        times = {
-            name: Distribution(MappingProxyType(dict(own)), read[name])
-            for name, own in zip(_TIMES, self.buckets, strict=True)
-        }
+        """The sum so far, as a value."""
         return Summary(
-            calls=read["calls"],
-            answered=read["answered"],
-            fallbacks=read["fallbacks"],
-            attempts=read["attempts"],
+            **{name: getattr(self, name) for name in _COUNTS},
+            **{name: getattr(self, name).freeze() for name in _MEASURES},
             failures=MappingProxyType(dict(self.failures)),
             unanswered=MappingProxyType(dict(self.unanswered)),
-            tokens=Tokens(*(read[name] for name in _TOKENS)),
-            cost_usd=read["cost_usd"] * FINEST,
-            unpriced=read["unpriced"],
-            **times,
+            tokens=Tokens(self.input, self.output, self.cached, self.reasoning),
+            cost_usd=self.cost * FINEST,
         )
 
 
-def _plain(usd: Decimal) -> str:
-    """Without the zeros that carry no meaning: 0.000041, not 0.000041000000."""
+def _without_trailing_zeros(usd: Decimal) -> str:
+    """0.000041, not 0.000041000000."""
     text = format(usd, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text

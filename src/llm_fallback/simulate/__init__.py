@@ -1,7 +1,7 @@
 """A chain under trouble, in simulated time: who answers, how long callers wait, what is left unanswered.
 
-The course of every call is the engine's own; only deployments and the clock are pretended. An hour passes in a moment,
-nothing is sent, and the same seed gives the same result.
+The engine that makes the calls is the real one; only the deployments and the clock are simulated. An hour passes in a
+moment, nothing is sent, and the same seed gives the same result.
 """
 
 from llm_fallback.simulate.outcome import Outcome, Share

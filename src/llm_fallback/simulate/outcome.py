@@ -1,4 +1,4 @@
-"""What came of a simulation."""
+"""The result of a simulation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm_fallback.ledger.tally import Summary
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one deployment had of the calls."""
+    """What one deployment did in a simulation."""
 
     asked: int = 0
     """Requests it got."""
@@ -21,7 +21,7 @@ class Share:
     failures: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Its failed requests, by kind."""
     passed_over: int = 0
-    """Calls that left it out, because its breaker was open or it was at a limit."""
+    """Calls that skipped it, because its breaker was open or it was at a limit."""
     breaker_openings: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -36,17 +36,17 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The calls of a simulation, summed up. Times in seconds of the simulation."""
+    """The calls of a simulation, summed up. Times are in simulated seconds."""
 
     chain: str
     total: Summary
     """All calls: answered, unanswered by failure, latencies of the answered."""
     deployments: Mapping[str, Share]
-    """What each had of them, in the chain's order."""
+    """What each deployment did, in the chain's order."""
     seconds: float
     """From the first call to the end of the last."""
     longest_s: float
-    """The longest a call kept its caller, answered or not."""
+    """The longest that a caller waited for a call to end, answered or not."""
     most_requests: int
     """The most requests one call made."""
     max_requests: int

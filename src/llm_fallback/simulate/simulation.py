@@ -1,10 +1,10 @@
-"""Calls of a chain on a clock that jumps."""
+"""The simulation itself: calls of a chain, on a virtual clock, over simulated deployments."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -42,33 +42,32 @@ async def simulate(
 ) -> Outcome:
     """Make calls of a chain while its deployments have these troubles, in simulated time.
 
-    Calls come at random, `per_second` on average. Of a spec's `source` (a Spec, a path, a mapping, a list of models)
-    no variable has to be set and nothing is imported; prices, budgets and `limits.tpm` play no part, because nobody
-    knows how long prompts and replies will be. Raises SpecError for a wrong spec, ValueError for troubles, calls or a
-    rate that cannot be.
+    Calls arrive at random, `per_second` on average. `source` is a Spec, a path, a mapping or a list of models; its
+    variables need not be set, and nothing it names is imported. Prices, budgets and `limits.tpm` have no effect,
+    because the lengths of prompts and replies are not known. Raises SpecError for a wrong spec, ValueError for
+    impossible troubles, calls or rates.
     """
     spec = read(source)
-    plan = _pretended(spec, chain_called(spec, chain))
-    wrong = [*flaws(troubles, [member.name for member in plan.members]), *_flaws(calls, per_second)]
-    if wrong:
-        raise ValueError("; ".join(wrong))
+    plan = _simulated_plan(spec, chain_called(spec, chain))
+    mistakes = list(flaws(troubles, [member.name for member in plan.members]))
+    if calls < 1:
+        mistakes.append(f"there is at least one call, got {calls}")
+    if not per_second > 0:
+        mistakes.append(f"calls come at a rate above 0, got {per_second:g}")
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
     return await _Simulation(plan, troubles, seed, streamed).run(calls, per_second)
 
 
-def _pretended(spec: Spec, chain: str) -> ChainPlan:
-    """The chain without what runs code of the user's or needs to know of tokens."""
-    keyless = {name: own.model_copy(update={"api_key": None}) for name, own in spec.deployments.items()}
+def _simulated_plan(spec: Spec, chain: str) -> ChainPlan:
+    """The plan of a chain without API keys, whose functions must not be called, and without a budget."""
+    keyless = {name: deployment.model_copy(update={"api_key": None}) for name, deployment in spec.deployments.items()}
     return replace(plan_of(spec.model_copy(update={"deployments": keyless}), chain), budget=None)
 
 
-def _flaws(calls: int, per_second: float) -> list[str]:
-    wrong = [] if calls >= 1 else [f"there is at least one call, got {calls}"]
-    return wrong if per_second > 0 else [*wrong, f"calls come at a rate above 0, got {per_second:g}"]
-
-
 @dataclass(eq=False)
-class _Books(CallContext):
-    """Stands for all callers: counts what they are told, and logs nothing, since nothing happened."""
+class _Recorder(CallContext):
+    """The caller of all calls: counts their events, and logs none, since nothing really happened."""
 
     ledger: Ledger = field(default_factory=Ledger)
     openings: Counter[str] = field(default_factory=Counter)
@@ -91,23 +90,23 @@ class _Books(CallContext):
 
 
 class _Simulation:
-    """An engine among pretended deployments."""
+    """An engine over simulated deployments."""
 
     def __init__(self, chain: ChainPlan, troubles: Sequence[Trouble], seed: int, streamed: bool) -> None:
         self._chain, self._seed = chain, seed
-        self._clock = JumpingClock(patience_s=0)  # Nobody but the simulated calls does anything.
-        self._books = _Books()
+        self._clock = JumpingClock(patience_s=0)  # Only the simulated calls wait on it.
+        self._recorder = _Recorder()
         self._engine = Engine(
             SimulatedTransport(self._clock, troubles, seed),
             ListCatalogue(lambda model: None),
-            Health.of_targets(own.target for own in chain.members),
+            Health.of_targets(member.target for member in chain.members),
             self._clock,
             ChainBudgets(self._clock.wall),
             Random(f"{seed}/order"),
         )
-        judged = chain.accept is not None or any(trouble.failure == "rejected" for trouble in troubles)
+        validates = chain.accept is not None or any(trouble.failure == "rejected" for trouble in troubles)
         request = {"messages": [], "stream": True} if streamed else {"messages": []}
-        self._call = Call(chain, request, streamed, validate=_accept if judged else None)
+        self._call = Call(chain, request, streamed, validate=_accept if validates else None)
 
     async def run(self, calls: int, per_second: float) -> Outcome:
         arrivals = Random(f"{self._seed}/arrivals")
@@ -118,28 +117,33 @@ class _Simulation:
         return self._outcome()
 
     async def _make_call(self) -> None:
-        async for _ in adrive(CallExecution(self._engine, self._call), self._books):
+        async for _ in adrive(CallExecution(self._engine, self._call), self._recorder):
             pass
 
     def _outcome(self) -> Outcome:
-        books, snapshot = self._books, self._books.ledger.snapshot()
-        told = explain(self._chain)
+        recorder, snapshot = self._recorder, self._recorder.ledger.snapshot()
+        explained, by_deployment = explain(self._chain), snapshot.by["deployment"]
         return Outcome(
             chain=self._chain.name,
             total=snapshot.total,
-            deployments={own.name: self._share(own.name, snapshot.by["deployment"]) for own in self._chain.members},
+            deployments={member.name: self._share(member.name, by_deployment) for member in self._chain.members},
             seconds=self._clock.now(),
-            longest_s=books.longest_s,
-            most_requests=books.most_requests,
-            max_requests=told["max_requests"],
-            max_seconds=told["max_seconds"],
+            longest_s=recorder.longest_s,
+            most_requests=recorder.most_requests,
+            max_requests=explained["max_requests"],
+            max_seconds=explained["max_seconds"],
             seed=self._seed,
         )
 
-    def _share(self, name: str, by: Any) -> Share:
-        own: Summary = by.get(name, Summary())
-        books = self._books
-        return Share(own.attempts, own.answered, own.failures, books.passed_over[name], books.openings[name])
+    def _share(self, name: str, summaries: Mapping[str, Summary]) -> Share:
+        summary = summaries.get(name, Summary())
+        return Share(
+            asked=summary.attempts,
+            answered=summary.answered,
+            failures=summary.failures,
+            passed_over=self._recorder.passed_over[name],
+            breaker_openings=self._recorder.openings[name],
+        )
 
 
 def _accept(reply: PartialReply) -> bool:

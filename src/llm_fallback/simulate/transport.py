@@ -1,4 +1,4 @@
-"""Simulated deployments: which request meets which trouble, and what comes of it after which time."""
+"""Simulated deployments: which troubles affect a request, and what the deployment answers after how many seconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import SecretStr
 
@@ -18,51 +18,54 @@ from llm_fallback.simulate.troubles import Trouble
 
 FIRST_TOKEN_S = 0.5
 WRITING_S = 1.5
-"""Of a deployment without trouble, at the median: seconds to its first content, and from there to its last."""
+"""Median seconds of a deployment without trouble: to its first content, and from there to its last."""
 _SPREAD = 0.3
-"""Of the logarithm: one in twenty takes 1.6 times the median, one in a hundred twice."""
+"""Standard deviation of the logarithm of a time: one in twenty takes 1.6 times the median, one in a hundred twice."""
 
 
 class SimulatedTransport:
-    """Pretends the deployments of a chain. Each has its own run of luck, so that one's trouble is not another's."""
+    """Simulates the deployments of a chain. Each has its own random numbers, so that one's troubles do not change what
+    happens to another."""
 
     def __init__(self, clock: Clock, troubles: Sequence[Trouble], seed: int) -> None:
         self._clock, self._troubles, self._seed = clock, troubles, seed
-        self._luck: dict[str, Random] = {}
+        self._rngs: dict[str, Random] = {}
 
     def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> SimulatedExchange:
-        if target.name not in self._luck:
-            self._luck[target.name] = Random(f"{self._seed}/{target.name}")
-        luck = self._luck[target.name]
-        met = list(self._met(target.name, luck))
-        failure = next((trouble.failure for trouble in met if trouble.failure is not None), None)
-        median = next((trouble.first_token_s for trouble in met if trouble.first_token_s is not None), FIRST_TOKEN_S)
-        first, writing = (luck.lognormvariate(0.0, _SPREAD) * usual for usual in (median, WRITING_S))
-        return SimulatedExchange(self._clock, act(failure, first, writing, streamed=bool(request.get("stream"))))
+        if target.name not in self._rngs:
+            self._rngs[target.name] = Random(f"{self._seed}/{target.name}")
+        rng = self._rngs[target.name]
+        troubles = list(self._active_troubles(target.name, rng))
+        failure = next((trouble.failure for trouble in troubles if trouble.failure is not None), None)
+        delays_s = (trouble.first_token_s for trouble in troubles if trouble.first_token_s is not None)
+        medians_s = (next(delays_s, FIRST_TOKEN_S), WRITING_S)
+        first_s, writing_s = (rng.lognormvariate(0.0, _SPREAD) * median_s for median_s in medians_s)
+        steps = response_steps(failure, first_s, writing_s, streamed=bool(request.get("stream")))
+        return SimulatedExchange(self._clock, steps)
 
-    def _met(self, deployment: str, luck: Random) -> Iterator[Trouble]:
-        """The troubles this request meets. Luck is drawn for each that is on, so that the next request's does not
-        hang on what this one met."""
+    def _active_troubles(self, deployment: str, rng: Random) -> Iterator[Trouble]:
+        """The troubles that affect this request. A random number is drawn for each that is on, so that the next
+        request's do not depend on which of them affected this one."""
         for trouble in self._troubles:
             is_on = trouble.deployment == deployment and trouble.is_on(self._clock.now())
-            if is_on and luck.random() < trouble.share:
+            if is_on and rng.random() < trouble.share:
                 yield trouble
 
 
 class SimulatedExchange:
-    """Plays an act."""
+    """One request to a simulated deployment, answered step by step."""
 
     dropped_params: tuple[str, ...] = ()
 
-    def __init__(self, clock: Clock, act: Act) -> None:
-        self._clock, self._act = clock, act
+    def __init__(self, clock: Clock, steps: Iterator[Step]) -> None:
+        self._clock, self._steps = clock, steps
 
     async def next(self) -> Chunk | StreamEnd | Fault:
-        seconds, item = next(self._act)
-        if math.isinf(seconds):
+        wait_s, item = next(self._steps)
+        if math.isinf(wait_s):
             await asyncio.get_running_loop().create_future()
-        if seconds:
-            await self._clock.sleep(seconds)
+        if wait_s:
+            await self._clock.sleep(wait_s)
         return item
 
     async def reply(self) -> Reply | Fault:
@@ -78,37 +81,38 @@ class SimulatedExchange:
         """There is no connection."""
 
 
-Act = Iterator[tuple[float, Chunk | StreamEnd | Fault]]
-"""Seconds to wait, infinite for ever, and what comes then."""
+Step: TypeAlias = tuple[float, Chunk | StreamEnd | Fault]
+"""Seconds to wait (infinite: for ever), and what comes then."""
 
 REJECTED = "This is nothing of what was asked for."
 _WORDS = ("All is ", "well, ", "I think.")
 _REFUSAL_S = 0.05
 
 
-def act(failure: Failure | None, first: float, writing: float, *, streamed: bool) -> Act:
-    """A request that fails so, or does not; a reply begins after `first` seconds and takes `writing` more."""
+def response_steps(failure: Failure | None, first_s: float, writing_s: float, *, streamed: bool) -> Iterator[Step]:
+    """What a deployment answers, with this failure or without one: content begins after `first_s` seconds and takes
+    `writing_s` more."""
     begun = _WORDS[:1] if streamed and failure in ("idle_timeout", "stream_broken") else ()
     match failure:
         case None:
-            yield from _written(_WORDS, first, writing)
+            yield from _chunks(_WORDS, first_s, writing_s)
             yield 0.0, StreamEnd("stop")
         case "rejected":
-            yield from _written((REJECTED,), first, writing)
-            yield writing, StreamEnd("stop")
+            yield from _chunks((REJECTED,), first_s, writing_s)
+            yield writing_s, StreamEnd("stop")
         case "empty_response":
-            yield first, StreamEnd("stop")
+            yield first_s, StreamEnd("stop")
         case "timeout" | "first_token_timeout" | "idle_timeout":
-            yield from _written(begun, first, writing)
+            yield from _chunks(begun, first_s, writing_s)
             yield math.inf, StreamEnd(None)
         case "stream_broken":
-            yield from _written(begun, first, writing)
-            yield writing / 2, Fault("stream_broken" if begun else "connection", "simulated")
+            yield from _chunks(begun, first_s, writing_s)
+            yield writing_s / 2, Fault("stream_broken" if begun else "connection", "simulated")
         case _:
             yield _REFUSAL_S, Fault(failure, "simulated")
 
 
-def _written(words: Sequence[str], first: float, writing: float) -> Act:
-    """Words over the time of writing; the first is the first content."""
+def _chunks(words: Sequence[str], first_s: float, writing_s: float) -> Iterator[Step]:
+    """A chunk for each word: the first after `first_s` seconds, the others spread over the time of writing."""
     for number, word in enumerate(words):
-        yield (first if number == 0 else writing / (len(_WORDS) - 1)), Chunk(raw=word, text=word)
+        yield (first_s if number == 0 else writing_s / (len(_WORDS) - 1)), Chunk(raw=word, text=word)

@@ -20,9 +20,9 @@ class Trouble:
 
     deployment: str
     failure: Failure | None = None
-    """How its requests fail; None: they do not."""
+    """How the affected requests fail; None: they do not."""
     share: float = 1.0
-    """The part of its requests that meets the trouble."""
+    """The part of its requests that are affected."""
     first_token_s: float | None = None
     """Seconds until its first content, at the median; None: as usual."""
     begins_s: float = 0.0
@@ -30,11 +30,12 @@ class Trouble:
     """From when to when, in seconds since the simulation began."""
 
     def is_on(self, now: float) -> bool:
+        """Whether requests at this second of the simulation may be affected."""
         return self.begins_s <= now < self.ends_s
 
 
 def flaws(troubles: Iterable[Trouble], deployments: Collection[str]) -> Iterator[str]:
-    """What is wrong with troubles of these deployments, in words."""
+    """What is wrong with the troubles, a sentence each; `deployments` are the chain's."""
     for trouble in troubles:
         if trouble.deployment not in deployments:
             yield f"the chain asks no deployment called {_unknown(trouble.deployment, deployments)}"

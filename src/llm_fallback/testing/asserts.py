@@ -1,4 +1,4 @@
-"""Assertions about what a call went through."""
+"""Assertions about the attempts of a call."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ _WORDS = ("succeeded", *get_args(Failure))
 
 
 class AnsweredMessage(Protocol):
-    """A message of LangChain's."""
+    """A message of LangChain."""
 
     response_metadata: dict[str, Any]
 
 
 def assert_attempts(outcome: AnsweredMessage | BaseException, *expected: str) -> None:
-    """Asserts which deployments were asked, in order, and what came of each.
+    """Assert which deployments were asked, in order, and how each attempt ended.
 
     `outcome` is a reply, the last chunk of a stream, or an error with attempts such as `ChainExhausted`. An
     attempt reads `"primary: rate_limited"`, `"backup: succeeded"` or `"slow: cancelled"`. The AssertionError
-    shows the whole course of the call. ValueError for an expectation no call can meet.
+    shows all attempts of the call. ValueError for an expectation that no call can meet.
     """
     for line in expected:
         _check(line)
-    attempts, skipped = _course(outcome)
-    actual = [_verdict(attempt) for attempt in attempts]
+    attempts, skipped = _attempts(outcome)
+    actual = [_ending(attempt) for attempt in attempts]
     if actual != list(expected):
         raise AssertionError(_comparison(expected, attempts, skipped))
 
@@ -42,9 +42,9 @@ def _check(line: str) -> None:
         raise ValueError(f"{line!r}: no attempt ends with {word!r}; {hint}")
 
 
-def _course(outcome: AnsweredMessage | BaseException) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _attempts(outcome: AnsweredMessage | BaseException) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     if isinstance(outcome, BaseException):
-        return _course_of_error(outcome)
+        return _attempts_of_error(outcome)
     record = outcome.response_metadata.get("llm_fallback")
     if not isinstance(record, Mapping):
         raise AssertionError(
@@ -54,7 +54,7 @@ def _course(outcome: AnsweredMessage | BaseException) -> tuple[list[dict[str, An
     return list(record["attempts"]), list(record["skipped"])
 
 
-def _course_of_error(error: BaseException) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _attempts_of_error(error: BaseException) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     facts = vars(error)
     if "attempts" not in facts:
         raise AssertionError(f"the error knows of no attempts: {error!r}") from error
@@ -63,7 +63,7 @@ def _course_of_error(error: BaseException) -> tuple[list[dict[str, Any]], list[d
     return [attempt.as_metadata() for attempt in attempts], [skip.as_metadata() for skip in skipped]
 
 
-def _verdict(attempt: Mapping[str, Any]) -> str:
+def _ending(attempt: Mapping[str, Any]) -> str:
     failed = attempt["outcome"] == "failed"
     return f"{attempt['deployment']}: {attempt['failure'] if failed else attempt['outcome']}"
 
@@ -76,13 +76,13 @@ def _comparison(
         "expected:",
         *(f"  {line}" for line in expected or ["(no attempt)"]),
     ]
-    lines += ["was:", *(f"  {_told(attempt)}" for attempt in attempts)]
+    lines += ["was:", *(f"  {_described(attempt)}" for attempt in attempts)]
     lines += [] if attempts else ["  (no attempt)"]
     lines += [f"  {skip['deployment']}: skipped, {skip['reason']}" for skip in skipped]
     return "\n".join(lines)
 
 
-def _told(attempt: Mapping[str, Any]) -> str:
+def _described(attempt: Mapping[str, Any]) -> str:
     status = f" ({attempt['status']})" if attempt["outcome"] == "failed" and attempt["status"] else ""
-    text = f"{_verdict(attempt)}{status} after {attempt['latency_s']:.2f} s"
+    text = f"{_ending(attempt)}{status} after {attempt['latency_s']:.2f} s"
     return f"{text}: {attempt['message']}" if attempt["message"] else text

@@ -1,4 +1,4 @@
-"""The deployments of a fake: what each does, and what it was asked. Threads may share it."""
+"""Fake deployments: the script of each, and the requests it received. Threads may share them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,36 @@ from typing import Any
 from llm_fallback.testing.scripts import Script, Scripted, Step, step
 
 
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request as its deployment received it.
+
+    Times are in seconds: `time.monotonic()` of a server, the clock's of a model in the process, which has neither
+    headers nor connections.
+    """
+
+    deployment: str
+    path: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: Mapping[str, Any]
+    at: float
+    stream: bool
+    connection: int
+    """The client's port: requests with the same port came over the same connection."""
+    answered_at: float | None = None
+    """When the last of the answer, or the cut that ends it, was handed to the network."""
+    client_gone_at: float | None = None
+    """When the client left before that; None if it stayed."""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it is still being answered."""
+        return self.answered_at is None and self.client_gone_at is None
+
+
 class FakeDeployments:
-    """Fake deployments by name, in their order. Without scripts there is one, `fake`, that answers sensibly."""
+    """Fake deployments by name, in their order. Without scripts there is one, `fake`, with sensible answers."""
 
     def __init__(
         self,
@@ -24,7 +52,7 @@ class FakeDeployments:
     ) -> None:
         named: Mapping[str, Scripted] = {"fake": None} if scripts is None else scripts
         self.chain = chain
-        """What `chain_spec` calls the chain over the deployments."""
+        """The name of the chain that `chain_spec` makes."""
         self._scripts = {name: Script(scripted) for name, scripted in named.items()}
         self._log = RequestLog(now)
 
@@ -34,21 +62,22 @@ class FakeDeployments:
         return list(self._scripts)
 
     def script(self, name: str, *steps: Scripted) -> None:
-        """Gives a deployment another script from its next request on.
+        """Give a deployment another script from its next request on.
 
-        One step is played for ever; several, or one list, once. Without any it answers sensibly.
+        One step is repeated for ever; several steps, or one list, are played once. Without any, the deployment makes up
+        sensible answers.
         """
         self._check(name)
         self._scripts[name] = Script(steps[0] if len(steps) == 1 else [step(word) for word in steps])
 
     def received(self, name: str | None = None) -> list[Received]:
-        """The requests so far, oldest first; those of one deployment if it is named."""
+        """The requests so far, oldest first; of one deployment if it is named."""
         if name is not None:
             self._check(name)
         return [received for received in self._log.all() if name in (None, received.deployment)]
 
     def reset(self) -> None:
-        """Forgets what was received."""
+        """Forget the requests received so far."""
         self._log.clear()
 
     def chain_spec(
@@ -58,7 +87,7 @@ class FakeDeployments:
         deployments: Mapping[str, Mapping[str, Any]],
         chain_settings: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """A spec of a chain that tries the deployments in their order; `base` gives their addresses."""
+        """A spec of a chain that tries the deployments in their order; `base` returns the `api_base` of one."""
         for name in deployments:
             self._check(name)
         return {
@@ -70,16 +99,16 @@ class FakeDeployments:
         }
 
     def begin(self, received: Received) -> tuple[Step | None, int]:
-        """Keeps a request: what happens to it, and its number."""
+        """Log a request; returns the step of the script that answers it (None: any sensible answer) and its number."""
         script = self._scripts.setdefault(received.deployment, Script())
         return script.next(), self._log.add(received)
 
     def answered(self, number: int) -> None:
-        """All of the answer to a request is on its way."""
+        """Note that the whole answer to a request was sent."""
         self._log.answered(number)
 
-    def left(self, number: int) -> None:
-        """The client left in the middle of an answer."""
+    def client_gone(self, number: int) -> None:
+        """Note that the client left before that."""
         self._log.client_gone(number)
 
     def _check(self, name: str) -> None:
@@ -88,34 +117,6 @@ class FakeDeployments:
         near = get_close_matches(name, self._scripts, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, self._scripts))}"
         raise ValueError(f"no fake deployment is called {name!r}; {hint}")
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """One request as its deployment saw it.
-
-    Times are in seconds: `time.monotonic()` at a server, the clock's of a model in the process, where there are
-    neither headers nor connections.
-    """
-
-    deployment: str
-    path: str
-    headers: Mapping[str, str]
-    """Names in lower case."""
-    body: Mapping[str, Any]
-    at: float
-    stream: bool
-    connection: int
-    """The client's port: requests with the same one came over the same connection."""
-    answered_at: float | None = None
-    """When the last of the answer, or the cut that ends it, was handed to the network."""
-    client_gone_at: float | None = None
-    """When the client left before that; None if it stayed."""
-
-    @property
-    def under_way(self) -> bool:
-        """Whether it is still being answered."""
-        return self.answered_at is None and self.client_gone_at is None
 
 
 class RequestLog:
@@ -128,7 +129,7 @@ class RequestLog:
         self._last = 0
 
     def add(self, received: Received) -> int:
-        """Keeps a request; the number names it from now on."""
+        """Log a request; returns its number."""
         with self._changed:
             self._last += 1
             self._received[self._last] = received
@@ -136,26 +137,26 @@ class RequestLog:
             return self._last
 
     def answered(self, number: int) -> None:
-        """All of the answer is on its way."""
-        self._change(number, lambda one: replace(one, answered_at=self.now()))
+        """Note that the whole answer was sent."""
+        self._change(number, lambda received: replace(received, answered_at=self.now()))
 
     def client_gone(self, number: int) -> None:
-        """The client left in the middle of it."""
-        self._change(number, lambda one: replace(one, client_gone_at=self.now()))
+        """Note that the client left before the whole answer was sent."""
+        self._change(number, lambda received: replace(received, client_gone_at=self.now()))
 
     def all(self) -> list[Received]:
-        """A snapshot."""
+        """The requests so far."""
         with self._changed:
             return list(self._received.values())
 
     def clear(self) -> None:
-        """Forgets everything, requests under way included."""
+        """Forget all requests, also those that are still being answered."""
         with self._changed:
             self._received.clear()
             self._changed.notify_all()
 
     def wait_until(self, predicate: Callable[[], object], timeout_s: float) -> bool:
-        """Whether the predicate came true in time. It is asked again after every change."""
+        """Wait until the predicate is true, tested again after every change; False if the time is up first."""
         with self._changed:
             return bool(self._changed.wait_for(predicate, timeout_s))
 

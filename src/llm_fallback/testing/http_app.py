@@ -1,4 +1,4 @@
-"""The HTTP side of a fake server: requests in, the acts of a script out."""
+"""The HTTP side of a fake server: it receives requests and sends what the scripts say."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aiohttp.http import RawRequestMessage
 
 from llm_fallback.testing import openai_responses
 from llm_fallback.testing.deployments import Received, RequestLog
-from llm_fallback.testing.openai_responses import Refusal, refusal
+from llm_fallback.testing.openai_responses import Refusal, refusal_of
 from llm_fallback.testing.playback import KEEP_ALIVE_EVERY_S, Pause, Reset, SendBody, SendHead, ServerAction, play
 from llm_fallback.testing.scripts import Fail, Script
 
@@ -29,13 +29,13 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class FakeApp:
-    """Answers every request to the deployments it has scripts for."""
+    """Answers requests to the deployments it has scripts for, and lists them as models."""
 
     def __init__(self, scripts: Mapping[str, Script], log: RequestLog) -> None:
         self._scripts = scripts
         self._log = log
         self.closing = False
-        """Set before connections are closed from here: then no client has left."""
+        """Set before the server closes connections, which does not count as a client that leaves."""
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.rel_url.raw_path
@@ -48,35 +48,35 @@ class FakeApp:
         return _json({"detail": "Not Found"}, status=404)
 
     async def _chat(self, deployment: str, request: web.BaseRequest) -> web.StreamResponse:
-        asked = _parsed(await request.read())
-        name = deployment or str(asked.get("model"))
+        body = _parsed(await request.read())
+        name = deployment or str(body.get("model"))
         if name not in self._scripts:
-            return _refused(refusal(Fail(404), name))
-        number = self._log.add(_received(name, request, asked, self._log.now()))
-        if "messages" not in asked:
+            return _refused(refusal_of(Fail(404), name))
+        number = self._log.add(_received(name, request, body, self._log.now()))
+        if "messages" not in body:
             self._log.answered(number)
-            return _refused(refusal(Fail(400, body=_NO_MESSAGES), name))
-        delivery = ResponseWriter(request, number, self._log)
+            return _refused(refusal_of(Fail(400, body=_NO_MESSAGES), name))
+        writer = ResponseWriter(request, number, self._log)
         try:
-            async with aclosing(self._actions(name, asked, number, request)) as actions:
-                return await delivery.play(actions)
+            async with aclosing(self._actions(name, body, number, request)) as actions:
+                return await writer.play(actions)
         except (asyncio.CancelledError, ConnectionError):
-            if not (self.closing or delivery.over):
+            if not (self.closing or writer.is_done):
                 self._log.client_gone(number)
             raise
 
     async def _actions(
-        self, name: str, asked: Mapping[str, Any], number: int, request: web.BaseRequest
+        self, name: str, body: Mapping[str, Any], number: int, request: web.BaseRequest
     ) -> AsyncGenerator[ServerAction, None]:
-        """What a deployment does with a request."""
-        envelope = openai_responses.Envelope(f"chatcmpl-{number}", str(asked.get("model", name)), int(time()))
-        for act in play(self._scripts[name].next(), asked, envelope):
-            yield act
+        """What a deployment does about a request."""
+        envelope = openai_responses.Envelope(f"chatcmpl-{number}", str(body.get("model", name)), int(time()))
+        for action in play(self._scripts[name].next(), body, envelope):
+            yield action
 
     def _models(self, deployment: str) -> web.Response:
         names = [deployment] if deployment else list(self._scripts)
         if not all(name in self._scripts for name in names):
-            return _refused(refusal(Fail(404), deployment))
+            return _refused(refusal_of(Fail(404), deployment))
         rows = [{"id": name, "object": "model", "created": 0, "owned_by": "llm-fallback"} for name in names]
         return _json({"object": "list", "data": rows})
 
@@ -86,7 +86,7 @@ class FakeApp:
 
 
 class ResponseWriter:
-    """One answer on its way to one client. What comes without a pause is written at once."""
+    """Writes the answer to one request. Parts without a pause between them are one write."""
 
     def __init__(self, request: web.BaseRequest, number: int, log: RequestLog) -> None:
         self._request = request
@@ -95,41 +95,39 @@ class ResponseWriter:
         self._head: SendHead | None = None
         self._response: web.StreamResponse | None = None
         self._unsent = bytearray()
-        self.over = False
-        """Nothing more is to come; who leaves now leaves nothing behind."""
+        self.is_done = False
+        """Everything was sent; a client that leaves now misses nothing."""
 
     async def play(self, actions: AsyncIterable[ServerAction]) -> web.StreamResponse:
-        """Sends what the acts say; ConnectionError or CancelledError if the client leaves before the end."""
-        async for act in actions:
-            match act:
+        """Do the actions, in order; ConnectionError or CancelledError if the client leaves before the end."""
+        async for action in actions:
+            match action:
                 case SendHead():
-                    self._head = act
+                    self._head = action
                 case SendBody():
-                    self._unsent += _encoded(act.data)
+                    data = action.data
+                    self._unsent += data if isinstance(data, bytes) else openai_responses.frame(data)
                 case Pause():
-                    await self._silence(act)
+                    await self._pause(action)
                 case Reset():
-                    return await self._sever()
+                    return await self._reset()
                 case _:
-                    assert_never(act)
+                    assert_never(action)
         return await self._finish()
 
-    async def _silence(self, wait: Pause) -> None:
+    async def _pause(self, pause: Pause) -> None:
         await self._flush()
-        if wait.seconds is not None:
-            await asyncio.sleep(wait.seconds)
-        elif not wait.keep_alive:
+        if pause.seconds is not None:
+            await asyncio.sleep(pause.seconds)
+        elif not pause.keep_alive:
             await asyncio.get_running_loop().create_future()
         else:
-            await self._keep_alive(wait.keep_alive)
+            assert self._response is not None
+            while True:
+                await asyncio.sleep(KEEP_ALIVE_EVERY_S)
+                await self._response.write(pause.keep_alive)
 
-    async def _keep_alive(self, sign: bytes) -> None:
-        assert self._response is not None
-        while True:
-            await asyncio.sleep(KEEP_ALIVE_EVERY_S)
-            await self._response.write(sign)
-
-    async def _sever(self) -> web.StreamResponse:
+    async def _reset(self) -> web.StreamResponse:
         await self._flush()
         self._end()
         transport = self._request.transport
@@ -168,7 +166,7 @@ class ResponseWriter:
         return {"Content-Type": head.content_type, "x-request-id": f"req-{self._number}", **head.headers}
 
     def _end(self) -> None:
-        self.over = True
+        self.is_done = True
         self._log.answered(self._number)
 
 
@@ -194,27 +192,23 @@ _NO_MESSAGES = {
 }
 
 
-def _encoded(data: Mapping[str, Any] | bytes) -> bytes:
-    return data if isinstance(data, bytes) else openai_responses.frame(data)
-
-
 def _parsed(body: bytes) -> dict[str, Any]:
     try:
-        asked = json.loads(body)
+        document = json.loads(body)
     except ValueError:
         return {}
-    return asked if isinstance(asked, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
-def _received(deployment: str, request: web.BaseRequest, asked: Mapping[str, Any], at: float) -> Received:
+def _received(deployment: str, request: web.BaseRequest, body: Mapping[str, Any], at: float) -> Received:
     peer = request.transport and request.transport.get_extra_info("peername")
     return Received(
         deployment=deployment,
         path=request.path,
         headers={name.lower(): value for name, value in request.headers.items()},
-        body=asked,
+        body=body,
         at=at,
-        stream=bool(asked.get("stream")),
+        stream=bool(body.get("stream")),
         connection=peer[1] if peer else 0,
     )
 
@@ -223,6 +217,6 @@ def _json(document: Mapping[str, Any], status: int = 200) -> web.Response:
     return web.Response(body=openai_responses.encode(document), status=status, content_type="application/json")
 
 
-def _refused(said: Refusal) -> web.Response:
-    headers = {"Content-Type": said.content_type, **said.headers}
-    return web.Response(body=said.body, status=said.status, headers=headers)
+def _refused(refusal: Refusal) -> web.Response:
+    headers = {"Content-Type": refusal.content_type, **refusal.headers}
+    return web.Response(body=refusal.body, status=refusal.status, headers=headers)

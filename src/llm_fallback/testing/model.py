@@ -39,13 +39,13 @@ def fake_chat_model(
     listeners: Sequence[Listener] = (),
     **overrides: Any,
 ) -> FakeChatModel:
-    """A chat model that fails as told: no sockets, no litellm, no time lost.
+    """A chat model that fails as scripted: no sockets, no litellm, no waiting.
 
-    `scripts` says what each deployment does; they are tried in that order. Without a script a deployment answers
-    sensibly. With a `spec`, anything `build_chat_model` takes, its own chains are asked and all its deployments are
-    replaced by fakes; variables it names need not be set. `overrides` are those of `build_chat_model`.
+    `scripts` says what each deployment does; they are tried in that order. Without a script a deployment makes up a
+    sensible answer. `spec` is anything `build_chat_model` takes: its chains are used, all its deployments are replaced
+    by fakes, and its variables need not be set. `overrides` are those of `build_chat_model`.
 
-    Time is a `JumpingClock`'s unless another clock is given: it passes only where somebody waits, and then at once.
+    Unless another clock is given, time is a `JumpingClock`'s: it passes only where something waits, and then at once.
 
     Raises SpecError for a wrong spec or override, and for scripts of deployments the spec does not have.
     """
@@ -55,11 +55,11 @@ def fake_chat_model(
 class FakeChatModel(ChainChatModel, OpenAIChat):
     """`FallbackChatModel` over deployments that play scripts.
 
-    Engine, parameters, metadata and errors are the same. It is no ChatLiteLLMRouter and has no `router`, and no
-    deployment objects to a parameter.
+    Engine, parameters, metadata and errors are the same. It is not a ChatLiteLLMRouter and has no `router`, and its
+    deployments accept every parameter.
     """
 
-    cast: FakeDeployments = Field(exclude=True, repr=False)
+    fakes: FakeDeployments = Field(exclude=True, repr=False)
 
     def __init__(
         self,
@@ -67,35 +67,36 @@ class FakeChatModel(ChainChatModel, OpenAIChat):
         spec: Any = None,
         scripts: Mapping[str, Scripted] | None = None,
         clock: Clock | None = None,
-        cast: FakeDeployments | None = None,
+        fakes: FakeDeployments | None = None,
         runtime: ModelRuntime | None = None,
         **settings: Any,
     ) -> None:
-        if runtime is None or cast is None:
+        if runtime is None or fakes is None:
             clock = JumpingClock() if clock is None else clock
             spec = None if spec is None else read(spec)
-            cast = _cast(scripts, spec, settings.get("chain"), clock)
-            spec = cast.chain_spec(_address, "openai-compatible", {}, {}) if spec is None else spec
-            means = _means(cast, clock)
+            fakes = _fake_deployments(scripts, spec, settings.get("chain"), clock)
+            spec = fakes.chain_spec(_address, "openai-compatible", {}, {}) if spec is None else spec
+            adapter = _adapter(fakes, clock)
         else:
-            means = runtime.adapter
-        super().__init__(**fields_of(spec, runtime, settings, means), cast=cast)
+            adapter = runtime.adapter
+        super().__init__(**fields_of(spec, runtime, settings, adapter), fakes=fakes)
 
     @property
     def clock(self) -> Clock:
-        """The time this model lives in."""
+        """The clock of this model."""
         return self.runtime.engine.clock
 
     def script(self, name: str, *steps: Scripted) -> None:
-        """Gives a deployment another script from its next request on, for every copy of this model.
+        """Give a deployment another script from its next request on, for every copy of this model.
 
-        One step is played for ever; several, or one list, once. Without any it answers sensibly.
+        One step is repeated for ever; several steps, or one list, are played once. Without any, the deployment makes up
+        sensible answers.
         """
-        self.cast.script(name, *steps)
+        self.fakes.script(name, *steps)
 
     def received(self, name: str | None = None) -> list[Received]:
-        """The requests so far, oldest first; those of one deployment if it is named."""
-        return self.cast.received(name)
+        """The requests so far, oldest first; of one deployment if it is named."""
+        return self.fakes.received(name)
 
     def _result(self, answer: Any) -> ChatResult:
         return self._finish_result(result_of(answer.reply.raw), answer)
@@ -105,39 +106,39 @@ class FakeChatModel(ChainChatModel, OpenAIChat):
         return {**super()._identifying_params, **self._chain_identity()}
 
 
-def _cast(
+def _fake_deployments(
     scripts: Mapping[str, Scripted] | None, spec: Spec | None, chain: str | None, clock: Clock
 ) -> FakeDeployments:
     if spec is None:
         return FakeDeployments(scripts, chain=chain or "default", now=clock.now)
-    given = scripts or {}
+    scripts = scripts or {}
     mistakes = [
         Mistake(f"scripts[{name!r}]", f"no deployment is called {name!r}", nearest(name, spec.deployments))
-        for name in given
+        for name in scripts
         if name not in spec.deployments
     ]
     if mistakes:
         raise SpecError(mistakes)
-    return FakeDeployments({name: given.get(name) for name in spec.deployments}, now=clock.now)
+    return FakeDeployments({name: scripts.get(name) for name in spec.deployments}, now=clock.now)
 
 
 def _address(name: str) -> str:
     return f"http://{name}.invalid"
 
 
-def _means(cast: FakeDeployments, clock: Clock) -> Adapter:
+def _adapter(fakes: FakeDeployments, clock: Clock) -> Adapter:
     return Adapter(
-        resolve=_resolved,
-        transport=partial(ScriptedTransport, cast, clock),
+        resolve=_resolve_without_keys,
+        transport=partial(ScriptedTransport, fakes, clock),
         catalogue=lambda: ListCatalogue(listed),
         clock=clock,
         rng=lambda: Random(0),
     )
 
 
-def _resolved(spec: Spec) -> Plan:
-    """The plan of a spec without its keys; a variable that is not set stands for itself."""
-    needed = {reference.name for _, reference in spec.references() if reference.default is None}
-    stand_ins = {name: os.environ.get(name) or f"${{{name}}}" for name in needed}
-    keyless = {name: own.model_copy(update={"api_key": None}) for name, own in spec.deployments.items()}
-    return resolve_spec(spec.model_copy(update={"deployments": keyless}), {**os.environ, **stand_ins})
+def _resolve_without_keys(spec: Spec) -> Plan:
+    """The plan of a spec without its API keys; a variable that is not set has its reference as its value."""
+    required = {reference.name for _, reference in spec.references() if reference.default is None}
+    variables = {name: os.environ.get(name) or f"${{{name}}}" for name in required}
+    keyless = {name: deployment.model_copy(update={"api_key": None}) for name, deployment in spec.deployments.items()}
+    return resolve_spec(spec.model_copy(update={"deployments": keyless}), {**os.environ, **variables})

@@ -1,4 +1,4 @@
-"""LangChain's side of OpenAI's chat protocol: what ChatLiteLLM does with messages and replies, without litellm."""
+"""LangChain's side of OpenAI's chat protocol: how ChatLiteLLM writes requests and reads replies, without litellm."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
 
+PROVIDER = "litellm"
+"""The provider that replies of the real model name."""
+
 
 class OpenAIChat(BaseChatModel):
-    """A chat model that asks in OpenAI's words. Whoever derives from it says how a request is made."""
+    """A chat model that writes its requests in OpenAI's protocol; subclasses send them."""
 
     model: str
     temperature: float | None = None
@@ -37,7 +40,7 @@ class OpenAIChat(BaseChatModel):
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     def _ask(self, words: dict[str, Any], run_manager: CallbackManagerForLLMRun | None) -> Any:
-        """The reply to a request, or its chunks if it says `stream`."""
+        """The reply to a request, or its chunks if `stream` is set in it."""
         raise NotImplementedError
 
     async def _aask(self, words: dict[str, Any], run_manager: AsyncCallbackManagerForLLMRun | None) -> Any:
@@ -77,8 +80,8 @@ class OpenAIChat(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        for place, chunk in enumerate(self._ask(self._streamed(messages, stop, kwargs), run_manager)):
-            yield chunk_of(chunk, is_first=place == 0)
+        for position, chunk in enumerate(self._ask(self._stream_request(messages, stop, kwargs), run_manager)):
+            yield chunk_of(chunk, is_first=position == 0)
 
     async def _astream(
         self,
@@ -88,7 +91,7 @@ class OpenAIChat(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         is_first = True
-        async for chunk in await self._aask(self._streamed(messages, stop, kwargs), run_manager):
+        async for chunk in await self._aask(self._stream_request(messages, stop, kwargs), run_manager):
             yield chunk_of(chunk, is_first=is_first)
             is_first = False
 
@@ -96,20 +99,22 @@ class OpenAIChat(BaseChatModel):
         return result_of(reply)
 
     def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-        words = self._merged({**self._default_params, "stop": stop}, kwargs)
+        parameters = self._merged({**self._default_params, "stop": stop}, kwargs)
         return {
-            **{name: value for name, value in words.items() if value is not None},
-            "messages": request_of(messages),
+            **{name: value for name, value in parameters.items() if value is not None},
+            "messages": messages_of(messages),
             "stream": False,
         }
 
-    def _streamed(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _stream_request(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
         options = {"include_usage": True} if self.stream_options is None else self.stream_options
         return {"stream_options": options, **self._request(messages, stop, kwargs), "stream": True}
 
     @property
     def _default_params(self) -> dict[str, Any]:
-        own = {
+        params = {
             "model": self.model,
             "stream": self.streaming,
             "temperature": self.temperature,
@@ -119,7 +124,7 @@ class OpenAIChat(BaseChatModel):
             "max_tokens": self.max_tokens,
             "num_ctx": self.num_ctx,
         }
-        return {**own, **self.model_kwargs}
+        return {**params, **self.model_kwargs}
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
@@ -139,8 +144,8 @@ class OpenAIChat(BaseChatModel):
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """The model with tools. `tool_choice`: a tool's name, "auto", "none", "any" or True for at least one."""
-        offered = [convert_to_openai_tool(tool) for tool in tools]
-        return self.bind(tools=offered, tool_choice=_choice(tool_choice, offered), **kwargs)
+        documents = [convert_to_openai_tool(tool) for tool in tools]
+        return self.bind(tools=documents, tool_choice=_tool_choice(tool_choice, documents), **kwargs)
 
     def with_structured_output(
         self,
@@ -151,64 +156,18 @@ class OpenAIChat(BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """The model with replies of a schema, asked for by `json_schema`, `function_calling` or `json_mode`."""
+        """The model with replies that fit a schema. `method`: `json_schema`, `function_calling` or `json_mode`."""
         if method == "function_calling":
             return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
         if kwargs or method not in ("json_schema", "json_mode"):
             raise ValueError(f"with_structured_output takes no {kwargs or method!r}")
         is_model = isinstance(schema, type) and is_basemodel_subclass(schema)
         parser: Runnable[Any, Any] = PydanticOutputParser(pydantic_object=schema) if is_model else JsonOutputParser()
-        asking = self.bind(response_format=_format(schema, method, strict is not False))
-        return _with_raw(asking, parser) if include_raw else asking | parser
+        model = self.bind(response_format=_response_format(schema, method, strict is not False))
+        return _with_raw(model, parser) if include_raw else model | parser
 
 
-def _choice(choice: str | bool | dict[str, Any] | None, offered: list[dict[str, Any]]) -> Any:
-    """OpenAI's word for a choice of tools; ValueError for a tool that is not offered."""
-    if choice is True or choice == "any":
-        return "required"
-    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
-        choice = {"type": "function", "function": {"name": choice}}
-    if isinstance(choice, dict) and "function" in choice:
-        names = [tool["function"]["name"] for tool in offered if "function" in tool]
-        if choice["function"]["name"] not in names:
-            raise ValueError(f"tool_choice names {choice['function']['name']!r}; the tools are {names}")
-    return choice
-
-
-def _format(schema: Any, method: str, strict: bool) -> dict[str, Any]:
-    if method == "json_mode":
-        return {"type": "json_object"}
-    function = convert_to_openai_tool(schema)["function"]
-    name = getattr(schema, "__name__", function["name"])
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": name, "schema": _closed(function["parameters"]), "strict": strict},
-    }
-
-
-def _closed(schema: Any) -> Any:
-    """The schema with no further properties in any of its objects."""
-    if isinstance(schema, list):
-        return [_closed(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {key: _closed(value) for key, value in schema.items()}
-    return {**closed, "additionalProperties": False} if schema.get("type") == "object" else closed
-
-
-def _with_raw(asking: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    parsed: Runnable[Any, Any] = RunnablePassthrough.assign(
-        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
-    )
-    failed: Runnable[Any, Any] = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=asking) | parsed.with_fallbacks([failed], exception_key="parsing_error")
-
-
-PROVIDER = "litellm"
-"""As replies of the real model say."""
-
-
-def request_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+def messages_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """Messages as ChatLiteLLM sends them: without names, with the reasoning that came before."""
     sent = convert_to_openai_messages(messages)
     for message, document in zip(messages, sent, strict=True):
@@ -219,14 +178,14 @@ def request_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 
 def result_of(document: Mapping[str, Any]) -> ChatResult:
-    """A whole reply."""
+    """LangChain's result of a whole reply."""
     usage = document.get("usage") or {}
     generations = [_generation(choice, usage) for choice in document["choices"]]
     return ChatResult(generations=generations, llm_output={"token_usage": dict(usage)})
 
 
 def chunk_of(chunk: Mapping[str, Any], *, is_first: bool) -> ChatGenerationChunk:
-    """A chunk of a stream; the first says where the reply comes from."""
+    """LangChain's chunk of a chunk; the first one names the provider."""
     choice = chunk["choices"][0] if chunk["choices"] else {}
     delta, metadata = choice.get("delta") or {}, {"model_provider": PROVIDER} if is_first else {}
     for name, value in (
@@ -237,8 +196,8 @@ def chunk_of(chunk: Mapping[str, Any], *, is_first: bool) -> ChatGenerationChunk
             metadata[name] = value
     message = AIMessageChunk(
         content=delta.get("content") or "",
-        additional_kwargs=_beside(delta),
-        tool_call_chunks=[_part(call) for call in delta.get("tool_calls") or ()],
+        additional_kwargs=_additional_kwargs(delta),
+        tool_call_chunks=[_tool_call_chunk(call) for call in delta.get("tool_calls") or ()],
         usage_metadata=usage_of(chunk["usage"]) if chunk.get("usage") else None,
         response_metadata=metadata,
     )
@@ -246,27 +205,27 @@ def chunk_of(chunk: Mapping[str, Any], *, is_first: bool) -> ChatGenerationChunk
 
 
 def usage_of(usage: Mapping[str, Any]) -> UsageMetadata:
-    """OpenAI's count of tokens in LangChain's words."""
-    given, made = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+    """LangChain's usage of OpenAI's."""
+    prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
     total = usage.get("total_tokens")
     metadata = UsageMetadata(
-        input_tokens=given, output_tokens=made, total_tokens=given + made if total is None else total
+        input_tokens=prompt, output_tokens=completion, total_tokens=prompt + completion if total is None else total
     )
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    thought = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
+    reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
     if cached is not None:
         metadata["input_token_details"] = InputTokenDetails(cache_read=cached)
-    if thought is not None:
-        metadata["output_token_details"] = OutputTokenDetails(reasoning=thought)
+    if reasoning is not None:
+        metadata["output_token_details"] = OutputTokenDetails(reasoning=reasoning)
     return metadata
 
 
 def _generation(choice: Mapping[str, Any], usage: Mapping[str, Any]) -> ChatGeneration:
-    told = choice["message"]
-    calls, invalid = _calls(told)
+    document = choice["message"]
+    calls, invalid = _tool_calls(document)
     message = AIMessage(
-        content=told.get("content") or "",
-        additional_kwargs=_beside(told),
+        content=document.get("content") or "",
+        additional_kwargs=_additional_kwargs(document),
         tool_calls=calls,
         invalid_tool_calls=invalid,
         usage_metadata=usage_of(usage),
@@ -275,19 +234,61 @@ def _generation(choice: Mapping[str, Any], usage: Mapping[str, Any]) -> ChatGene
     return ChatGeneration(message=message, generation_info={"finish_reason": choice.get("finish_reason")})
 
 
-def _calls(told: Mapping[str, Any]) -> tuple[list[ToolCall], list[InvalidToolCall]]:
-    """As ChatLiteLLM has it: what does not parse is invalid, what is no object is empty."""
-    calls, invalid = default_tool_parser(list(told.get("tool_calls") or ()))
+def _tool_calls(message: Mapping[str, Any]) -> tuple[list[ToolCall], list[InvalidToolCall]]:
+    """As ChatLiteLLM reads them: arguments that do not parse are invalid, those that are not an object are empty."""
+    calls, invalid = default_tool_parser(list(message.get("tool_calls") or ()))
     return [{**call, "args": call["args"] if isinstance(call["args"], dict) else {}} for call in calls], invalid
 
 
-def _beside(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands beside the content."""
-    return {name: told[name] for name in ("reasoning_content", "tool_calls") if told.get(name)}
+def _additional_kwargs(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: message[name] for name in ("reasoning_content", "tool_calls") if message.get(name)}
 
 
-def _part(call: Mapping[str, Any]) -> Any:
+def _tool_call_chunk(call: Mapping[str, Any]) -> Any:
     function = call["function"]
     return tool_call_chunk(
         name=function.get("name"), args=function.get("arguments"), id=call.get("id"), index=call.get("index")
     )
+
+
+def _tool_choice(choice: str | bool | dict[str, Any] | None, tools: list[dict[str, Any]]) -> Any:
+    """`tool_choice` as OpenAI spells it; ValueError for a tool that is not among the tools."""
+    if choice is True or choice == "any":
+        return "required"
+    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
+        choice = {"type": "function", "function": {"name": choice}}
+    if isinstance(choice, dict) and "function" in choice:
+        names = [tool["function"]["name"] for tool in tools if "function" in tool]
+        if choice["function"]["name"] not in names:
+            raise ValueError(f"tool_choice names {choice['function']['name']!r}; the tools are {names}")
+    return choice
+
+
+def _response_format(schema: Any, method: str, strict: bool) -> dict[str, Any]:
+    if method == "json_mode":
+        return {"type": "json_object"}
+    function = convert_to_openai_tool(schema)["function"]
+    name = getattr(schema, "__name__", function["name"])
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": name, "schema": _without_further_properties(function["parameters"]), "strict": strict},
+    }
+
+
+def _without_further_properties(schema: Any) -> Any:
+    """The schema with `additionalProperties: false` in each of its objects."""
+    if isinstance(schema, list):
+        return [_without_further_properties(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    strict = {key: _without_further_properties(value) for key, value in schema.items()}
+    return {**strict, "additionalProperties": False} if schema.get("type") == "object" else strict
+
+
+def _with_raw(model: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    """The reply, what it was parsed to, and the error if it could not be."""
+    parsed: Runnable[Any, Any] = RunnablePassthrough.assign(
+        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
+    )
+    failed: Runnable[Any, Any] = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")

@@ -1,4 +1,4 @@
-"""OpenAI's chat protocol, the server's side: completions, chunks of a stream, refusals as real servers word them."""
+"""The server's side of OpenAI's chat protocol: completions, chunks of a stream, errors in the words of real servers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,22 @@ _CHARACTERS_PER_ARGUMENT_PIECE = 12
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What every document of one answer repeats."""
+    """The fields that every document of one answer repeats."""
 
     id: str
     model: str
     created: int
     """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One HTTP error response."""
+
+    status: int
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str]
 
 
 def frame(document: Mapping[str, Any]) -> bytes:
@@ -31,7 +41,7 @@ def frame(document: Mapping[str, Any]) -> bytes:
 
 
 def encode(document: object) -> bytes:
-    """A document as compact JSON, other scripts than Latin left as they are."""
+    """A document as compact JSON; letters outside ASCII are not escaped."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
@@ -45,24 +55,24 @@ def completion(answer: Answer, envelope: Envelope, n: int = 1) -> dict[str, Any]
 
 
 def openings(envelope: Envelope, n: int = 1) -> list[dict[str, Any]]:
-    """The chunks that say who speaks."""
+    """The chunks that begin a stream: the role, once for each choice."""
     return [chunk(envelope, {"role": "assistant", "content": ""}, index) for index in range(n)]
 
 
 def deltas(answer: Answer, envelope: Envelope) -> list[dict[str, Any]]:
-    """What the stream says, piece by piece: thoughts, text, tool calls."""
-    thoughts = [{"reasoning_content": piece} for piece in split_evenly(answer.reasoning or "", 2) if piece]
+    """The deltas of a stream: reasoning, text, tool calls."""
+    reasoning = [{"reasoning_content": piece} for piece in split_evenly(answer.reasoning or "", 2) if piece]
     text = [{"content": piece} for piece in answer.pieces if piece]
     calls = [
         delta
         for place, call in enumerate(answer.tool_calls)
         for delta in _call_deltas(call, place, _call_id(call, place, envelope))
     ]
-    return [*thoughts, *text, *calls]
+    return [*reasoning, *text, *calls]
 
 
 def closings(answer: Answer, envelope: Envelope, *, n: int = 1, with_usage: bool = False) -> list[dict[str, Any]]:
-    """The chunks that end a stream: a finish reason each, then the usage if asked for."""
+    """The chunks that end a stream: a finish reason for each choice, then the usage if asked for."""
     ends = [chunk(envelope, {}, index, answer.finish) for index in range(n)]
     return [*ends, usage_chunk(answer, envelope)] if with_usage else ends
 
@@ -78,13 +88,33 @@ def usage_chunk(answer: Answer, envelope: Envelope) -> dict[str, Any]:
     return {**_head(envelope, "chat.completion.chunk"), "choices": [], "usage": dict(answer.usage)}
 
 
+def refusal_of(fail: Fail, model: str) -> Refusal:
+    """The response to a request for `model` that fails with a status or a word of `STATUS`."""
+    status = fail.failure if isinstance(fail.failure, int) else STATUS[fail.failure]
+    body = error_body(fail.failure, model) if fail.body is None else fail.body
+    headers, wait = dict(fail.headers or {}), fail.retry_after
+    if wait is not None:
+        headers["Retry-After"] = wait if isinstance(wait, str) else f"{wait:g}"
+    return Refusal(status, *_encoded(body), headers)
+
+
+def error_body(failure: int | str, model: str) -> Mapping[str, Any] | str:
+    """What servers usually answer with this status or failure, as data or as text."""
+    word = WORD_OF.get(failure, "") if isinstance(failure, int) else failure
+    if word in BODIES:
+        error = BODIES[word]["error"]
+        return {"error": {**error, "message": error["message"].replace("{model}", model)}}
+    assert isinstance(failure, int)
+    return OTHER_BODIES.get(failure) or _vllm(f"HTTP status {failure}", "Error", None, failure)
+
+
 def _head(envelope: Envelope, kind: str) -> dict[str, Any]:
     return {"id": envelope.id, "object": kind, "created": envelope.created, "model": envelope.model}
 
 
 def _choice(answer: Answer, envelope: Envelope, index: int) -> dict[str, Any]:
-    says_nothing = answer.tool_calls and not answer.pieces
-    message: dict[str, Any] = {"role": "assistant", "content": None if says_nothing else answer.text}
+    has_no_text = answer.tool_calls and not answer.pieces
+    message: dict[str, Any] = {"role": "assistant", "content": None if has_no_text else answer.text}
     if answer.reasoning is not None:
         message["reasoning_content"] = answer.reasoning
     if answer.tool_calls:
@@ -112,51 +142,11 @@ def _call_deltas(call: ToolCall, place: int, call_id: str) -> list[dict[str, Any
     return [{"tool_calls": [part]} for part in (first, *rest)]
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """One HTTP error response."""
-
-    status: int
-    content_type: str
-    body: bytes
-    headers: Mapping[str, str]
-
-
-def refusal(fail: Fail, model: str) -> Refusal:
-    """The response to a request for `model` that fails with a status or a word of `STATUS`."""
-    status = fail.failure if isinstance(fail.failure, int) else STATUS[fail.failure]
-    body = error_body(fail.failure, model) if fail.body is None else fail.body
-    headers = dict(fail.headers or {})
-    if fail.retry_after is not None:
-        headers["Retry-After"] = _seconds(fail.retry_after)
-    return Refusal(status, *_encoded(body), headers)
-
-
-def error_body(failure: int | str, model: str) -> Mapping[str, Any] | str:
-    """What a server usually says with this status or failure."""
-    word = WORD_OF.get(failure, "") if isinstance(failure, int) else failure
-    if word in BODIES:
-        return _naming(model, BODIES[word])
-    assert isinstance(failure, int)
-    return OTHER_BODIES.get(failure) or _vllm(f"HTTP status {failure}", "Error", None, failure)
-
-
 def _encoded(body: Mapping[str, Any] | str) -> tuple[str, bytes]:
     if not isinstance(body, str):
         return "application/json", encode(body)
     kind = "text/html" if body.lstrip().startswith("<") else "text/plain"
     return kind, body.encode()
-
-
-def _seconds(retry_after: float | str) -> str:
-    return retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
-
-
-def _naming(model: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
-    error = body.get("error")
-    if not isinstance(error, Mapping):
-        return body
-    return {**body, "error": {**error, "message": error["message"].replace("{model}", model)}}
 
 
 def _vllm(message: str, kind: str, param: str | None, code: int) -> dict[str, Any]:
@@ -178,7 +168,7 @@ STATUS = {
     "server_error": 500,
     "overloaded": 503,
 }
-"""The failures that come as an HTTP status."""
+"""The status of each failure that comes as an HTTP status."""
 
 WORD_OF = {
     400: "bad_request",
@@ -251,4 +241,4 @@ OTHER_BODIES: dict[int, dict[str, Any] | str] = {
     529: {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
     504: {"error": "Not able to process the request in 8 seconds"},
 }
-"""Bodies of statuses that no failure has for its own."""
+"""Bodies of statuses that belong to no failure alone."""

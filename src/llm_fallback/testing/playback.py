@@ -1,6 +1,6 @@
-"""A step of a script, played: what is sent, when, and how it ends. No I/O.
+"""What a deployment does at a step of its script, as a sequence of actions: what it sends, when, and how it ends.
 
-A player that has sockets sends the acts; one that has none reads them.
+There is no I/O here: the HTTP server sends the actions over a socket, the fake model in the process reads them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from llm_fallback.testing import answers, openai_responses
 from llm_fallback.testing.answers.answer import Answer
 from llm_fallback.testing.answers.prompt import Request
-from llm_fallback.testing.openai_responses import DONE, STATUS, Envelope, error_body, refusal
+from llm_fallback.testing.openai_responses import DONE, STATUS, Envelope, error_body, refusal_of
 from llm_fallback.testing.recordings import Recorded
 from llm_fallback.testing.scripts import Cut, Empty, Fail, Garbage, Reply, Stall, Step
 
@@ -21,7 +21,7 @@ KEEP_ALIVE_EVERY_S = 0.05
 _JSON = "application/json"
 _STREAM = "text/event-stream"
 _FILLER = ("The", " quick", " brown", " fox", " jumps", " over", " the", " lazy", " dog.")
-_PIECES_LEFT_UNSAID = 3
+_PIECES_LEFT_UNSENT = 3
 _PAGE = b"<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>"
 
 
@@ -32,20 +32,20 @@ class SendHead:
     status: int = 200
     content_type: str = _JSON
     length: int | None = None
-    """Bytes of the body; None: told by its end."""
+    """Bytes of the body; None: it lasts until the connection says that it ended."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class SendBody:
-    """A part of the body. A mapping is one event of a stream; bytes go as they are."""
+    """A part of the body. A mapping is sent as one event of a stream, bytes as they are."""
 
     data: Mapping[str, Any] | bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Silence, for ever if `seconds` is None, with `keep_alive` sent every 50 ms if there is any."""
+    """Send nothing, for ever if `seconds` is None; then `keep_alive`, if not empty, is sent every 50 ms."""
 
     seconds: float | None = None
     keep_alive: bytes = b""
@@ -53,14 +53,14 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The connection is reset."""
+    """Reset the connection."""
 
 
 ServerAction: TypeAlias = SendHead | SendBody | Pause | Reset
 
 
 def play(step: Step | None, request: Request, envelope: Envelope) -> Iterator[ServerAction]:
-    """What happens to `request` at this step of a script; None answers sensibly."""
+    """What a deployment does about `request` at this step of its script; None: it makes up a sensible answer."""
     match step:
         case Fail():
             return _fail(step, request, envelope)
@@ -88,7 +88,7 @@ def _reply(reply: Reply, request: Request, envelope: Envelope) -> Iterator[Serve
         yield Pause(reply.delay_s)
     if request.get("stream"):
         yield SendHead(content_type=_STREAM, headers=reply.headers or {})
-        yield from _spoken(answer, request, envelope, reply.chunk_delay_s)
+        yield from _frames_of(answer, request, envelope, reply.chunk_delay_s)
     else:
         yield from _document(openai_responses.completion(answer, envelope, _n(request)), headers=reply.headers or {})
 
@@ -97,16 +97,16 @@ def _fail(fail: Fail, request: Request, envelope: Envelope) -> Iterator[ServerAc
     if fail.delay_s:
         yield Pause(fail.delay_s)
     if isinstance(fail.failure, int) or fail.failure in STATUS:
-        said = refusal(fail, envelope.model)
-        yield SendHead(said.status, said.content_type, len(said.body), said.headers)
-        yield SendBody(said.body)
-    elif fail.failure in _ACCIDENTS:
-        yield _ACCIDENTS[fail.failure]
+        refusal = refusal_of(fail, envelope.model)
+        yield SendHead(refusal.status, refusal.content_type, len(refusal.body), refusal.headers)
+        yield SendBody(refusal.body)
+    elif fail.failure in _WITHOUT_STATUS:
+        yield _WITHOUT_STATUS[fail.failure]
     else:
         yield from play(_STANDS_FOR[fail.failure], request, envelope)
 
 
-_ACCIDENTS: dict[str, ServerAction] = {"connection": Reset(), "timeout": Pause()}
+_WITHOUT_STATUS: dict[str, ServerAction] = {"connection": Reset(), "timeout": Pause()}
 _STANDS_FOR: dict[str, Step] = {
     "first_token_timeout": Stall(),
     "idle_timeout": Stall(after_chunks=2),
@@ -118,9 +118,9 @@ _STANDS_FOR: dict[str, Step] = {
 
 def _stall(stall: Stall, request: Request, envelope: Envelope) -> Iterator[ServerAction]:
     if request.get("stream"):
-        said, _ = _broken_off(stall, request, envelope)
+        sent, _ = _broken_off(stall, request, envelope)
         yield SendHead(content_type=_STREAM)
-        yield from _frames(openai_responses.openings(envelope), said)
+        yield from _frames(openai_responses.openings(envelope), sent)
         yield Pause(keep_alive=_keep_alive(stall, envelope))
     else:
         yield Pause()
@@ -141,10 +141,10 @@ def _cut(cut: Cut, request: Request, envelope: Envelope) -> Iterator[ServerActio
 
 
 def _cut_stream(cut: Cut, request: Request, envelope: Envelope) -> Iterator[ServerAction]:
-    said, unsaid = _broken_off(cut, request, envelope)
+    sent, unsent = _broken_off(cut, request, envelope)
     yield SendHead(content_type=_STREAM)
     if cut.after_chunks > 0:
-        yield from _frames(openai_responses.openings(envelope), said)
+        yield from _frames(openai_responses.openings(envelope), sent)
     match cut.how:
         case "reset":
             yield Reset()
@@ -152,7 +152,7 @@ def _cut_stream(cut: Cut, request: Request, envelope: Envelope) -> Iterator[Serv
             yield from (SendBody(_in_band_error(cut, envelope)), SendBody(DONE))
         case "bad_frame":
             yield SendBody(_half_a_frame(envelope))
-            yield from _frames(unsaid, _ending(cut, request, envelope, "stop"))
+            yield from _frames(unsent, _ending(cut, request, envelope, "stop"))
             yield SendBody(DONE)
         case "abort" | "error":
             yield from _frames(_ending(cut, request, envelope, cut.how))
@@ -165,7 +165,7 @@ def _cut_stream(cut: Cut, request: Request, envelope: Envelope) -> Iterator[Serv
 
 def _ending(cut: Cut, request: Request, envelope: Envelope, finish: str) -> list[dict[str, Any]]:
     answer = replace(_answer_to_break(cut, request), finish=finish)
-    return openai_responses.closings(answer, envelope, with_usage=_usage_wanted(request))
+    return openai_responses.closings(answer, envelope, with_usage=_wants_usage(request))
 
 
 def _cut_document(cut: Cut, request: Request, envelope: Envelope) -> Iterator[ServerAction]:
@@ -193,20 +193,20 @@ def _in_band_error(cut: Cut, envelope: Envelope) -> Mapping[str, Any]:
 
 
 def _garbage(garbage: Garbage, request: Request, envelope: Envelope) -> Iterator[ServerAction]:
-    nothing = answers.answer_as(Reply(), request)
+    empty = answers.answer_as(Reply(), request)
     match garbage.kind, bool(request.get("stream")):
         case "html", _:
             return _body(_PAGE, "text/html")
         case "null", _:
             return _body(b"null")
         case "no_choices", True:
-            return _stream([openai_responses.usage_chunk(nothing, envelope)] * 2)
+            return _stream([openai_responses.usage_chunk(empty, envelope)] * 2)
         case "no_choices", False:
-            return _document(openai_responses.completion(nothing, envelope, n=0))
+            return _document(openai_responses.completion(empty, envelope, n=0))
         case "truncated", True:
             return iter((SendHead(content_type=_STREAM), SendBody(_half_a_frame(envelope))))
         case "truncated", False:
-            whole = openai_responses.encode(openai_responses.completion(nothing, envelope))
+            whole = openai_responses.encode(openai_responses.completion(empty, envelope))
             return _body(whole[: len(whole) // 2])
         case _, True:
             return iter((SendHead(content_type=_STREAM), SendBody(b"data: upstream is starting\n\n"), SendBody(DONE)))
@@ -217,7 +217,7 @@ def _garbage(garbage: Garbage, request: Request, envelope: Envelope) -> Iterator
 def _empty(empty: Empty, request: Request, envelope: Envelope) -> Iterator[ServerAction]:
     answer = answers.answer_as(Reply("", finish=empty.finish), request)
     if request.get("stream"):
-        return chain([SendHead(content_type=_STREAM)], _spoken(answer, request, envelope, pause_s=0))
+        return chain([SendHead(content_type=_STREAM)], _frames_of(answer, request, envelope, pause_s=0))
     document = openai_responses.completion(answer, envelope)
     document["choices"][0]["message"]["content"] = empty.content
     return _document(document)
@@ -243,6 +243,7 @@ def _recorded(recorded: Recorded, request: Request, envelope: Envelope) -> Itera
 def _broken_off(
     step: Stall | Cut, request: Request, envelope: Envelope
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The chunks before the break, and those after it, which are not sent."""
     deltas = openai_responses.deltas(_answer_to_break(step, request), envelope)
     chunks = [openai_responses.chunk(envelope, delta) for delta in deltas]
     return chunks[: step.after_chunks], chunks[step.after_chunks :]
@@ -250,19 +251,19 @@ def _broken_off(
 
 def _answer_to_break(step: Stall | Cut, request: Request) -> Answer:
     if step.reply is None:
-        filler = islice(cycle(_FILLER), step.after_chunks + _PIECES_LEFT_UNSAID)
+        filler = islice(cycle(_FILLER), step.after_chunks + _PIECES_LEFT_UNSENT)
         return answers.answer_as(Reply(chunks=tuple(filler)), request)
     return answers.answer_as(Reply(step.reply) if isinstance(step.reply, str) else step.reply, request)
 
 
-def _spoken(answer: Answer, request: Request, envelope: Envelope, pause_s: float) -> Iterator[ServerAction]:
+def _frames_of(answer: Answer, request: Request, envelope: Envelope, pause_s: float) -> Iterator[ServerAction]:
     n = _n(request)
     yield from _frames(openai_responses.openings(envelope, n))
     for place, delta in enumerate(openai_responses.deltas(answer, envelope)):
         if pause_s and place:
             yield Pause(pause_s)
         yield from _frames(openai_responses.chunk(envelope, delta, index) for index in range(n))
-    yield from _frames(openai_responses.closings(answer, envelope, n=n, with_usage=_usage_wanted(request)))
+    yield from _frames(openai_responses.closings(answer, envelope, n=n, with_usage=_wants_usage(request)))
     yield SendBody(DONE)
 
 
@@ -299,5 +300,5 @@ def _n(request: Request) -> int:
     return int(request.get("n") or 1)
 
 
-def _usage_wanted(request: Request) -> bool:
+def _wants_usage(request: Request) -> bool:
     return bool((request.get("stream_options") or {}).get("include_usage"))

@@ -1,7 +1,7 @@
 """The pytest plugin: fakes as fixtures, and a guard against the network.
 
-pytest loads it wherever this library is installed, for tests that may have nothing to do with it: so it loads nothing
-before a test asks, and guards nobody who did not ask for it.
+pytest loads it wherever this library is installed, also for tests that do not use it: so it imports nothing before a
+test asks for a fixture, and guards only tests that ask for it.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _MARKERS = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The one setting."""
+    """Register the ini option."""
     parser.addini(_INI, "fail every test that would reach beyond this machine", type="bool", default=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Markers, for --strict-markers and --markers."""
+    """Register the markers, for --strict-markers and --markers."""
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
 
 
 @pytest.fixture
 def fake_llm(request: pytest.FixtureRequest) -> Callable[..., FakeChatModel]:
-    """`llm_fallback.testing.fake_chat_model`: a chat model that fails as told, without a network.
+    """`llm_fallback.testing.fake_chat_model`: a chat model that fails as scripted, without a network.
 
-    The nearest marker of the same name says what it is made with, such as a spec.
+    The nearest marker of the same name has arguments for it, such as a spec.
     """
     from llm_fallback.testing import fake_chat_model
 
@@ -55,14 +55,14 @@ def fake_llm_server(request: pytest.FixtureRequest) -> Generator[FakeServer, Non
     from llm_fallback.testing import FakeServer
 
     marker = request.node.get_closest_marker("fake_llm_server")
-    made = FakeServer(*marker.args, **marker.kwargs) if marker else FakeServer()
-    with made as server:
+    server = FakeServer(*marker.args, **marker.kwargs) if marker else FakeServer()
+    with server:
         yield server
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Guard a test and its fixtures, if it is to be guarded."""
+    """Guard a test and its fixtures, if it asks for that."""
     if not _is_guarded(item):
         return (yield)
     from llm_fallback.testing.network_guard import Guard
@@ -73,20 +73,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail fixtures that swallowed what the guard raised, as code with a fallback does."""
-    return (yield from _watched(item))
+    """Fail a test whose fixtures swallowed the guard's error, as code with a fallback does."""
+    return (yield from _with_complaint(item))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Likewise for the test."""
-    return (yield from _watched(item))
+    """The same for the test itself."""
+    return (yield from _with_complaint(item))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Likewise for what fixtures do after it."""
-    return (yield from _watched(item))
+    """The same for the teardown of its fixtures."""
+    return (yield from _with_complaint(item))
 
 
 def _is_guarded(item: pytest.Item) -> bool:
@@ -95,7 +95,7 @@ def _is_guarded(item: pytest.Item) -> bool:
     return item.get_closest_marker("no_network") is not None or bool(item.config.getini(_INI))
 
 
-def _watched(item: pytest.Item) -> Generator[None, object, object]:
+def _with_complaint(item: pytest.Item) -> Generator[None, object, object]:
     guard = item.stash.get(_GUARD, None)
     if guard is None:
         return (yield)

@@ -1,4 +1,4 @@
-"""A server that passes requests on to real ones and keeps what came, with secrets removed."""
+"""A server that forwards requests to real ones and records the responses, with secrets removed."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from llm_fallback.testing.playback import Pause, Reset, SendBody, SendHead, Serv
 from llm_fallback.testing.recordings import End, Recorded, line_of
 from llm_fallback.testing.scripts import Script
 
-_OF_THE_CONNECTION = frozenset(
+_CONNECTION_HEADERS = frozenset(
     {"host", "connection", "content-length", "transfer-encoding", "accept-encoding", "keep-alive", "te", "upgrade"}
 )
-_KEPT = ("retry-after", "retry-after-ms")
-"""Headers that say something to a client; others may name its owner."""
+_RECORDED_HEADERS = ("retry-after", "retry-after-ms")
+"""Response headers that matter to a client; others may identify the owner of the API key."""
 
 
 class RecordingApp(FakeApp):
-    """Passes every request on to its deployment's real server and writes the exchange to a file, which begins empty."""
+    """Forwards every request to its deployment's real server and writes the exchange to a file, which begins empty."""
 
     def __init__(
         self, scripts: Mapping[str, Script], log: RequestLog, *, upstream: Mapping[str, str], file: Path
@@ -40,20 +40,16 @@ class RecordingApp(FakeApp):
         self._file = file
         file.write_text("", encoding="utf-8")
 
-    def _keep(self, line: str) -> None:
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(line)
-
     async def _actions(
-        self, name: str, asked: Mapping[str, Any], number: int, request: web.BaseRequest
+        self, name: str, body: Mapping[str, Any], number: int, request: web.BaseRequest
     ) -> AsyncGenerator[ServerAction, None]:
-        take = Take(bool(asked.get("stream")))
-        headers = {key: value for key, value in request.headers.items() if key.lower() not in _OF_THE_CONNECTION}
+        take = Take(bool(body.get("stream")))
+        headers = {key: value for key, value in request.headers.items() if key.lower() not in _CONNECTION_HEADERS}
         try:
             async with (
                 ClientSession(timeout=ClientTimeout(total=None)) as session,
                 session.post(
-                    self._addresses[name], data=encode(asked), headers={**headers, "Accept-Encoding": "identity"}
+                    self._addresses[name], data=encode(body), headers={**headers, "Accept-Encoding": "identity"}
                 ) as response,
             ):
                 yield take.begin(response)
@@ -66,11 +62,13 @@ class RecordingApp(FakeApp):
             yield Reset()
         finally:
             secrets = _secrets(request.headers)
-            self._keep(line_of(name, _struck(asked, Redactor(secrets)), take.without(secrets)))
+            line = line_of(name, _redacted(body, Redactor(secrets)), take.without(secrets))
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(line)
 
 
 class Take:
-    """One exchange while it is recorded."""
+    """One exchange that is being recorded."""
 
     def __init__(self, stream: bool) -> None:
         self._last = monotonic()
@@ -83,32 +81,32 @@ class Take:
         self.end: End = "silence"
 
     def begin(self, response: ClientResponse) -> SendHead:
-        """The status and headers came."""
+        """Record the status and headers."""
         self._delay_s = self._pause()
         self._response.status = response.status
-        kept = {name: response.headers[name] for name in _KEPT if name in response.headers}
+        kept = {name: response.headers[name] for name in _RECORDED_HEADERS if name in response.headers}
         self._head = SendHead(response.status, response.content_type, response.content_length, kept)
         return self._head
 
     def add(self, data: bytes) -> SendBody:
-        """A piece of the body came."""
+        """Record a part of the body."""
         self._parts.append((self._pause(), data))
         self._length += len(data)
         if self._response.streamed:
             self._frames.feed(data)
-        if self._is_all:
-            # Noted here, because a client that has all may leave before the upstream's connection says that it ended.
+        if self._is_complete:
+            # A client that has everything may leave before the connection says that the response has ended.
             self.end = "whole"
         return SendBody(data)
 
     @property
-    def _is_all(self) -> bool:
-        """Whether what came says of itself that nothing more will."""
+    def _is_complete(self) -> bool:
+        """Whether the response says itself that it has ended."""
         return self._response.saw_done or self._length == self._head.length
 
     def without(self, secrets: Sequence[str]) -> Recorded:
-        """What came, with each secret struck out wherever a server repeated it, lengths unchanged."""
-        pauses, pieces = [pause for pause, _ in self._parts], [data for _, data in self._parts]
+        """The exchange, with asterisks for each secret that the server repeated; lengths stay."""
+        pauses, parts = [pause for pause, _ in self._parts], [data for _, data in self._parts]
         head = self._head
         return Recorded(
             stream=self._response.streamed,
@@ -117,7 +115,7 @@ class Take:
             content_type=head.content_type,
             headers=head.headers,
             length=head.length,
-            parts=tuple(zip(pauses, _blacked(pieces, secrets), strict=True)),
+            parts=tuple(zip(pauses, _masked(parts, secrets), strict=True)),
             end=self.end,
         )
 
@@ -128,29 +126,28 @@ class Take:
 
 
 def _secrets(headers: Mapping[str, str]) -> list[str]:
-    """What a request carried that nobody else may see, as it stands and without the scheme before it."""
-    found = [value for name, value in headers.items() if is_secret_name(name) or name.lower() == "cookie"]
-    return sorted(
-        {part for value in found for part in (value, value.rpartition(" ")[2]) if part}, key=len, reverse=True
-    )
+    """The secrets in a request's headers, whole and without the scheme before them; the longest first."""
+    values = [value for name, value in headers.items() if is_secret_name(name) or name.lower() == "cookie"]
+    secrets = {secret for value in values for secret in (value, value.rpartition(" ")[2]) if secret}
+    return sorted(secrets, key=len, reverse=True)
 
 
-def _blacked(pieces: Iterable[bytes], secrets: Iterable[str]) -> list[bytes]:
-    """The pieces with secrets in asterisks, also one that is divided between two of them."""
-    lengths = [0, *map(len, pieces := list(pieces))]
-    whole = b"".join(pieces)
+def _masked(parts: Sequence[bytes], secrets: Iterable[str]) -> list[bytes]:
+    """The parts with asterisks for secrets, also for one that is divided between two parts."""
+    lengths = [0, *map(len, parts)]
+    whole = b"".join(parts)
     for secret in map(str.encode, secrets):
         whole = whole.replace(secret, b"*" * len(secret))
     return [whole[start:end] for start, end in pairwise(accumulate(lengths))]
 
 
-def _struck(value: Any, scrub: Redactor) -> Any:
-    """Data without known secrets, nor anything under a secret's name."""
+def _redacted(value: Any, redact: Redactor) -> Any:
+    """The data without known secrets, and without the values under a secret's name."""
     match value:
         case str():
-            return scrub(value)
+            return redact(value)
         case Mapping():
-            return {key: REDACTED if is_secret_name(key) else _struck(item, scrub) for key, item in value.items()}
+            return {key: REDACTED if is_secret_name(key) else _redacted(item, redact) for key, item in value.items()}
         case list():
-            return [_struck(item, scrub) for item in value]
+            return [_redacted(item, redact) for item in value]
     return json.loads(json.dumps(value))

@@ -1,7 +1,7 @@
-"""Exchanges with real servers, kept in a file and played again.
+"""Exchanges with real servers, read from a file to be played again.
 
-A file has one JSON object per line: whose exchange it was, what was asked, and what came, piece by piece with the
-pauses between. `recorder` writes them, with secrets removed.
+A file has one JSON object per line: the deployment, the request, and the parts of the response with the pauses between
+them. `recorder` writes them, with secrets removed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ End = Literal["whole", "cut", "silence"]
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One exchange, as it came over the wire."""
+    """One exchange, as it was sent over the network."""
 
     stream: bool
     """Whether a stream was asked for."""
@@ -28,28 +28,28 @@ class Recorded:
     content_type: str = ""
     headers: Mapping[str, str] | None = None
     length: int | None = None
-    """Bytes of the body, where the server said so before."""
+    """Bytes of the body, if the server announced them."""
     parts: tuple[tuple[float, bytes], ...] = ()
     """Each piece of the body, and the seconds of silence before it."""
     end: End = "whole"
-    """`silence`: the client left, or the recording ended, while more was to come."""
+    """`silence`: the client left, or the recording ended, before the response did."""
 
     def paced(self, pace: float) -> Recorded:
-        """With every pause so many times as long; 0: none."""
+        """The exchange with every pause `pace` times as long."""
         parts = tuple((pause * pace, data) for pause, data in self.parts)
         return replace(self, delay_s=self.delay_s * pace, parts=parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Tape:
-    """All exchanges with one deployment. They are played once, in their order; further requests are refused."""
+    """All exchanges with one deployment. Each is played once, in their order; further requests are refused."""
 
     deployment: str
     exchanges: tuple[Recorded, ...]
 
     @property
     def is_over(self) -> str:
-        """What to say to who asks on."""
+        """The error of a request after the last exchange."""
         count = len(self.exchanges)
         return f"all {count} exchanges recorded with {self.deployment!r} have been played; record them anew"
 
@@ -57,8 +57,8 @@ class Tape:
 def recorded(file: str | Path, *, pace: float = 1.0) -> dict[str, Tape]:
     """The scripts of a recording, for `fake_chat_model` or `FakeServer`.
 
-    `pace` scales the pauses: 1 as they were, 0.1 ten times as fast, 0 without any. ValueError for a file that is no
-    recording, with the line.
+    `pace` scales the pauses: 1 as they were, 0.1 ten times as fast, 0 without any. Raises ValueError, with
+    the line, for a file that is not a recording.
     """
     tapes: dict[str, list[Recorded]] = {}
     for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1):
@@ -71,7 +71,7 @@ def recorded(file: str | Path, *, pace: float = 1.0) -> dict[str, Tape]:
 
 
 def line_of(deployment: str, request: Mapping[str, Any], exchange: Recorded) -> str:
-    """An exchange as a line of a file."""
+    """An exchange as a line of a recording."""
     document = {
         "deployment": deployment,
         "request": request,
@@ -81,7 +81,7 @@ def line_of(deployment: str, request: Mapping[str, Any], exchange: Recorded) -> 
         "content_type": exchange.content_type,
         "headers": exchange.headers or {},
         "length": exchange.length,
-        # Bytes that are half a letter stand as lone surrogates, and come back as they were.
+        # A part may end in the middle of a character: its bytes become lone surrogates, and bytes again when read.
         "parts": [[round(pause, 4), data.decode(errors="surrogateescape")] for pause, data in exchange.parts],
         "end": exchange.end,
     }

@@ -1,6 +1,6 @@
-"""The words of a script: what a fake deployment does with each request it gets.
+"""The steps of a script: what a fake deployment does about each request it receives.
 
-The same words drive the HTTP server and the in-process model. A word says what a client sees, not how it is
+The same steps drive the HTTP server and the model in the process. A step says what a client sees, not how that is
 done.
 """
 
@@ -28,26 +28,26 @@ _NOT_FROM_A_SERVER = {
 class Reply:
     """An answer.
 
-    `text=None` leaves the answer to the fake: it calls a bound tool, fills a requested schema or echoes the
-    prompt. A text is said exactly as it stands, whatever `stop` or `max_tokens` ask for.
+    `text=None` lets the fake make up a sensible answer: it calls a bound tool, fills a requested schema or echoes the
+    prompt. A text is sent exactly as it is, whatever `stop` or `max_tokens` ask for.
     """
 
     text: str | None = ""
     _: KW_ONLY
     tool_calls: Sequence[Mapping[str, Any]] = ()
-    """Each `{"name": ..., "args": {...}}`, with an `"id"` if it matters; args that are a text are sent as it stands."""
+    """Each `{"name": ..., "args": {...}}`, with an `"id"` if it matters; args that are a text are sent as they are."""
     usage: Mapping[str, Any] | tuple[int, int] | None = None
     """OpenAI's usage object or (prompt tokens, completion tokens); None: counted."""
     delay_s: float = 0.0
     """Seconds of silence before the first byte."""
     chunks: Sequence[str] | int | None = None
-    """The pieces of a stream, or how many there are; None: word by word. Pieces replace `text`."""
+    """The texts of a stream's chunks, or their number; None: a chunk for each word. Texts replace `text`."""
     reasoning: str | None = None
     """Sent as `reasoning_content`, before the text."""
     finish: str | None = None
     """Finish reason; None: "tool_calls" with tool calls, "stop" without."""
     chunk_delay_s: float = 0.0
-    """Seconds between two pieces of a stream."""
+    """Seconds between two chunks of a stream."""
     model: str | None = None
     """The model the answer claims to come from; None: the one asked for."""
     headers: Mapping[str, str] | None = None
@@ -58,20 +58,20 @@ class Reply:
 
     @property
     def is_open(self) -> bool:
-        """Whether the fake is to think of an answer itself."""
+        """Whether the fake makes up the answer."""
         return self.text is None and not self.tool_calls and (self.chunks is None or isinstance(self.chunks, int))
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """A refusal or an accident: an HTTP status of 400 to 599, or a word of `llm_fallback.events.Failure`."""
+    """A failure: an HTTP status from 400 to 599, or a word of `llm_fallback.events.Failure`."""
 
     failure: int | str
     _: KW_ONLY
     retry_after: float | str | None = None
     """Retry-After: seconds, or a date as HTTP writes it."""
     body: Mapping[str, Any] | str | None = None
-    """Instead of the usual body: a mapping is sent as JSON, a text as HTML if it begins with "<"."""
+    """Replaces the usual body. A mapping is sent as JSON, a text as HTML if it begins with "<"."""
     headers: Mapping[str, str] | None = None
     delay_s: float = 0.0
     """Seconds of silence before it."""
@@ -85,34 +85,34 @@ class Fail:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """A stream that falls silent for ever after some pieces; without streaming, no answer at all."""
+    """A stream that stops sending after some chunks, without an end; without streaming, no answer at all."""
 
     after_chunks: int = 0
-    """Pieces with content, reasoning or tool calls; the role chunk comes before and does not count."""
+    """Chunks with content, reasoning or tool calls; the role chunk before them does not count."""
     _: KW_ONLY
     keep_alive: Literal["comments", "roles"] | None = None
-    """What goes on every 50 ms in the silence: SSE comments, or chunks that say nothing."""
+    """What is still sent every 50 ms: SSE comments, or chunks without content."""
     reply: Reply | str | None = None
-    """What is broken off; None: a text as long as needed."""
+    """The reply that breaks off; None: a text that is long enough."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
     """A reply that ends early.
 
-    `reset`: the connection is reset. `close`: the body just ends. `done`: only `[DONE]`. `error_frame`,
-    `overload_frame`: an error inside the stream. `bad_frame`: one frame does not parse, then all goes on.
-    `abort`, `error`: vLLM's finish reasons that are none. `after_chunks=0` sends the status and no piece, not
-    even a role. Without streaming the nearest thing: half a body, an error status, or a body with that finish
-    reason.
+    `reset`: the connection is reset. `close`: the body just ends. `done`: `[DONE]` without a finish reason.
+    `error_frame`, `overload_frame`: an error inside the stream. `bad_frame`: one frame does not parse, the rest is
+    fine. `abort`, `error`: vLLM's finish reasons of replies that are not finished. `after_chunks=0` sends the status
+    and no chunk, not even the role. Without streaming, the nearest equivalent: half a body, an error status, or a body
+    with that finish reason.
     """
 
     after_chunks: int = 2
-    """Pieces with content, reasoning or tool calls."""
+    """Chunks with content, reasoning or tool calls."""
     _: KW_ONLY
     how: CutHow = "reset"
     reply: Reply | str | None = None
-    """What is broken off; None: a text as long as needed."""
+    """The reply that breaks off; None: a text that is long enough."""
 
     def __post_init__(self) -> None:
         _check_choice("how", self.how, get_args(CutHow))
@@ -120,7 +120,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """Status 200 and nothing that could be read as a reply."""
+    """Status 200 with a body that cannot be read as a reply."""
 
     kind: GarbageKind = "html"
 
@@ -130,43 +130,43 @@ class Garbage:
 
 @dataclass(frozen=True, slots=True)
 class Empty:
-    """A proper reply that says nothing."""
+    """A valid reply without content."""
 
     _: KW_ONLY
     finish: str = "stop"
     content: Literal[""] | None = ""
-    """What a reply that is not streamed has for content."""
+    """The content of a reply that is not streamed."""
 
 
 Step: TypeAlias = Reply | Fail | Stall | Cut | Garbage | Empty | Recorded
 Scripted: TypeAlias = Step | str | Sequence[Step | str] | Tape | None
-"""A list is played once, a single step for ever; None answers sensibly. A tape is what `recorded` reads."""
+"""A list is played once, a single step for ever; None: sensible answers. A tape is what `recorded` returns."""
 
 
 class Script:
-    """What one deployment does, request by request. Threads may share it."""
+    """The steps of one deployment, one for each request. Threads may share it."""
 
     def __init__(self, scripted: Scripted = None) -> None:
         self._once: deque[Step] = deque()
-        self._for_ever: Step | None = None
+        self._repeated: Step | None = None
         if isinstance(scripted, Tape):
             self._once.extend(scripted.exchanges)
-            self._for_ever = Fail(400, body=scripted.is_over)
+            self._repeated = Fail(400, body=scripted.is_over)
         elif isinstance(scripted, Sequence) and not isinstance(scripted, str):
             self._once.extend(map(step, scripted))
         elif scripted is not None:
-            self._for_ever = step(scripted)
+            self._repeated = step(scripted)
 
     def next(self) -> Step | None:
-        """What happens to the next request; None: it is answered sensibly."""
+        """The step for the next request; None: a sensible answer."""
         try:
             return self._once.popleft()
         except IndexError:
-            return self._for_ever
+            return self._repeated
 
 
 def step(word: object) -> Step:
-    """One step of a script. A text is a `Reply`; TypeError for what is no word of a script."""
+    """One step of a script; a text is a `Reply`. TypeError for anything that is not a step."""
     if isinstance(word, str):
         return Reply(word)
     if isinstance(word, Step):

@@ -1,4 +1,4 @@
-"""FakeServer: a real HTTP server that speaks OpenAI's protocol and misbehaves as told."""
+"""FakeServer: a real HTTP server that speaks OpenAI's protocol and misbehaves as scripted."""
 
 from __future__ import annotations
 
@@ -21,15 +21,20 @@ from llm_fallback.testing.recorder import RecordingApp
 from llm_fallback.testing.recordings import recorded
 from llm_fallback.testing.scripts import Script, Scripted
 
+HOST = "127.0.0.1"
+_BACKLOG = 1024
+_GRACE_S = 0.01
+"""Seconds for answers that are being sent when the server closes; aiohttp reads 0 as no limit."""
+
 
 class FakeServer(FakeDeployments):
-    """Serves one deployment per script on 127.0.0.1, each under its own path, from a thread of its own.
+    """Serves one deployment per script on 127.0.0.1, each under its own path, from a separate thread.
 
     with FakeServer({"primary": [Cut(), "fine now"], "backup": "hello"}) as server:
         model = build_chat_model(server.spec())
 
-    Without scripts it serves one deployment, `fake`, that answers sensibly. It is a context manager in sync
-    and in async code; it may be started again after it was closed, on another port.
+    Without scripts it serves one deployment, `fake`, with sensible answers. It is a context manager in sync and in
+    async code. It may be started again after it was closed, on another port.
     """
 
     def __init__(
@@ -39,18 +44,17 @@ class FakeServer(FakeDeployments):
         chain: str = "default",
         app: Callable[[Mapping[str, Script], RequestLog], FakeApp] = FakeApp,
     ) -> None:
-        """`app` makes what answers the requests, anew at each start."""
+        """`app` makes the application that answers the requests, a new one at each start."""
         super().__init__(scripts, chain=chain)
         self._app = app
         self._running: RunningServer | None = None
 
     @classmethod
     def record(cls, upstream: str | Mapping[str, str], file: str | Path, *, chain: str = "default") -> FakeServer:
-        """A server that passes requests on to real ones and writes the exchanges to a file, anew at each start.
+        """A server that forwards requests to real ones and writes the exchanges to a file, a new one at each start.
 
-        `upstream` has the `api_base` of each deployment; a single one is called `upstream`. Errors, cut streams and
-        pauses are kept as they come. Keys that requests carry are not: neither where they stand nor where a server
-        repeats them. Prompts and replies are.
+        `upstream` has the `api_base` of each deployment; a single one is called `upstream`. Prompts, replies,
+        errors, cut streams and pauses are written as they come. API keys are not, even where a server repeats them.
         """
         addresses = {"upstream": upstream} if isinstance(upstream, str) else upstream
         app = partial(RecordingApp, upstream=addresses, file=Path(file))
@@ -58,12 +62,12 @@ class FakeServer(FakeDeployments):
 
     @classmethod
     def replay(cls, file: str | Path, *, pace: float = 1.0, chain: str = "default") -> FakeServer:
-        """A server that plays what was recorded, each exchange once, with its pauses `pace` times as long."""
+        """A server that plays recorded exchanges, each once, with pauses `pace` times as long."""
         return cls(recorded(file, pace=pace), chain=chain)
 
     @property
     def url(self) -> str:
-        """Where it listens, as in `http://127.0.0.1:40123`; RuntimeError if it does not."""
+        """The server's address, as in `http://127.0.0.1:40123`; RuntimeError if it is not running."""
         if self._running is None:
             raise RuntimeError("this FakeServer is not running; use it in a with block, or start() it")
         return f"http://{HOST}:{self._running.port}"
@@ -82,34 +86,34 @@ class FakeServer(FakeDeployments):
     ) -> dict[str, Any]:
         """A spec for `load_spec`: a chain that tries the deployments in their order.
 
-        `deployments` has further keys for some of them; `chain_settings` are the chain's.
+        `deployments` adds keys to some of them; `chain_settings` are settings of the chain.
         """
         return self.chain_spec(self.base, backend, deployments or {}, chain_settings)
 
     def wait_until(self, predicate: Callable[[], object], timeout_s: float = 5.0) -> None:
-        """Returns once the predicate is true, as in `lambda: server.received()[0].client_gone_at`.
+        """Return once the predicate is true, as in `lambda: server.received()[0].client_gone_at`.
 
-        It is asked after every change of what was received. TimeoutError, naming the requests, if it stays
+        It is tested after every change of the requests received. Raises TimeoutError, with the requests, if it stays
         false.
         """
         if not self._log.wait_until(predicate, timeout_s):
-            raise self._out_of_patience(timeout_s)
+            raise self._timeout(timeout_s)
 
     async def await_until(self, predicate: Callable[[], object], timeout_s: float = 5.0) -> None:
-        """`wait_until` for a coroutine: other tasks run meanwhile, the predicate in another thread."""
+        """`wait_until` for a coroutine: other tasks run meanwhile; the predicate is called in another thread."""
         await asyncio.to_thread(self.wait_until, predicate, timeout_s)
 
     def wait_idle(self, timeout_s: float = 5.0) -> None:
-        """Returns once no request is under way."""
+        """Return once no request is being answered."""
         self.wait_until(lambda: not any(received.under_way for received in self.received()), timeout_s)
 
     def start(self) -> Self:
-        """Listens; returns when it does. RuntimeError if it does already."""
+        """Listen; returns once it does. RuntimeError if the server is running already."""
         self._running = self._launch().result()
         return self
 
     def close(self) -> None:
-        """Ends every connection, whatever is being sent, and the thread. Harmless if it is not running."""
+        """End every connection, whatever is being sent, and the thread. Does nothing if it is not running."""
         running, self._running = self._running, None
         if running is not None:
             running.stop().result()
@@ -138,17 +142,11 @@ class FakeServer(FakeDeployments):
     def _launch(self) -> Future[RunningServer]:
         if self._running is not None:
             raise RuntimeError("this FakeServer is running already")
-        return _host(self._app(self._scripts, self._log))
+        return _serve_in_thread(self._app(self._scripts, self._log))
 
-    def _out_of_patience(self, timeout_s: float) -> TimeoutError:
+    def _timeout(self, timeout_s: float) -> TimeoutError:
         lines = [f"  {received}" for received in self.received()] or ["  nothing"]
         return TimeoutError("\n".join([f"not so after {timeout_s:g} s; received:", *lines]))
-
-
-HOST = "127.0.0.1"
-_BACKLOG = 1024
-_GRACE_S = 0.01
-"""For answers under way when the app closes; aiohttp takes 0 for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,23 +155,23 @@ class RunningServer:
 
     port: int
     ended: Future[None]
-    """Done when the last connection, task and the loop are gone."""
+    """Done when the last connection, the last task and the loop have ended."""
     _thread: Thread
     _loop: asyncio.AbstractEventLoop
     _stop: asyncio.Event
 
     def stop(self) -> Future[None]:
-        """Ends every connection, whatever is being sent; the future is `ended`."""
+        """End every connection, whatever is being sent; returns `ended`."""
         self._loop.call_soon_threadsafe(self._stop.set)
         return self.ended
 
     def join(self) -> None:
-        """Waits for the thread; at once when `ended` is done."""
+        """Wait for the thread, which is over when `ended` is done."""
         self._thread.join()
 
 
-def _host(app: FakeApp) -> Future[RunningServer]:
-    """Serves the app on a free port, from now until it is stopped."""
+def _serve_in_thread(app: FakeApp) -> Future[RunningServer]:
+    """Serve the app on a free port, in a new thread, until it is stopped."""
     started: Future[RunningServer] = Future()
     Thread(target=_run, args=(app, started), name="FakeServer", daemon=True).start()
     return started

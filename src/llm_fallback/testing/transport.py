@@ -1,12 +1,11 @@
-"""Scripts in place of deployments, in the process: the engine's requests, answered by the acts of a script.
+"""The engine's requests, answered in the process by the scripts of fake deployments.
 
-Whatever is sent is read as bytes by the same code that reads a real server's answer; only the sockets are missing.
+A script's answer is made as bytes and read by the same code that reads a real server's; only the sockets are missing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -18,8 +17,9 @@ from pydantic import SecretStr
 
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.protocol.chunks import ChunkReader, reply_in
+from llm_fallback.engine.protocol.faults import FaultCleaner
 from llm_fallback.engine.protocol.sse import ResponseState, SSEParser, as_stream_fault
-from llm_fallback.engine.transport import Chunk, Fault, Reply, StreamEnd, UpstreamError
+from llm_fallback.engine.transport import Chunk, Fault, Reply, StreamEnd
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.secrets import Redactor, unmask
 from llm_fallback.testing.deployments import FakeDeployments, Received
@@ -31,13 +31,13 @@ _NOT_IN_THE_BODY = ("model", "api_base", "api_version", "extra_headers", "extra_
 
 
 class ScriptedTransport:
-    """Opens exchanges with the deployments of a cast."""
+    """Sends requests to fake deployments."""
 
-    def __init__(self, cast: FakeDeployments, clock: Clock, scrub: Redactor) -> None:
-        self.cast, self.clock, self.scrub = cast, clock, scrub
+    def __init__(self, fakes: FakeDeployments, clock: Clock, redactor: Redactor) -> None:
+        self.fakes, self.clock, self.clean = fakes, clock, FaultCleaner(redactor)
 
     def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> ScriptedExchange:
-        return ScriptedExchange(self, target, request)
+        return ScriptedExchange(self.fakes, self.clock, self.clean, target, request)
 
     async def get_page(self, target: Target, url: str, api_key: SecretStr | None) -> None:
         """There is no server to look at."""
@@ -50,111 +50,106 @@ class ScriptedTransport:
 
 
 class ScriptedExchange:
-    """One request to one scripted deployment."""
+    """One request to one fake deployment."""
 
     dropped_params: tuple[str, ...] = ()
 
-    def __init__(self, transport: ScriptedTransport, target: Target, request: Mapping[str, Any]) -> None:
-        self._transport, self._target = transport, target
+    def __init__(
+        self, fakes: FakeDeployments, clock: Clock, clean: FaultCleaner, target: Target, request: Mapping[str, Any]
+    ) -> None:
+        self._fakes, self._clock, self._clean, self._target = fakes, clock, clean, target
         self._body = _body(target, request)
         self._response = ResponseState(streamed=bool(request.get("stream")))
-        self._frames = SSEParser(self._response, self._take)
+        self._frames = SSEParser(self._response, self._on_frame)
         self._document = bytearray()
         self._chunks = ChunkReader()
-        self._pieces: deque[Chunk] = deque()
+        self._unread: deque[Chunk] = deque()
         self._actions: Iterator[ServerAction] | None = None
         self._number = 0
-        self._over = False
+        self._is_over = False
 
     async def reply(self) -> Reply | Fault:
-        while (act := self._next_act()) is not None:
-            fault = await self._play(act)
+        while (action := self._next_action()) is not None:
+            fault = await self._play(action)
             if fault is not None:
                 return self._clean(fault)
         answer = self._response.fault() or reply_in(bytes(self._document))
         return answer if isinstance(answer, Reply) else self._clean(answer)
 
     async def next(self) -> Chunk | StreamEnd | Fault:
-        while not self._pieces:
-            act = self._next_act()
-            if act is None:
+        while not self._unread:
+            action = self._next_action()
+            if action is None:
                 return self._end()
-            fault = await self._play(act)
+            fault = await self._play(action)
             if fault is not None:
                 return self._clean(as_stream_fault(fault, content_came=self._chunks.content_came))
-        return self._pieces.popleft()
+        return self._unread.popleft()
 
     def with_text(self, piece: Chunk, text: str) -> Chunk:
         return self._chunks.with_text(piece, text)
 
     async def close(self) -> None:
-        if self._actions is not None and not self._over:
-            self._over = True
-            self._transport.cast.left(self._number)
+        if self._actions is not None and not self._is_over:
+            self._is_over = True
+            self._fakes.client_gone(self._number)
 
-    # Playing.
-
-    def _next_act(self) -> ServerAction | None:
-        """What happens next; None when nothing does."""
+    def _next_action(self) -> ServerAction | None:
+        """The next thing the deployment does; None after the last one."""
         if self._actions is None:
             self._actions = self._begin()
-        act = None if self._over else next(self._actions, None)
-        if act is None and not self._over:
+        action = None if self._is_over else next(self._actions, None)
+        if action is None and not self._is_over:
             self._finish()
-        return act
+        return action
 
     def _begin(self) -> Iterator[ServerAction]:
-        cast, clock = self._transport.cast, self._transport.clock
-        streamed = self._response.streamed
-        step, self._number = cast.begin(Received(self._target.name, _PATH, {}, self._body, clock.now(), streamed, 0))
+        sent_at, streamed = self._clock.now(), self._response.streamed
+        received = Received(self._target.name, _PATH, {}, self._body, sent_at, streamed, connection=0)
+        step, self._number = self._fakes.begin(received)
         return play(step, self._body, Envelope(f"chatcmpl-{self._number}", self._body["model"], int(time())))
 
     def _finish(self) -> None:
-        self._over = True
-        self._transport.cast.answered(self._number)
+        self._is_over = True
+        self._fakes.answered(self._number)
 
-    async def _play(self, act: ServerAction) -> Fault | None:
-        match act:
+    async def _play(self, action: ServerAction) -> Fault | None:
+        """Do it; the fault is what the caller sees, if the connection does not survive it."""
+        match action:
             case SendHead():
-                self._response.status = act.status
-                self._response.headers = {name.lower(): value for name, value in act.headers.items()}
+                self._response.status = action.status
+                self._response.headers = {name.lower(): value for name, value in action.headers.items()}
             case SendBody():
-                self._receive(act.data if isinstance(act.data, bytes) else frame(act.data))
+                self._receive(action.data if isinstance(action.data, bytes) else frame(action.data))
             case Pause():
-                await self._wait(act)
+                await self._wait(action)
             case Reset():
                 self._finish()
                 return Fault("connection", "the connection was reset")
             case _:
-                assert_never(act)
+                assert_never(action)
         return None
 
-    async def _wait(self, wait: Pause) -> None:
-        if wait.seconds is not None:
-            await self._transport.clock.sleep(wait.seconds)
-        elif wait.keep_alive:
-            self._actions = cycle((Pause(KEEP_ALIVE_EVERY_S), SendBody(wait.keep_alive)))
+    async def _wait(self, pause: Pause) -> None:
+        if pause.seconds is not None:
+            await self._clock.sleep(pause.seconds)
+        elif pause.keep_alive:
+            self._actions = cycle((Pause(KEEP_ALIVE_EVERY_S), SendBody(pause.keep_alive)))
         else:
             await asyncio.get_running_loop().create_future()
 
     def _receive(self, data: bytes) -> None:
-        if self._is_refused:
+        if self._response.status is not None and self._response.status >= 400:
             self._response.remember(data)
         elif not self._response.streamed:
             self._document += data
         elif len(self._frames.feed(data)) < len(data):
-            self._finish()  # What follows a flaw, or a finish that is none, is not read.
+            self._finish()  # The parser stops at a fault, or at a finish reason that is no finish.
 
-    # Reading.
-
-    @property
-    def _is_refused(self) -> bool:
-        return self._response.status is not None and self._response.status >= 400
-
-    def _take(self, chunk: dict[str, Any]) -> None:
-        piece = self._chunks.piece(chunk)
-        if piece is not None:
-            self._pieces.append(piece)
+    def _on_frame(self, document: dict[str, Any]) -> None:
+        chunk = self._chunks.piece(document)
+        if chunk is not None:
+            self._unread.append(chunk)
 
     def _end(self) -> Chunk | StreamEnd | Fault:
         self._frames.end()
@@ -164,17 +159,11 @@ class ScriptedExchange:
         end = self._response.end(content_came=self._chunks.content_came)
         return end if isinstance(end, StreamEnd) else self._clean(end)
 
-    def _clean(self, fault: Fault) -> Fault:
-        """The fault with the spec's secrets struck from its text, and a cause that says no more."""
-        message = self._transport.scrub(fault.message)
-        cause = UpstreamError(fault.failure, message, fault.status)
-        return dataclasses.replace(fault, message=message, cause=cause)
-
 
 def _body(target: Target, request: Mapping[str, Any]) -> dict[str, Any]:
     """The request as a server would get it."""
-    words = {**unmask(target.parameters), **request}
-    sent = {name: value for name, value in words.items() if name not in _NOT_IN_THE_BODY and value is not None}
-    body = {"model": target.model_name, **sent, **(words.get("extra_body") or {})}
+    parameters = {**unmask(target.parameters), **request}
+    sent = {name: value for name, value in parameters.items() if name not in _NOT_IN_THE_BODY and value is not None}
+    body = {"model": target.model_name, **sent, **(parameters.get("extra_body") or {})}
     document: dict[str, Any] = json.loads(encode(body))
     return document

@@ -33,7 +33,7 @@ class ChunkReader:
         if not (choices[0].get("finish_reason") or any(map(said.get, said.keys() - _NO_SIGN_OF_LIFE))):
             return None
         delta = _delta_of(said)
-        calls = _parts_of(delta.get("tool_calls"))
+        calls = tool_calls(delta.get("tool_calls"))
         self._calls_came = self._calls_came or bool(calls)
         finish = self._finish_of(choices[0])
         piece = Chunk(
@@ -88,10 +88,17 @@ def _call_of(call: Mapping[str, Any], place: int) -> dict[str, Any]:
     }
 
 
-def _parts_of(calls: list[dict[str, Any]] | None) -> tuple[ToolCallPart, ...]:
+def tool_calls(calls: Any) -> tuple[ToolCallPart, ...]:
+    """The tool calls of a message or a delta. One without an index has its position."""
     return tuple(
-        ToolCallPart(call["index"], call["id"], call["function"]["name"], call["function"]["arguments"])
-        for call in calls or ()
+        ToolCallPart(
+            index=position if call.get("index") is None else call["index"],
+            id=call.get("id"),
+            name=function.get("name"),
+            arguments=function.get("arguments") or "",
+        )
+        for position, call in enumerate(calls or ())
+        for function in (call.get("function") or {},)
     )
 
 
@@ -167,15 +174,7 @@ def reply_in(body: bytes) -> Reply | Fault:
         raw=document,
         text=text_of(message.get("content")),
         reasoning=message.get("reasoning_content") or "",
-        tool_calls=_tool_calls(message),
+        tool_calls=tool_calls(message.get("tool_calls")),
         finish=choices[0].get("finish_reason"),
         usage=usage_of(document.get("usage")),
-    )
-
-
-def _tool_calls(message: Mapping[str, Any]) -> tuple[ToolCallPart, ...]:
-    return tuple(
-        ToolCallPart(call.get("index", place), call.get("id"), function.get("name"), function.get("arguments") or "")
-        for place, call in enumerate(message.get("tool_calls") or ())
-        for function in (call.get("function") or {},)
     )

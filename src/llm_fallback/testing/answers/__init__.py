@@ -1,4 +1,4 @@
-"""How a fake answers without a script: sensibly, always the same, as pure functions over OpenAI's request."""
+"""The sensible answers of a fake: pure functions of OpenAI's request, so the same request gets the same answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from llm_fallback.testing.answers.answer import Answer, ToolCall, pieces, tokens, usage, words
-from llm_fallback.testing.answers.clues import TextHints
+from llm_fallback.testing.answers.hints import TextHints
 from llm_fallback.testing.answers.prompt import Prompt, Request, prompt_tokens, read
 from llm_fallback.testing.answers.schema import fill
 from llm_fallback.testing.answers.tools import tool_calls
@@ -23,47 +23,47 @@ def answer(request: Request) -> Answer:
     """A call of a bound tool, an instance of a requested schema, or an echo of the prompt."""
     prompt = read(request)
     calls = tool_calls(request, prompt)
-    meant = Answer(tool_calls=calls, finish="tool_calls") if calls else _limited(_text(request, prompt), request)
-    return replace(meant, usage=counted(meant, request))
+    uncounted = Answer(tool_calls=calls, finish="tool_calls") if calls else _limited(_text(request, prompt), request)
+    return replace(uncounted, usage=count_usage(uncounted, request))
 
 
 def answer_as(reply: Reply, request: Request) -> Answer:
-    """What a scripted reply says to the request; without a text it says what makes sense."""
-    meant = answer(request) if reply.is_open else _scripted(reply)
+    """The answer that a scripted reply gives to the request; a sensible one if the script has none."""
+    given = answer(request) if reply.is_open else _scripted(reply)
     if isinstance(reply.chunks, int):
-        meant = replace(meant, pieces=pieces(meant.text, reply.chunks))
-    meant = replace(meant, model=reply.model, reasoning=reply.reasoning, finish=reply.finish or meant.finish)
-    meant = _going_on(meant, request)
-    return replace(meant, usage=_usage(reply, meant, request))
+        given = replace(given, pieces=pieces(given.text, reply.chunks))
+    given = replace(given, model=reply.model, reasoning=reply.reasoning, finish=reply.finish or given.finish)
+    given = _continuation(given, request)
+    return replace(given, usage=_usage(reply, given, request))
 
 
-def _going_on(meant: Answer, request: Request) -> Answer:
-    """What is left to say when the request hands over the beginning of the reply, in vLLM's way."""
+def count_usage(answer: Answer, request: Request) -> dict[str, Any]:
+    """Usage of a request and its answer, as a fake counts tokens."""
+    calls = "".join(call.arguments + call.name for call in answer.tool_calls)
+    reasoning = len(tokens(answer.reasoning or ""))
+    completion = len(tokens(answer.text)) + len(tokens(calls)) + reasoning
+    choices = int(request.get("n") or 1)
+    return usage(prompt_tokens(request), choices * completion, choices * reasoning)
+
+
+def _continuation(answer: Answer, request: Request) -> Answer:
+    """The rest of the answer, if the request ends with its beginning and asks to continue that, as vLLM allows."""
     last = request["messages"][-1] if request.get("messages") else {}
     if not request.get("continue_final_message") or last.get("role") != "assistant":
-        return meant
-    begun = last.get("content") or ""
-    if not meant.text.startswith(begun):
-        return meant
-    return replace(meant, pieces=_after(meant.pieces, len(begun)), reasoning=None)
+        return answer
+    prefill = last.get("content") or ""
+    if not answer.text.startswith(prefill):
+        return answer
+    return replace(answer, pieces=_without_start(answer.pieces, len(prefill)), reasoning=None)
 
 
-def _after(said: tuple[str, ...], count: int) -> tuple[str, ...]:
+def _without_start(pieces: tuple[str, ...], count: int) -> tuple[str, ...]:
     """The pieces without their first `count` characters."""
-    left = []
-    for piece in said:
-        left.append(piece[count:])
+    rest = []
+    for piece in pieces:
+        rest.append(piece[count:])
         count = max(0, count - len(piece))
-    return tuple(piece for piece in left if piece)
-
-
-def counted(meant: Answer, request: Request) -> dict[str, Any]:
-    """Usage of a request and its answer, by this fake's own count."""
-    called = "".join(call.arguments + call.name for call in meant.tool_calls)
-    thought = len(tokens(meant.reasoning or ""))
-    choices = int(request.get("n") or 1)
-    said = len(tokens(meant.text)) + len(tokens(called)) + thought
-    return usage(prompt_tokens(request), choices * said, choices * thought)
+    return tuple(piece for piece in rest if piece)
 
 
 def _scripted(reply: Reply) -> Answer:
@@ -71,22 +71,24 @@ def _scripted(reply: Reply) -> Answer:
     return Answer(pieces(reply.text, reply.chunks), tool_calls=calls, finish="tool_calls" if calls else "stop")
 
 
-def _usage(reply: Reply, meant: Answer, request: Request) -> Mapping[str, Any]:
+def _usage(reply: Reply, answer: Answer, request: Request) -> Mapping[str, Any]:
     if reply.usage is None:
-        return counted(meant, request)
+        return count_usage(answer, request)
     return usage(*reply.usage) if isinstance(reply.usage, tuple) else dict(reply.usage)
 
 
 def _text(request: Request, prompt: Prompt) -> str:
-    wanted = request.get("response_format") or {}
-    if wanted.get("type") == "json_schema":
-        return _filled(wanted["json_schema"].get("schema", {}), prompt)
-    schema, rest = _schema_told(prompt.question)
+    response_format = request.get("response_format") or {}
+    if response_format.get("type") == "json_schema":
+        return _filled(response_format["json_schema"].get("schema", {}), prompt)
+    schema, rest = _schema_in(prompt.question)
     if schema is not None:
         return _filled(schema, replace(prompt, question=rest))
-    if wanted.get("type") == "json_object":
+    if response_format.get("type") == "json_object":
         return json.dumps(_object(prompt), ensure_ascii=False)
-    return _after_tools(prompt) if prompt.results else _echo(prompt)
+    if prompt.results:
+        return " ".join(f"According to {result.tool}: {result.text}" for result in prompt.results)
+    return _echo(prompt)
 
 
 def _filled(schema: Mapping[str, Any], prompt: Prompt) -> str:
@@ -94,15 +96,15 @@ def _filled(schema: Mapping[str, Any], prompt: Prompt) -> str:
 
 
 def _object(prompt: Prompt) -> dict[str, Any]:
-    """An object with the keys the prompt has in quotation marks, if it has any that look like keys."""
-    clues = TextHints(prompt.everything)
-    keys = [key for key in clues.quotations() if key.isidentifier()] or ["answer"]
-    subject = clues.subject() or prompt.question[:_LONGEST_ECHO]
+    """An object with the keys that the prompt has in quotation marks, or with `answer` if there are none."""
+    hints = TextHints(prompt.everything)
+    keys = [key for key in hints.quotations() if key.isidentifier()] or ["answer"]
+    subject = hints.subject() or prompt.question[:_LONGEST_ECHO]
     return {key: f"{key} about {subject}" for key in keys}
 
 
-def _schema_told(question: str) -> tuple[Mapping[str, Any] | None, str]:
-    """The last JSON schema a prompt spells out, as format instructions do, and what else it says."""
+def _schema_in(question: str) -> tuple[Mapping[str, Any] | None, str]:
+    """The last JSON schema in a prompt, as format instructions contain one, and the prompt without JSON objects."""
     if '"properties"' not in question:
         return None, question
     schema, rest = None, question
@@ -113,6 +115,7 @@ def _schema_told(question: str) -> tuple[Mapping[str, Any] | None, str]:
 
 
 def _documents(text: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """The JSON objects in a text, each with its source."""
     at = text.find("{")
     while at >= 0:
         try:
@@ -123,24 +126,20 @@ def _documents(text: str) -> Iterator[tuple[dict[str, Any], str]]:
         at = text.find("{", end)
 
 
-def _after_tools(prompt: Prompt) -> str:
-    return " ".join(f"According to {result.tool}: {result.text}" for result in prompt.results)
-
-
 def _echo(prompt: Prompt) -> str:
-    about = re.sub(r"\s+", " ", prompt.question).strip()[:_LONGEST_ECHO]
-    heard = [about] if about else []
-    return " ".join(["A fake answer to:", *heard, *(f"[{kind}]" for kind in prompt.attachments)])
+    question = re.sub(r"\s+", " ", prompt.question).strip()[:_LONGEST_ECHO]
+    parts = [question] if question else []
+    return " ".join(["A fake answer to:", *parts, *(f"[{kind}]" for kind in prompt.attachments)])
 
 
 def _limited(text: str, request: Request) -> Answer:
     """The text up to the first stop sequence and within the limit of tokens."""
-    said = _before_stop(text, request.get("stop"))
+    text = _before_stop(text, request.get("stop"))
     limit = request.get("max_completion_tokens") or request.get("max_tokens")
-    within = tokens(said)
-    if limit is None or len(within) <= limit:
-        return Answer(words(said))
-    return Answer(words("".join(within[:limit])), finish="length")
+    parts = tokens(text)
+    if limit is None or len(parts) <= limit:
+        return Answer(words(text))
+    return Answer(words("".join(parts[:limit])), finish="length")
 
 
 def _before_stop(text: str, stop: str | list[str] | None) -> str:

@@ -1,4 +1,4 @@
-"""An answer as a fake means it, before any protocol: text, thoughts, tool calls, tokens."""
+"""An answer of a fake, independent of the protocol: text, reasoning, tool calls, tokens."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ _WORD = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call the fake makes; without an id it gets one of its answer's."""
+    """A tool call of an answer; without an id it is given one when it is sent."""
 
     name: str
     args: Mapping[str, Any] | str
-    """A text is sent as it stands."""
+    """A text is sent as it is."""
     id: str | None = None
 
     @property
     def arguments(self) -> str:
-        """As they are sent."""
+        """The arguments as text, as they are sent."""
         return self.args if isinstance(self.args, str) else json.dumps(self.args, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a fake says to one request."""
+    """The answer of a fake to one request."""
 
     pieces: tuple[str, ...] = ()
-    """The text, in the pieces a stream sends."""
+    """The text, divided as a stream sends it."""
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     finish: str = "stop"
     usage: Mapping[str, Any] = field(default_factory=dict)
-    """As OpenAI reports it."""
+    """In OpenAI's form."""
     model: str | None = None
-    """The model it claims to come from; None: the one asked for."""
+    """The model that the answer names; None: the one of the request."""
 
     @property
     def text(self) -> str:
-        """All that is said."""
+        """The whole text."""
         return "".join(self.pieces)
 
 
 def tokens(text: str) -> list[str]:
-    """The text in tokens as a fake counts them: up to four characters of a word, with the space before."""
+    """The text in tokens as a fake counts them: up to four characters of a word, with the space before it."""
     return _TOKEN.findall(text)
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The text in words with the space before each; joined they are the text again."""
+    """The text in words, each with the space before it; joined they are the text again."""
     return tuple(_WORD.findall(text))
 
 
@@ -65,7 +65,7 @@ def split_evenly(text: str, count: int) -> tuple[str, ...]:
 
 
 def usage(prompt_tokens: int, completion_tokens: int, reasoning_tokens: int = 0) -> dict[str, Any]:
-    """Counts in OpenAI's words; reasoning tokens are part of the completion's."""
+    """Usage in OpenAI's form; reasoning tokens are part of the completion tokens."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -76,7 +76,7 @@ def usage(prompt_tokens: int, completion_tokens: int, reasoning_tokens: int = 0)
 
 
 def pieces(text: str | None, chunks: Sequence[str] | int | None) -> tuple[str, ...]:
-    """How a stream divides the text: as told, in so many pieces, or word by word."""
+    """The text divided for a stream: into the chunks given, into that number of pieces, or into words."""
     if isinstance(chunks, int):
         return split_evenly(text or "", chunks)
     if chunks is not None:

@@ -1,4 +1,4 @@
-"""What a request says, read once: the question, what tools answered to it, what is attached."""
+"""The parts of a request that an answer depends on: the question, its attachments, the results of tools."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS = {"image_url": "image", "input_audio": "audio", "video_url": "video"}
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool answered."""
+    """The result of a tool call."""
 
     tool: str
     text: str
@@ -27,18 +27,18 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The last question and what followed it."""
+    """The last question, and the tool calls after it."""
 
     question: str
     """Text of the last message from the user."""
     attachments: tuple[str, ...]
-    """Kinds of what came with it, as in "image"."""
+    """Kinds of the attachments of that message, as in "image"."""
     called: frozenset[str]
-    """Names of the tools called since."""
+    """Names of the tools called after it."""
     results: tuple[ToolResult, ...]
-    """Answers of the tools since."""
+    """Results of the tools called after it."""
     is_open: bool
-    """Nobody has said anything to it yet."""
+    """Whether no message follows the question."""
 
     @property
     def everything(self) -> str:
@@ -47,23 +47,23 @@ class Prompt:
 
 
 def read(request: Request) -> Prompt:
-    """What the messages of a request come down to."""
+    """The prompt of a request."""
     messages = [message for message in request.get("messages", ()) if message.get("role") not in _INSTRUCTIONS]
     start = max((place for place, message in enumerate(messages) if message.get("role") == "user"), default=-1)
-    asked = messages[start] if start >= 0 else {}
-    since = messages[start + 1 :]
-    names = dict(_calls(since))
+    question = messages[start] if start >= 0 else {}
+    later = messages[start + 1 :]
+    names = dict(_calls(later))
     return Prompt(
-        question=_text(asked),
-        attachments=_attachments(asked),
+        question=_text(question),
+        attachments=_attachments(question),
         called=frozenset(names.values()),
-        results=tuple(_result(message, names) for message in since if message.get("role") == "tool"),
-        is_open=bool(asked) and not since,
+        results=tuple(_result(message, names) for message in later if message.get("role") == "tool"),
+        is_open=bool(question) and not later,
     )
 
 
 def prompt_tokens(request: Request) -> int:
-    """What the messages and tools of a request count."""
+    """Tokens of the messages and tools of a request, as a fake counts them."""
     messages: Sequence[Message] = request.get("messages", ())
     count = len(tokens(json.dumps(request["tools"], ensure_ascii=False))) if request.get("tools") else 0
     for message in messages:

@@ -1,4 +1,4 @@
-"""A value for a JSON schema, made from what a text offers and invented where it offers nothing."""
+"""A value for a JSON schema: from hints in a text, or invented where the text has none."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any, TypeAlias
 
-from llm_fallback.testing.answers.clues import TextHints, name_words
+from llm_fallback.testing.answers.hints import TextHints, name_words
 
 Schema: TypeAlias = Mapping[str, Any]
+_OPTIONAL_DEPTH = 4
+"""Down to this depth optional fields are filled, too."""
+_MAX_DEPTH = 24
 
-_ENOUGH = 4
-"""How deep what is optional is still filled."""
-_TOO_DEEP = 24
 _FORMATS = {
     "date": "2024-05-17",
     "date-time": "2024-05-17T12:00:00Z",
@@ -29,24 +29,40 @@ _FORMATS = {
     "uuid": "12345678-1234-4234-8234-123456789abc",
 }
 
+_CLASSES = {"d": "0", "w": "a", "s": " ", "D": "a", "W": "-", "S": "a"}
+_CANDIDATES = ascii_lowercase + digits + ascii_uppercase + "-_ .:/@#"
+_REPETITION = re.compile(r"\{(\d+)(?:,\d*)?\}|[*+?]")
 
-def fill(schema: Schema, clues: TextHints) -> Any:
-    """A value the schema allows. The same text gives the same value."""
-    return _Filler(schema, clues).value(schema, "value", 0)
+
+def fill(schema: Schema, hints: TextHints) -> Any:
+    """A value that the schema allows. The same text gives the same value."""
+    return _Filler(schema, hints).value(schema, "value", 0)
+
+
+def sample(pattern: str) -> str | None:
+    """A text that the pattern matches; None for a pattern this module cannot read."""
+    reader = _PatternReader(pattern)
+    try:
+        text = reader.alternatives()
+        return text if re.search(pattern, text) else None
+    except (ValueError, IndexError, re.error):
+        return None
 
 
 class _Filler:
-    def __init__(self, root: Schema, clues: TextHints) -> None:
+    """Fills the fields of one schema, whose references point into `root`."""
+
+    def __init__(self, root: Schema, hints: TextHints) -> None:
         self._root = root
-        self._clues = clues
+        self._hints = hints
 
     def value(self, schema: Schema | bool, field: str, depth: int) -> Any:
-        """A value for a field; how deep it lies decides how much of what is optional it gets."""
+        """A value for a field at this depth, which decides whether optional fields in it are filled."""
         schema = self._plain(schema, depth)
         if "const" in schema:
             return schema["const"]
         if "enum" in schema:
-            mentioned = self._clues.mentioned(schema["enum"])
+            mentioned = self._hints.mentioned(schema["enum"])
             return schema["enum"][0] if mentioned is None else mentioned
         match _type_of(schema):
             case "object":
@@ -64,7 +80,7 @@ class _Filler:
 
     def _plain(self, schema: Schema | bool, depth: int) -> Schema:
         """The schema without references, unions and intersections."""
-        if isinstance(schema, bool) or depth > _TOO_DEEP:
+        if isinstance(schema, bool) or depth > _MAX_DEPTH:
             return {"type": "null"}
         if "$ref" in schema:
             return self._plain({**self._resolved(schema["$ref"]), **_without(schema, "$ref")}, depth + 1)
@@ -78,13 +94,13 @@ class _Filler:
         return schema
 
     def _resolved(self, reference: str) -> Schema:
-        found: Any = self._root
+        schema: Any = self._root
         for step in reference.lstrip("#").strip("/").split("/"):
-            found = found[step.replace("~1", "/").replace("~0", "~")] if step else found
-        return {"type": "null"} if isinstance(found, bool) else found
+            schema = schema[step.replace("~1", "/").replace("~0", "~")] if step else schema
+        return {"type": "null"} if isinstance(schema, bool) else schema
 
     def _option(self, options: Sequence[Schema], depth: int) -> Schema:
-        if depth > _ENOUGH:
+        if depth > _OPTIONAL_DEPTH:
             return min(options, key=_weight)
         return next((option for option in options if option.get("type") != "null"), options[0])
 
@@ -100,20 +116,20 @@ class _Filler:
         return filled
 
     def _is_wanted(self, schema: Schema | bool, name: str, depth: int) -> bool:
-        if isinstance(schema, bool) or depth >= _ENOUGH:
+        if isinstance(schema, bool) or depth >= _OPTIONAL_DEPTH:
             return False
         if "default" not in schema:
             return True
         plain = self._plain(schema, depth)
         if "enum" in plain:
-            return self._clues.mentioned(plain["enum"]) is not None
+            return self._hints.mentioned(plain["enum"]) is not None
         if _type_of(plain) in ("integer", "number"):
-            return self._clues.has_number(lambda number: _number_fits(plain, number))
-        return _type_of(plain) == "string" and self._clues.has_string(name)
+            return self._hints.has_number(lambda number: _number_fits(plain, number))
+        return _type_of(plain) == "string" and self._hints.has_string(name)
 
     def _add_more(self, filled: dict[str, Any], schema: Schema, field: str, depth: int) -> None:
         more = schema.get("additionalProperties")
-        is_map = isinstance(more, Mapping) and not schema.get("properties") and depth < _ENOUGH
+        is_map = isinstance(more, Mapping) and not schema.get("properties") and depth < _OPTIONAL_DEPTH
         least = max(schema.get("minProperties", 0), int(is_map))
         while len(filled) < least:
             part = more if isinstance(more, Mapping) else {"type": "string"}
@@ -122,7 +138,7 @@ class _Filler:
     def _array(self, schema: Schema, field: str, depth: int) -> list[Any]:
         fixed = schema.get("prefixItems", ())
         items = [self.value(part, field, depth + 1) for part in fixed]
-        least = max(schema.get("minItems", 0), 0 if fixed or depth >= _ENOUGH else 1)
+        least = max(schema.get("minItems", 0), 0 if fixed or depth >= _OPTIONAL_DEPTH else 1)
         part = schema.get("items", True)
         part = {"type": "string"} if part is True else part
         for _ in range(min(least, schema.get("maxItems", least)) - len(items)):
@@ -140,22 +156,22 @@ class _Filler:
         return items[:1]
 
     def _number(self, schema: Schema) -> int | float:
-        found = self._clues.number(lambda number: _number_fits(schema, number))
-        number = _invented_number(schema) if found is None else found
+        hint = self._hints.number(lambda number: _number_fits(schema, number))
+        number = _invented_number(schema) if hint is None else hint
         return int(number) if schema.get("type") == "integer" or number == int(number) else number
 
     def _string(self, schema: Schema, field: str) -> str:
         if "pattern" in schema:
-            return self._clues.string(field, lambda text: _string_fits(schema, text)) or (
+            return self._hints.string(field, lambda text: _string_fits(schema, text)) or (
                 sample(schema["pattern"]) or self._invented(field)
             )
         if schema.get("format") in _FORMATS:
             return _FORMATS[schema["format"]]
-        found = self._clues.string(field, lambda text: _string_fits(schema, text))
-        return _of_length(schema, self._invented(field)) if found is None else found
+        hint = self._hints.string(field, lambda text: _string_fits(schema, text))
+        return _of_length(schema, self._invented(field)) if hint is None else hint
 
     def _invented(self, field: str) -> str:
-        subject = self._clues.subject()
+        subject = self._hints.subject()
         words = " ".join(name_words(field)) or field
         return f"{words} about {subject}" if subject else f"some {words}"
 
@@ -235,23 +251,8 @@ def _of_length(schema: Schema, text: str) -> str:
     return padded[: schema.get("maxLength", len(padded))]
 
 
-_CLASSES = {"d": "0", "w": "a", "s": " ", "D": "a", "W": "-", "S": "a"}
-_CANDIDATES = ascii_lowercase + digits + ascii_uppercase + "-_ .:/@#"
-_REPETITION = re.compile(r"\{(\d+)(?:,\d*)?\}|[*+?]")
-
-
-def sample(pattern: str) -> str | None:
-    """A text the pattern matches; None where it is beyond this module."""
-    reader = _Reader(pattern)
-    try:
-        text = reader.alternatives()
-        return text if re.search(pattern, text) else None
-    except (ValueError, IndexError, re.error):
-        return None
-
-
-class _Reader:
-    """Reads a pattern from left to right and takes the first way through it."""
+class _PatternReader:
+    """Reads a pattern from left to right and takes the first of all alternatives."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
@@ -288,12 +289,12 @@ class _Reader:
                 return literal
 
     def _count(self) -> int:
-        found = _REPETITION.match(self._pattern, self._at)
-        if found is None:
+        repetition = _REPETITION.match(self._pattern, self._at)
+        if repetition is None:
             return 1
-        self._at = found.end()
+        self._at = repetition.end()
         self._skip("?")
-        return int(found[1]) if found[1] is not None else int(found[0] == "+")
+        return int(repetition[1]) if repetition[1] is not None else int(repetition[0] == "+")
 
     def _escaped(self) -> str:
         letter = self._take()

@@ -1,4 +1,4 @@
-"""Which of the offered tools a fake calls, and with what."""
+"""Which of the offered tools a fake calls, and with which arguments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_fallback.testing.answers.answer import ToolCall
-from llm_fallback.testing.answers.clues import TextHints, name_words
+from llm_fallback.testing.answers.hints import TextHints, name_words
 from llm_fallback.testing.answers.prompt import Prompt, Request
 from llm_fallback.testing.answers.schema import fill
 
@@ -16,7 +16,7 @@ _SMALL_TALK = frozenset({
     "are", "bye", "evening", "good", "goodbye", "hello", "hey", "hi", "how", "morning", "no", "ok", "okay",
     "please", "thank", "thanks", "there", "yes", "you",
 })  # fmt: skip
-_SAYS_NOTHING = frozenset({
+_STOP_WORDS = frozenset({
     "a", "an", "and", "are", "at", "by", "for", "from", "get", "in", "is", "it", "me", "of", "on", "or",
     "please", "that", "the", "this", "to", "tool", "use", "using", "value", "what", "with", "you",
 })  # fmt: skip
@@ -25,7 +25,7 @@ _WEIGHT_OF_NAME = 3
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the request offers."""
+    """A function that the request offers."""
 
     name: str
     description: str = ""
@@ -33,10 +33,10 @@ class Tool:
 
 
 def tool_calls(request: Request, prompt: Prompt) -> tuple[ToolCall, ...]:
-    """The calls with which a fake answers; none if the request forbids them or they would not help."""
+    """The tool calls of the answer; none if the request forbids them, or asks for none of the tools."""
     chosen = _chosen(_offered(request), request, prompt)
-    clues = TextHints(prompt.everything)
-    return tuple(ToolCall(tool.name, fill({"type": "object", **tool.parameters}, clues)) for tool in chosen)
+    hints = TextHints(prompt.everything)
+    return tuple(ToolCall(tool.name, fill({"type": "object", **tool.parameters}, hints)) for tool in chosen)
 
 
 def _offered(request: Request) -> list[Tool]:
@@ -52,9 +52,9 @@ def _chosen(tools: Sequence[Tool], request: Request, prompt: Prompt) -> Sequence
         return _named(tools, choice)
     if choice == "auto" and (not prompt.is_open or _is_small_talk(prompt.question)):
         return ()
-    left = [tool for tool in tools if tool.name not in prompt.called] or tools[-1:]
-    wanted = _wanted(left, prompt.question)
-    return wanted[:1] if request.get("parallel_tool_calls") is False else wanted
+    uncalled = [tool for tool in tools if tool.name not in prompt.called] or tools[-1:]
+    matching = _matching(uncalled, prompt.question)
+    return matching[:1] if request.get("parallel_tool_calls") is False else matching
 
 
 def _named(tools: Sequence[Tool], choice: Mapping[str, Any]) -> Sequence[Tool]:
@@ -62,18 +62,18 @@ def _named(tools: Sequence[Tool], choice: Mapping[str, Any]) -> Sequence[Tool]:
     return [tool for tool in tools if tool.name == name] or tools[:1]
 
 
-def _wanted(tools: Sequence[Tool], question: str) -> list[Tool]:
-    """The tools the question names, in its order; else the one whose words it has most of."""
+def _matching(tools: Sequence[Tool], question: str) -> list[Tool]:
+    """The tools that the question names, in its order; else the one with the most words in common with it."""
     named = [tool for tool in tools if re.search(rf"\b{re.escape(tool.name)}\b", question)]
     if named:
         return sorted(named, key=lambda tool: question.index(tool.name))
-    asked = _words(question)
-    return [max(tools, key=lambda tool: _likeness(tool, asked))]
+    words = _words(question)
+    return [max(tools, key=lambda tool: _similarity(tool, words))]
 
 
-def _likeness(tool: Tool, asked: frozenset[str]) -> int:
-    in_name = frozenset(map(_stem, name_words(tool.name))) - _SAYS_NOTHING
-    return _WEIGHT_OF_NAME * len(in_name & asked) + len(_words(tool.description) & asked)
+def _similarity(tool: Tool, words: frozenset[str]) -> int:
+    name = frozenset(map(_stem, name_words(tool.name))) - _STOP_WORDS
+    return _WEIGHT_OF_NAME * len(name & words) + len(_words(tool.description) & words)
 
 
 def _is_small_talk(question: str) -> bool:
@@ -81,7 +81,7 @@ def _is_small_talk(question: str) -> bool:
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(map(_stem, re.findall(r"\w+", text.lower()))) - _SAYS_NOTHING
+    return frozenset(map(_stem, re.findall(r"\w+", text.lower()))) - _STOP_WORDS
 
 
 def _stem(word: str) -> str:

@@ -1,4 +1,4 @@
-"""What a text offers for the fields of a schema: numbers, quotations, names, places."""
+"""Values found in a text for the fields of a schema: numbers, quotations, names, places."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _PLACE = re.compile(rf"\b(?:in|at|near|for|to|from|of) ({_PROPER})")
 _NAME = re.compile(rf"\b{_PROPER}")
 _SUBJECT = re.compile(r"\babout ([^.?!\n]{1,60})")
 
-_PLACES = {"location", "city", "place", "destination", "town", "country", "address", "region", "where"}
-_NAMES = {"name", "person", "customer", "author", "user", "who", "title"}
-_WHOLE = {
+_PLACE_FIELDS = {"location", "city", "place", "destination", "town", "country", "address", "region", "where"}
+_NAME_FIELDS = {"name", "person", "customer", "author", "user", "who", "title"}
+_FREE_TEXT_FIELDS = {
     "query",
     "question",
     "text",
@@ -26,7 +26,7 @@ _WHOLE = {
     "task",
     "description",
 }
-_NO_NAME = {
+_NOT_A_NAME = {
     "A", "An", "And", "Create", "Extract", "For", "Get", "Give", "He", "Hello", "Hey", "Hi", "How", "I", "It",
     "My", "Person", "Please", "Return", "She", "Tell", "The", "This", "Use", "What", "When", "Where", "Who",
     "Why", "You",
@@ -34,7 +34,7 @@ _NO_NAME = {
 
 
 class TextHints:
-    """The clues of one text. A number or a quotation is used once."""
+    """The values found in one text. A number or a quotation is used once."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -50,12 +50,12 @@ class TextHints:
         return None
 
     def string(self, field: str, fits: Callable[[str], bool]) -> str | None:
-        """Something the text says that a field of this name could hold."""
-        for found in self._strings(set(name_words(field))):
-            if found and fits(found):
-                if found in self._quoted:
-                    self._quoted.remove(found)
-                return found
+        """A string from the text for a field of this name, if one fits."""
+        for candidate in self._strings(set(name_words(field))):
+            if candidate and fits(candidate):
+                if candidate in self._quoted:
+                    self._quoted.remove(candidate)
+                return candidate
         return None
 
     def has_number(self, fits: Callable[[float], bool]) -> bool:
@@ -63,32 +63,32 @@ class TextHints:
         return any(fits(number) for number in self._numbers)
 
     def has_string(self, field: str) -> bool:
-        """Whether the text says something for a field of this name."""
+        """Whether the text has a string for a field of this name."""
         return bool(self._strings(set(name_words(field))))
 
     def mentioned(self, choices: list[object]) -> object | None:
-        """The first of the choices whose words the text has."""
+        """The first of the choices that occurs in the text."""
         lower = self.text.lower()
         return next((choice for choice in choices if isinstance(choice, str) and choice.lower() in lower), None)
 
     def quotations(self) -> list[str]:
-        """What the text has in quotation marks."""
+        """The strings in quotation marks that are not used yet."""
         return list(self._quoted)
 
     def subject(self) -> str:
-        """What the text is about, in its own words; empty if it does not say."""
-        found = _SUBJECT.search(self.text)
-        return found[1].strip() if found else ""
+        """What follows the word "about" in the text; empty if it does not occur."""
+        match = _SUBJECT.search(self.text)
+        return match[1].strip() if match else ""
 
     def _strings(self, field: set[str]) -> list[str]:
-        if field & _WHOLE:
+        if field & _FREE_TEXT_FIELDS:
             return [*self._quoted[:1], self.text]
-        found = list(self._quoted)
-        if field & _PLACES:
-            found += [*_PLACE.findall(self.text), *self._names()]
-        elif field & _NAMES:
-            found += self._names()
-        return found
+        candidates = list(self._quoted)
+        if field & _PLACE_FIELDS:
+            candidates += [*_PLACE.findall(self.text), *self._names()]
+        elif field & _NAME_FIELDS:
+            candidates += self._names()
+        return candidates
 
     def _names(self) -> list[str]:
         candidates: list[str] = _NAME.findall(self.text)
@@ -102,6 +102,6 @@ def name_words(name: str) -> list[str]:
 
 def _without_first_words(name: str) -> str:
     words = name.split(" ")
-    while words and words[0].strip(",") in _NO_NAME:
+    while words and words[0].strip(",") in _NOT_A_NAME:
         words.pop(0)
     return " ".join(words)
