@@ -27,7 +27,7 @@ from llm_fallback.simulate.outcome import Outcome, Share
 from llm_fallback.simulate.transport import REJECTED, SimulatedTransport
 from llm_fallback.simulate.troubles import Trouble, flaws
 from llm_fallback.spec import Spec
-from llm_fallback.spec.overrides import chain_called, read
+from llm_fallback.spec.overrides import read_spec
 
 
 async def simulate(
@@ -47,8 +47,8 @@ async def simulate(
     knows how long prompts and replies will be. Raises SpecError for a wrong spec, ValueError for troubles, calls or a
     rate that cannot be.
     """
-    spec = read(source)
-    plan = _pretended(spec, chain_called(spec, chain))
+    spec = read_spec(source)
+    plan = _pretended(spec, spec.chain_name(chain))
     wrong = [*flaws(troubles, [member.name for member in plan.members]), *_flaws(calls, per_second)]
     if wrong:
         raise ValueError("; ".join(wrong))

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from llm_fallback.errors import Mistake
-from llm_fallback.spec.locations import Note, Path, Place, dotted
+from llm_fallback.errors import Location, Mistake
+from llm_fallback.spec.locations import Note, Path, dotted
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Document:
     """Plain data, the place of every value in it, what was wrong in reading, and what of the source it leaves out."""
 
     data: dict[str, Any] = field(default_factory=dict, repr=False)
-    places: Mapping[Path, Place] = field(default_factory=dict, repr=False)
+    locations: Mapping[Path, Location] = field(default_factory=dict, repr=False)
     mistakes: tuple[Mistake, ...] = ()
     readable: bool = True
     """False: the data is missing or incomplete, and nothing can be said about what is in it."""
@@ -75,7 +75,7 @@ def _read(loader: yaml.SafeLoader, file: str) -> tuple[Any, Document]:
         return None, unreadable("is empty", "write 'deployments:' and 'chains:'", file=file)
     mistakes = tuple(_Nodes(file).mistakes(node, ()))
     data = loader.construct_document(node)
-    return data, Document(places=dict(_places(node, (), file)), mistakes=mistakes)
+    return data, Document(locations=dict(_locations(node, (), file)), mistakes=mistakes)
 
 
 class _Nodes:
@@ -102,20 +102,22 @@ class _Nodes:
     def _of_keys(self, node: yaml.MappingNode, path: Path) -> Iterator[Mistake]:
         first: dict[str, int] = {}
         for key, _ in node.value:
-            place = Place(self._file, _line(key))
-            yield from _as_text(key, path, place)
+            location = Location(self._file, _line(key))
+            yield from _as_text(key, path, location)
             if key.value in first and key.tag != f"{_TAG}merge":
-                yield twice((*path, key.value), place, first[key.value])
+                yield twice((*path, key.value), location, first[key.value])
             if isinstance(key.value, str):
                 first.setdefault(key.value, _line(key))
 
 
-def _as_text(key: yaml.Node, path: Path, place: Place) -> Iterator[Mistake]:
+def _as_text(key: yaml.Node, path: Path, location: Location) -> Iterator[Mistake]:
     """Reads a key that YAML takes for something else as the text it is, and says so."""
     kind = _READ_AS.get(key.tag.removeprefix(_TAG))
     if kind is not None:
         text = f"YAML reads the key {key.value} as {kind}, not as text"
-        yield Mistake(dotted((*path, key.value)), text, f'write "{key.value}" with quotes', place.file, place.line)
+        yield Mistake(
+            dotted((*path, key.value)), text, f'write "{key.value}" with quotes', location.file, location.line
+        )
         key.tag = f"{_TAG}str"
 
 
@@ -126,12 +128,12 @@ def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node]]:
         yield from enumerate(node.value)
 
 
-def _places(node: yaml.Node, path: Path, file: str) -> Iterator[tuple[Path, Place]]:
-    yield path, Place(file, _line(node))
+def _locations(node: yaml.Node, path: Path, file: str) -> Iterator[tuple[Path, Location]]:
+    yield path, Location(file, _line(node))
     for part, child in _children(node):
-        yield from _places(child, (*path, part), file)
+        yield from _locations(child, (*path, part), file)
     if isinstance(node, yaml.MappingNode):
-        yield from (((*path, str(key.value)), Place(file, _line(key))) for key, _ in node.value)
+        yield from (((*path, str(key.value)), Location(file, _line(key))) for key, _ in node.value)
 
 
 def _line(node: yaml.Node) -> int:
@@ -164,14 +166,14 @@ def read_json(text: str, file: str) -> tuple[Any, Document]:
         return None, unreadable(f"is not JSON: {error.msg}", file=file, line=error.lineno)
     lines = _Lines(text, file)
     lines.read_value(())
-    return data, Document(places=lines.places, mistakes=tuple(lines.mistakes))
+    return data, Document(locations=lines.locations, mistakes=tuple(lines.mistakes))
 
 
 class _Lines:
     """Walks a text that is known to be JSON and notes the line of each key and item."""
 
     def __init__(self, text: str, file: str) -> None:
-        self.places: dict[Path, Place] = {}
+        self.locations: dict[Path, Location] = {}
         self.mistakes: list[Mistake] = []
         self._file = file
         self._line = 1
@@ -188,7 +190,7 @@ class _Lines:
                 yield found[0]
 
     def _read(self, piece: str, path: Path) -> None:
-        self.places.setdefault(path, Place(self._file, self._line))
+        self.locations.setdefault(path, Location(self._file, self._line))
         if piece == "{":
             self._read_object(path)
         elif piece == "[":
@@ -205,10 +207,10 @@ class _Lines:
             self.read_value((*path, key))
 
     def _note_key(self, key: str, path: Path, first: dict[str, int]) -> None:
-        place = Place(self._file, self._line)
-        self.places[(*path, key)] = place
+        location = Location(self._file, self._line)
+        self.locations[(*path, key)] = location
         if key in first:
-            self.mistakes.append(twice((*path, key), place, first[key]))
+            self.mistakes.append(twice((*path, key), location, first[key]))
         first.setdefault(key, self._line)
 
     def _read_array(self, path: Path) -> None:
@@ -219,7 +221,7 @@ class _Lines:
                 index += 1
 
 
-def twice(path: Path, place: Place, first: int | None) -> Mistake:
+def twice(path: Path, location: Location, first: int | None) -> Mistake:
     """The mistake of a key that stands twice in one mapping."""
     text = f"{path[-1]!r} stands here a second time, first on line {first}"
-    return Mistake(dotted(path), text, "keep one of them", place.file, place.line)
+    return Mistake(dotted(path), text, "keep one of them", location.file, location.line)

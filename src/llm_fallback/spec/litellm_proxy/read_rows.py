@@ -14,16 +14,16 @@ from llm_fallback.spec import consistency
 from llm_fallback.spec.entries import Defaults, Deployment
 from llm_fallback.spec.error_messages import parsed
 from llm_fallback.spec.litellm_proxy import words
-from llm_fallback.spec.litellm_proxy.draft import NO_COUNTERPART, Draft, Listing, Section, first
+from llm_fallback.spec.litellm_proxy.draft import NO_COUNTERPART, Draft, LossReport, Section, first
 from llm_fallback.spec.litellm_proxy.words import (
     ABILITIES,
     NOT_OF_A_REQUEST,
     PRICES,
     SETTINGS,
-    failures,
+    breaker_failures,
+    convert_references,
     is_price,
-    number,
-    ours,
+    parse_number,
 )
 from llm_fallback.spec.locations import Path, Problem
 from llm_fallback.spec.providers import BACKENDS, likely_provider
@@ -46,21 +46,21 @@ class Row:
     """Within its group, lower ones are asked first."""
 
 
-def read_rows(rows: Any, credentials: Mapping[str, Any], listing: Listing) -> Iterator[Row]:
+def read_rows(rows: Any, credentials: Mapping[str, Any], losses: LossReport) -> Iterator[Row]:
     """Every row that can be a deployment; the others are listed with the reason."""
     for index, raw in enumerate(rows if isinstance(rows, list) else ()):
         path = ("model_list", index)
         row = Section(raw, path)
-        why_not = _unfit(raw)
+        why_not = _reason_to_skip(raw)
         if why_not:
-            listing.add(path, f"{why_not}: left out")
+            losses.add(path, f"{why_not}: left out")
             continue
-        read = _row(row, credentials, listing)
+        read = _row(row, credentials, losses)
         if read is not None:
             yield read
 
 
-def _unfit(raw: Any) -> str | None:
+def _reason_to_skip(raw: Any) -> str | None:
     """Why no deployment can be made of a row."""
     params = raw.get("litellm_params") if isinstance(raw, Mapping) else None
     model = params.get("model") if isinstance(params, Mapping) else None
@@ -77,7 +77,7 @@ def _unfit(raw: Any) -> str | None:
     return None
 
 
-def _row(row: Section, credentials: Mapping[str, Any], listing: Listing) -> Row | None:
+def _row(row: Section, credentials: Mapping[str, Any], losses: LossReport) -> Row | None:
     group = str(row.take("model_name"))
     written = row.take("litellm_params")
     named = credentials.get(str(written.get("litellm_credential_name")))
@@ -86,69 +86,69 @@ def _row(row: Section, credentials: Mapping[str, Any], listing: Listing) -> Row 
     info = Section(row.take("model_info"), (*row.path, "model_info"))
     identity = info.take("id")
     draft = Draft()
-    order = _order(params, info, listing)
-    put_address(draft, params, info, listing)
-    put_key(draft, params, listing)
+    order = _order(params, info, losses)
+    put_address(draft, params, info, losses)
+    put_key(draft, params, losses)
     put_settings(draft, params, row)
     put_breaker(draft, params, info)
     put_facts(draft, info, params)
-    put_price(draft, (info, params), listing)
-    put_parameters(draft, params, listing)
+    put_price(draft, (info, params), losses)
+    put_parameters(draft, params, losses)
     info.take("mode")
     for section in (row, info):
-        listing.rest(section, NO_COUNTERPART)
-    if not fit_deployment(draft, row.path, group, listing):
+        losses.report_unused(section, NO_COUNTERPART)
+    if not drop_invalid(draft, row.path, group, losses):
         return None
     return Row(group, row.path, draft, None if identity is None else str(identity), order)
 
 
-def _order(params: Section, info: Section, listing: Listing) -> float | None:
-    order = number(first((params, "order"), (info, "order")))
+def _order(params: Section, info: Section, losses: LossReport) -> float | None:
+    order = parse_number(first((params, "order"), (info, "order")))
     if order is None or (isinstance(order, int | float) and not isinstance(order, bool)):
         return order
-    listing.add((*params.path, "order"), "is no number: left out")
+    losses.add((*params.path, "order"), "is no number: left out")
     return None
 
 
-def put_address(draft: Draft, params: Section, info: Section, listing: Listing) -> None:
+def put_address(draft: Draft, params: Section, info: Section, losses: LossReport) -> None:
     """Write `backend`, `model` and `api_base`.
 
     A backend is named where requests go to the same address with it: a backend adds a `/v1` that is missing, and
     what is behind an `openai/` without one may be anything.
     """
-    model = _with_provider(ours(params.take("model")), params.take("custom_llm_provider"))
+    model = _with_provider(convert_references(params.take("model")), params.take("custom_llm_provider"))
     provider, _, served = model.partition("/")
     address = _address(params)
     if address is None:
         address = words.ADDRESSES.get(provider)
-    backend = _backend(provider, info, listing)
+    backend = _backend(provider, info, losses)
     if backend is None or address is None or not _same_address(backend, address):
         backend, served = None, model
     draft.put(("backend",), backend, (*params.path, "model"))
     draft.put(("model",), served, (*params.path, "model"))
     draft.put(("api_base",), address, (*params.path, "api_base"))
     if backend is not None and not references(str(address)) and BACKENDS[backend].base_url(address) != _bare(address):
-        listing.add((*params.path, "api_base"), "has no version in it: requests go to /v1 below it")
+        losses.add((*params.path, "api_base"), "has no version in it: requests go to /v1 below it")
 
 
-def put_key(draft: Draft, params: Section, listing: Listing) -> None:
+def put_key(draft: Draft, params: Section, losses: LossReport) -> None:
     """Write `api_key`; where LiteLLM would take somebody else's, say that here nobody's is sent."""
     key, origin = params.take("api_key"), (*params.path, "api_key")
     if key in (None, "", words.NO_KEY):
         if key is None and "api_base" in draft.data and str(draft.data["model"]).startswith("openai/"):
-            listing.add(params.path, "has no api_key: none is sent, where LiteLLM sends OPENAI_API_KEY")
+            losses.add(params.path, "has no api_key: none is sent, where LiteLLM sends OPENAI_API_KEY")
         return
-    draft.put(("api_key",), ours(str(key)), origin)
+    draft.put(("api_key",), convert_references(str(key)), origin)
 
 
-def _backend(provider: str, info: Section, listing: Listing) -> str | None:
+def _backend(provider: str, info: Section, losses: LossReport) -> str | None:
     """The backend a provider of LiteLLM's stands for; `model_info.backend` tells those apart that share one."""
     named = info.take("backend")
     row = BACKENDS.get(str(named))
     if row is not None and row.prefix == f"{provider}/":
         return row.name
     if named is not None:
-        listing.add((*info.path, "backend"), f"is no backend that LiteLLM asks by {provider}/")
+        losses.add((*info.path, "backend"), f"is no backend that LiteLLM asks by {provider}/")
     return words.BACKENDS.get(provider)
 
 
@@ -162,7 +162,7 @@ def _with_provider(model: str, provider: Any) -> str:
 def _address(params: Section) -> Any:
     base, url = params.take("api_base"), params.take("base_url")
     address = url if base is None else base
-    return None if address in (None, "") else ours(address)
+    return None if address in (None, "") else convert_references(address)
 
 
 def _same_address(backend: str, address: Any) -> bool:
@@ -180,36 +180,39 @@ def _bare(address: str) -> str:
 def put_settings(draft: Draft, params: Section, row: Section) -> None:
     for word, path in SETTINGS.items():
         # Older configurations have rpm and tpm beside `litellm_params`.
-        draft.put(path, number(first((params, word), (row, word))), (*params.path, word))
+        draft.put(path, parse_number(first((params, word), (row, word))), (*params.path, word))
     if "attempt_s" not in draft.data.get("timeouts", {}):
-        draft.put(SETTINGS["timeout"], number(params.take("request_timeout")), (*params.path, "request_timeout"))
+        draft.put(SETTINGS["timeout"], parse_number(params.take("request_timeout")), (*params.path, "request_timeout"))
 
 
 def put_breaker(draft: Draft, params: Section, info: Section) -> None:
-    cooldown, fails = number(first((info, "cooldown_time"), (params, "cooldown_time"))), info.take("allowed_fails")
+    cooldown, fails = (
+        parse_number(first((info, "cooldown_time"), (params, "cooldown_time"))),
+        info.take("allowed_fails"),
+    )
     origin = (*params.path, "cooldown_time")
     if cooldown == 0:
         draft.put(("breaker",), "off", origin)
         return
     draft.put(("breaker", "cooldown_s"), cooldown, origin)
-    draft.put(("breaker", "failures"), failures(number(fails)), (*info.path, "allowed_fails"))
+    draft.put(("breaker", "failures"), breaker_failures(parse_number(fails)), (*info.path, "allowed_fails"))
 
 
 def put_facts(draft: Draft, info: Section, params: Section) -> None:
     """What is known of the model, beside its price."""
     base = first((info, "base_model"), (params, "base_model"))
-    draft.put(("base_model",), None if base is None else ours(str(base)), (*info.path, "base_model"))
-    draft.put(("context_window",), number(info.take("max_input_tokens")), (*info.path, "max_input_tokens"))
+    draft.put(("base_model",), None if base is None else convert_references(str(base)), (*info.path, "base_model"))
+    draft.put(("context_window",), parse_number(info.take("max_input_tokens")), (*info.path, "max_input_tokens"))
     for word, ability in ABILITIES.items():
         draft.put(("profile", ability), info.take(word), (*info.path, word))
 
 
-def put_price(draft: Draft, sections: tuple[Section, Section], listing: Listing) -> None:
+def put_price(draft: Draft, sections: tuple[Section, Section], losses: LossReport) -> None:
     info = sections[0]
     for word, (field, factor) in PRICES.items():
         cost = first(*((section, word) for section in sections))
         if word == "input_cost_per_second" and "price" in draft.data and cost is not None:
-            listing.add((*info.path, word), "is passed over by LiteLLM beside a price per token")
+            losses.add((*info.path, word), "is passed over by LiteLLM beside a price per token")
             continue
         draft.put(("price", field), _times(cost, factor), (*info.path, word))
     if draft.data.get("price") == {"input_per_million": 0, "output_per_million": 0}:
@@ -223,40 +226,40 @@ def _times(cost: Any, factor: Decimal) -> Any:
         return cost
 
 
-def put_parameters(draft: Draft, params: Section, listing: Listing) -> None:
+def put_parameters(draft: Draft, params: Section, losses: LossReport) -> None:
     """What is left goes into each request, but for what the proxy keeps to itself."""
     organization = params.take("organization")
     if isinstance(organization, list):
-        listing.add((*params.path, "organization"), "is a list: only its first is used")
+        losses.add((*params.path, "organization"), "is a list: only its first is used")
         organization = next(iter(organization), None)
-    draft.put(("params", "organization"), ours(organization), (*params.path, "organization"))
-    for word, value in params.left():
+    draft.put(("params", "organization"), convert_references(organization), (*params.path, "organization"))
+    for word, value in params.unused():
         path = (*params.path, word)
         if word in NOT_OF_A_REQUEST or is_price(word):
-            listing.add(path, NO_COUNTERPART)
+            losses.add(path, NO_COUNTERPART)
         else:
-            draft.put(("params", word), ours(value), path)
+            draft.put(("params", word), convert_references(value), path)
 
 
 _WHO_IS_ASKED = ("model", "backend", "api_base", "api_key")
 """Without one of these another server would be asked, or with another key: then rather none."""
 
 
-def fit_deployment(draft: Draft, row: Path, group: str, listing: Listing) -> bool:
+def drop_invalid(draft: Draft, row: Path, group: str, losses: LossReport) -> bool:
     """Drop what does not fit a deployment; False, and listed whole, if it cannot be asked without that."""
     while problems := _problems(draft.data):
         for problem in problems:
             if problem.path[:1] == () or problem.path[0] in _WHO_IS_ASKED:
-                listing.add(row, f"{group!r} is left out: {'.'.join(map(str, problem.path))} {problem.text}")
+                losses.add(row, f"{group!r} is left out: {'.'.join(map(str, problem.path))} {problem.text}")
                 return False
-        _drop(draft, problems[0], listing)
+        _drop(draft, problems[0], losses)
     return True
 
 
-def fit_defaults(draft: Draft, listing: Listing) -> None:
+def drop_invalid_defaults(draft: Draft, losses: LossReport) -> None:
     """Drop what does not fit the defaults of a spec."""
     while isinstance(problems := parsed(Defaults, draft.data), list) and problems:
-        _drop(draft, problems[0], listing)
+        _drop(draft, problems[0], losses)
 
 
 def _problems(data: Mapping[str, Any]) -> list[Problem]:
@@ -266,7 +269,7 @@ def _problems(data: Mapping[str, Any]) -> list[Problem]:
     return [*found, *(Problem(problem.path[2:], problem.text) for problem in together)]
 
 
-def _drop(draft: Draft, problem: Problem, listing: Listing) -> None:
+def _drop(draft: Draft, problem: Problem, losses: LossReport) -> None:
     path = problem.path[:2]
-    listing.add(draft.origin(path), f"{problem.text}: left out")
+    losses.add(draft.origin(path), f"{problem.text}: left out")
     draft.drop(path)

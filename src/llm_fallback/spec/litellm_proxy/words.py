@@ -60,11 +60,12 @@ ADDRESSES: Mapping[str, str] = {
 }
 """Where LiteLLM takes the address from when none is given."""
 
-ROUTES: Mapping[str, str] = {
+ROUTE_BY_WORD: Mapping[str, str] = {
     "fallbacks": "tiers",
     "context_window_fallbacks": "on_context_window",
     "content_policy_fallbacks": "on_content_policy",
 }
+"""In both settings sections; ours stand in a chain."""
 
 NO_KEY = "no-key"
 """Written where a server asks for none: without any, LiteLLM would send it the key of OpenAI."""
@@ -95,7 +96,7 @@ def is_price(word: str) -> bool:
     return word in PRICES or "cost_per" in word or "_cost" in word
 
 
-def failures(allowed: Any) -> Any:
+def breaker_failures(allowed: Any) -> Any:
     """`breaker.failures` for LiteLLM's `allowed_fails`, which may be 0."""
     return max(1, allowed) if isinstance(allowed, int) else allowed
 
@@ -106,16 +107,16 @@ _THEIRS = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 _BEGINS_SOMETHING = re.compile(r"\$(?=[${])")
 
 
-def ours(value: Any) -> Any:
+def convert_references(value: Any) -> Any:
     """Nested data with LiteLLM's references as ours, and every other `$` kept from being one."""
     match value:
         case str():
             reference = _THEIRS.fullmatch(value)
             return f"${{{reference[1]}}}" if reference else escaped(value)
         case Mapping():
-            return {key: ours(item) for key, item in value.items()}
+            return {key: convert_references(item) for key, item in value.items()}
         case list():
-            return [ours(item) for item in value]
+            return [convert_references(item) for item in value]
     return value
 
 
@@ -124,7 +125,7 @@ def escaped(text: str) -> str:
     return _BEGINS_SOMETHING.sub("$$", text)
 
 
-def number(value: Any) -> Any:
+def parse_number(value: Any) -> Any:
     """A number that was written as a text, as LiteLLM takes it; anything else unchanged."""
     if isinstance(value, str):
         for kind in (int, float):

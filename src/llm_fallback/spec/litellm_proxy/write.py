@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_fallback.spec.dump import FreshVariables, saved
+from llm_fallback.spec.dump import VariableNames, dump_spec
 from llm_fallback.spec.entries import Chain
-from llm_fallback.spec.litellm_proxy.draft import Listing
-from llm_fallback.spec.litellm_proxy.read_deployments import free, group_name
-from llm_fallback.spec.litellm_proxy.words import ABILITIES, PRICES, ROUTES
-from llm_fallback.spec.litellm_proxy.write_rows import Rows, Texts
+from llm_fallback.spec.litellm_proxy.draft import LossReport
+from llm_fallback.spec.litellm_proxy.read_deployments import free_name, group_name
+from llm_fallback.spec.litellm_proxy.words import ABILITIES, PRICES, ROUTE_BY_WORD
+from llm_fallback.spec.litellm_proxy.write_rows import RowWriter, TextWriter
 from llm_fallback.spec.locations import Note, Path
 from llm_fallback.spec.model import Spec
 from llm_fallback.spec.settings import Breaker, Price
@@ -22,29 +22,29 @@ def write_config(spec: Spec) -> tuple[dict[str, Any], tuple[Note, ...]]:
 
     Variables become `os.environ/NAME`, and so do secrets in clear, with a name of their own.
     """
-    data, notes = saved(spec)
+    data, notes = dump_spec(spec)
     clean = Spec.model_validate(data)
-    listing = Listing()
-    list_losses(clean, listing)
-    usual = _usual_breaker(clean)
-    rows = Rows(clean, usual, Texts(FreshVariables(clean), listing), listing)
-    routes = routes_of(clean)
+    losses = LossReport()
+    report_losses(clean, losses)
+    common_breaker = _common_breaker(clean)
+    rows = RowWriter(clean, common_breaker, TextWriter(VariableNames(clean), losses), losses)
+    routes = collect_routes(clean)
     config = {
         "model_list": [
-            rows.row(group.chain, group.name, name, routes.identity(group, name), shares=len(group.members) > 1)
+            rows.write_row(group.chain, group.name, name, routes.identity(group, name), shares=len(group.members) > 1)
             for group in routes.groups
             for name in group.members
         ],
-        "router_settings": _router_settings(routes, usual),
+        "router_settings": _router_settings(routes, common_breaker),
         "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
     }
-    return config, (*notes, *listing.notes(spec.places), _MASTER_KEY)
+    return config, (*notes, *losses.notes(spec.locations), _MASTER_KEY)
 
 
 _MASTER_KEY = Note("general_settings.master_key", "a proxy does not start without: set LITELLM_MASTER_KEY")
 
 
-def _usual_breaker(spec: Spec) -> Breaker | None:
+def _common_breaker(spec: Spec) -> Breaker | None:
     """What goes for deployments that say nothing of their own; None if no deployment has any."""
     if all(spec.breaker(name) is None for name in spec.deployments):
         return None
@@ -52,12 +52,12 @@ def _usual_breaker(spec: Spec) -> Breaker | None:
     return Breaker(**default.given()) if isinstance(default, Breaker) else Breaker()
 
 
-def _router_settings(routes: Routes, usual: Breaker | None) -> dict[str, Any]:
+def _router_settings(routes: Routes, common_breaker: Breaker | None) -> dict[str, Any]:
     """One request per deployment and the next at once, as chains have it: no repeats, and in a group each member
     before the next group."""
     cooldowns: dict[str, Any] = {"disable_cooldowns": True}
-    if usual is not None:
-        cooldowns = {"allowed_fails": usual.failures, "cooldown_time": usual.cooldown_s}
+    if common_breaker is not None:
+        cooldowns = {"allowed_fails": common_breaker.failures, "cooldown_time": common_breaker.cooldown_s}
     return {
         "routing_strategy": "simple-shuffle",
         "enable_weighted_failover": True,
@@ -86,7 +86,7 @@ class Routes:
     """All groups, in the order the chains need them, and what leads from one to another."""
 
     groups: list[Group] = field(default_factory=list)
-    fallbacks: dict[str, list[Fallback]] = field(default_factory=lambda: {word: [] for word in ROUTES})
+    fallbacks: dict[str, list[Fallback]] = field(default_factory=lambda: {word: [] for word in ROUTE_BY_WORD})
 
     @property
     def most_hops(self) -> int:
@@ -99,19 +99,19 @@ class Routes:
     def identity(self, group: Group, member: str) -> str:
         """The id of a row."""
         start = group.chain if group.route == "tiers" else group.name
-        return free(start, member, {known.name for known in self.groups})
+        return free_name(start, member, {known.name for known in self.groups})
 
 
-def routes_of(spec: Spec) -> Routes:
+def collect_routes(spec: Spec) -> Routes:
     """The routes of every chain, the default chain first."""
     routes = Routes()
     chains = sorted(spec.chains.items(), key=lambda item: item[0] != spec.default_chain)
-    said = {route: any(getattr(chain, route) is not None for _, chain in chains) for route in ROUTES.values()}
+    said = {route: any(getattr(chain, route) is not None for _, chain in chains) for route in ROUTE_BY_WORD.values()}
     for name, chain in chains:
-        groups = {route: list(_groups(spec, name, chain, route)) for route in ROUTES.values()}
+        groups = {route: list(_groups(spec, name, chain, route)) for route in ROUTE_BY_WORD.values()}
         if not groups["tiers"]:
             continue
-        for word, route in ROUTES.items():
+        for word, route in ROUTE_BY_WORD.items():
             routes.groups.extend(groups[route])
             targets = _targets(chain, route, groups, said[route])
             if targets is not None:
@@ -157,10 +157,10 @@ _TIMEOUTS = {
 }
 
 
-def list_losses(spec: Spec, listing: Listing) -> None:
+def report_losses(spec: Spec, losses: LossReport) -> None:
     """List everything that was written and is lost, or means less."""
     for path, text in _losses(spec):
-        listing.add(path, text)
+        losses.add(path, text)
 
 
 def _losses(spec: Spec) -> Iterator[tuple[Path, str]]:
@@ -188,9 +188,9 @@ def _losses(spec: Spec) -> Iterator[tuple[Path, str]]:
 _BREAKER = tuple(word for word in Breaker.model_fields if word not in ("failures", "cooldown_s"))
 
 
-def _within(path: Path, part: Any, texts: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
+def _within(path: Path, part: Any, text_writer: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
     given = part.given() if hasattr(part, "given") else {}
-    for word, text in texts.items():
+    for word, text in text_writer.items():
         if given.get(word) is not None:
             yield (*path, word), text
 

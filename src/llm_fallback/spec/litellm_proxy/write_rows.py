@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from llm_fallback.spec.dump import FreshVariables
+from llm_fallback.spec.dump import VariableNames
 from llm_fallback.spec.entries import Deployment
-from llm_fallback.spec.litellm_proxy.draft import Listing
+from llm_fallback.spec.litellm_proxy.draft import LossReport
 from llm_fallback.spec.litellm_proxy.words import ABILITIES, NO_KEY, PRICES, SETTINGS
 from llm_fallback.spec.litellm_proxy.words import BACKENDS as BACKEND_OF
 from llm_fallback.spec.locations import Path
@@ -22,18 +22,18 @@ from llm_fallback.spec.variables import Reference, beside, references, resolve
 Pairs = Iterator[tuple[str, Any]]
 
 
-class Rows:
+class RowWriter:
     """Writes deployments; what is the same in every chain is worked out once."""
 
-    def __init__(self, spec: Spec, usual: Breaker | None, texts: Texts, listing: Listing) -> None:
-        self._spec, self._usual, self._texts, self._listing = spec, usual, texts, listing
+    def __init__(self, spec: Spec, common_breaker: Breaker | None, text_writer: TextWriter, losses: LossReport) -> None:
+        self._spec, self._common_breaker, self._text_writer, self._losses = spec, common_breaker, text_writer, losses
         self._asked: dict[str, dict[str, Any]] = {}
         self._known: dict[str, dict[str, Any]] = {}
         for name in dict.fromkeys(name for chain in spec.chains.values() for name in chain.deployments()):
             self._asked[name] = dict(self._how_asked(name))
             self._known[name] = dict(self._what_is_known(name))
 
-    def row(self, chain: str, group: str, name: str, identity: str, *, shares: bool) -> dict[str, Any]:
+    def write_row(self, chain: str, group: str, name: str, identity: str, *, shares: bool) -> dict[str, Any]:
         """One row; `shares`: others are in its tier, which would be weighed by rpm without a weight."""
         weight = self._spec.deployments[name].weight
         share = {"weight": _integral(weight)} if shares or weight != 1 else {}
@@ -46,15 +46,15 @@ class Rows:
     def _how_asked(self, name: str) -> Pairs:
         own, path = self._spec.deployments[name], ("deployments", name)
         backend = BACKENDS[own.backend] if own.backend else None
-        yield "model", self._texts.text(backend.model(own.model) if backend else own.model, (*path, "model"))
+        yield "model", self._text_writer.text(backend.model(own.model) if backend else own.model, (*path, "model"))
         if own.api_base is not None:
             yield "api_base", self._address(own, (*path, "api_base"))
         if own.api_key is not None:
-            yield "api_key", self._texts.value(own.api_key, (*path, "api_key"))
+            yield "api_key", self._text_writer.value(own.api_key, (*path, "api_key"))
         elif own.api_base is not None:
             yield "api_key", NO_KEY
         for word, value in self._spec.params(name).items():
-            yield word, self._texts.value(value, (*path, "params", word))
+            yield word, self._text_writer.value(value, (*path, "params", word))
         limits = self._spec.limits(name)
         for word in ("rpm", "tpm", "max_parallel_requests"):
             value = None if limits is None else getattr(limits, str(SETTINGS[word][-1]))
@@ -65,17 +65,17 @@ class Rows:
     def _address(self, own: Deployment, path: Path) -> str:
         address = str(own.api_base)
         if own.backend is None:
-            return self._texts.text(address, path)
+            return self._text_writer.text(address, path)
         if references(address) and not beside(address):
-            self._listing.add(path, "LiteLLM adds no /v1: the variable's value must have it")
-            return self._texts.text(address, path)
-        return self._texts.text(BACKENDS[own.backend].base_url(address), path)
+            self._losses.add(path, "LiteLLM adds no /v1: the variable's value must have it")
+            return self._text_writer.text(address, path)
+        return self._text_writer.text(BACKENDS[own.backend].base_url(address), path)
 
     def _cooldown(self, name: str) -> Pairs:
         breaker = self._spec.breaker(name)
         if breaker is None:
-            yield from () if self._usual is None else (("cooldown_time", 0),)
-        elif self._usual is None or breaker.cooldown_s != self._usual.cooldown_s:
+            yield from () if self._common_breaker is None else (("cooldown_time", 0),)
+        elif self._common_breaker is None or breaker.cooldown_s != self._common_breaker.cooldown_s:
             yield "cooldown_time", _integral(breaker.cooldown_s)
 
     def _timeouts(self, chain: str, name: str) -> Pairs:
@@ -90,7 +90,7 @@ class Rows:
         if own.backend is not None and own.backend not in BACKEND_OF.values():
             yield "backend", own.backend
         if own.base_model is not None:
-            yield "base_model", self._texts.text(own.base_model, ("deployments", name, "base_model"))
+            yield "base_model", self._text_writer.text(own.base_model, ("deployments", name, "base_model"))
         if own.context_window is not None:
             yield "max_input_tokens", own.context_window
         for word, ability in ABILITIES.items():
@@ -98,7 +98,7 @@ class Rows:
                 yield word, dict(own.profile)[ability]
         yield from _prices(own)
         breaker = self._spec.breaker(name)
-        if breaker is not None and (self._usual is None or breaker.failures != self._usual.failures):
+        if breaker is not None and (self._common_breaker is None or breaker.failures != self._common_breaker.failures):
             yield "allowed_fails", breaker.failures
 
 
@@ -115,11 +115,11 @@ def _integral(number: float) -> float:
     return int(number) if number == int(number) else number
 
 
-class Texts:
+class TextWriter:
     """The texts of a spec that holds no secret in clear."""
 
-    def __init__(self, fresh: FreshVariables, listing: Listing) -> None:
-        self._fresh, self._listing = fresh, listing
+    def __init__(self, fresh: VariableNames, losses: LossReport) -> None:
+        self._fresh, self._losses = fresh, losses
 
     def value(self, value: Any, path: Path) -> Any:
         """Nested data in LiteLLM's way."""
@@ -141,14 +141,14 @@ class Texts:
         if len(named) == 1 and not beside(text):
             return self._whole(named[0], path)
         name = self._fresh.name(path)
-        safe_repr = "what stands there" if _is_secret(path) else repr(text)
-        self._listing.add(path, f"LiteLLM takes a variable only as a whole value: set {name} to {safe_repr}")
+        value = "what stands there" if _is_secret(path) else repr(text)
+        self._losses.add(path, f"LiteLLM takes a variable only as a whole value: set {name} to {value}")
         return f"os.environ/{name}"
 
     def _whole(self, reference: Reference, path: Path) -> str:
         if reference.default is not None:
-            usual = "" if _is_secret(path) else f", usually to {reference.default!r}"
-            self._listing.add(path, f"LiteLLM knows no default of a variable: set {reference.name}{usual}")
+            usually = "" if _is_secret(path) else f", usually to {reference.default!r}"
+            self._losses.add(path, f"LiteLLM knows no default of a variable: set {reference.name}{usually}")
         return f"os.environ/{reference.name}"
 
 
