@@ -7,6 +7,7 @@ ones win, mappings merge, lists replace, null removes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path as FilePath
 from typing import Any
@@ -77,11 +78,12 @@ def _as_spec(document: Document) -> Document:
         return document
     from llm_fallback.spec.litellm_proxy.read import read_config
 
-    reading = read_config(document.data, LocationMap(document.locations))
-    if "deployments" in reading.data:
-        return Document(reading.data, reading.locations, document.mistakes, notes=reading.notes)
-    reasons = [Mistake(note.path, note.text, None, note.file, note.line) for note in reading.notes]
-    nothing = Problem(("model_list",), "has no model that could be a deployment").at(LocationMap(document.locations))
+    locations = LocationMap(document.locations)
+    spec = read_config(document.data, locations)
+    if "deployments" in spec.data:
+        return replace(spec, mistakes=document.mistakes)
+    reasons = [Mistake(note.path, note.text, None, note.file, note.line) for note in spec.notes]
+    nothing = Problem(("model_list",), "has no model that could be a deployment").at(locations)
     return Document(mistakes=(*document.mistakes, nothing, *reasons), readable=False)
 
 

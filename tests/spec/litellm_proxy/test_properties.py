@@ -18,7 +18,7 @@ from llm_fallback.spec.litellm_proxy.words import (
     PRICES,
     ROUTE_BY_WORD,
     SETTINGS,
-    ours,
+    convert_references,
 )
 from llm_fallback.spec.litellm_proxy.write import write_config
 from llm_fallback.spec.variables import resolve
@@ -105,7 +105,7 @@ def _may_be_asked(row: Any) -> bool:
 @settings(deadline=None)
 def test_a_text_of_a_configuration_stays_what_it_is(text):
     """Whatever dollars are in it: only `os.environ/NAME` is a variable there."""
-    assert resolve(ours(text), {}) == text
+    assert resolve(convert_references(text), {}) == text
 
 
 @given(specs())

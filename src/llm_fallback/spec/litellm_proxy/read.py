@@ -1,12 +1,10 @@
-"""A proxy's configuration as the data of a spec; its two settings sections as the spec's defaults."""
+"""Reads a proxy's configuration as a spec document. Its two settings sections become the spec's defaults."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from llm_fallback.errors import Location
 from llm_fallback.spec.error_messages import OWNED_PARAMETERS
 from llm_fallback.spec.litellm_proxy.draft import NO_COUNTERPART, Draft, LossReport, Section
 from llm_fallback.spec.litellm_proxy.fallbacks import DEFAULT_FALLBACK, Fallbacks
@@ -21,20 +19,23 @@ from llm_fallback.spec.litellm_proxy.words import (
     convert_references,
     parse_number,
 )
-from llm_fallback.spec.locations import LocationMap, Note, Path
+from llm_fallback.spec.locations import LocationMap, Path
+from llm_fallback.spec.parsers import Document
+
+_DEFAULTS: Mapping[str, tuple[Path, Callable[[Any], Any]]] = {
+    "num_retries": (("retries", "max"), parse_number),
+    "stream_timeout": (("timeouts", "first_token_s"), parse_number),
+    "allowed_fails": (("breaker", "failures"), lambda allowed: breaker_failures(parse_number(allowed))),
+    "default_max_parallel_requests": (("limits", "max_parallel"), parse_number),
+}
+"""Keys that become a default as they are: its path, and the conversion of the value."""
+
+_LONGEST_WAIT_S = 8
+"""The default of `retries.wait_max_s`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A configuration as a spec: its data, the places of its parts, and what has no place in it."""
-
-    data: dict[str, Any]
-    locations: Mapping[Path, Location]
-    notes: tuple[Note, ...]
-
-
-def read_config(data: Mapping[str, Any], locations: LocationMap) -> Reading:
-    """The spec that a configuration amounts to; without `deployments` if no model of it can be one."""
+def read_config(data: Mapping[str, Any], locations: LocationMap) -> Document:
+    """The spec that a configuration amounts to. It has no `deployments` if no row of `model_list` can be one."""
     losses, config = LossReport(), Section(data, ())
     settings = Settings(config, losses)
     defaults = read_defaults(settings, losses)
@@ -43,7 +44,9 @@ def read_config(data: Mapping[str, Any], locations: LocationMap) -> Reading:
         spec.put(("defaults",), defaults.data, next(iter(defaults.origins.values())))
         spec.origins.update({("defaults", *path): origin for path, origin in defaults.origins.items()})
     kinds = {route: Fallbacks(*settings.take(word), losses) for word, route in ROUTE_BY_WORD.items()}
-    _put_default_fallbacks(kinds["tiers"], settings)
+    targets, path = settings.take("default_fallbacks")
+    if targets is not None:
+        kinds["tiers"].add(DEFAULT_FALLBACK, targets, path)
     aliases = _aliases(settings)
     rows = read_rows(config.take("model_list"), _credentials(config), losses)
     groups = group_tiers(list(rows), losses)
@@ -56,25 +59,17 @@ def read_config(data: Mapping[str, Any], locations: LocationMap) -> Reading:
         losses.add(("include",), "is not read here: give its files as further sources")
     settings.report_unused()
     losses.report_unused(config, "is the proxy server's own and has no place here")
-    known = {path: locations.find(origin) for path, origin in spec.origins.items()}
-    return Reading(spec.data, known, losses.notes(locations))
+    found = {path: locations.find(origin) for path, origin in spec.origins.items()}
+    return Document(spec.data, found, notes=losses.notes(locations))
 
 
 def _credentials(config: Section) -> dict[str, Any]:
     entries = config.take("credential_list")
-    found = [Section(entry, ()) for entry in entries] if isinstance(entries, list) else []
-    return {str(entry.take("credential_name")): dict(_values(entry)) for entry in found}
-
-
-def _values(entry: Section) -> Iterator[tuple[str, Any]]:
-    return Section(entry.take("credential_values"), ()).unused()
-
-
-def _put_default_fallbacks(fallbacks: Fallbacks, settings: Settings) -> None:
-    """`default_fallbacks` stand in for whoever has no entry of its own."""
-    targets, path = settings.take("default_fallbacks")
-    if targets is not None:
-        fallbacks.add(DEFAULT_FALLBACK, targets, path)
+    sections = [Section(entry, ()) for entry in entries] if isinstance(entries, list) else []
+    return {
+        str(section.take("credential_name")): dict(Section(section.take("credential_values"), ()).unused())
+        for section in sections
+    }
 
 
 def _aliases(settings: Settings) -> dict[str, str]:
@@ -84,38 +79,30 @@ def _aliases(settings: Settings) -> dict[str, str]:
 
 
 class Settings:
-    """Both sections, of which the router's wins."""
+    """`router_settings` and `litellm_settings`; the router's value wins where both have a key."""
 
     def __init__(self, config: Section, losses: LossReport) -> None:
         self._sections = tuple(Section(config.take(name), (name,)) for name in ("router_settings", "litellm_settings"))
         self._losses = losses
 
     def take(self, word: str) -> tuple[Any, Path]:
-        """What holds for a word, and where it stands; a second value is listed."""
+        """The value that holds for a key, and its path; a value that does not hold is reported."""
         values = [(section.take(word), (*section.path, word)) for section in self._sections]
-        (value, path), (second, its_path) = values
+        (value, path), (second, second_path) = values
         if value is None:
-            return second, its_path
+            return second, second_path
         if second is not None:
-            self._losses.add(its_path, "router_settings has the same word, which holds")
+            self._losses.add(second_path, "router_settings has the same word, which holds")
         return value, path
 
     def report_unused(self) -> None:
-        """List what was not taken."""
+        """Report the keys of both sections that were not taken."""
         for section in self._sections:
             self._losses.report_unused(section, NO_COUNTERPART)
 
 
-_DEFAULTS: Mapping[str, tuple[Path, Callable[[Any], Any]]] = {
-    "num_retries": (("retries", "max"), parse_number),
-    "stream_timeout": (("timeouts", "first_token_s"), parse_number),
-    "allowed_fails": (("breaker", "failures"), lambda allowed: breaker_failures(parse_number(allowed))),
-    "default_max_parallel_requests": (("limits", "max_parallel"), parse_number),
-}
-
-
 def read_defaults(settings: Settings, losses: LossReport) -> Draft:
-    """What goes for every chain and deployment."""
+    """The defaults of the spec, from both settings sections."""
     draft = Draft()
     for word, (path, convert) in _DEFAULTS.items():
         value, origin = settings.take(word)
@@ -133,7 +120,7 @@ def read_defaults(settings: Settings, losses: LossReport) -> Draft:
 
 
 def _put_timeout(draft: Draft, settings: Settings, losses: LossReport) -> None:
-    """Both words bound one attempt; `request_timeout` is the one LiteLLM heeds where both are given."""
+    """Both keys limit one attempt; LiteLLM uses `request_timeout` where both are given."""
     router, router_origin = settings.take("timeout")
     request, origin = settings.take("request_timeout")
     if request is not None and router is not None:
@@ -151,15 +138,11 @@ def _put_wait(draft: Draft, settings: Settings) -> None:
             draft.put(("retries", "wait_max_s"), seconds, origin)
 
 
-_LONGEST_WAIT_S = 8
-"""The default of `retries.wait_max_s`."""
-
-
 def _put_cooldown(draft: Draft, settings: Settings) -> None:
     cooldown, origin = settings.take("cooldown_time")
-    disabled, why = settings.take("disable_cooldowns")
+    disabled, disabled_origin = settings.take("disable_cooldowns")
     if disabled is True:
-        draft.put(("breaker",), "off", why)
+        draft.put(("breaker",), "off", disabled_origin)
     elif parse_number(cooldown) not in (None, 0):  # LiteLLM takes 0 for its own default.
         draft.put(("breaker", "cooldown_s"), parse_number(cooldown), origin)
 

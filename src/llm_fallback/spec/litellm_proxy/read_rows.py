@@ -1,6 +1,6 @@
-"""One row of `model_list` as a deployment: whom it asks, and what it says of limits, breaker, price and parameters.
+"""Turns one row of `model_list` into a deployment: address, key, limits, breaker, price and parameters.
 
-What a spec would refuse is dropped and reported, with the reason the spec would give.
+Values that a spec would refuse are dropped and reported with the spec's own reason.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _VIRTUAL = ("auto_router", "complexity_router", "adaptive_router", "quality_rout
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of `model_list` that can be asked."""
+    """One row of `model_list`, as the draft of a deployment."""
 
     group: str
     """Its `model_name`: rows of one group share the load."""
@@ -43,25 +43,24 @@ class Row:
     draft: Draft
     id: str | None
     order: float | None
-    """Within its group, lower ones are asked first."""
+    """Lower ones are asked first within the group."""
 
 
 def read_rows(rows: Any, credentials: Mapping[str, Any], losses: LossReport) -> Iterator[Row]:
-    """Every row that can be a deployment; the others are listed with the reason."""
+    """Every row that can be a deployment; the others are reported with the reason."""
     for index, raw in enumerate(rows if isinstance(rows, list) else ()):
         path = ("model_list", index)
-        row = Section(raw, path)
-        why_not = _reason_to_skip(raw)
-        if why_not:
-            losses.add(path, f"{why_not}: left out")
+        reason = _reason_to_skip(raw)
+        if reason:
+            losses.add(path, f"{reason}: left out")
             continue
-        read = _row(row, credentials, losses)
-        if read is not None:
-            yield read
+        row = _read_row(Section(raw, path), credentials, losses)
+        if row is not None:
+            yield row
 
 
 def _reason_to_skip(raw: Any) -> str | None:
-    """Why no deployment can be made of a row."""
+    """Why a row cannot be a deployment; None if it can."""
     params = raw.get("litellm_params") if isinstance(raw, Mapping) else None
     model = params.get("model") if isinstance(params, Mapping) else None
     if not isinstance(model, str) or not model or raw.get("model_name") in (None, ""):
@@ -77,12 +76,12 @@ def _reason_to_skip(raw: Any) -> str | None:
     return None
 
 
-def _row(row: Section, credentials: Mapping[str, Any], losses: LossReport) -> Row | None:
+def _read_row(row: Section, credentials: Mapping[str, Any], losses: LossReport) -> Row | None:
     group = str(row.take("model_name"))
     written = row.take("litellm_params")
-    named = credentials.get(str(written.get("litellm_credential_name")))
-    known = dict(written) if named is None else {**named, **written, "litellm_credential_name": None}
-    params = Section(known, (*row.path, "litellm_params"))
+    credential = credentials.get(str(written.get("litellm_credential_name")))
+    merged = dict(written) if credential is None else {**credential, **written, "litellm_credential_name": None}
+    params = Section(merged, (*row.path, "litellm_params"))
     info = Section(row.take("model_info"), (*row.path, "model_info"))
     identity = info.take("id")
     draft = Draft()
@@ -113,8 +112,8 @@ def _order(params: Section, info: Section, losses: LossReport) -> float | None:
 def put_address(draft: Draft, params: Section, info: Section, losses: LossReport) -> None:
     """Write `backend`, `model` and `api_base`.
 
-    A backend is named where requests go to the same address with it: a backend adds a `/v1` that is missing, and
-    what is behind an `openai/` without one may be anything.
+    A backend is written only if requests then go to the same address. A backend appends a missing `/v1`, which an
+    `openai/` row does not, so such a row stays a provider's model.
     """
     model = _with_provider(convert_references(params.take("model")), params.take("custom_llm_provider"))
     provider, _, served = model.partition("/")
@@ -127,12 +126,16 @@ def put_address(draft: Draft, params: Section, info: Section, losses: LossReport
     draft.put(("backend",), backend, (*params.path, "model"))
     draft.put(("model",), served, (*params.path, "model"))
     draft.put(("api_base",), address, (*params.path, "api_base"))
-    if backend is not None and not references(str(address)) and BACKENDS[backend].base_url(address) != _bare(address):
+    if (
+        backend is not None
+        and not references(str(address))
+        and BACKENDS[backend].base_url(address) != address.rstrip("/")
+    ):
         losses.add((*params.path, "api_base"), "has no version in it: requests go to /v1 below it")
 
 
 def put_key(draft: Draft, params: Section, losses: LossReport) -> None:
-    """Write `api_key`; where LiteLLM would take somebody else's, say that here nobody's is sent."""
+    """Write `api_key`. Report rows without one for which LiteLLM would send OPENAI_API_KEY: here none is sent."""
     key, origin = params.take("api_key"), (*params.path, "api_key")
     if key in (None, "", words.NO_KEY):
         if key is None and "api_base" in draft.data and str(draft.data["model"]).startswith("openai/"):
@@ -142,12 +145,12 @@ def put_key(draft: Draft, params: Section, losses: LossReport) -> None:
 
 
 def _backend(provider: str, info: Section, losses: LossReport) -> str | None:
-    """The backend a provider of LiteLLM's stands for; `model_info.backend` tells those apart that share one."""
-    named = info.take("backend")
-    row = BACKENDS.get(str(named))
-    if row is not None and row.prefix == f"{provider}/":
-        return row.name
-    if named is not None:
+    """The backend that a provider of LiteLLM's stands for; `model_info.backend` says which, where several share one."""
+    name = info.take("backend")
+    backend = BACKENDS.get(str(name))
+    if backend is not None and backend.prefix == f"{provider}/":
+        return backend.name
+    if name is not None:
         losses.add((*info.path, "backend"), f"is no backend that LiteLLM asks by {provider}/")
     return words.BACKENDS.get(provider)
 
@@ -170,14 +173,11 @@ def _same_address(backend: str, address: Any) -> bool:
         return False
     if BACKENDS[backend].prefix != "openai/":
         return True
-    return not references(address) and BACKENDS[backend].base_url(address) == _bare(address)
-
-
-def _bare(address: str) -> str:
-    return address.rstrip("/")
+    return not references(address) and BACKENDS[backend].base_url(address) == address.rstrip("/")
 
 
 def put_settings(draft: Draft, params: Section, row: Section) -> None:
+    """Write weight, limits and timeouts."""
     for word, path in SETTINGS.items():
         # Older configurations have rpm and tpm beside `litellm_params`.
         draft.put(path, parse_number(first((params, word), (row, word))), (*params.path, word))
@@ -199,7 +199,7 @@ def put_breaker(draft: Draft, params: Section, info: Section) -> None:
 
 
 def put_facts(draft: Draft, info: Section, params: Section) -> None:
-    """What is known of the model, beside its price."""
+    """Write `base_model`, `context_window` and `profile`."""
     base = first((info, "base_model"), (params, "base_model"))
     draft.put(("base_model",), None if base is None else convert_references(str(base)), (*info.path, "base_model"))
     draft.put(("context_window",), parse_number(info.take("max_input_tokens")), (*info.path, "max_input_tokens"))
@@ -208,6 +208,7 @@ def put_facts(draft: Draft, info: Section, params: Section) -> None:
 
 
 def put_price(draft: Draft, sections: tuple[Section, Section], losses: LossReport) -> None:
+    """Write `price`."""
     info = sections[0]
     for word, (field, factor) in PRICES.items():
         cost = first(*((section, word) for section in sections))
@@ -227,7 +228,7 @@ def _times(cost: Any, factor: Decimal) -> Any:
 
 
 def put_parameters(draft: Draft, params: Section, losses: LossReport) -> None:
-    """What is left goes into each request, but for what the proxy keeps to itself."""
+    """Write what is left as `params`, except keys that the proxy does not send on."""
     organization = params.take("organization")
     if isinstance(organization, list):
         losses.add((*params.path, "organization"), "is a list: only its first is used")
@@ -242,11 +243,11 @@ def put_parameters(draft: Draft, params: Section, losses: LossReport) -> None:
 
 
 _WHO_IS_ASKED = ("model", "backend", "api_base", "api_key")
-"""Without one of these another server would be asked, or with another key: then rather none."""
+"""A row for which one of these is invalid is left out: without it another server, or another key, would be used."""
 
 
 def drop_invalid(draft: Draft, row: Path, group: str, losses: LossReport) -> bool:
-    """Drop what does not fit a deployment; False, and listed whole, if it cannot be asked without that."""
+    """Drop and report what is invalid in a deployment. False if the row has to be left out for it."""
     while problems := _problems(draft.data):
         for problem in problems:
             if problem.path[:1] == () or problem.path[0] in _WHO_IS_ASKED:
@@ -257,16 +258,18 @@ def drop_invalid(draft: Draft, row: Path, group: str, losses: LossReport) -> boo
 
 
 def drop_invalid_defaults(draft: Draft, losses: LossReport) -> None:
-    """Drop what does not fit the defaults of a spec."""
+    """Drop and report what is invalid in the defaults."""
     while isinstance(problems := parsed(Defaults, draft.data), list) and problems:
         _drop(draft, problems[0], losses)
 
 
 def _problems(data: Mapping[str, Any]) -> list[Problem]:
     outcome = parsed(Deployment, data)
-    found = outcome if isinstance(outcome, list) else []
-    together = consistency.problems({"deployments": {"it": data}})
-    return [*found, *(Problem(problem.path[2:], problem.text) for problem in together)]
+    inconsistent = consistency.problems({"deployments": {"it": data}})
+    return [
+        *(outcome if isinstance(outcome, list) else []),
+        *(Problem(problem.path[2:], problem.text) for problem in inconsistent),
+    ]
 
 
 def _drop(draft: Draft, problem: Problem, losses: LossReport) -> None:

@@ -1,4 +1,4 @@
-"""Deployments as rows of `model_list`, their variables as LiteLLM knows them: whole values, `os.environ/NAME`."""
+"""Writes deployments as rows of `model_list`. LiteLLM takes a variable only as a whole value, `os.environ/NAME`."""
 
 from __future__ import annotations
 
@@ -23,35 +23,36 @@ Pairs = Iterator[tuple[str, Any]]
 
 
 class RowWriter:
-    """Writes deployments; what is the same in every chain is worked out once."""
+    """Writes deployments as rows; what is the same in every chain is prepared once."""
 
     def __init__(self, spec: Spec, common_breaker: Breaker | None, text_writer: TextWriter, losses: LossReport) -> None:
         self._spec, self._common_breaker, self._text_writer, self._losses = spec, common_breaker, text_writer, losses
-        self._asked: dict[str, dict[str, Any]] = {}
-        self._known: dict[str, dict[str, Any]] = {}
+        self._params: dict[str, dict[str, Any]] = {}
+        self._info: dict[str, dict[str, Any]] = {}
         for name in dict.fromkeys(name for chain in spec.chains.values() for name in chain.deployments()):
-            self._asked[name] = dict(self._how_asked(name))
-            self._known[name] = dict(self._what_is_known(name))
+            self._params[name] = dict(self._litellm_params(name))
+            self._info[name] = dict(self._model_info(name))
 
     def write_row(self, chain: str, group: str, name: str, identity: str, *, shares: bool) -> dict[str, Any]:
-        """One row; `shares`: others are in its tier, which would be weighed by rpm without a weight."""
+        """One row. `shares`: its tier has other members, so it needs a weight, or LiteLLM would weigh by rpm."""
         weight = self._spec.deployments[name].weight
         share = {"weight": _integral(weight)} if shares or weight != 1 else {}
         return {
             "model_name": group,
-            "litellm_params": {**self._asked[name], **dict(self._timeouts(chain, name)), **share},
-            "model_info": {"id": identity, **self._known[name]},
+            "litellm_params": {**self._params[name], **dict(self._timeouts(chain, name)), **share},
+            "model_info": {"id": identity, **self._info[name]},
         }
 
-    def _how_asked(self, name: str) -> Pairs:
-        own, path = self._spec.deployments[name], ("deployments", name)
-        backend = BACKENDS[own.backend] if own.backend else None
-        yield "model", self._text_writer.text(backend.model(own.model) if backend else own.model, (*path, "model"))
-        if own.api_base is not None:
-            yield "api_base", self._address(own, (*path, "api_base"))
-        if own.api_key is not None:
-            yield "api_key", self._text_writer.value(own.api_key, (*path, "api_key"))
-        elif own.api_base is not None:
+    def _litellm_params(self, name: str) -> Pairs:
+        deployment, path = self._spec.deployments[name], ("deployments", name)
+        backend = BACKENDS[deployment.backend] if deployment.backend else None
+        model = backend.model(deployment.model) if backend else deployment.model
+        yield "model", self._text_writer.text(model, (*path, "model"))
+        if deployment.api_base is not None:
+            yield "api_base", self._address(deployment, (*path, "api_base"))
+        if deployment.api_key is not None:
+            yield "api_key", self._text_writer.value(deployment.api_key, (*path, "api_key"))
+        elif deployment.api_base is not None:
             yield "api_key", NO_KEY
         for word, value in self._spec.params(name).items():
             yield word, self._text_writer.value(value, (*path, "params", word))
@@ -62,14 +63,14 @@ class RowWriter:
                 yield word, value
         yield from self._cooldown(name)
 
-    def _address(self, own: Deployment, path: Path) -> str:
-        address = str(own.api_base)
-        if own.backend is None:
+    def _address(self, deployment: Deployment, path: Path) -> str:
+        address = str(deployment.api_base)
+        if deployment.backend is None:
             return self._text_writer.text(address, path)
         if references(address) and not beside(address):
             self._losses.add(path, "LiteLLM adds no /v1: the variable's value must have it")
             return self._text_writer.text(address, path)
-        return self._text_writer.text(BACKENDS[own.backend].base_url(address), path)
+        return self._text_writer.text(BACKENDS[deployment.backend].base_url(address), path)
 
     def _cooldown(self, name: str) -> Pairs:
         breaker = self._spec.breaker(name)
@@ -85,25 +86,25 @@ class RowWriter:
         if timeouts.first_token_s is not None:
             yield "stream_timeout", _integral(timeouts.first_token_s)
 
-    def _what_is_known(self, name: str) -> Pairs:
-        own = self._spec.deployments[name]
-        if own.backend is not None and own.backend not in BACKEND_OF.values():
-            yield "backend", own.backend
-        if own.base_model is not None:
-            yield "base_model", self._text_writer.text(own.base_model, ("deployments", name, "base_model"))
-        if own.context_window is not None:
-            yield "max_input_tokens", own.context_window
+    def _model_info(self, name: str) -> Pairs:
+        deployment = self._spec.deployments[name]
+        if deployment.backend is not None and deployment.backend not in BACKEND_OF.values():
+            yield "backend", deployment.backend
+        if deployment.base_model is not None:
+            yield "base_model", self._text_writer.text(deployment.base_model, ("deployments", name, "base_model"))
+        if deployment.context_window is not None:
+            yield "max_input_tokens", deployment.context_window
         for word, ability in ABILITIES.items():
-            if ability in own.profile:
-                yield word, dict(own.profile)[ability]
-        yield from _prices(own)
+            if ability in deployment.profile:
+                yield word, dict(deployment.profile)[ability]
+        yield from _prices(deployment)
         breaker = self._spec.breaker(name)
         if breaker is not None and (self._common_breaker is None or breaker.failures != self._common_breaker.failures):
             yield "allowed_fails", breaker.failures
 
 
-def _prices(own: Deployment) -> Pairs:
-    price = Price(input_per_million=0, output_per_million=0) if own.price == "free" else own.price
+def _prices(deployment: Deployment) -> Pairs:
+    price = Price(input_per_million=0, output_per_million=0) if deployment.price == "free" else deployment.price
     for word, (field, factor) in PRICES.items():
         value = None if price is None else getattr(price, field)
         if value is not None:
@@ -116,13 +117,13 @@ def _integral(number: float) -> float:
 
 
 class TextWriter:
-    """The texts of a spec that holds no secret in clear."""
+    """Writes the texts of a spec that has no secret in clear. A text with a variable inside becomes a new variable."""
 
-    def __init__(self, fresh: VariableNames, losses: LossReport) -> None:
-        self._fresh, self._losses = fresh, losses
+    def __init__(self, names: VariableNames, losses: LossReport) -> None:
+        self._names, self._losses = names, losses
 
     def value(self, value: Any, path: Path) -> Any:
-        """Nested data in LiteLLM's way."""
+        """Nested data, with every text written by `text`."""
         match value:
             case SecretStr():
                 return self.text(value.get_secret_value(), path)
@@ -135,12 +136,13 @@ class TextWriter:
         return value
 
     def text(self, text: str, path: Path) -> str:
-        named = references(text)
-        if not named:
+        """One text: as it is, or as `os.environ/NAME`; a note says what to set."""
+        variables = references(text)
+        if not variables:
             return resolve(text, {})
-        if len(named) == 1 and not beside(text):
-            return self._whole(named[0], path)
-        name = self._fresh.name(path)
+        if len(variables) == 1 and not beside(text):
+            return self._whole(variables[0], path)
+        name = self._names.name(path)
         value = "what stands there" if _is_secret(path) else repr(text)
         self._losses.add(path, f"LiteLLM takes a variable only as a whole value: set {name} to {value}")
         return f"os.environ/{name}"
