@@ -21,10 +21,10 @@ WARMING_UP = frozenset(failure for failure, follows in FAILURES.items() if follo
 """What a server fails by while it starts."""
 
 
-def target(name: str, *, served: str | None = None, policy: Breaker | None = POLICY, **settings: Any) -> Target:
+def target(name: str, *, model_identity: str | None = None, policy: Breaker | None = POLICY, **settings: Any) -> Target:
     """A deployment named like its model; each serves a model of its own unless `served` says otherwise."""
     model = f"openai/{name}"
-    return Target(name, model, served or name, {"model": model}, breaker=policy, **settings)
+    return Target(name, model, model_identity or name, {"model": model}, breaker=policy, **settings)
 
 
 def member(name: str, timeouts: Timeouts | None = None, **settings: Any) -> Member:

@@ -12,8 +12,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from langchain_core import exceptions as langchain
@@ -29,6 +30,22 @@ class LLMFallbackError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Location:
+    """A file and a 1-based line; either is None where it is not known."""
+
+    file: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        """`spec.yaml:7`; empty where nothing is known."""
+        return ":".join(str(part) for part in (self.file, self.line) if part is not None)
+
+    def with_path(self, path: str) -> str:
+        """`spec.yaml:7 chains.main`, without what is not known."""
+        return " ".join(part for part in (str(self), path) if part)
+
+
+@dataclass(frozen=True, slots=True)
 class Mistake:
     """One thing wrong with a spec: where it stands, what is wrong, and what to write instead."""
 
@@ -41,8 +58,7 @@ class Mistake:
     """1-based; None where the format keeps no lines (TOML, Python mappings)."""
 
     def __str__(self) -> str:
-        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
-        head = " ".join(part for part in (place, self.path) if part)
+        head = Location(self.file, self.line).with_path(self.path)
         text = f"{head}: {self.problem}" if head else self.problem
         return f"{text}; {self.remedy}" if self.remedy else text
 
@@ -58,6 +74,18 @@ class SpecError(LLMFallbackError, ValueError):
 
     def __reduce__(self) -> tuple[Callable[..., SpecError], tuple[Any, ...]]:
         return type(self), (self.mistakes,)
+
+
+def did_you_mean(word: object, known: Iterable[str], otherwise: str = "") -> str:
+    """`did you mean 'primary'?` for the word of `known` that comes nearest; `otherwise` if none is near."""
+    nearest = get_close_matches(str(word), list(known), 1)
+    return f"did you mean {nearest[0]!r}?" if nearest else otherwise
+
+
+def unknown_chain(name: object, chains: Collection[str]) -> Mistake:
+    """The mistake of naming a chain that a spec does not have."""
+    remedy = did_you_mean(name, chains, f"there are {', '.join(map(repr, chains))}")
+    return Mistake("chain", f"no chain is called {name!r}", remedy)
 
 
 class ChainExhausted(LLMFallbackError):

@@ -1076,7 +1076,7 @@ def scenes(draw) -> tuple[ChainPlan, dict[str, list[Act]]]:
             draw(TIMEOUTS),
             limits=draw(st.sampled_from([None, None, Limits(max_parallel=1), Limits(rpm=2)])),
             policy=draw(st.sampled_from([Breaker(), Breaker(failures=1), None])),
-            served=draw(st.sampled_from([None, "same"])),
+            model_identity=draw(st.sampled_from([None, "same"])),
         )
         for name in names
     ]

@@ -327,7 +327,7 @@ def test_what_sight_and_answer_amount_to(checks, fault, known):
         (target(), None, Fault("auth", "", 401), "the server asks for a key: write it as api_key"),
         (target(), SECRET, Fault("auth", "", 403), "the key may not use this model"),
         (
-            target(None, "openai/gpt-4.1", None, borrows_key=True),
+            target(None, "openai/gpt-4.1", None, uses_provider_credentials=True),
             None,
             Fault("auth", "", 401),
             "the provider refuses the key in OPENAI_API_KEY, or it is not set",

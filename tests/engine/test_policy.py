@@ -300,7 +300,11 @@ def test_a_refused_and_too_long_request_finds_its_way_through_both_side_tiers():
 
 def test_a_bad_request_goes_on_only_to_deployments_that_serve_something_else():
     """The same model would give the same answer."""
-    plan = chain(member("a", served="gpt"), [member("b", served="gpt"), member("c", served="gpt")], member("d"))
+    plan = chain(
+        member("a", model_identity="gpt"),
+        [member("b", model_identity="gpt"), member("c", model_identity="gpt")],
+        member("d"),
+    )
     went = journey(plan, {"a": "bad_request", "d": OK})
     assert went.asked == ["a", "d"]
 
@@ -677,7 +681,7 @@ def members(draw) -> dict[str, Member]:
     return {
         name: member(
             name,
-            served=draw(st.sampled_from([None, None, "same"])),
+            model_identity=draw(st.sampled_from([None, None, "same"])),
             policy=draw(st.sampled_from([Breaker(), Breaker(failures=1), None])),
             context_window=draw(st.sampled_from([None, 4000, 8000])),
             limits=draw(limits),
@@ -730,7 +734,11 @@ class Observer:
     def untried(self, tiers: Tiers) -> Iterator[Member]:
         """Who was not asked yet, and whom nothing learnt of the request rules out without a word."""
         for who in (found for tier in tiers for found in tier.members):
-            if who.name not in self.asked and who.name not in self.barred and who.target.served not in self.refusing:
+            if (
+                who.name not in self.asked
+                and who.name not in self.barred
+                and who.target.model_identity not in self.refusing
+            ):
                 yield who
 
     def lacks_room(self, who: Member) -> bool:
@@ -745,7 +753,7 @@ class Observer:
     def learn(self, who: Member, failure: Failure) -> None:
         """What the contract draws from a failure of the request."""
         if failure == "bad_request":
-            self.refusing.add(who.target.served)
+            self.refusing.add(who.target.model_identity)
         if failure == "context_window":
             self.too_long_for = max(self.too_long_for, who.target.context_window or 0)
         if failure == "content_policy":

@@ -221,7 +221,11 @@ async def test_when_the_others_have_failed_too_the_start_is_waited_for():
 
 async def test_a_refusal_of_the_request_ends_the_waiting():
     """What it cannot take asleep it cannot take awake."""
-    on = waking(chain(cold(served="m"), member("twin", served="m"), total_s=100), up_at=30, twin=fail("bad_request"))
+    on = waking(
+        chain(cold(model_identity="m"), member("twin", model_identity="m"), total_s=100),
+        up_at=30,
+        twin=fail("bad_request"),
+    )
     out = await on.call()
     assert (out.end.failure, out.took) == ("bad_request", 0)
 

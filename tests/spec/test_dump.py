@@ -7,7 +7,7 @@ import yaml
 
 from llm_fallback import load_spec
 from llm_fallback.spec import Spec
-from llm_fallback.spec.dump import as_yaml, saved
+from llm_fallback.spec.dump import as_yaml, dump_spec
 
 CANARY = "sk-canary-0123456789abcdef"
 
@@ -40,19 +40,19 @@ chains:
     - [a, b]
     timeouts: {attempt_s: 12.5}
 """
-    assert as_yaml(saved(load_spec(yaml.safe_load(text)))[0]) == text
+    assert as_yaml(dump_spec(load_spec(yaml.safe_load(text)))[0]) == text
 
 
 @pytest.mark.parametrize("text", ["${KEY}", "Bearer ${KEY}", "os.environ/KEY", "${KEY:?set it}"])
 def test_a_reference_stays(text):
     """It says where a secret is, not what."""
-    data, notes = saved(spec_of(api_key=text))
+    data, notes = dump_spec(spec_of(api_key=text))
     assert (data["deployments"]["gpu-a"]["api_key"], notes) == (text, ())
 
 
 def test_a_variable_with_a_default_stays_where_no_secret_is_meant():
     """`${REGION:-eu}` is no key, though a spec keeps it veiled."""
-    data, notes = saved(spec_of(params={"region": "${REGION:-eu}"}))
+    data, notes = dump_spec(spec_of(params={"region": "${REGION:-eu}"}))
     assert (data["deployments"]["gpu-a"]["params"], notes) == ({"region": "${REGION:-eu}"}, ())
 
 
@@ -70,7 +70,7 @@ def test_a_variable_with_a_default_stays_where_no_secret_is_meant():
 )
 def test_a_secret_becomes_a_variable_which_is_told(own, name):
     """With the place it stood at; the data is a spec again."""
-    data, (note,) = saved(spec_of(**own))
+    data, (note,) = dump_spec(spec_of(**own))
     text = as_yaml(data)
     assert f"${{{name}}}" in text
     assert CANARY not in text + repr(note)
@@ -82,7 +82,7 @@ def test_a_new_variable_never_has_the_name_of_one_there_is():
     """Its value would be another."""
     deployments = {"a": {"model": "openai/x", "api_key": "${B_API_KEY}"}, "b": {"model": "openai/y", "api_key": CANARY}}
     spec = load_spec({"deployments": deployments, "chains": {"c": {"tiers": ["a", "b"]}}})
-    data, _ = saved(spec)
+    data, _ = dump_spec(spec)
     assert data["deployments"]["b"]["api_key"] == "${B_API_KEY_2}"
 
 
@@ -90,6 +90,6 @@ def test_a_new_variable_never_has_the_name_of_one_there_is():
 def test_a_function_is_written_by_its_name_if_it_has_one(judge, kept):
     """A lambda is left out, and that is told."""
     spec = spec_of().with_chain_settings("c", accept=judge)
-    data, notes = saved(spec)
+    data, notes = dump_spec(spec)
     assert data["chains"]["c"].get("accept") == ("tests.spec.test_dump:is_good" if kept else None)
     assert [note.path for note in notes] == ([] if kept else ["chains.c.accept"])

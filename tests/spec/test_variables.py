@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from llm_fallback.errors import SpecError
-from llm_fallback.spec.locations import Place, Places
+from llm_fallback.errors import Location, SpecError
+from llm_fallback.spec.locations import LocationMap
 from llm_fallback.spec.variables import Environment, Reference, malformed, references, resolve
 
 NAMES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True)
@@ -112,7 +112,7 @@ def test_an_environment_resolves_nested_data_and_keeps_secrets():
 
 def test_an_environment_remembers_where_each_unset_variable_stands():
     """The mistakes of a whole spec come together, each with path, file and line."""
-    environment = Environment({}, Places({("a", "key"): Place("spec.yaml", 7)}))
+    environment = Environment({}, LocationMap({("a", "key"): Location("spec.yaml", 7)}))
     environment.text("${ONE}", ("a", "key"))
     environment.value({"x": ["${TWO}"]}, ("b",))
     assert [str(mistake) for mistake in environment.mistakes] == [

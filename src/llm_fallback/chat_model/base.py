@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar, copy_context
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, ClassVar, Self, cast
 from uuid import uuid4
@@ -32,12 +31,13 @@ from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.chat_model.structured import OutputFormat, structured
 from llm_fallback.engine.engine import Answered, CallerQuestion
 from llm_fallback.engine.execution import CallExecution
-from llm_fallback.engine.ping import TIMEOUT_S, key_of, secret_of
+from llm_fallback.engine.ping import TIMEOUT_S
+from llm_fallback.plan.credential import as_secret_or_none
 from llm_fallback.plan.explain import explain
-from llm_fallback.plan.plan import ChainPlan, Plan, Target
+from llm_fallback.plan.plan import ChainPlan, Target
 from llm_fallback.plan.profiles import chain_profile
 from llm_fallback.spec import Spec
-from llm_fallback.spec.overrides import chain_called, configure, read, refuse_misplaced
+from llm_fallback.spec.overrides import configure, read_spec, reject_misplaced
 
 _caller: ContextVar[CallContext | None] = ContextVar("llm_fallback_caller", default=None)
 """Who makes the call that is being started in this context."""
@@ -96,14 +96,16 @@ class ChainChatModel(BaseChatModel):
         nor told.
         """
         targets = self._targets(chain)
-        keys = {target.name: secret_of(answer_question(CallerQuestion(partial(key_of, target)))) for target in targets}
+        keys = {
+            target.name: as_secret_or_none(answer_question(CallerQuestion(target.credential.ask))) for target in targets
+        }
         return portal().run(self._pinged(targets, keys, timeout_s), copy_context())
 
     async def aping(self, chain: str | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, dict[str, Any]]:
         """Like ping."""
         targets = self._targets(chain)
         keys = {
-            target.name: secret_of(await aanswer_question(CallerQuestion(partial(key_of, target))))
+            target.name: as_secret_or_none(await aanswer_question(CallerQuestion(target.credential.ask)))
             for target in targets
         }
         return await self._pinged(targets, keys, timeout_s)
@@ -117,15 +119,15 @@ class ChainChatModel(BaseChatModel):
     def _targets(self, chain: str | None) -> list[Target]:
         self._check_open()
         plan = self.runtime.plan
-        chains = plan.chains.values() if chain is None else [_chain_in(plan, chain)]
+        chains = plan.chains.values() if chain is None else [plan.chain(chain)]
         return list({member.name: member.target for chain_plan in chains for member in chain_plan.members}.values())
 
     def reload(self, spec: Any) -> None:
         """Answer by another spec from the next call on, in all copies of this model; running calls end by the old
         one, and deployments that stayed as they were keep their state. Raises SpecError and changes nothing if the
         new spec is wrong, or lacks this model's chain."""
-        renewed = read(spec)
-        chain_called(renewed, self.chain)
+        renewed = read_spec(spec)
+        renewed.chain_name(self.chain)
         self.runtime.reload(renewed)
 
     def close(self) -> None:
@@ -232,7 +234,7 @@ class ChainChatModel(BaseChatModel):
         config = ensure_config(config)
         if config.get("run_id") is None:
             config["run_id"] = uuid4()
-        refuse_misplaced(kwargs)
+        reject_misplaced(kwargs)
         chosen = kwargs.pop("chain", None) or kwargs.get("model") or config.get("configurable", {}).get("chain")
         if chosen is not None:
             kwargs["model"] = self._chain_called(chosen)
@@ -250,16 +252,16 @@ class ChainChatModel(BaseChatModel):
 
     def _plan(self, chain: str | None = None) -> ChainPlan:
         """Of the chain, or of this model's own, which a reload by a copy of it may have taken away."""
-        return _chain_in(self.runtime.state.plan, chain or self.chain)
+        return self.runtime.state.plan.chain(chain or self.chain)
 
     def _chain_called(self, name: str) -> str:
-        return _chain_in(self.runtime.state.plan, name).name
+        return self.runtime.state.plan.chain(name).name
 
     # Requests and what comes back.
 
     def _merged(self, own: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
         """A call's parameters over the model's, with the chain it asks for as `model`, LangChain's word."""
-        refuse_misplaced(words)
+        reject_misplaced(words)
         chosen = words.get("chain") or words.get("model") or self.chain
         return {**own, **words, "model": self._chain_called(chosen)}
 
@@ -279,7 +281,7 @@ class ChainChatModel(BaseChatModel):
         """The call that merged words ask for."""
         self._check_open()
         _, plan, engine = self.runtime.state
-        return CallExecution(engine, to_call(words, _chain_in(plan, words["model"]), self.structured, caller.spender()))
+        return CallExecution(engine, to_call(words, plan.chain(words["model"]), self.structured, caller.spender()))
 
     def _check_open(self) -> None:
         if self.runtime.is_closed:
@@ -375,14 +377,6 @@ def fields_of(spec: Any, runtime: ModelRuntime | None, settings: Mapping[str, An
         settings = {**configured.fields, "chain": configured.chain}
     name = settings.get("chain") or runtime.plan.default_chain
     return {**settings, "spec": spec, "runtime": runtime, "chain": name, "model": name}
-
-
-def _chain_in(plan: Plan, name: str) -> ChainPlan:
-    if name in plan.chains:
-        return plan.chains[name]
-    near = get_close_matches(name, plan.chains, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, plan.chains))}"
-    raise ValueError(f"no chain is called {name!r}; {hint}")
 
 
 @contextmanager

@@ -7,7 +7,6 @@ deployment is asked with the same request.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any, Self
 
 from langchain_core.output_parsers import (
@@ -25,10 +24,10 @@ from typing_extensions import is_typeddict
 from llm_fallback._imports import imported
 from llm_fallback.chat_model.base import ChainChatModel
 from llm_fallback.chat_model.structured import OutputFormat
-from llm_fallback.errors import Mistake, SpecError
+from llm_fallback.errors import Mistake, SpecError, did_you_mean
 from llm_fallback.spec import Spec
 from llm_fallback.spec.locations import Problem
-from llm_fallback.spec.overrides import read
+from llm_fallback.spec.overrides import read_spec
 
 _Steps = list[Runnable[Any, Any]]
 _PARSERS = (BaseOutputParser, BaseGenerationOutputParser)
@@ -97,7 +96,7 @@ class FallbackRunnable(RunnableBinding[Any, Any]):  # type: ignore[no-redef] # p
 
 def declared_runnables(source: Any, build: Callable[[Spec], ChainChatModel]) -> dict[str, FallbackRunnable]:
     """What a spec declares under `runnables`, by name, over the one model that `build` makes of the spec."""
-    spec = read(source)
+    spec = read_spec(source)
     outputs = _outputs(spec)
     model = build(spec)
     return {
@@ -174,9 +173,8 @@ def _parser_called(word: str) -> BaseOutputParser[Any]:
             return StrOutputParser()
         case "json":
             return JsonOutputParser()
-    near = get_close_matches(word, ("text", "json"), 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"an output in one word is 'text' or 'json', not {word!r}{hint}")
+    hint = did_you_mean(word, ("text", "json"))
+    raise ValueError(f"an output in one word is 'text' or 'json', not {word!r}" + (f"; {hint}" if hint else ""))
 
 
 def _is_schema(output: Any) -> bool:
@@ -204,5 +202,5 @@ def _imported(spec: Spec, name: str, output: str, mistakes: list[Mistake]) -> An
             return form
         text, remedy = "is no form a reply could have", "name a pydantic model, a TypedDict or an output parser"
     problem = Problem(("runnables", name, "output"), f"{output!r} {text}", remedy)
-    mistakes.append(problem.at(spec.places))
+    mistakes.append(problem.at(spec.locations))
     return None

@@ -130,7 +130,7 @@ class ModelRuntime:
 
 def _open_budgets(engine: Engine, plan: Plan, spec: Spec) -> None:
     """Raise SpecError if a chain could not keep to its budget; read what files say was spent, before the first call."""
-    mistakes = [problem.at(spec.places) for problem in find_unpriced(plan, engine.catalogue)]
+    mistakes = [problem.at(spec.locations) for problem in find_unpriced(plan, engine.catalogue)]
     if mistakes:
         raise SpecError(mistakes)
     for chain in plan.chains.values():

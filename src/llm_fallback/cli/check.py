@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from llm_fallback.cli.shared import FOUND, files_option, json_option, print_json
-from llm_fallback.errors import Mistake, SpecError
+from llm_fallback.errors import Location, Mistake, SpecError
 from llm_fallback.plan.checks import Finding, check
 from llm_fallback.spec import load_spec
 
@@ -61,12 +61,12 @@ def examine(files: Sequence[Path], *, env: bool) -> Report:
         spec = load_spec(*files)
     except SpecError as error:
         return Report([_finding(mistake) for mistake in error.mistakes])
-    from llm_fallback.plan.explain import outlook
+    from llm_fallback.plan.explain import explain_unresolved
 
     # What a spec imports may live beside it, as it would be found by `python -m`.
     sys.path.insert(0, os.getcwd())
     findings = check(spec, env=env)
-    return Report(findings, [outlook(spec, name) for name in spec.chains], spec.default_chain)
+    return Report(findings, [explain_unresolved(spec, name) for name in spec.chains], spec.default_chain)
 
 
 def _finding(mistake: Mistake) -> Finding:
@@ -87,9 +87,9 @@ def _print(report: Report, files: str) -> None:
 
 
 def _print_finding(finding: Finding) -> None:
-    place = ":".join(str(part) for part in (finding.file, finding.line) if part is not None)
+    location = str(Location(finding.file, finding.line))
     severity = click.style(finding.severity, fg=_COLOURS[finding.severity], bold=True)
-    click.echo(" ".join(part for part in (place, severity, finding.path) if part))
+    click.echo(" ".join(part for part in (location, severity, finding.path) if part))
     click.echo(_indented(finding.message))
     click.echo()
 

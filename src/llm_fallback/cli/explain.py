@@ -16,7 +16,7 @@ from llm_fallback.cli.shared import (
     json_option,
     print_json,
 )
-from llm_fallback.plan.explain import outlook, plan_of
+from llm_fallback.plan.explain import explain_unresolved, plan_of
 from llm_fallback.plan.plan import ChainPlan, Member, Tier
 from llm_fallback.spec import load_spec
 
@@ -35,7 +35,7 @@ def command(files: tuple[Path, ...], chain: str | None, as_json: bool) -> None:
     """
     spec = load_spec(*files)
     name = chain_called(spec, chain)
-    told = outlook(spec, name)
+    told = explain_unresolved(spec, name)
     if as_json:
         print_json(told)
     else:

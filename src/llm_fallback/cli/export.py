@@ -10,13 +10,13 @@ import click
 
 from llm_fallback.cli.shared import files_option
 from llm_fallback.spec import Spec, load_spec
-from llm_fallback.spec.dump import as_yaml, saved
+from llm_fallback.spec.dump import as_yaml, dump_spec
 from llm_fallback.spec.litellm_proxy.write import write_config
 from llm_fallback.spec.locations import Note
 
 _FORMS: Mapping[str, Callable[[Spec], tuple[dict[str, Any], tuple[Note, ...]]]] = {
     "litellm-proxy": write_config,
-    "llm-fallback": saved,
+    "llm-fallback": dump_spec,
 }
 
 

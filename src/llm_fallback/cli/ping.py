@@ -21,7 +21,8 @@ from llm_fallback.cli.shared import (
     loading_litellm,
     print_json,
 )
-from llm_fallback.engine.ping import TIMEOUT_S, Ping, key_of, secret_of
+from llm_fallback.engine.ping import TIMEOUT_S, Ping
+from llm_fallback.plan.credential import as_secret_or_none
 from llm_fallback.spec import load_spec
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ async def _call(model: FallbackChatModel, roll: Roll, timeout_s: float, out: Con
     from rich.live import Live
 
     targets = [model.runtime.plan.targets[name] for name in roll.deployments]
-    keys = {target.name: secret_of(key_of(target)) for target in targets}
+    keys = {target.name: as_secret_or_none(target.credential.ask()) for target in targets}
     live = Live(_table(roll), console=out) if out is not None and out.is_terminal else None
     async with model:
         with live or nullcontext():

@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from llm_fallback._imports import collecting_later
-from llm_fallback.errors import LLMFallbackError
+from llm_fallback.errors import LLMFallbackError, unknown_chain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,9 +104,8 @@ def chain_called(spec: Spec, name: str | None) -> str:
     chosen = name or str(spec.default_chain)
     if chosen in spec.chains:
         return chosen
-    near = get_close_matches(chosen, spec.chains, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(spec.chains)}"
-    raise click.BadParameter(f"no chain is called {chosen!r}; {hint}", param_hint="--chain")
+    mistake = unknown_chain(chosen, spec.chains)
+    raise click.BadParameter(f"{mistake.problem}; {mistake.remedy}", param_hint="--chain")
 
 
 def print_json(data: Any) -> None:

@@ -14,8 +14,6 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from pydantic import SecretStr
-
 from llm_fallback.engine.continuation import OverlapTrimmer
 from llm_fallback.engine.engine import CallerQuestion, Engine
 from llm_fallback.engine.reader_pauses import ReaderPauses
@@ -33,6 +31,7 @@ from llm_fallback.engine.transport import (
     Unsupported,
 )
 from llm_fallback.events import Attempt, Failure, Outcome, Usage
+from llm_fallback.plan.credential import as_secret
 from llm_fallback.plan.plan import Member
 
 _NO_USAGE = Usage()
@@ -67,8 +66,7 @@ class AttemptExecution:
 
     def __init__(self, engine: Engine, member: Member, request: AttemptRequest, settlement: Settlement) -> None:
         self._engine, self.member, self.request, self.settlement = engine, member, request, settlement
-        key = member.target.api_key
-        self._api_key: SecretStr | None = key if isinstance(key, SecretStr) else None
+        self._api_key = member.target.credential.value
         self.pauses = ReaderPauses(engine.clock)
         self.partial = PartialReply()
         self.reply: Reply | None = None
@@ -108,14 +106,14 @@ class AttemptExecution:
 
     def credential_question(self, on_failure_skip: str = "") -> CallerQuestion | None:
         """The question for a key that is a function and was not asked yet."""
-        key = self.member.target.api_key
-        if self._api_key is not None or not callable(key):
+        if self._api_key is not None:
             return None
-        return CallerQuestion(key, on_failure_skip)
+        credential = self.member.target.credential
+        return CallerQuestion(credential.ask, on_failure_skip) if credential.is_callable else None
 
     def answer(self, key: Any) -> None:
         """Take the key that was asked for."""
-        self._api_key = key if isinstance(key, SecretStr) else SecretStr(str(key))
+        self._api_key = as_secret(key)
 
     @property
     def attempts(self) -> tuple[AttemptExecution, ...]:

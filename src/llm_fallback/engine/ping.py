@@ -21,7 +21,7 @@ from llm_fallback.engine.remedies import remedy
 from llm_fallback.engine.transport import NOT_A_FINISH, Chunk, Fault, StreamEnd, Transport, Unsupported
 from llm_fallback.events import Failure
 from llm_fallback.plan.plan import Target
-from llm_fallback.spec.providers import BACKENDS
+from llm_fallback.spec.providers import BACKENDS, split_model
 
 TIMEOUT_S = 10.0
 _QUESTION = [{"role": "user", "content": "ping"}]
@@ -33,17 +33,6 @@ class PingTransport(Transport, Protocol):
     async def get_page(self, target: Target, url: str, api_key: SecretStr | None) -> HttpPage | Fault | None:
         """The page at a URL of the server; None where there is no server."""
         ...
-
-
-def key_of(target: Target) -> Any:
-    """A deployment's key, asked for if it is a function; then it may be awaitable."""
-    key = target.api_key
-    return key() if callable(key) else key
-
-
-def secret_of(key: Any) -> SecretStr | None:
-    """What `key_of` brought, veiled."""
-    return key if key is None or isinstance(key, SecretStr) else SecretStr(str(key))
 
 
 async def pings(
@@ -214,7 +203,7 @@ class Endpoints:
 def endpoints_of(target: Target) -> Endpoints:
     """The pages of a deployment's server. Of a provider nothing but its API is known."""
     base = str(target.parameters.get("api_base", "")).rstrip("/")
-    provider = str(target.parameters["model"]).partition("/")[0]
+    provider, _ = split_model(target.parameters["model"])
     if not base or provider not in _OPENAI_LIKE:
         return Endpoints()
     if target.backend is None:
@@ -276,6 +265,6 @@ def _served(target: Target, checks: EndpointChecks, fault: Fault | None) -> bool
 def _key_accepted(target: Target, checks: EndpointChecks, fault: Fault | None, key: SecretStr | None) -> bool | None:
     if fault is not None and (fault.failure == "auth" or checks.listing in (401, 403)):
         return False
-    if key is None and not target.borrows_key:
+    if key is None and not target.uses_provider_credentials:
         return None
     return True if fault is None or checks.listing == 200 else None

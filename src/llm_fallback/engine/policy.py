@@ -178,7 +178,7 @@ class FallbackPolicy:
                 self._barred |= _tier_mates(member, self._route)
                 self._turn_to(self._chain.on_content_policy)
             case "bad_request":
-                self._refusing.add(member.target.served)
+                self._refusing.add(member.target.model_identity)
             case _:
                 pass
 
@@ -235,7 +235,7 @@ class FallbackPolicy:
         return False
 
     def _cannot_serve(self, member: Member) -> bool:
-        if member.target.served in self._refusing or member.name in self._barred or member.name in self._unfit:
+        if member.target.model_identity in self._refusing or member.name in self._barred or member.name in self._unfit:
             return True
         if self._too_long_for is None or self._in_side_route:
             return False

@@ -58,7 +58,7 @@ def _timeout(case: Case) -> str:
 def _auth(case: Case) -> str:
     if case.key is not None:
         return "the server refuses the key in api_key" if case.fault.status != 403 else "the key may not use this model"
-    variables = KEY_VARIABLES.get(case.target.provider, ()) if case.target.borrows_key else ()
+    variables = KEY_VARIABLES.get(case.target.provider, ()) if case.target.uses_provider_credentials else ()
     if variables:
         return f"the provider refuses the key in {variables[0]}, or it is not set"
     return "the server asks for a key: write it as api_key"

@@ -14,6 +14,7 @@ from openai import AsyncOpenAI
 
 from llm_fallback.litellm_adapter.wire_tap import HOOKS
 from llm_fallback.plan.plan import Target
+from llm_fallback.spec.providers import split_model
 
 SOCKET_TIMEOUT_S = 6000.0
 """The engine keeps time; a socket must never give up before it does."""
@@ -121,7 +122,7 @@ def is_tapped(target: Target) -> bool:
 
 def provider_of(target: Target) -> str:
     """litellm's name for the provider."""
-    return str(target.parameters["model"]).partition("/")[0]
+    return split_model(target.parameters["model"])[0]
 
 
 def client_for(handler: AsyncHTTPHandler, target: Target, api_key: str) -> AsyncHTTPHandler | AsyncOpenAI:

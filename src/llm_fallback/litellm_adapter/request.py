@@ -34,7 +34,7 @@ class DeploymentRequest:
         self.target, self._request, self.key, self.dropped = target, request, api_key, dropped
         self.streamed = bool(request.get("stream"))
         # Nobody gave an authorization: the one litellm invents is taken off again.
-        self.keyless = api_key is None and not target.borrows_key and not has_login(target.parameters)
+        self.keyless = api_key is None and not target.uses_provider_credentials and not has_login(target.parameters)
 
     @property
     def dropped_params(self) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class DeploymentRequest:
         }
         if self.key is not None:
             parameters["api_key"] = self.key.get_secret_value()
-        elif not target.borrows_key:
+        elif not target.uses_provider_credentials:
             # litellm would look for somebody else's key; this one is taken off again, or is none.
             parameters["api_key"] = "no-key"
         headers = deployment_headers(parameters)

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import litellm
-from pydantic import SecretStr
 
 from llm_fallback.plan.plan import ChainPlan, Target, Tiers
 from llm_fallback.plan.resolve import resolve_spec
-from llm_fallback.spec.overrides import read
+from llm_fallback.spec.overrides import read_spec
 from llm_fallback.spec.secrets import unmask
 
 
@@ -21,7 +20,7 @@ def build_router(source: Any) -> litellm.Router:
     A chain's name is the group of its first tier, `<chain>/2`, ... are the later ones, and ids are
     `<chain>/<deployment>`. Its `model_list` holds keys in clear, as litellm's always does.
     """
-    plan = resolve_spec(read(source), os.environ)
+    plan = resolve_spec(read_spec(source), os.environ)
     entries: list[dict[str, Any]] = []
     fallbacks: dict[str, list[dict[str, list[str]]]] = {"plain": [], "window": [], "policy": []}
     for chain in plan.chains.values():
@@ -69,10 +68,9 @@ def _add_route(chain: ChainPlan, group: str, tiers: Tiers, entries: list[dict[st
 
 def _parameters(target: Target) -> dict[str, Any]:
     parameters: dict[str, Any] = unmask(target.parameters)
-    key = target.api_key
-    if key is not None:
-        parameters["api_key"] = key.get_secret_value() if isinstance(key, SecretStr) else key()
-    elif not target.borrows_key:
+    if target.api_key is not None:
+        parameters["api_key"] = unmask(target.credential.ask())
+    elif not target.uses_provider_credentials:
         parameters["api_key"] = "no-key"
     if target.weight != 1:
         parameters["weight"] = target.weight

@@ -23,6 +23,7 @@ from litellm.main import completion
 from openai import AsyncOpenAI
 
 from llm_fallback.litellm_adapter.request import deployment_headers, with_headers
+from llm_fallback.spec.providers import split_model
 
 try:
     from litellm.litellm_core_utils.litellm_logging import Logging
@@ -56,7 +57,7 @@ def translate(parameters: Mapping[str, Any]) -> HTTPRequest:
     """
     if Logging is None:
         raise NotTranslated("litellm makes a log of its own")
-    provider = str(parameters["model"]).partition("/")[0]
+    provider, _ = split_model(parameters["model"])
     words = {"client": _client(provider), "acompletion": True, "litellm_logging_obj": _unread_log()}
     sent = _sent_by(completion(**parameters, **words))
     request = sent if isinstance(sent, HTTPRequest) else _addressed(sent, parameters)

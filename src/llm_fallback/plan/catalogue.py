@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llm_fallback.plan.model_list import first_entry, names_of
+from llm_fallback.plan.model_list import candidate_names, first_entry
 from llm_fallback.plan.plan import Feature, Target
 from llm_fallback.plan.pricing import Prices, prices_in
 from llm_fallback.plan.profiles import WORDS, declared
@@ -40,7 +40,7 @@ class ListCatalogue:
         supported: Callable[[str], frozenset[str] | None] = lambda model: None,
     ) -> None:
         """`listed` finds a model's entry by its name, `supported` the request parameters it takes if they are known."""
-        self._listed, self._takes = listed, supported
+        self._lookup, self._takes = listed, supported
         self._entries: dict[str, dict[str, Any]] = {}
         self._prices: dict[str, Prices | None] = {}
         self._supported: dict[str, frozenset[str] | None] = {}
@@ -94,5 +94,5 @@ class ListCatalogue:
         return self._supported[target.name]
 
     def _found(self, target: Target) -> dict[str, Any]:
-        names = names_of(target.model, target.base_model, target.backend)
-        return dict(first_entry(names, self._listed) or {})
+        names = candidate_names(target.model, target.base_model, target.backend)
+        return dict(first_entry(names, self._lookup) or {})

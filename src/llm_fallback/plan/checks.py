@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import chain as joined
 from itertools import pairwise
 from typing import Any, Literal
@@ -17,13 +16,14 @@ from typing import Any, Literal
 from pydantic import SecretStr
 
 from llm_fallback._imports import is_found
+from llm_fallback.errors import Location, did_you_mean
 from llm_fallback.plan.profiles import lost_by_falling_back
 from llm_fallback.plan.resolve import misaddressed
 from llm_fallback.spec import Spec, load_spec
 from llm_fallback.spec.entries import Deployment
 from llm_fallback.spec.load import Source
 from llm_fallback.spec.locations import Path, children, dotted
-from llm_fallback.spec.providers import ELSEWHERE, KEY_VARIABLES, LOCAL, PROVIDERS
+from llm_fallback.spec.providers import ELSEWHERE, KEY_VARIABLES, LOCAL, PROVIDERS, split_model
 from llm_fallback.spec.settings import Timeouts
 from llm_fallback.spec.variables import references
 
@@ -46,9 +46,7 @@ class Finding:
     line: int | None = None
 
     def __str__(self) -> str:
-        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
-        head = " ".join(part for part in (place, self.path) if part)
-        return f"{self.severity}: {head}: {self.message}"
+        return f"{self.severity}: {Location(self.file, self.line).with_path(self.path)}: {self.message}"
 
 
 def check(source: Source, *, env: bool = False, environ: Mapping[str, str] | None = None) -> list[Finding]:
@@ -70,8 +68,8 @@ def check(source: Source, *, env: bool = False, environ: Mapping[str, str] | Non
 
 def _findings(spec: Spec, severity: Severity, found: _Found) -> Iterator[Finding]:
     for path, message in found:
-        place = spec.places.find(path)
-        yield Finding(severity, dotted(path), message, place.file, place.line)
+        location = spec.locations.find(path)
+        yield Finding(severity, dotted(path), message, location.file, location.line)
 
 
 def _nothing_to_ask(spec: Spec) -> _Found:
@@ -212,7 +210,7 @@ def _in_clear(spec: Spec) -> _Found:
     for name, deployment in spec.deployments.items():
         secrets = {"api_key": deployment.api_key, "params": deployment.params}
         for path, secret in _secrets(secrets, ("deployments", name)):
-            if spec.places.find(path).file and _is_literal(secret.get_secret_value()):
+            if spec.locations.find(path).file and _is_literal(secret.get_secret_value()):
                 yield path, "a secret in clear; write ${NAME} and set the variable"
 
 
@@ -292,14 +290,15 @@ def _provider(deployment: Deployment) -> str | None:
     """litellm's provider; None where a backend or a variable says it."""
     if deployment.backend is not None or references(deployment.model):
         return None
-    return deployment.model.partition("/")[0]
+    return split_model(deployment.model)[0]
 
 
 def _meant(deployment: Deployment, provider: str) -> str:
     if deployment.api_base is not None:
         return "for a server of your own name its backend"
-    close = ELSEWHERE.get(provider) or next(iter(get_close_matches(provider, PROVIDERS, n=1)), None)
-    return f"did you mean {close!r}?" if close else "litellm may not know it either"
+    if provider in ELSEWHERE:
+        return f"did you mean {ELSEWHERE[provider]!r}?"
+    return did_you_mean(provider, PROVIDERS, "litellm may not know it either")
 
 
 _CHECKS = (

@@ -15,7 +15,7 @@ from llm_fallback.spec import Budget, Spec
 def explain(chain: ChainPlan) -> dict[str, Any]:
     """Tiers, the most requests and the most seconds of one call, with notes on what decides them."""
     members = chain.members
-    knocks = sum(_knocks(chain, member) for member in members)
+    knocks = sum(_warmup_retries(chain, member) for member in members)
     return {
         "chain": chain.name,
         "tiers": _names(chain.tiers),
@@ -25,7 +25,7 @@ def explain(chain: ChainPlan) -> dict[str, Any]:
     }
 
 
-def _knocks(chain: ChainPlan, member: Member) -> int:
+def _warmup_retries(chain: ChainPlan, member: Member) -> int:
     cold_start = member.target.cold_start
     return 0 if cold_start is None else warmup_retries_within(min(cold_start.max_wait_s, chain.total_s))
 
@@ -39,7 +39,7 @@ def _notes(chain: ChainPlan) -> list[str]:
     if chain.retries.max:
         notes.append(f"then at most {chain.retries.max} repeats, with backoff, if they fit in total_s")
     notes += [
-        f"{member.name} is waited for while it starts, asked again at most {_knocks(chain, member)} times"
+        f"{member.name} is waited for while it starts, asked again at most {_warmup_retries(chain, member)} times"
         for member in chain.members
         if member.target.cold_start is not None
     ]
@@ -79,7 +79,7 @@ class _Unresolved(Mapping[str, str]):
         return 0
 
 
-def outlook(spec: Spec, chain: str) -> dict[str, Any]:
+def explain_unresolved(spec: Spec, chain: str) -> dict[str, Any]:
     """As `model.explain()`, with a note on what was left open."""
     told = explain(plan_of(spec, chain))
     return {**told, "notes": [*told["notes"], *_left_open(spec, chain)]}

@@ -11,24 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from llm_fallback.plan.pricing import Prices, prices_in
+from llm_fallback.spec.providers import split_model
 
 _FILE = "model_prices_and_context_window_backup.json"
 
 
-def listed(name: str) -> Mapping[str, Any] | None:
+def lookup(name: str) -> Mapping[str, Any] | None:
     """The entry of a model; None if there is none."""
-    return shipped().get(name)
+    return bundled().get(name)
 
 
 def first_entry(
-    names: Iterable[str], find: Callable[[str], Mapping[str, Any] | None] = listed
+    names: Iterable[str], find: Callable[[str], Mapping[str, Any] | None] = lookup
 ) -> Mapping[str, Any] | None:
     """The entry of the first of these names that has one; None if none has."""
     return next((entry for entry in map(find, names) if entry), None)
 
 
 @cache
-def shipped() -> Mapping[str, Any]:
+def bundled() -> Mapping[str, Any]:
     """The list; empty where litellm ships none."""
     package = find_spec("litellm")
     places = package.submodule_search_locations if package else None
@@ -36,18 +37,18 @@ def shipped() -> Mapping[str, Any]:
     return next((json.loads(file.read_bytes()) for file in files if file.exists()), {})
 
 
-def names_of(model: str, base_model: str | None, backend: str | None) -> Sequence[str]:
+def candidate_names(model: str, base_model: str | None, backend: str | None) -> Sequence[str]:
     """Under which names a deployment's model may stand in the list: `base_model`, with or without provider, else the
     model itself. What a server of one's own serves is on no list, even if a provider sells the same model."""
-    provider, _, alone = model.partition("/")
+    provider, name = split_model(model)
     if base_model is not None:
         return (base_model, f"{provider}/{base_model}")
-    return () if backend is not None else (model, alone or model)
+    return () if backend is not None else (model, name)
 
 
 def listed_prices(names: Iterable[str]) -> Prices | None:
     """The prices of the first of these names that litellm's list has; None if it has none of them."""
     # Half loaded, in another thread, it has no list yet.
-    listed: Mapping[str, Any] = getattr(sys.modules.get("litellm"), "model_cost", None) or shipped()
-    entry = first_entry(names, listed.get)
+    entries: Mapping[str, Any] = getattr(sys.modules.get("litellm"), "model_cost", None) or bundled()
+    entry = first_entry(names, entries.get)
     return None if entry is None else prices_in(entry)

@@ -12,8 +12,11 @@ from typing import Any, Literal, Protocol
 
 from pydantic import SecretStr
 
+from llm_fallback.errors import unknown_chain
+from llm_fallback.plan.credential import Credential
 from llm_fallback.plan.pricing import Prices
 from llm_fallback.spec import Breaker, Budget, ColdStart, Hedge, Limits, Retries, Timeouts
+from llm_fallback.spec.providers import split_model
 
 Feature = Literal["tools", "response_format", "images"]
 """What a request may need and must not lose on its way; sampling parameters are no features."""
@@ -26,13 +29,13 @@ class Target:
     name: str
     model: str
     """As the spec says it; this is what metadata shows."""
-    served: str
+    model_identity: str
     """What is served there: two deployments with the same answer alike to a bad request."""
     parameters: Mapping[str, Any]
     """What litellm is called with on every attempt; secrets are SecretStr until then."""
     api_key: SecretStr | Callable[[], Any] | None = None
     backend: str | None = None
-    borrows_key: bool = False
+    uses_provider_credentials: bool = False
     """Whether litellm may look for the provider's own credentials in the environment."""
     weight: float = 1.0
     prices: Prices | None = None
@@ -46,14 +49,19 @@ class Target:
     base_model: str | None = None
 
     @property
+    def credential(self) -> Credential:
+        """The key, and whether it has to be asked for."""
+        return Credential(self.api_key)
+
+    @property
     def provider(self) -> str:
         """Who serves it: the backend, or litellm's name for the provider."""
-        return self.backend or self.model.partition("/")[0]
+        return self.backend or split_model(self.model)[0]
 
     @property
     def model_name(self) -> str:
         """The model without its provider, as LangChain's `model_name` wants it."""
-        return self.model if self.backend else self.model.partition("/")[2] or self.model
+        return self.model if self.backend else split_model(self.model)[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,6 +148,13 @@ class Plan:
     targets: Mapping[str, Target]
     secrets: Sequence[str] = field(repr=False)
     """Every credential of the spec, to be struck from whatever a server or library says."""
+
+    def chain(self, name: str) -> ChainPlan:
+        """The chain of that name; ValueError naming the nearest if there is none."""
+        if name not in self.chains:
+            mistake = unknown_chain(name, self.chains)
+            raise ValueError(f"{mistake.problem}; {mistake.remedy}")
+        return self.chains[name]
 
 
 class Catalogue(Protocol):

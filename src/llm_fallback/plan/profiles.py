@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llm_fallback.plan.model_list import first_entry, names_of
+from llm_fallback.plan.model_list import candidate_names, first_entry
 from llm_fallback.plan.plan import ChainPlan, Feature, Member, Target, Tiers
 from llm_fallback.spec import Deployment, Spec
-from llm_fallback.spec.consistency import TIERS
 from llm_fallback.spec.locations import Path
+from llm_fallback.spec.settings import ROUTES
 
 Profile = Mapping[str, Any]
 
@@ -95,14 +95,14 @@ def lost_by_falling_back(spec: Spec) -> Iterator[tuple[Path, str]]:
 def _blind(deployment: Deployment) -> Profile:
     """What litellm's list says a hosted model lacks and calls pass it over for: images. Of tools and schemas litellm's
     code has the word, and is not loaded for this."""
-    entry = first_entry(names_of(deployment.model, deployment.base_model, deployment.backend)) or {}
+    entry = first_entry(candidate_names(deployment.model, deployment.base_model, deployment.backend)) or {}
     return {"image_inputs": False} if entry.get("supports_vision") is False else {}
 
 
 def _places(spec: Spec, chain: str) -> dict[str, Path]:
     """Where the chain first names each deployment it may ask."""
     found: dict[str, Path] = {}
-    for field in TIERS:
+    for field in ROUTES:
         for index, tier in enumerate(getattr(spec.chains[chain], field) or ()):
             for inner, member in enumerate(tier):
                 if spec.deployments[member].weight > 0:

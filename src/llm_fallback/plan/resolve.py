@@ -14,8 +14,8 @@ from llm_fallback.plan.pricing import FREE, Prices
 from llm_fallback.spec import Budget, Deployment, Price, Spec
 from llm_fallback.spec.consistency import is_address
 from llm_fallback.spec.locations import Path, Problem
-from llm_fallback.spec.overrides import NO_CHAIN
-from llm_fallback.spec.providers import BACKENDS
+from llm_fallback.spec.model import NO_CHAIN
+from llm_fallback.spec.providers import BACKENDS, split_model
 from llm_fallback.spec.secrets import password_of, secrets_in
 from llm_fallback.spec.variables import Environment, references, resolve, unset
 
@@ -27,7 +27,7 @@ def resolve_spec(spec: Spec, environ: Mapping[str, str]) -> Plan:
     targets = {name: _target(spec, name, variables) for name in spec.deployments}
     budgets = {name: _budget(spec.budget(name), variables, name) for name in spec.chains}
     mistakes = list(variables.mistakes)
-    mistakes += [Problem(path, text).at(spec.places) for path, text in misaddressed(spec, environ)]
+    mistakes += [Problem(path, text).at(spec.locations) for path, text in misaddressed(spec, environ)]
     chains = {name: _chain(spec, name, targets, budgets[name], mistakes) for name in spec.chains}
     del variables
     if not chains:
@@ -66,11 +66,11 @@ def _target(spec: Spec, name: str, variables: Environment) -> Target:
     return Target(
         name=name,
         model=model,
-        served=_served(own, model),
+        model_identity=(own.base_model or (model if own.backend else split_model(model)[1])).casefold(),
         parameters=parameters,
         api_key=_key(own, variables, (*path, "api_key")),
         backend=own.backend,
-        borrows_key=own.api_key is None and backend is None and api_base is None,
+        uses_provider_credentials=own.api_key is None and backend is None and api_base is None,
         weight=own.weight,
         prices=_prices(own.price),
         context_window=own.context_window,
@@ -80,11 +80,6 @@ def _target(spec: Spec, name: str, variables: Environment) -> Target:
         cold_start=spec.cold_start(name),
         base_model=own.base_model,
     )
-
-
-def _served(own: Deployment, model: str) -> str:
-    bare = model if own.backend else model.partition("/")[2] or model
-    return (own.base_model or bare).casefold()
 
 
 def _key(own: Deployment, variables: Environment, path: tuple[str, ...]) -> SecretStr | Callable[[], Any] | None:
@@ -162,7 +157,7 @@ def _predicate(spec: Spec, chain: str, mistakes: list[Mistake]) -> Callable[[Any
         found, text = None, f"{accept!r} cannot be imported ({error})"
     if callable(found):
         return found  # type: ignore[no-any-return]
-    mistakes.append(Problem(path, text, "name it as 'package.module:function'").at(spec.places))
+    mistakes.append(Problem(path, text, "name it as 'package.module:function'").at(spec.locations))
     return None
 
 

@@ -27,7 +27,7 @@ from llm_fallback.simulate.outcome import Outcome, Share
 from llm_fallback.simulate.transport import REJECTED, SimulatedTransport
 from llm_fallback.simulate.troubles import Trouble, flaws
 from llm_fallback.spec import Spec
-from llm_fallback.spec.overrides import chain_called, read
+from llm_fallback.spec.overrides import read_spec
 
 
 async def simulate(
@@ -47,8 +47,8 @@ async def simulate(
     because the lengths of prompts and replies are not known. Raises SpecError for a wrong spec, ValueError for
     impossible troubles, calls or rates.
     """
-    spec = read(source)
-    plan = _simulated_plan(spec, chain_called(spec, chain))
+    spec = read_spec(source)
+    plan = _simulated_plan(spec, spec.chain_name(chain))
     mistakes = list(flaws(troubles, [member.name for member in plan.members]))
     if calls < 1:
         mistakes.append(f"there is at least one call, got {calls}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import get_args
 
+from llm_fallback.errors import did_you_mean
 from llm_fallback.events import Failure
 
 FAILURES = tuple(word for word in get_args(Failure) if word != "cancelled")
@@ -50,5 +50,5 @@ def flaws(troubles: Iterable[Trouble], deployments: Collection[str]) -> Iterator
 
 
 def _unknown(word: str, known: Collection[str]) -> str:
-    near = get_close_matches(word, known, 1)
-    return f"{word!r}; did you mean {near[0]!r}?" if near else f"{word!r}; known are {', '.join(map(repr, known))}"
+    all_known = f"known are {', '.join(map(repr, known))}"
+    return f"{word!r}; {did_you_mean(word, known, all_known)}"

@@ -7,20 +7,18 @@ found at once. Whatever is of the wrong shape is skipped here: the part's own ch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from itertools import chain
 from typing import Any
 
 from pydantic import SecretStr
 
+from llm_fallback.errors import did_you_mean
 from llm_fallback.spec.error_messages import OWNED_PARAMETERS
 from llm_fallback.spec.locations import Path, Problem, children, dotted
-from llm_fallback.spec.providers import BACKENDS, likely_provider, with_slash
+from llm_fallback.spec.providers import BACKENDS, backend_called, likely_provider, with_slash
 from llm_fallback.spec.secrets import safe_repr
+from llm_fallback.spec.settings import ROUTES
 from llm_fallback.spec.variables import malformed, references
-
-TIERS = ("tiers", "on_context_window", "on_content_policy")
-"""Fields of a chain that name deployments."""
 
 _MOST_NAMED = 12
 
@@ -40,10 +38,8 @@ def problems(data: Mapping[str, Any]) -> list[Problem]:
 
 def nearest(word: object, known: Mapping[str, object]) -> str | None:
     """What may have been meant, as the remedy of a mistake; None where there is nothing to name."""
-    close = get_close_matches(str(word), known, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known are {', '.join(map(repr, list(known)[:_MOST_NAMED]))}" if known else None
+    all_known = f"known are {', '.join(map(repr, list(known)[:_MOST_NAMED]))}" if known else ""
+    return did_you_mean(word, known, all_known) or None
 
 
 def members(tiers: Any, path: Path) -> Iterator[tuple[Path, str]]:
@@ -99,27 +95,19 @@ def _hosted_model(model: str, path: Path) -> Iterator[Problem]:
     elif not provider or not served:
         yield Problem(path, "must be 'provider/model'", _provider_for(model.strip("/")))
     elif provider in _NO_PROVIDER:
-        backend = _NO_PROVIDER[provider]
-        yield Problem(
-            path,
-            f"{provider!r} is no provider of litellm's",
-            f"write backend: {backend}, model: {served}, and its api_base",
-        )
+        remedy = f"write backend: {backend_called(provider)}, model: {served}, and its api_base"
+        yield Problem(path, f"{provider!r} is no provider of litellm's", remedy)
     elif provider == "aiohttp_openai":
         yield Problem(path, f"litellm follows redirects of {provider!r} to any host", f"write 'openai/{served}'")
 
 
-_NO_PROVIDER = {
-    "trtllm": "tensorrt-llm",
-    "tensorrt_llm": "tensorrt-llm",
-    "tensorrt-llm": "tensorrt-llm",
-    "openllm": "openllm",
-    "ray_serve": "ray-serve",
-    "ray-serve": "ray-serve",
-    "ray": "ray-serve",
-    "openai-compatible": "openai-compatible",
-    "litellm-proxy": "litellm-proxy",
-}
+_NO_PROVIDER = frozenset(
+    {
+        *("trtllm", "tensorrt_llm", "tensorrt-llm", "openllm", "ray_serve", "ray-serve", "ray"),
+        *("openai-compatible", "litellm-proxy"),
+    }
+)
+"""Names of backends that are written before a slash, though no provider of litellm's is called so."""
 
 
 def _provider_for(model: str) -> str:
@@ -136,14 +124,14 @@ def is_address(text: str) -> bool:
 
 def _address(deployment: Mapping[str, Any], path: Path) -> Iterator[Problem]:
     backend, api_base = deployment.get("backend"), deployment.get("api_base")
-    place = (*path, "api_base")
+    where = (*path, "api_base")
     if isinstance(api_base, str):
         if not is_address(api_base) and not references(api_base):
-            got = safe_repr(api_base, place)
+            got = safe_repr(api_base, where)
             text = "must be an address that begins with http:// or https://" + (f", got {got}" if got else "")
-            yield Problem(place, text)
+            yield Problem(where, text)
     elif api_base is None and backend in BACKENDS:
-        yield Problem(place, f"is missing: backend {backend!r} needs its server's address", _EXAMPLE_ADDRESS)
+        yield Problem(where, f"is missing: backend {backend!r} needs its server's address", _EXAMPLE_ADDRESS)
 
 
 _EXAMPLE_ADDRESS = "write it as in 'http://host:8000'"
@@ -173,7 +161,7 @@ def _variables(value: Any, path: Path) -> Iterator[Problem]:
 
 
 def _chain(setting: Mapping[str, Any], path: Path, data: Mapping[str, Any]) -> Iterator[Problem]:
-    for field in TIERS:
+    for field in ROUTES:
         yield from _names(setting.get(field), (*path, field), _mapping(data.get("deployments")))
     yield from stream_break(setting, _mapping(data.get("defaults")), path)
     yield from _variables(_mapping(setting.get("budget")).get("file"), (*path, "budget", "file"))
@@ -181,12 +169,12 @@ def _chain(setting: Mapping[str, Any], path: Path, data: Mapping[str, Any]) -> I
 
 def _names(tiers: Any, path: Path, deployments: Mapping[str, Any]) -> Iterator[Problem]:
     first: dict[str, Path] = {}
-    for place, name in members(tiers, path):
+    for where, name in members(tiers, path):
         if name not in deployments:
-            yield Problem(place, f"no deployment is called {name!r}", nearest(name, deployments))
+            yield Problem(where, f"no deployment is called {name!r}", nearest(name, deployments))
         elif name in first:
-            yield Problem(place, f"{name!r} stands here a second time", f"it is at {dotted(first[name])} already")
-        first.setdefault(name, place)
+            yield Problem(where, f"{name!r} stands here a second time", f"it is at {dotted(first[name])} already")
+        first.setdefault(name, where)
 
 
 def stream_break(setting: Mapping[str, Any], defaults: Mapping[str, Any], path: Path) -> Iterator[Problem]:
@@ -215,7 +203,7 @@ def _unpriced(data: Mapping[str, Any]) -> Iterator[Problem]:
     """Deployments of chains with a budget whose price nobody can know: what a server of one's own serves has none on
     any list."""
     budgeted = {
-        name: [member for field in TIERS for _, member in members(_mapping(chain).get(field), ())]
+        name: [member for field in ROUTES for _, member in members(_mapping(chain).get(field), ())]
         for name, chain in _mapping(data.get("chains")).items()
         if _has_budget(_mapping(chain), _mapping(data.get("defaults")))
     }

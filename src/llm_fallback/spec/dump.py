@@ -13,44 +13,44 @@ from pydantic import SecretStr
 from llm_fallback.spec.locations import Note, Path, Problem
 from llm_fallback.spec.model import Spec
 from llm_fallback.spec.secrets import is_secret_name, password_of
+from llm_fallback.spec.settings import ROUTES
 from llm_fallback.spec.variables import beside, references
 
 _SCHEMES = ("", "Bearer", "Basic", "Token")
 _PARTS = ("defaults", "deployments", "chains", "default_chain", "runnables")
 _WHO_IS_ASKED = ("backend", "model", "base_model", "api_key", "api_base", "params")
-_ROUTES = ("tiers", "on_context_window", "on_content_policy")
 
 
-def saved(spec: Spec) -> tuple[dict[str, Any], tuple[Note, ...]]:
+def dump_spec(spec: Spec) -> tuple[dict[str, Any], tuple[Note, ...]]:
     """The data of a spec, and what stands in place of a secret or could not be written.
 
     A key in clear becomes a reference to a variable that is named after its deployment.
     """
-    saving = _Saving(spec)
-    data = saving.plain(spec.model_dump(), ())
+    dumper = _Dumper(spec)
+    data = dumper.plain(spec.model_dump(), ())
     chains = data.get("chains", {})
     for chain in chains.values():
-        chain.update({route: _tiers(chain[route]) for route in _ROUTES if chain.get(route)})
+        chain.update({route: _tiers(chain[route]) for route in ROUTES if chain.get(route)})
     if len(chains) == 1:
         del data["default_chain"]
-    data["deployments"] = {name: _led(entry, _WHO_IS_ASKED) for name, entry in data["deployments"].items()}
-    data["chains"] = {name: _led(chain, _ROUTES) for name, chain in chains.items()}
-    notes = tuple(problem.note(spec.places) for problem in saving.problems)
-    return {part: value for part, value in _led(data, _PARTS).items() if value}, notes
+    data["deployments"] = {name: _ordered(entry, _WHO_IS_ASKED) for name, entry in data["deployments"].items()}
+    data["chains"] = {name: _ordered(chain, ROUTES) for name, chain in chains.items()}
+    notes = tuple(problem.note(spec.locations) for problem in dumper.problems)
+    return {part: value for part, value in _ordered(data, _PARTS).items() if value}, notes
 
 
 def as_yaml(data: Mapping[str, Any]) -> str:
     """Data as YAML: sections in blocks, what is in them on one line each, and nothing by reference."""
     style: dict[str, Any] = {"default_flow_style": None, "sort_keys": False, "allow_unicode": True, "width": 110}
-    return str(yaml.dump(dict(data), Dumper=_Dumper, **style))
+    return str(yaml.dump(dict(data), Dumper=_YamlDumper, **style))
 
 
-class _Dumper(yaml.SafeDumper):
+class _YamlDumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-class FreshVariables:
+class VariableNames:
     """Names of variables that a spec does not use yet."""
 
     def __init__(self, spec: Spec) -> None:
@@ -68,11 +68,11 @@ class FreshVariables:
         return name
 
 
-class _Saving:
+class _Dumper:
     """One spec on its way into a file."""
 
     def __init__(self, spec: Spec) -> None:
-        self._fresh = FreshVariables(spec)
+        self._fresh = VariableNames(spec)
         self._names: dict[str, str] = {}
         self.problems: list[Problem] = []
 
@@ -107,9 +107,9 @@ class _Saving:
             name = self._fresh.name(path)
             self.problems.append(Problem(path, f"is a function: set {name} to what it returns"))
             return f"${{{name}}}"
-        place = f"{function.__module__}:{getattr(function, '__qualname__', '<')}"
-        if "<" not in place:
-            return place
+        import_path = f"{function.__module__}:{getattr(function, '__qualname__', '<')}"
+        if "<" not in import_path:
+            return import_path
         self.problems.append(Problem(path, "is a function that cannot be imported: left out"))
         return _NOTHING
 
@@ -127,7 +127,7 @@ def _is_harmless(text: str, path: Path) -> bool:
     return beside(text).strip() in _SCHEMES and not any(reference.default for reference in named)
 
 
-def _led(entry: Mapping[str, Any], first: Sequence[str]) -> dict[str, Any]:
+def _ordered(entry: Mapping[str, Any], first: Sequence[str]) -> dict[str, Any]:
     """The entry with those words first that a reader looks for first."""
     return {word: entry[word] for word in (*(word for word in first if word in entry), *entry)}
 

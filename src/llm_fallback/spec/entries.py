@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from difflib import get_close_matches
 from string import Formatter
 from typing import Annotated, Any
 
@@ -23,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from llm_fallback.errors import did_you_mean
 from llm_fallback.spec.consistency import nearest
 from llm_fallback.spec.model_profile import Profile
 from llm_fallback.spec.providers import BACKENDS, backend_called, with_slash
@@ -55,7 +55,7 @@ def _key(value: Any) -> Any:
     return SecretStr(value)
 
 
-def _judge(value: Any) -> Any:
+def _validator(value: Any) -> Any:
     if callable(value) or (isinstance(value, str) and re.match(_IMPORT_PATH, value)):
         return value
     raise wrong(f"must be an import path like 'package.module:name', got {safe_repr(value, ()) or 'another text'}")
@@ -64,10 +64,9 @@ def _judge(value: Any) -> Any:
 def _output(value: Any) -> str:
     if isinstance(value, str) and re.match(rf"{_IMPORT_PATH}|^(text|json)$", value):
         return value
-    near = get_close_matches(str(value), ("text", "json"), 1)
     raise wrong(
         f"must be 'text', 'json' or an import path like 'package.module:Model', got {safe_repr(value, ())}",
-        f"did you mean {near[0]!r}?" if near else None,
+        did_you_mean(value, ("text", "json")) or None,
     )
 
 
@@ -78,8 +77,8 @@ def _prompt(value: str) -> str:
     return value
 
 
-def _import_path(judge: Any) -> Any:
-    return f"{judge.__module__}:{judge.__qualname__}" if hasattr(judge, "__qualname__") else judge
+def _import_path(validator: Any) -> Any:
+    return f"{validator.__module__}:{validator.__qualname__}" if hasattr(validator, "__qualname__") else validator
 
 
 def _tier(value: Any) -> Any:
@@ -104,9 +103,9 @@ ApiKey = Annotated[
     PlainSerializer(lambda _: "**********", when_used="json"),
     WithJsonSchema({"type": "string", "minLength": 1}),
 ]
-Judge = Annotated[
+Validator = Annotated[
     str | Callable[..., bool],
-    PlainValidator(_judge),
+    PlainValidator(_validator),
     PlainSerializer(_import_path, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": _IMPORT_PATH}),
 ]
@@ -138,7 +137,7 @@ class ChainSettings(Part):
         description="When a stream ends early: `raise` StreamBroken (default), `continue` with the next "
         "deployment, or `hold` every reply until it is whole.",
     )
-    accept: Judge | None = Field(
+    accept: Validator | None = Field(
         None, description="Import path of a function from AIMessage to bool; a reply it rejects is a failure."
     )
     budget: Budget | None = Field(None, description="What the chain may cost, in US dollars. Default: no limit.")

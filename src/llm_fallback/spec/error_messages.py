@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -17,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
-from llm_fallback.spec.locations import Path, Places, Problem
+from llm_fallback.errors import did_you_mean
+from llm_fallback.spec.locations import LocationMap, Path, Problem
 from llm_fallback.spec.secrets import safe_repr
 
 _M = TypeVar("_M", bound=BaseModel)
@@ -48,7 +48,7 @@ _OWNERS = ("deployments", "chains")
 def parsed(
     kind: type[_M],
     data: Mapping[str, Any],
-    places: Places | None = None,
+    locations: LocationMap | None = None,
     *,
     whole: type[BaseModel] | None = None,
 ) -> _M | list[Problem]:
@@ -57,7 +57,7 @@ def parsed(
     `whole` is what the kind is a part of, to tell where a word that does not belong here does.
     """
     try:
-        return kind.model_validate(data, context=places)
+        return kind.model_validate(data, context=locations)
     except ValidationError as error:
         errors = error.errors(include_url=False)
     return [_problem(kind, whole or kind, details) for details in errors if details["loc"] and not _echo(details)]
@@ -101,10 +101,9 @@ def _with_value(text: str, *, value: Any, path: Path) -> str:
 
 def _choice(got: Callable[[str], str], error: ErrorDetails, path: Path) -> tuple[str, str | None]:
     expected = error["ctx"]["expected"].removesuffix(" or False")
-    close = get_close_matches(str(error["input"]), re.findall(r"'([^']*)'", expected), n=1)
     beside = _BESIDE_WORD.get(str(path[-1]), "a mapping") if error["loc"][-1] == "<word>" else None
     text = f"must be {expected} or {beside}" if beside else f"must be {expected}"
-    return got(text), f"did you mean {close[0]!r}?" if close else None
+    return got(text), did_you_mean(error["input"], re.findall(r"'([^']*)'", expected)) or None
 
 
 def _no_variable(value: Any) -> str | None:
@@ -123,7 +122,7 @@ def _better_key(root: type[BaseModel], whole: type[BaseModel], path: Path, value
     return (
         _translation(root, around, word, value)
         or _in_section(root, around, word)
-        or next((f"did you mean {close!r}?" for close in get_close_matches(word, here, n=1)), None)
+        or did_you_mean(word, here)
         or _elsewhere(whole, word, value)
         or f"known are {', '.join(here)}"
     )
@@ -168,8 +167,8 @@ def _converted(word: str, value: Any) -> str:
 
 def _exists(root: type[BaseModel], around: Path, target: str) -> bool:
     *sections, word = target.split(".")
-    place = (*around, *sections)
-    return word in _words(root, place) or (place[-1:] == ("params",) and "params" in _words(root, around))
+    section = (*around, *sections)
+    return word in _words(root, section) or (section[-1:] == ("params",) and "params" in _words(root, around))
 
 
 def _words(root: type[BaseModel], path: Path) -> tuple[str, ...]:

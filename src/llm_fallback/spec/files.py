@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from llm_fallback.errors import Mistake
-from llm_fallback.spec.locations import Path, Place, Places, dotted, paths
+from llm_fallback.errors import Location, Mistake
+from llm_fallback.spec.locations import LocationMap, Path, dotted, paths
 from llm_fallback.spec.parsers import Document, read_json, read_yaml, unreadable
 
 _TOML_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -25,9 +25,9 @@ def read_mapping(data: Mapping[Any, Any]) -> Document:
     return _document(data, Document(), None)
 
 
-def read_spec(data: Mapping[str, Any], places: Places) -> Document:
+def read_spec(data: Mapping[str, Any], locations: LocationMap) -> Document:
     """A spec's own data, with the places it was read from."""
-    return replace(read_mapping(data), places=places.known, notes=places.notes)
+    return replace(read_mapping(data), locations=locations.known, notes=locations.notes)
 
 
 def read_file(path: FilePath) -> Document:
@@ -73,11 +73,13 @@ def _document(data: Any, read: Document, file: str | None) -> Document:
     if not read.readable:
         return read
     if not isinstance(data, Mapping):
-        return unreadable("must be a mapping with deployments and chains", file=file, line=1 if read.places else None)
+        return unreadable(
+            "must be a mapping with deployments and chains", file=file, line=1 if read.locations else None
+        )
     mistakes = list(read.mistakes)
     plain = _plain(data, (), file, mistakes)
-    places = read.places or dict.fromkeys(paths(plain), Place(file))
-    return Document(plain, places, tuple(mistakes))
+    locations = read.locations or dict.fromkeys(paths(plain), Location(file))
+    return Document(plain, locations, tuple(mistakes))
 
 
 def _plain(value: Any, path: Path, file: str | None, mistakes: list[Mistake]) -> Any:
@@ -109,6 +111,6 @@ def _other_source(file: str) -> str | None:
 
 def _neighbour(path: FilePath) -> str | None:
     folder = path.parent
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    close = get_close_matches(path.name, names, n=1)
-    return f"did you mean {str(path.with_name(close[0]))!r}?" if close else None
+    neighbours = {entry.name: str(path.with_name(entry.name)) for entry in folder.iterdir()} if folder.is_dir() else {}
+    nearest = get_close_matches(path.name, neighbours, n=1)
+    return f"did you mean {neighbours[nearest[0]]!r}?" if nearest else None

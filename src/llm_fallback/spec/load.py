@@ -7,6 +7,7 @@ ones win, mappings merge, lists replace, null removes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path as FilePath
 from typing import Any
@@ -16,7 +17,7 @@ from llm_fallback.spec import consistency
 from llm_fallback.spec.error_messages import parsed
 from llm_fallback.spec.files import read_file, read_mapping, read_spec
 from llm_fallback.spec.litellm_proxy import is_config
-from llm_fallback.spec.locations import Path, Places, Problem
+from llm_fallback.spec.locations import LocationMap, Path, Problem
 from llm_fallback.spec.model import Spec, own_words
 from llm_fallback.spec.parsers import Document, unreadable
 from llm_fallback.spec.providers import with_slash
@@ -61,7 +62,7 @@ def _loaded(sources: Sequence[Source]) -> Spec | list[Mistake]:
 def _read(source: Source) -> Document:
     match source:
         case Spec():
-            return read_spec(source.model_dump(), source.places)
+            return read_spec(source.model_dump(), source.locations)
         case FilePath() | str():
             return read_file(FilePath(source))
         case Mapping():
@@ -77,22 +78,24 @@ def _as_spec(document: Document) -> Document:
         return document
     from llm_fallback.spec.litellm_proxy.read import read_config
 
-    reading = read_config(document.data, Places(document.places))
-    if "deployments" in reading.data:
-        return Document(reading.data, reading.places, document.mistakes, notes=reading.notes)
-    reasons = [Mistake(note.path, note.text, None, note.file, note.line) for note in reading.notes]
-    nothing = Problem(("model_list",), "has no model that could be a deployment").at(Places(document.places))
+    locations = LocationMap(document.locations)
+    spec = read_config(document.data, locations)
+    if "deployments" in spec.data:
+        return replace(spec, mistakes=document.mistakes)
+    reasons = [Mistake(note.path, note.text, None, note.file, note.line) for note in spec.notes]
+    nothing = Problem(("model_list",), "has no model that could be a deployment").at(locations)
     return Document(mistakes=(*document.mistakes, nothing, *reasons), readable=False)
 
 
 def _checked(document: Document) -> Spec | list[Mistake]:
-    places = Places(document.places, document.notes)
+    locations = LocationMap(document.locations, document.notes)
     data = own_words(document.data)
-    outcome = parsed(Spec, data, places)
+    outcome = parsed(Spec, data, locations)
     problems = consistency.problems(data)
-    if isinstance(outcome, Spec):
+    if isinstance(outcome, Spec) and not problems:
         return outcome
-    return [problem.at(places) for problem in (*outcome, *problems)]
+    problems = [*([] if isinstance(outcome, Spec) else outcome), *problems]
+    return [problem.at(locations) for problem in problems]
 
 
 def _in_file(mistake: Mistake) -> tuple[str, int]:
@@ -118,9 +121,9 @@ def _names(models: Sequence[str]) -> list[str]:
 
 def overlaid(base: Document, over: Document) -> Document:
     """One document laid over another; each value keeps the place of the document it came from."""
-    shared = {path: base.places[path] for path in _shared(base.data, over.data, ()) if path in base.places}
-    places = {**base.places, **over.places, **shared}
-    return Document(merged(base.data, over.data), places, notes=(*base.notes, *over.notes))
+    shared = {path: base.locations[path] for path in _shared(base.data, over.data, ()) if path in base.locations}
+    locations = {**base.locations, **over.locations, **shared}
+    return Document(merged(base.data, over.data), locations, notes=(*base.notes, *over.notes))
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

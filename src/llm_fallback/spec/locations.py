@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llm_fallback.errors import Mistake
+from llm_fallback.errors import Location, Mistake
 
 Path = tuple[str | int, ...]
 """Keys and indices from the top of a spec down to one value."""
@@ -19,14 +19,6 @@ def dotted(path: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A file and a 1-based line; either is None where it is not known."""
-
-    file: str | None = None
-    line: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Note:
     """What a source said that has no place in a spec: its path there, and what becomes of it."""
 
@@ -36,32 +28,31 @@ class Note:
     line: int | None = None
 
     def __str__(self) -> str:
-        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
-        return f"{' '.join(part for part in (place, self.path) if part)}: {self.text}"
+        return f"{Location(self.file, self.line).with_path(self.path)}: {self.text}"
 
 
-class Places:
+class LocationMap:
     """The place of every path of a spec, and what of its sources has none.
 
     Any two are equal: where something was written does not change what it says, so specs compare by content.
     """
 
-    def __init__(self, known: Mapping[Path, Place] | None = None, notes: Sequence[Note] = ()) -> None:
-        self.known: Mapping[Path, Place] = {} if known is None else known
+    def __init__(self, known: Mapping[Path, Location] | None = None, notes: Sequence[Note] = ()) -> None:
+        self.known: Mapping[Path, Location] = {} if known is None else known
         self.notes = tuple(notes)
 
-    def find(self, path: Path) -> Place:
+    def find(self, path: Path) -> Location:
         """The place of the path, or of the nearest thing around it."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.known:
                 return self.known[path[:length]]
-        return Place()
+        return Location()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Places)
+        return isinstance(other, LocationMap)
 
     def __hash__(self) -> int:
-        return hash(Places)
+        return hash(LocationMap)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +63,15 @@ class Problem:
     text: str
     remedy: str | None = None
 
-    def at(self, places: Places) -> Mistake:
-        place = places.find(self.path)
-        return Mistake(dotted(self.path), self.text, self.remedy, place.file, place.line)
+    def at(self, locations: LocationMap) -> Mistake:
+        location = locations.find(self.path)
+        return Mistake(dotted(self.path), self.text, self.remedy, location.file, location.line)
 
-    def note(self, places: Places) -> Note:
+    def note(self, locations: LocationMap) -> Note:
         """The same as a note: nothing is wrong, but something is lost."""
-        place = places.find(self.path)
+        location = locations.find(self.path)
         text = f"{self.text}; {self.remedy}" if self.remedy else self.text
-        return Note(dotted(self.path), text, place.file, place.line)
+        return Note(dotted(self.path), text, location.file, location.line)
 
 
 def paths(data: Any, path: Path = ()) -> Iterator[Path]:

@@ -9,14 +9,14 @@ default filled in.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, PrivateAttr, SecretStr, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
-from llm_fallback.errors import Mistake, SpecError
+from llm_fallback.errors import Mistake, SpecError, unknown_chain
 from llm_fallback.spec import consistency
 from llm_fallback.spec.entries import Chain, ChainSettings, Defaults, Deployment, RunnableSpec
 from llm_fallback.spec.error_messages import parsed
-from llm_fallback.spec.locations import Note, Path, Places, Problem, children, dotted
+from llm_fallback.spec.locations import LocationMap, Note, Path, Problem, children, dotted
 from llm_fallback.spec.settings import (
     Breaker,
     Budget,
@@ -31,6 +31,8 @@ from llm_fallback.spec.settings import (
 from llm_fallback.spec.variables import Reference, references
 
 _P = TypeVar("_P", bound=Part)
+
+NO_CHAIN = Mistake("chains", "there is none, so nothing can be asked", "write one that has tiers")
 
 
 class Spec(Part):
@@ -48,7 +50,7 @@ class Spec(Part):
         default_factory=dict, description="Prompts joined to chains, by name; `build_runnables` makes them."
     )
 
-    _places: Places = PrivateAttr(default_factory=Places)
+    _locations: LocationMap = PrivateAttr(default_factory=LocationMap)
 
     @model_validator(mode="before")
     @classmethod
@@ -56,26 +58,36 @@ class Spec(Part):
         return _with_default_chain(own_words(data)) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _fits_together(self, info: ValidationInfo) -> Self:
+        # `load_spec` checks the data itself, to tell where each problem stands.
+        if isinstance(info.context, LocationMap):
+            return self
         problems = consistency.problems(self.model_dump())
         if problems:
-            raise ValueError("; ".join(str(problem.at(Places())) for problem in problems))
+            raise ValueError("; ".join(str(problem.at(LocationMap())) for problem in problems))
         return self
 
     def model_post_init(self, context: Any) -> None:
         """Keep where everything stands, if the validation was told."""
-        if isinstance(context, Places):
-            self._places = context
+        if isinstance(context, LocationMap):
+            self._locations = context
 
     @property
-    def places(self) -> Places:
+    def locations(self) -> LocationMap:
         """The file and line of every path; unknown for what was never in a file."""
-        return self._places
+        return self._locations
 
     @property
     def notes(self) -> tuple[Note, ...]:
         """What the sources said that has no place here, as in a LiteLLM proxy's configuration."""
-        return self._places.notes
+        return self._locations.notes
+
+    def chain_name(self, name: str | None) -> str:
+        """The name, if a chain has it; for None the default chain's. Raises SpecError naming the nearest."""
+        chosen = self.default_chain if name is None else name
+        if chosen in self.chains:
+            return str(chosen)
+        raise SpecError([unknown_chain(chosen, self.chains) if self.chains else NO_CHAIN])
 
     def timeouts(self, chain: str, deployment: str | None = None) -> Timeouts:
         """What holds for a call of the chain, or for its attempts at one deployment."""
@@ -132,8 +144,8 @@ class Spec(Part):
         """Every variable the spec names, with the path of the text that names it."""
         yield from _references(self.defaults.params, ("defaults", "params"))
         settings: list[tuple[Path, ChainSettings]] = [(("defaults",), self.defaults)]
-        for place, own in settings + [(("chains", name), chain) for name, chain in self.chains.items()]:
-            yield from _references(own.budget and own.budget.file, (*place, "budget", "file"))
+        for path, entry in settings + [(("chains", name), chain) for name, chain in self.chains.items()]:
+            yield from _references(entry.budget and entry.budget.file, (*path, "budget", "file"))
         for name, deployment in self.deployments.items():
             for field in ("model", "base_model", "api_key", "api_base", "params"):
                 yield from _references(getattr(deployment, field), ("deployments", name, field))

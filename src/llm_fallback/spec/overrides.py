@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from llm_fallback.errors import Mistake, SpecError
+from llm_fallback.errors import Mistake, SpecError, did_you_mean
 from llm_fallback.spec.load import load_spec, spec_of_models
 from llm_fallback.spec.model import Spec
 
@@ -55,9 +54,6 @@ SHARED: Mapping[str, str] = {
 """Words that would reach every provider alike, and where what they mean belongs in a spec."""
 
 
-NO_CHAIN = Mistake("chains", "there is none, so nothing can be asked", "write one that has tiers")
-
-
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """What a model is built from."""
@@ -74,8 +70,8 @@ def configure(source: Any, settings: Mapping[str, Any]) -> Configuration:
     mistakes = [*_shared(words), *_unknown(words)]
     if mistakes:
         raise SpecError(mistakes)
-    spec = read(source)
-    chain = chain_called(spec, settings.get("chain") or settings.get("model"))
+    spec = read_spec(source)
+    chain = spec.chain_name(settings.get("chain") or settings.get("model"))
     chosen = {name: words.pop(name) for name in CHAIN_SETTINGS if name in words}
     _translate(words, chosen)
     if chosen:
@@ -86,7 +82,7 @@ def configure(source: Any, settings: Mapping[str, Any]) -> Configuration:
     return Configuration(spec, chain, words)
 
 
-def read(source: Any) -> Spec:
+def read_spec(source: Any) -> Spec:
     """A spec from whatever `build_chat_model` takes: a Spec, a path, a mapping, or a list of model names."""
     if isinstance(source, str | Path | Mapping | Spec):
         return load_spec(source)
@@ -96,24 +92,13 @@ def read(source: Any) -> Spec:
     raise SpecError([Mistake("", f"a spec cannot be read from {kind}", "give a path, a mapping or a list of models")])
 
 
-def chain_called(spec: Spec, name: str | None) -> str:
-    """The chain of that name; without one the default. ValueError (as SpecError) with the nearest if there is none."""
-    chosen = spec.default_chain if name is None else name
-    if chosen in spec.chains:
-        return str(chosen)
-    if not spec.chains:
-        raise SpecError([NO_CHAIN])
-    near = get_close_matches(str(chosen), spec.chains, 1)
-    remedy = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, spec.chains))}"
-    raise SpecError([Mistake("chain", f"no chain is called {chosen!r}", remedy)])
-
-
-def refuse_misplaced(words: Iterable[str]) -> None:
+def reject_misplaced(words: Iterable[str]) -> None:
     """Raise SpecError for words of a call that are not a call's: they would reach every provider alike."""
     if not _MISPLACED.isdisjoint(words):
         raise SpecError([*_shared(words), *_of_the_chain(words)])
 
 
+_ONE_PROVIDER_ONLY = "what only one provider knows goes into model_kwargs={...}"
 _MISPLACED = frozenset({*SHARED, *CHAIN_SETTINGS})
 
 
@@ -136,15 +121,10 @@ def _shared(words: Iterable[str]) -> list[Mistake]:
 def _unknown(words: Iterable[str]) -> list[Mistake]:
     known = {*CHAIN_SETTINGS, *LANGCHAIN_FIELDS, *MODEL_FIELDS, *REQUEST_PARAMETERS, *SHARED, "timeout", "max_retries"}
     return [
-        Mistake(word, "is no setting, model field or request parameter", _nearest(word, known))
+        Mistake(word, "is no setting, model field or request parameter", did_you_mean(word, known, _ONE_PROVIDER_ONLY))
         for word in words
         if word not in known
     ]
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = get_close_matches(word, known, 1)
-    return f"did you mean {near[0]!r}?" if near else "what only one provider knows goes into model_kwargs={...}"
 
 
 def _translate(words: dict[str, Any], chosen: dict[str, Any]) -> None:

@@ -1,33 +1,48 @@
-"""Documents read from YAML, TOML or JSON text, with the line of every value; keys that stand twice are mistakes.
+"""Documents read from YAML or JSON text, with the line of every value; keys that stand twice are mistakes.
 
 YAML is 1.1 as PyYAML reads it, with two differences: dates stay texts (`api_version: 2025-04-01`), and `1e6` is a
-number. A JSON document is read by the standard library; YAML's reader tells its lines.
+number. JSON is parsed by the standard library. Nearly every JSON text is YAML too, so PyYAML tells its lines.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from llm_fallback.errors import Mistake
-from llm_fallback.spec.locations import Note, Path, Place, dotted
+from llm_fallback.errors import Location, Mistake
+from llm_fallback.spec.locations import Note, Path, dotted
+
+_TAG = "tag:yaml.org,2002:"
+_KINDS = {"bool": "true or false", "int": "a number", "float": "a number", "null": "null"}
+_REMEDIES = (
+    ("'\\t'", "indent with spaces"),
+    ("mapping values are not allowed", "put quotes around a text with ': ' in it, and check the indentation"),
+    ("cannot start any token", "put quotes around a text that begins with a special character"),
+)
+_ONE_OF_THEM = "keep one of them"
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_JSON_TO_YAML = str.maketrans({"\t": " ", **{char: f"\\u{ord(char):04x}" for char in "\x7f\x85\u2028\u2029"}})
+"""Characters that YAML refuses, or takes for the end of a line. In JSON all but the tab stand only in strings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Plain data, the place of every value in it, what was wrong in reading, and what of the source it leaves out."""
+    """The plain data of one source, the location of every value, and the mistakes found in reading it."""
 
     data: dict[str, Any] = field(default_factory=dict, repr=False)
-    places: Mapping[Path, Place] = field(default_factory=dict, repr=False)
+    locations: Mapping[Path, Location] = field(default_factory=dict, repr=False)
     mistakes: tuple[Mistake, ...] = ()
     readable: bool = True
-    """False: the data is missing or incomplete, and nothing can be said about what is in it."""
+    """False: the data is missing or incomplete, so its content is not checked."""
     notes: tuple[Note, ...] = ()
+    """What the source contains that has no place in a spec."""
 
 
 def unreadable(
@@ -37,13 +52,42 @@ def unreadable(
     return Document(mistakes=(Mistake("", problem, remedy, file, line),), readable=False)
 
 
-_TAG = "tag:yaml.org,2002:"
-_READ_AS = {"bool": "true or false", "int": "a number", "float": "a number", "null": "null"}
-_REMEDIES = (
-    ("'\\t'", "indent with spaces"),
-    ("mapping values are not allowed", "put quotes around a text with ': ' in it, and check the indentation"),
-    ("cannot start any token", "put quotes around a text that begins with a special character"),
-)
+def read_yaml(text: str, file: str) -> tuple[Any, Document]:
+    """The data of a YAML text, and a document with its locations and mistakes."""
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, unreadable("is empty", "write 'deployments:' and 'chains:'", file=file)
+        mistakes = tuple(_Nodes(file).mistakes(node, ()))
+        data = loader.construct_document(node)
+        return data, Document(locations=dict(_locations(node, (), file)), mistakes=mistakes)
+    except yaml.YAMLError as error:
+        fault = _syntax_fault(error, file)
+    except ValueError:
+        fault = unreadable("a value does not fit its YAML type", "put quotes around it", file=file)
+    return None, fault
+
+
+def read_json(text: str, file: str) -> tuple[Any, Document]:
+    """The data of a JSON text, and a document with its locations and mistakes. Rarely its lines cannot be told, as with
+    a key of more than 1,024 characters."""
+    repeated: list[str] = []
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        repeated.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        return dict(pairs)
+
+    try:
+        data = json.loads(text, object_pairs_hook=mapping)
+    except json.JSONDecodeError as error:
+        return None, unreadable(f"is not JSON: {error.msg}", file=file, line=error.lineno)
+    node = _composed(text)
+    if node is not None:
+        mistakes = tuple(_Nodes(file).mistakes(node, ()))
+        return data, Document(locations=dict(_locations(node, (), file)), mistakes=mistakes)
+    twice = (Mistake(key, "stands twice in one mapping", _ONE_OF_THEM, file) for key in repeated)
+    return data, Document(mistakes=tuple(twice))
 
 
 class _Loader(yaml.SafeLoader):
@@ -58,24 +102,22 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(text: str, file: str) -> tuple[Any, Document]:
-    """The data of a YAML text, and a document with its places and mistakes."""
+def _composed(text: str) -> yaml.Node | None:
+    """The nodes of a JSON text; None where YAML reads it differently."""
     try:
-        return _read(_Loader(text), file)
-    except yaml.YAMLError as error:
-        fault = _syntax(error, file)
-    except ValueError:
-        fault = unreadable("a value does not fit its YAML type", "put quotes around it", file=file)
-    return None, fault
+        node = yaml.compose(text.translate(_JSON_TO_YAML), _Loader)
+    except yaml.YAMLError:
+        return None
+    return node if node is not None and _has_same_keys(node) else None
 
 
-def _read(loader: yaml.SafeLoader, file: str) -> tuple[Any, Document]:
-    node = loader.get_single_node()
-    if node is None:
-        return None, unreadable("is empty", "write 'deployments:' and 'chains:'", file=file)
-    mistakes = tuple(_Nodes(file).mistakes(node, ()))
-    data = loader.construct_document(node)
-    return data, Document(places=dict(_places(node, (), file)), mistakes=mistakes)
+def _has_same_keys(node: yaml.Node) -> bool:
+    """Whether YAML reads the keys of a JSON text as JSON does. One whose colon stands on the next line becomes two, of
+    which one is null, and an escaped surrogate pair (as of an emoji) stays two characters."""
+    keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    if any(key.tag != f"{_TAG}str" or _SURROGATE.search(key.value) for key in keys):
+        return False
+    return all(_has_same_keys(child) for _, child in _children(node))
 
 
 class _Nodes:
@@ -102,21 +144,17 @@ class _Nodes:
     def _of_keys(self, node: yaml.MappingNode, path: Path) -> Iterator[Mistake]:
         first: dict[str, int] = {}
         for key, _ in node.value:
-            place = Place(self._file, _line(key))
-            yield from _as_text(key, path, place)
+            line = _line(key)
+            kind = _KINDS.get(key.tag.removeprefix(_TAG))
+            if kind is not None:
+                text = f"YAML reads the key {key.value} as {kind}, not as text"
+                yield Mistake(dotted((*path, key.value)), text, f'write "{key.value}" with quotes', self._file, line)
+                key.tag = f"{_TAG}str"
             if key.value in first and key.tag != f"{_TAG}merge":
-                yield twice((*path, key.value), place, first[key.value])
+                text = f"{key.value!r} stands here a second time, first on line {first[key.value]}"
+                yield Mistake(dotted((*path, key.value)), text, _ONE_OF_THEM, self._file, line)
             if isinstance(key.value, str):
-                first.setdefault(key.value, _line(key))
-
-
-def _as_text(key: yaml.Node, path: Path, place: Place) -> Iterator[Mistake]:
-    """Reads a key that YAML takes for something else as the text it is, and says so."""
-    kind = _READ_AS.get(key.tag.removeprefix(_TAG))
-    if kind is not None:
-        text = f"YAML reads the key {key.value} as {kind}, not as text"
-        yield Mistake(dotted((*path, key.value)), text, f'write "{key.value}" with quotes', place.file, place.line)
-        key.tag = f"{_TAG}str"
+                first.setdefault(key.value, line)
 
 
 def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node]]:
@@ -126,100 +164,28 @@ def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node]]:
         yield from enumerate(node.value)
 
 
-def _places(node: yaml.Node, path: Path, file: str) -> Iterator[tuple[Path, Place]]:
-    yield path, Place(file, _line(node))
+def _locations(node: yaml.Node, path: Path, file: str) -> Iterator[tuple[Path, Location]]:
+    yield path, Location(file, _line(node))
     for part, child in _children(node):
-        yield from _places(child, (*path, part), file)
+        yield from _locations(child, (*path, part), file)
     if isinstance(node, yaml.MappingNode):
-        yield from (((*path, str(key.value)), Place(file, _line(key))) for key, _ in node.value)
+        yield from (((*path, str(key.value)), Location(file, _line(key))) for key, _ in node.value)
 
 
 def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _syntax(error: yaml.YAMLError, file: str) -> Document:
+def _syntax_fault(error: yaml.YAMLError, file: str) -> Document:
     mark = getattr(error, "problem_mark", None)
     line = None if mark is None else mark.line + 1
     if getattr(error, "context", None) == "expected a single document in the stream":
-        return unreadable(
-            "has several YAML documents",
-            "keep one per file, and load further files as overlays",
-            file=file,
-            line=line,
-        )
+        problem, remedy = "has several YAML documents", "keep one per file, and load further files as overlays"
+        return unreadable(problem, remedy, file=file, line=line)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
-    remedy = next((remedy for sign, remedy in _REMEDIES if sign in problem), None)
-    return unreadable(f"is not YAML: {problem}", remedy, file=file, line=line)
-
-
-_PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+|\n')
-
-
-def read_json(text: str, file: str) -> tuple[Any, Document]:
-    """The data of a JSON text, and a document with its places and mistakes."""
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        return None, unreadable(f"is not JSON: {error.msg}", file=file, line=error.lineno)
-    lines = _Lines(text, file)
-    lines.read_value(())
-    return data, Document(places=lines.places, mistakes=tuple(lines.mistakes))
-
-
-class _Lines:
-    """Walks a text that is known to be JSON and notes the line of each key and item."""
-
-    def __init__(self, text: str, file: str) -> None:
-        self.places: dict[Path, Place] = {}
-        self.mistakes: list[Mistake] = []
-        self._file = file
-        self._line = 1
-        self._pieces = self._visible(text)
-
-    def read_value(self, path: Path) -> None:
-        self._read(next(self._pieces), path)
-
-    def _visible(self, text: str) -> Iterator[str]:
-        for found in _PIECE.finditer(text):
-            if found[0] == "\n":
-                self._line += 1
-            else:
-                yield found[0]
-
-    def _read(self, piece: str, path: Path) -> None:
-        self.places.setdefault(path, Place(self._file, self._line))
-        if piece == "{":
-            self._read_object(path)
-        elif piece == "[":
-            self._read_array(path)
-
-    def _read_object(self, path: Path) -> None:
-        first: dict[str, int] = {}
-        while (piece := next(self._pieces)) != "}":
-            if piece == ",":
-                continue
-            key = json.loads(piece)
-            self._note_key(key, path, first)
-            next(self._pieces)  # the colon
-            self.read_value((*path, key))
-
-    def _note_key(self, key: str, path: Path, first: dict[str, int]) -> None:
-        place = Place(self._file, self._line)
-        self.places[(*path, key)] = place
-        if key in first:
-            self.mistakes.append(twice((*path, key), place, first[key]))
-        first.setdefault(key, self._line)
-
-    def _read_array(self, path: Path) -> None:
-        index = 0
-        while (piece := next(self._pieces)) != "]":
-            if piece != ",":
-                self._read(piece, (*path, index))
-                index += 1
-
-
-def twice(path: Path, place: Place, first: int | None) -> Mistake:
-    """The mistake of a key that stands twice in one mapping."""
-    text = f"{path[-1]!r} stands here a second time, first on line {first}"
-    return Mistake(dotted(path), text, "keep one of them", place.file, place.line)
+    return unreadable(
+        f"is not YAML: {problem}",
+        next((remedy for sign, remedy in _REMEDIES if sign in problem), None),
+        file=file,
+        line=line,
+    )

@@ -97,6 +97,12 @@ def likely_provider(model: str) -> str | None:
     return next((provider for family, provider in _FAMILIES if family.search(model)), None)
 
 
+def split_model(model: str) -> tuple[str, str]:
+    """The provider and the name of litellm's `provider/model`; without a slash the whole text is both."""
+    provider, _, name = model.partition("/")
+    return provider, name or model
+
+
 def with_slash(model: str) -> str:
     """LangChain's `provider:model` as litellm's `provider/model`; anything else unchanged."""
     colon = _COLON.fullmatch(model)

@@ -23,6 +23,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+ROUTES = ("tiers", "on_context_window", "on_content_policy")
+"""Fields of a chain that name deployments."""
+
 
 class Part(BaseModel):
     """A piece of a spec. Its dump holds only what was written: a default in it would override others."""

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from llm_fallback.errors import Mistake, SpecError
-from llm_fallback.spec.locations import Path, Places, Problem
+from llm_fallback.spec.locations import LocationMap, Path, Problem
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _TAIL = r"(?:[^$}]|\$(?!\{))*"
@@ -85,16 +85,16 @@ def resolve(text: str, environ: Mapping[str, str]) -> str:
 class Environment:
     """Resolves many texts against one environment and remembers every variable that is not set."""
 
-    def __init__(self, environ: Mapping[str, str], places: Places | None = None) -> None:
+    def __init__(self, environ: Mapping[str, str], locations: LocationMap | None = None) -> None:
         self._environ = environ
-        self._places = Places() if places is None else places
+        self._locations = LocationMap() if locations is None else locations
         self.mistakes: list[Mistake] = []
         """One for each unset variable met so far, with its place."""
 
     def text(self, text: str, path: Path) -> str:
         """The text with its values; unset ones are left empty and remembered."""
         for reference in unset(text, self._environ):
-            self.mistakes.append(Problem(path, reference.missing()).at(self._places))
+            self.mistakes.append(Problem(path, reference.missing()).at(self._locations))
         return _filled(text, self._environ)
 
     def value(self, value: Any, path: Path) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, Protocol, get_args
 
 from llm_fallback.events import Attempt, Failure, Skip
@@ -37,8 +36,9 @@ def _check(line: str) -> None:
     if not (deployment and colon):
         raise ValueError(f"{line!r} is no attempt; write it as in 'primary: rate_limited' or 'backup: succeeded'")
     if word not in _WORDS:
-        near = get_close_matches(word, _WORDS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_WORDS)}"
+        from llm_fallback.errors import did_you_mean  # It loads LangChain, which a test that passes may not need.
+
+        hint = did_you_mean(word, _WORDS, f"there are {', '.join(_WORDS)}")
         raise ValueError(f"{line!r}: no attempt ends with {word!r}; {hint}")
 
 

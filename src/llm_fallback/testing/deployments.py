@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from threading import Condition
 from time import monotonic
 from typing import Any
 
+from llm_fallback.errors import did_you_mean
 from llm_fallback.testing.scripts import Script, Scripted, Step, step
 
 
@@ -114,8 +114,7 @@ class FakeDeployments:
     def _check(self, name: str) -> None:
         if name in self._scripts:
             return
-        near = get_close_matches(name, self._scripts, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, self._scripts))}"
+        hint = did_you_mean(name, self._scripts, f"there are {', '.join(map(repr, self._scripts))}")
         raise ValueError(f"no fake deployment is called {name!r}; {hint}")
 
 

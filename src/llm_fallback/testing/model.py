@@ -18,12 +18,12 @@ from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.virtual_clock import JumpingClock
 from llm_fallback.errors import Mistake, SpecError
 from llm_fallback.plan.catalogue import ListCatalogue
-from llm_fallback.plan.model_list import listed
+from llm_fallback.plan.model_list import lookup
 from llm_fallback.plan.plan import Plan
 from llm_fallback.plan.resolve import resolve_spec
 from llm_fallback.spec import Spec
 from llm_fallback.spec.consistency import nearest
-from llm_fallback.spec.overrides import read
+from llm_fallback.spec.overrides import read_spec
 from llm_fallback.testing.deployments import FakeDeployments, Received
 from llm_fallback.testing.openai_chat import OpenAIChat, result_of
 from llm_fallback.testing.scripts import Scripted
@@ -73,7 +73,7 @@ class FakeChatModel(ChainChatModel, OpenAIChat):
     ) -> None:
         if runtime is None or fakes is None:
             clock = JumpingClock() if clock is None else clock
-            spec = None if spec is None else read(spec)
+            spec = None if spec is None else read_spec(spec)
             fakes = _fake_deployments(scripts, spec, settings.get("chain"), clock)
             spec = fakes.chain_spec(_address, "openai-compatible", {}, {}) if spec is None else spec
             adapter = _adapter(fakes, clock)
@@ -130,7 +130,7 @@ def _adapter(fakes: FakeDeployments, clock: Clock) -> Adapter:
     return Adapter(
         resolve=_resolve_without_keys,
         transport=partial(ScriptedTransport, fakes, clock),
-        catalogue=lambda: ListCatalogue(listed),
+        catalogue=lambda: ListCatalogue(lookup),
         clock=clock,
         rng=lambda: Random(0),
     )

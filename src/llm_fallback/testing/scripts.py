@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, get_args
 
 from llm_fallback.events import Failure
@@ -193,6 +192,7 @@ def _check_word(word: str) -> None:
 def _check_choice(field: str, value: str, choices: Sequence[str]) -> None:
     if value in choices:
         return
-    nearest = get_close_matches(value, choices, 1)
-    remedy = f"did you mean {nearest[0]!r}?" if nearest else f"use one of {', '.join(choices)}"
+    from llm_fallback.errors import did_you_mean  # It loads LangChain, which a script may not need.
+
+    remedy = did_you_mean(value, choices, f"use one of {', '.join(choices)}")
     raise ValueError(f"{field}={value!r} is not known; {remedy}")

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from llm_fallback import SpecError, load_spec
 from llm_fallback.spec import Spec
-from llm_fallback.spec.dump import saved
+from llm_fallback.spec.dump import dump_spec
 from llm_fallback.spec.litellm_proxy.words import (
     ABILITIES,
     ALREADY_SO,
     NOT_OF_A_REQUEST,
     PRICES,
-    ROUTES,
+    ROUTE_BY_WORD,
     SETTINGS,
-    ours,
+    convert_references,
 )
 from llm_fallback.spec.litellm_proxy.write import write_config
 from llm_fallback.spec.variables import resolve
@@ -54,7 +54,7 @@ def words(*known: str) -> st.SearchStrategy[dict[str, Any]]:
 @st.composite
 def sections(draw: st.DrawFn) -> Any:
     more = ("request_timeout", "model_group_alias", "default_litellm_params", "max_fallbacks", "cache")
-    return draw(junk | words(*SETTING_WORDS, *more, *ALREADY_SO, *ROUTES, *SETTINGS))
+    return draw(junk | words(*SETTING_WORDS, *more, *ALREADY_SO, *ROUTE_BY_WORD, *SETTINGS))
 
 
 @st.composite
@@ -106,7 +106,7 @@ def _may_be_asked(row: Any) -> bool:
 @settings(deadline=None)
 def test_a_text_of_a_configuration_stays_what_it_is(text):
     """Whatever dollars are in it: only `os.environ/NAME` is a variable there."""
-    assert resolve(ours(text), {}) == text
+    assert resolve(convert_references(text), {}) == text
 
 
 @given(specs())
@@ -122,5 +122,5 @@ def test_a_spec_comes_back_from_a_configuration_as_it_was(spec):
 @settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_spec_comes_back_from_its_own_file_as_it_was(spec):
     """Nothing is lost where there is nothing secret in it."""
-    data, notes = saved(spec)
+    data, notes = dump_spec(spec)
     assert (Spec.model_validate(data), notes) == (spec, ())

@@ -1,7 +1,8 @@
-"""The configuration of a LiteLLM proxy, read as a spec and written from one. litellm itself is not imported.
+"""Reads the configuration of a LiteLLM proxy as a spec, and writes one from a spec. litellm itself is not imported.
 
-`words.py` is the dictionary both ways. Reading: `rows.py` makes deployments of `model_list`, `settings.py` defaults of
-the settings, `routes.py` chains of groups and fallbacks. Whatever has no place is listed, never dropped in silence.
+`words.py` maps LiteLLM's keys to ours. Reading starts in `read.py`: `read_rows.py` turns rows of `model_list` into
+deployments, `read_deployments.py` names and groups them, `read_chains.py` and `fallbacks.py` build the chains. Writing
+starts in `write.py`. Everything that cannot be carried over is collected in a `LossReport` and shown to the user.
 """
 
 from __future__ import annotations
@@ -11,5 +12,5 @@ from typing import Any
 
 
 def is_config(data: Mapping[str, Any]) -> bool:
-    """Whether data is the configuration of a proxy, and no spec."""
+    """Whether the data is a proxy's configuration rather than a spec."""
     return "model_list" in data and "deployments" not in data

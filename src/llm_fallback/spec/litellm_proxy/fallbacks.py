@@ -1,7 +1,7 @@
-"""Chains, from groups of rows and the fallbacks between them.
+"""LiteLLM's fallbacks between groups, followed to a list of tiers.
 
-LiteLLM falls back by reference: when a group fails, the groups its entry names are asked, and when one of those fails,
-those that its own entry names. Here every such walk is laid out as the tiers of a chain, each deployment once.
+LiteLLM falls back by reference: when a group fails, it asks the groups named in the group's entry, and when one of
+those fails, the groups named in that one's entry. A chain lists all of them as its tiers, each deployment once.
 """
 
 from __future__ import annotations
@@ -9,32 +9,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llm_fallback.spec.litellm_proxy.draft import NO_COUNTERPART, Listing
+from llm_fallback.spec.litellm_proxy.draft import NO_COUNTERPART, LossReport
 from llm_fallback.spec.locations import Path
-from llm_fallback.spec.providers import PROVIDERS
+from llm_fallback.spec.providers import PROVIDERS, split_model
 
 Tiers = list[tuple[str, ...]]
-EVERYBODY = "*"
+DEFAULT_FALLBACK = "*"
+"""The entry for groups that have none of their own."""
 
 
 class Fallbacks:
-    """One kind of fallbacks: for a group, the groups that are asked when it fails."""
+    """One kind of fallback: for each group, the groups that are asked when it fails."""
 
-    def __init__(self, entries: Any, path: Path, listing: Listing) -> None:
-        self._listing = listing
+    def __init__(self, entries: Any, path: Path, losses: LossReport) -> None:
+        self._losses = losses
         self._paths: dict[str, Path] = {}
         self.targets: dict[str, list[str]] = {}
         for group, targets in _pairs(entries):
             self.add(group, targets, path)
 
     def add(self, group: str, targets: Any, path: Path) -> None:
-        """Add an entry. Of two for one group LiteLLM takes the first, of two for everybody the last."""
+        """Add an entry. LiteLLM takes the first of two entries for one group, but the last of two default entries."""
         if isinstance(targets, str):
-            self._listing.add(path, f"{group!r} falls back to a text, not a list: read as [{targets!r}]")
+            self._losses.add(path, f"{group!r} falls back to a text, not a list: read as [{targets!r}]")
             targets = [targets]
         if not isinstance(targets, list):
-            self._listing.add(path, f"{group!r} falls back to no list of models: left out")
-        elif group == EVERYBODY or group not in self.targets:
+            self._losses.add(path, f"{group!r} falls back to no list of models: left out")
+        elif group == DEFAULT_FALLBACK or group not in self.targets:
             self._paths[group] = path
             self.targets[group] = [self._name(group, target, path) for target in targets]
 
@@ -42,21 +43,21 @@ class Fallbacks:
         if not isinstance(target, Mapping):
             return str(target)
         if len(target) > 1:
-            self._listing.add(path, f"what {group!r} sends {target.get('model')!r} besides {NO_COUNTERPART}")
+            self._losses.add(path, f"what {group!r} sends {target.get('model')!r} besides {NO_COUNTERPART}")
         return str(target.get("model"))
 
-    def of(self, group: str) -> list[str] | None:
-        """The groups that stand in for one; None where nothing is said of it."""
-        provider, _, bare = group.partition("/")
-        by_its_model = self.targets.get(bare) if provider in PROVIDERS else None
-        return self.targets.get(group, self.targets.get(EVERYBODY) if by_its_model is None else by_its_model)
+    def targets_of(self, group: str) -> list[str] | None:
+        """The groups that are asked when this one fails; None if no entry covers it."""
+        provider, name = split_model(group)
+        by_its_model = self.targets.get(name) if provider in PROVIDERS else None
+        return self.targets.get(group, self.targets.get(DEFAULT_FALLBACK) if by_its_model is None else by_its_model)
 
     def check(self, known: Mapping[str, Any]) -> None:
-        """List what names no group."""
+        """Report entries and targets that name no known group."""
         for group, targets in self.targets.items():
-            for name in (*([] if group == EVERYBODY else [group]), *targets):
+            for name in (*([] if group == DEFAULT_FALLBACK else [group]), *targets):
                 if name not in known:
-                    self._listing.add(self._paths[group], f"{name!r} is none of the models carried over")
+                    self._losses.add(self._paths[group], f"{name!r} is none of the models carried over")
 
 
 def _pairs(entries: Any) -> Iterator[tuple[str, Any]]:
@@ -65,8 +66,8 @@ def _pairs(entries: Any) -> Iterator[tuple[str, Any]]:
             yield from ((str(group), targets) for group, targets in entry.items())
 
 
-class Map:
-    """Groups and what leads from one to another."""
+class FallbackGraph:
+    """The tiers of every group and alias, and the fallbacks between them."""
 
     def __init__(self, groups: Mapping[str, Tiers], aliases: Mapping[str, str]) -> None:
         self._groups, self._aliases = groups, aliases
@@ -75,12 +76,12 @@ class Map:
         return self._groups.get(self._aliases.get(group, group), [])
 
     def targets(self, kind: Fallbacks, group: str) -> list[str] | None:
-        """Where a group falls back to; an alias without an entry of its own, where its group does."""
-        own = kind.targets.get(group)
-        return kind.of(self._aliases.get(group, group)) if own is None else own
+        """The groups a group falls back to; an alias without an entry of its own uses its group's."""
+        targets = kind.targets.get(group)
+        return kind.targets_of(self._aliases.get(group, group)) if targets is None else targets
 
     def route(self, group: str, kinds: Sequence[Fallbacks]) -> Tiers | None:
-        """Everybody who is asked, in order, when a group fails in a way for which the first kind is meant."""
+        """All tiers asked, in order, when a group fails in the way of the first kind; None if there is no entry."""
         first = self.targets(kinds[0], group)
         return None if first is None else list(self._walk(first, {self._aliases.get(group, group), group}, kinds))
 
@@ -96,7 +97,7 @@ class Map:
 
 
 def each_once(tiers: Tiers, taken: Sequence[tuple[str, ...]] = ()) -> list[list[str]]:
-    """The tiers without deployments that stand in an earlier one, or in `taken`."""
+    """The tiers, without deployments that an earlier tier or `taken` has."""
     seen = {name for tier in taken for name in tier}
     result = []
     for tier in tiers:

@@ -1,9 +1,9 @@
-"""Deployments from the rows of all groups: tiers, names, weights, and timeouts where they hold.
+"""Turns the rows of all groups into deployments: their tiers, names, weights and timeouts.
 
-A chain's name is the group of its first tier, `<chain>/2`, ... are the later ones, `<chain>/on_context_window` and
-`<chain>/on_content_policy` begin the other routes; ids are `<group>/<deployment>`, of the tiers
-`<chain>/<deployment>`. A name that somebody else has gets a slash more: LiteLLM takes an id that is a group's name for
-the group. A timeout stands at a deployment, or at a chain where it differs from chain to chain.
+Names of groups: the first tier of a chain has the chain's name, later ones are `<chain>/2` and so on, the other routes
+begin with `<chain>/on_context_window` and `<chain>/on_content_policy`. Ids are `<group>/<deployment>`, and
+`<chain>/<deployment>` in the chain's own tiers. A name that is taken gets one more slash, because LiteLLM reads an id
+equal to a group's name as that group. Timeouts are written at the deployment, or at the chain where chains differ.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from llm_fallback.spec.litellm_proxy.draft import Draft, Listing
+from llm_fallback.spec.litellm_proxy.draft import Draft, LossReport
 from llm_fallback.spec.litellm_proxy.fallbacks import Fallbacks, Tiers
 from llm_fallback.spec.litellm_proxy.read_rows import Row
 
@@ -22,40 +22,39 @@ Groups = Mapping[str, list[list[Row]]]
 
 
 class Deployments:
-    """The rows of a configuration as deployments. Rows that say the same under the same name are one."""
+    """The rows of a configuration as deployments. Rows with the same name and content become one deployment."""
 
     def __init__(self, groups: Groups, owners: Mapping[str, str], *, by_timeouts: bool = False) -> None:
         self.owners = owners
-        """The chain that a group is only a tier of."""
+        """For a group that is only a tier of a chain: that chain."""
         self.groups: dict[str, Tiers] = {}
         self.ids: dict[str, str] = {}
-        """Deployments by the id of their row."""
+        """The name of each deployment, by the id of its row."""
         self.uses: list[Use] = []
-        self.levels = Levels()
+        self.levels = TimeoutLevels()
         self._rows: dict[str, Row] = {}
         self._by_timeouts = by_timeouts
         for group, tiers in groups.items():
-            called = _called(group, tiers, owners.get(group))
-            self.groups[group] = [tuple(self._add(row, next(called)) for row in tier) for tier in tiers]
+            wanted = _wanted_names(group, tiers, owners.get(group))
+            self.groups[group] = [tuple(self._add(row, next(wanted)) for row in tier) for tier in tiers]
 
-    def _add(self, row: Row, called: str) -> str:
-        name = next(name for name in _variants(called) if self._is(name, row))
+    def _add(self, row: Row, wanted: str) -> str:
+        name = next(name for name in _variants(wanted) if self._is_free_or_same(name, row))
         self._rows.setdefault(name, row)
         self.uses.append(Use(name, self.owners.get(row.group, row.group), row.draft.data.get("timeouts", {})))
         if row.id is not None:
             self.ids[row.id] = name
         return name
 
-    def _is(self, name: str, row: Row) -> bool:
-        """Whether the deployment of that name, or nobody, says what a row does."""
-        known = self._rows.get(name, row)
-        return self._said(known) == self._said(row)
+    def _is_free_or_same(self, name: str, row: Row) -> bool:
+        """Whether no deployment has this name yet, or one with the same content as the row."""
+        return self._content(self._rows.get(name, row)) == self._content(row)
 
-    def _said(self, row: Row) -> dict[str, Any]:
+    def _content(self, row: Row) -> dict[str, Any]:
         return row.draft.data if self._by_timeouts else _without_timeouts(row)
 
     def write(self, spec: Draft) -> None:
-        """Write them into a spec."""
+        """Write all deployments into a spec."""
         for name, row in self._rows.items():
             timeouts = self.levels.deployments.get(name)
             path = ("deployments", name)
@@ -64,24 +63,24 @@ class Deployments:
 
 
 def put_deployments(spec: Draft, groups: Groups, kinds: Sequence[Fallbacks]) -> Deployments:
-    """Write every row into a spec, and tell what was made of them."""
-    owners = {group: chain for group in groups if (chain := owner(group, groups, kinds)) is not None}
-    found = Deployments(groups, owners)
-    levels = levelled(found.uses)
+    """Write every row into a spec, and return the names they got."""
+    owners = {group: chain for group in groups if (chain := owning_chain(group, groups, kinds)) is not None}
+    deployments = Deployments(groups, owners)
+    levels = split_timeouts(deployments.uses)
     if levels is None:
-        found = Deployments(groups, owners, by_timeouts=True)
-        levels = levelled(found.uses)
-    found.levels = levels or Levels()
-    found.write(spec)
-    return found
+        deployments = Deployments(groups, owners, by_timeouts=True)
+        levels = split_timeouts(deployments.uses)
+    deployments.levels = levels or TimeoutLevels()
+    deployments.write(spec)
+    return deployments
 
 
 def _without_timeouts(row: Row) -> dict[str, Any]:
     return {word: value for word, value in row.draft.data.items() if word != "timeouts"}
 
 
-def _called(group: str, tiers: Sequence[Sequence[Row]], chain: str | None) -> Iterator[str]:
-    """What the rows of a group want to be called: by their id, else by their group."""
+def _wanted_names(group: str, tiers: Sequence[Sequence[Row]], chain: str | None) -> Iterator[str]:
+    """The preferred name of each row of a group: its id, else the group's name with a number."""
     rows = [row for tier in tiers for row in tier]
     for number, row in enumerate(rows, 1):
         if row.id is not None:
@@ -103,19 +102,20 @@ _SHARES: Mapping[str, Callable[[Row], float | None]] = {
     "rpm": lambda row: row.draft.data.get("limits", {}).get("rpm"),
     "tpm": lambda row: row.draft.data.get("limits", {}).get("tpm"),
 }
-"""What LiteLLM weighs a row by: the first of these that any row of its group has."""
+"""Keys by which LiteLLM shares the load of a group: it uses the first one that any row of the group has."""
 
 
-def grouped(rows: Sequence[Row], listing: Listing) -> dict[str, list[list[Row]]]:
-    """The tiers of every group, with the weights of their rows set."""
+def group_tiers(rows: Sequence[Row], losses: LossReport) -> dict[str, list[list[Row]]]:
+    """The tiers of every group, with the weight of each row set."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
-    return {name: _tiers(members, listing) for name, members in groups.items()}
+    return {name: _tiers(members, losses) for name, members in groups.items()}
 
 
-def _tiers(rows: list[Row], listing: Listing) -> list[list[Row]]:
-    """By `order`. A row LiteLLM asks only when the others are out, as it has no order or share, comes after them."""
+def _tiers(rows: list[Row], losses: LossReport) -> list[list[Row]]:
+    """The rows of a group by `order`. A row without an order or share comes last: LiteLLM asks it only when the others
+    are out."""
     word = next((word for word, share in _SHARES.items() if any(share(row) for row in rows)), None)
     last_order = max((row.order for row in rows if row.order is not None), default=None)
 
@@ -127,7 +127,7 @@ def _tiers(rows: list[Row], listing: Listing) -> list[list[Row]]:
         unordered, _, shareless = place(row)
         if unordered or shareless:
             missing = "order" if unordered else str(word)
-            listing.add(row.path, f"has no {missing}, as others of {row.group!r} have: it is asked after them")
+            losses.add(row.path, f"has no {missing}, as others of {row.group!r} have: it is asked after them")
     tiers = [list(tier) for _, tier in groupby(sorted(rows, key=place), place)]
     for tier in tiers:
         _weigh(tier, word)
@@ -148,13 +148,13 @@ _OF_A_CHAIN, _OF_SOME_CHAIN = re.compile(_END), re.compile(f"{_END}$")
 
 
 def group_name(chain: str, route: str, number: int, taken: Container[str]) -> str:
-    """The group of a route's n-th tier; `taken` are the names of all chains."""
-    start = chain if route == "tiers" else free(chain, route, taken)
-    return start if number == 1 else free(start, str(number), taken)
+    """The group name for the `number`-th tier of a route; `taken` are the names of all chains."""
+    start = chain if route == "tiers" else free_name(chain, route, taken)
+    return start if number == 1 else free_name(start, str(number), taken)
 
 
-def free(start: str, end: str, taken: Container[str]) -> str:
-    """`<start>/<end>`, with as many slashes as it takes."""
+def free_name(start: str, end: str, taken: Container[str]) -> str:
+    """`<start>/<end>`, with as many slashes as it takes for the name not to be taken."""
     name = f"{start}/{end}"
     while name in taken:
         start += "/"
@@ -162,8 +162,8 @@ def free(start: str, end: str, taken: Container[str]) -> str:
     return name
 
 
-def owner(group: str, groups: Iterable[str], kinds: Iterable[Fallbacks]) -> str | None:
-    """The chain that a group is a tier of, by its name and because the chain falls back to it; else None."""
+def owning_chain(group: str, groups: Iterable[str], kinds: Iterable[Fallbacks]) -> str | None:
+    """The chain that a group is a tier of: its name begins with the chain's, and the chain falls back to it."""
     for chain in groups if _OF_SOME_CHAIN.search(group) else ():
         end = group.removeprefix(chain)
         if end != group and _OF_A_CHAIN.fullmatch(end) and any(group in kind.targets.get(chain, ()) for kind in kinds):
@@ -172,7 +172,7 @@ def owner(group: str, groups: Iterable[str], kinds: Iterable[Fallbacks]) -> str 
 
 
 def deployment_name(identity: str, group: str, chain: str | None) -> str:
-    """What an id calls a deployment."""
+    """The deployment's name in an id: what follows the name of its group or chain."""
     for start in (group, chain):
         name = identity.removeprefix(f"{start}/")
         if name != identity and name.strip("/"):
@@ -185,7 +185,7 @@ _FIELDS = ("attempt_s", "first_token_s")
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A deployment as one chain asks it, with the timeouts of that row."""
+    """One chain's use of a deployment, with the timeouts of its row."""
 
     deployment: str
     chain: str
@@ -193,23 +193,23 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
-    """Timeouts by deployment and by chain."""
+class TimeoutLevels:
+    """Timeouts to be written at deployments and at chains."""
 
     deployments: dict[str, dict[str, Any]] = field(default_factory=dict)
     chains: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def levelled(uses: Sequence[Use]) -> Levels | None:
-    """The timeouts of all uses; None if no spec could say that of deployments that chains share."""
-    levels = Levels()
+def split_timeouts(uses: Sequence[Use]) -> TimeoutLevels | None:
+    """Decide where each timeout is written; None if deployments shared between chains make that impossible."""
+    levels = TimeoutLevels()
     for word in _FIELDS:
-        if not _level(word, uses, levels):
+        if not _split(word, uses, levels):
             return None
     return levels
 
 
-def _level(word: str, uses: Sequence[Use], levels: Levels) -> bool:
+def _split(word: str, uses: Sequence[Use], levels: TimeoutLevels) -> bool:
     values: dict[str, set[Any]] = {}
     for use in uses:
         values.setdefault(use.deployment, set()).add(use.timeouts.get(word))
@@ -219,7 +219,7 @@ def _level(word: str, uses: Sequence[Use], levels: Levels) -> bool:
             return False
     for use in uses:
         (value, *others) = values[use.deployment]
-        # What says nothing must say so where its chain says something.
+        # A null is written where the chain would otherwise set a value.
         if not others and (value is not None or word in levels.chains.get(use.chain, {})):
             levels.deployments.setdefault(use.deployment, {})[word] = value
     return True

@@ -1,6 +1,6 @@
-"""One row of `model_list` as a deployment: whom it asks, and what it says of limits, breaker, price and parameters.
+"""Turns one row of `model_list` into a deployment: address, key, limits, breaker, price and parameters.
 
-What a spec would refuse is dropped and reported, with the reason the spec would give.
+Values that a spec would refuse are dropped and reported with the spec's own reason.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from llm_fallback.spec import consistency
 from llm_fallback.spec.entries import Defaults, Deployment
 from llm_fallback.spec.error_messages import parsed
 from llm_fallback.spec.litellm_proxy import words
-from llm_fallback.spec.litellm_proxy.draft import NO_COUNTERPART, Draft, Listing, Section, first
+from llm_fallback.spec.litellm_proxy.draft import NO_COUNTERPART, Draft, LossReport, Section, first
 from llm_fallback.spec.litellm_proxy.words import (
     ABILITIES,
     NOT_OF_A_REQUEST,
     PRICES,
     SETTINGS,
-    failures,
+    breaker_failures,
+    convert_references,
     is_price,
-    number,
-    ours,
+    parse_number,
 )
 from llm_fallback.spec.locations import Path, Problem
 from llm_fallback.spec.providers import BACKENDS, likely_provider
@@ -35,7 +35,7 @@ _VIRTUAL = ("auto_router", "complexity_router", "adaptive_router", "quality_rout
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of `model_list` that can be asked."""
+    """One row of `model_list`, as the draft of a deployment."""
 
     group: str
     """Its `model_name`: rows of one group share the load."""
@@ -43,25 +43,24 @@ class Row:
     draft: Draft
     id: str | None
     order: float | None
-    """Within its group, lower ones are asked first."""
+    """Lower ones are asked first within the group."""
 
 
-def read_rows(rows: Any, credentials: Mapping[str, Any], listing: Listing) -> Iterator[Row]:
-    """Every row that can be a deployment; the others are listed with the reason."""
+def read_rows(rows: Any, credentials: Mapping[str, Any], losses: LossReport) -> Iterator[Row]:
+    """Every row that can be a deployment; the others are reported with the reason."""
     for index, raw in enumerate(rows if isinstance(rows, list) else ()):
         path = ("model_list", index)
-        row = Section(raw, path)
-        why_not = _unfit(raw)
-        if why_not:
-            listing.add(path, f"{why_not}: left out")
+        reason = _reason_to_skip(raw)
+        if reason:
+            losses.add(path, f"{reason}: left out")
             continue
-        read = _row(row, credentials, listing)
-        if read is not None:
-            yield read
+        row = _read_row(Section(raw, path), credentials, losses)
+        if row is not None:
+            yield row
 
 
-def _unfit(raw: Any) -> str | None:
-    """Why no deployment can be made of a row."""
+def _reason_to_skip(raw: Any) -> str | None:
+    """Why a row cannot be a deployment; None if it can."""
     params = raw.get("litellm_params") if isinstance(raw, Mapping) else None
     model = params.get("model") if isinstance(params, Mapping) else None
     if not isinstance(model, str) or not model or raw.get("model_name") in (None, ""):
@@ -77,78 +76,82 @@ def _unfit(raw: Any) -> str | None:
     return None
 
 
-def _row(row: Section, credentials: Mapping[str, Any], listing: Listing) -> Row | None:
+def _read_row(row: Section, credentials: Mapping[str, Any], losses: LossReport) -> Row | None:
     group = str(row.take("model_name"))
     written = row.take("litellm_params")
-    named = credentials.get(str(written.get("litellm_credential_name")))
-    known = dict(written) if named is None else {**named, **written, "litellm_credential_name": None}
-    params = Section(known, (*row.path, "litellm_params"))
+    credential = credentials.get(str(written.get("litellm_credential_name")))
+    merged = dict(written) if credential is None else {**credential, **written, "litellm_credential_name": None}
+    params = Section(merged, (*row.path, "litellm_params"))
     info = Section(row.take("model_info"), (*row.path, "model_info"))
     identity = info.take("id")
     draft = Draft()
-    order = _order(params, info, listing)
-    put_address(draft, params, info, listing)
-    put_key(draft, params, listing)
+    order = _order(params, info, losses)
+    put_address(draft, params, info, losses)
+    put_key(draft, params, losses)
     put_settings(draft, params, row)
     put_breaker(draft, params, info)
     put_facts(draft, info, params)
-    put_price(draft, (info, params), listing)
-    put_parameters(draft, params, listing)
+    put_price(draft, (info, params), losses)
+    put_parameters(draft, params, losses)
     info.take("mode")
     for section in (row, info):
-        listing.rest(section, NO_COUNTERPART)
-    if not fit_deployment(draft, row.path, group, listing):
+        losses.report_unused(section, NO_COUNTERPART)
+    if not drop_invalid(draft, row.path, group, losses):
         return None
     return Row(group, row.path, draft, None if identity is None else str(identity), order)
 
 
-def _order(params: Section, info: Section, listing: Listing) -> float | None:
-    order = number(first((params, "order"), (info, "order")))
+def _order(params: Section, info: Section, losses: LossReport) -> float | None:
+    order = parse_number(first((params, "order"), (info, "order")))
     if order is None or (isinstance(order, int | float) and not isinstance(order, bool)):
         return order
-    listing.add((*params.path, "order"), "is no number: left out")
+    losses.add((*params.path, "order"), "is no number: left out")
     return None
 
 
-def put_address(draft: Draft, params: Section, info: Section, listing: Listing) -> None:
+def put_address(draft: Draft, params: Section, info: Section, losses: LossReport) -> None:
     """Write `backend`, `model` and `api_base`.
 
-    A backend is named where requests go to the same address with it: a backend adds a `/v1` that is missing, and
-    what is behind an `openai/` without one may be anything.
+    A backend is written only if requests then go to the same address. A backend appends a missing `/v1`, which an
+    `openai/` row does not, so such a row stays a provider's model.
     """
-    model = _with_provider(ours(params.take("model")), params.take("custom_llm_provider"))
+    model = _with_provider(convert_references(params.take("model")), params.take("custom_llm_provider"))
     provider, _, served = model.partition("/")
     address = _address(params)
     if address is None:
         address = words.ADDRESSES.get(provider)
-    backend = _backend(provider, info, listing)
+    backend = _backend(provider, info, losses)
     if backend is None or address is None or not _same_address(backend, address):
         backend, served = None, model
     draft.put(("backend",), backend, (*params.path, "model"))
     draft.put(("model",), served, (*params.path, "model"))
     draft.put(("api_base",), address, (*params.path, "api_base"))
-    if backend is not None and not references(str(address)) and BACKENDS[backend].base_url(address) != _bare(address):
-        listing.add((*params.path, "api_base"), "has no version in it: requests go to /v1 below it")
+    if (
+        backend is not None
+        and not references(str(address))
+        and BACKENDS[backend].base_url(address) != address.rstrip("/")
+    ):
+        losses.add((*params.path, "api_base"), "has no version in it: requests go to /v1 below it")
 
 
-def put_key(draft: Draft, params: Section, listing: Listing) -> None:
-    """Write `api_key`; where LiteLLM would take somebody else's, say that here nobody's is sent."""
+def put_key(draft: Draft, params: Section, losses: LossReport) -> None:
+    """Write `api_key`. Report rows without one for which LiteLLM would send OPENAI_API_KEY: here none is sent."""
     key, origin = params.take("api_key"), (*params.path, "api_key")
     if key in (None, "", words.NO_KEY):
         if key is None and "api_base" in draft.data and str(draft.data["model"]).startswith("openai/"):
-            listing.add(params.path, "has no api_key: none is sent, where LiteLLM sends OPENAI_API_KEY")
+            losses.add(params.path, "has no api_key: none is sent, where LiteLLM sends OPENAI_API_KEY")
         return
-    draft.put(("api_key",), ours(str(key)), origin)
+    draft.put(("api_key",), convert_references(str(key)), origin)
 
 
-def _backend(provider: str, info: Section, listing: Listing) -> str | None:
-    """The backend a provider of LiteLLM's stands for; `model_info.backend` tells those apart that share one."""
-    named = info.take("backend")
-    row = BACKENDS.get(str(named))
-    if row is not None and row.prefix == f"{provider}/":
-        return row.name
-    if named is not None:
-        listing.add((*info.path, "backend"), f"is no backend that LiteLLM asks by {provider}/")
+def _backend(provider: str, info: Section, losses: LossReport) -> str | None:
+    """The backend that a provider of LiteLLM's stands for; `model_info.backend` says which, where several share one."""
+    name = info.take("backend")
+    backend = BACKENDS.get(str(name))
+    if backend is not None and backend.prefix == f"{provider}/":
+        return backend.name
+    if name is not None:
+        losses.add((*info.path, "backend"), f"is no backend that LiteLLM asks by {provider}/")
     return words.BACKENDS.get(provider)
 
 
@@ -162,7 +165,7 @@ def _with_provider(model: str, provider: Any) -> str:
 def _address(params: Section) -> Any:
     base, url = params.take("api_base"), params.take("base_url")
     address = url if base is None else base
-    return None if address in (None, "") else ours(address)
+    return None if address in (None, "") else convert_references(address)
 
 
 def _same_address(backend: str, address: Any) -> bool:
@@ -170,46 +173,47 @@ def _same_address(backend: str, address: Any) -> bool:
         return False
     if BACKENDS[backend].prefix != "openai/":
         return True
-    return not references(address) and BACKENDS[backend].base_url(address) == _bare(address)
-
-
-def _bare(address: str) -> str:
-    return address.rstrip("/")
+    return not references(address) and BACKENDS[backend].base_url(address) == address.rstrip("/")
 
 
 def put_settings(draft: Draft, params: Section, row: Section) -> None:
+    """Write weight, limits and timeouts."""
     for word, path in SETTINGS.items():
         # Older configurations have rpm and tpm beside `litellm_params`.
-        draft.put(path, number(first((params, word), (row, word))), (*params.path, word))
+        draft.put(path, parse_number(first((params, word), (row, word))), (*params.path, word))
     if "attempt_s" not in draft.data.get("timeouts", {}):
-        draft.put(SETTINGS["timeout"], number(params.take("request_timeout")), (*params.path, "request_timeout"))
+        draft.put(SETTINGS["timeout"], parse_number(params.take("request_timeout")), (*params.path, "request_timeout"))
 
 
 def put_breaker(draft: Draft, params: Section, info: Section) -> None:
-    cooldown, fails = number(first((info, "cooldown_time"), (params, "cooldown_time"))), info.take("allowed_fails")
+    cooldown, fails = (
+        parse_number(first((info, "cooldown_time"), (params, "cooldown_time"))),
+        info.take("allowed_fails"),
+    )
     origin = (*params.path, "cooldown_time")
     if cooldown == 0:
         draft.put(("breaker",), "off", origin)
         return
     draft.put(("breaker", "cooldown_s"), cooldown, origin)
-    draft.put(("breaker", "failures"), failures(number(fails)), (*info.path, "allowed_fails"))
+    draft.put(("breaker", "failures"), breaker_failures(parse_number(fails)), (*info.path, "allowed_fails"))
 
 
 def put_facts(draft: Draft, info: Section, params: Section) -> None:
-    """What is known of the model, beside its price."""
+    """Write `base_model`, `context_window` and `profile`."""
     base = first((info, "base_model"), (params, "base_model"))
-    draft.put(("base_model",), None if base is None else ours(str(base)), (*info.path, "base_model"))
-    draft.put(("context_window",), number(info.take("max_input_tokens")), (*info.path, "max_input_tokens"))
+    draft.put(("base_model",), None if base is None else convert_references(str(base)), (*info.path, "base_model"))
+    draft.put(("context_window",), parse_number(info.take("max_input_tokens")), (*info.path, "max_input_tokens"))
     for word, ability in ABILITIES.items():
         draft.put(("profile", ability), info.take(word), (*info.path, word))
 
 
-def put_price(draft: Draft, sections: tuple[Section, Section], listing: Listing) -> None:
+def put_price(draft: Draft, sections: tuple[Section, Section], losses: LossReport) -> None:
+    """Write `price`."""
     info = sections[0]
     for word, (field, factor) in PRICES.items():
         cost = first(*((section, word) for section in sections))
         if word == "input_cost_per_second" and "price" in draft.data and cost is not None:
-            listing.add((*info.path, word), "is passed over by LiteLLM beside a price per token")
+            losses.add((*info.path, word), "is passed over by LiteLLM beside a price per token")
             continue
         draft.put(("price", field), _times(cost, factor), (*info.path, word))
     if draft.data.get("price") == {"input_per_million": 0, "output_per_million": 0}:
@@ -223,50 +227,52 @@ def _times(cost: Any, factor: Decimal) -> Any:
         return cost
 
 
-def put_parameters(draft: Draft, params: Section, listing: Listing) -> None:
-    """What is left goes into each request, but for what the proxy keeps to itself."""
+def put_parameters(draft: Draft, params: Section, losses: LossReport) -> None:
+    """Write what is left as `params`, except keys that the proxy does not send on."""
     organization = params.take("organization")
     if isinstance(organization, list):
-        listing.add((*params.path, "organization"), "is a list: only its first is used")
+        losses.add((*params.path, "organization"), "is a list: only its first is used")
         organization = next(iter(organization), None)
-    draft.put(("params", "organization"), ours(organization), (*params.path, "organization"))
-    for word, value in params.left():
+    draft.put(("params", "organization"), convert_references(organization), (*params.path, "organization"))
+    for word, value in params.unused():
         path = (*params.path, word)
         if word in NOT_OF_A_REQUEST or is_price(word):
-            listing.add(path, NO_COUNTERPART)
+            losses.add(path, NO_COUNTERPART)
         else:
-            draft.put(("params", word), ours(value), path)
+            draft.put(("params", word), convert_references(value), path)
 
 
 _WHO_IS_ASKED = ("model", "backend", "api_base", "api_key")
-"""Without one of these another server would be asked, or with another key: then rather none."""
+"""A row for which one of these is invalid is left out: without it another server, or another key, would be used."""
 
 
-def fit_deployment(draft: Draft, row: Path, group: str, listing: Listing) -> bool:
-    """Drop what does not fit a deployment; False, and listed whole, if it cannot be asked without that."""
+def drop_invalid(draft: Draft, row: Path, group: str, losses: LossReport) -> bool:
+    """Drop and report what is invalid in a deployment. False if the row has to be left out for it."""
     while problems := _problems(draft.data):
         for problem in problems:
             if problem.path[:1] == () or problem.path[0] in _WHO_IS_ASKED:
-                listing.add(row, f"{group!r} is left out: {'.'.join(map(str, problem.path))} {problem.text}")
+                losses.add(row, f"{group!r} is left out: {'.'.join(map(str, problem.path))} {problem.text}")
                 return False
-        _drop(draft, problems[0], listing)
+        _drop(draft, problems[0], losses)
     return True
 
 
-def fit_defaults(draft: Draft, listing: Listing) -> None:
-    """Drop what does not fit the defaults of a spec."""
+def drop_invalid_defaults(draft: Draft, losses: LossReport) -> None:
+    """Drop and report what is invalid in the defaults."""
     while isinstance(problems := parsed(Defaults, draft.data), list) and problems:
-        _drop(draft, problems[0], listing)
+        _drop(draft, problems[0], losses)
 
 
 def _problems(data: Mapping[str, Any]) -> list[Problem]:
     outcome = parsed(Deployment, data)
-    found = outcome if isinstance(outcome, list) else []
-    together = consistency.problems({"deployments": {"it": data}})
-    return [*found, *(Problem(problem.path[2:], problem.text) for problem in together)]
+    inconsistent = consistency.problems({"deployments": {"it": data}})
+    return [
+        *(outcome if isinstance(outcome, list) else []),
+        *(Problem(problem.path[2:], problem.text) for problem in inconsistent),
+    ]
 
 
-def _drop(draft: Draft, problem: Problem, listing: Listing) -> None:
+def _drop(draft: Draft, problem: Problem, losses: LossReport) -> None:
     path = problem.path[:2]
-    listing.add(draft.origin(path), f"{problem.text}: left out")
+    losses.add(draft.origin(path), f"{problem.text}: left out")
     draft.drop(path)

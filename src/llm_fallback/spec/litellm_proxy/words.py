@@ -1,4 +1,4 @@
-"""LiteLLM's words and ours, as far as one says the same as the other; `os.environ/NAME` there, `${NAME}` here."""
+"""LiteLLM's keys and values and their counterparts in a spec: `os.environ/NAME` there is `${NAME}` here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 from llm_fallback.spec.locations import Path
 
+_REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
+_DOLLAR_TO_ESCAPE = re.compile(r"\$(?=[${])")
+
 SETTINGS: Mapping[str, Path] = {
     "weight": ("weight",),
     "rpm": ("limits", "rpm"),
@@ -17,7 +20,7 @@ SETTINGS: Mapping[str, Path] = {
     "timeout": ("timeouts", "attempt_s"),
     "stream_timeout": ("timeouts", "first_token_s"),
 }
-"""In `litellm_params`."""
+"""Keys of `litellm_params`, and their paths in a deployment."""
 
 ABILITIES: Mapping[str, str] = {
     "supports_function_calling": "tool_calling",
@@ -31,7 +34,7 @@ ABILITIES: Mapping[str, str] = {
     "supports_reasoning": "reasoning_output",
     "max_output_tokens": "max_output_tokens",
 }
-"""In `model_info`; ours stand in `profile`."""
+"""Keys of `model_info`, and their names in `profile`."""
 
 _MILLION = Decimal(1_000_000)
 PRICES: Mapping[str, tuple[str, Decimal]] = {
@@ -45,29 +48,30 @@ PRICES: Mapping[str, tuple[str, Decimal]] = {
     "input_cost_per_query": ("per_request", Decimal(1)),
     "input_cost_per_second": ("per_gpu_hour", Decimal(3600)),
 }
-"""In `model_info` or `litellm_params`, with what makes ours of theirs; ours stand in `price`."""
+"""Keys of `model_info` or `litellm_params`, their names in `price`, and the factor from theirs to ours."""
 
 BACKENDS: Mapping[str, str] = {
     "hosted_vllm": "vllm",
     "litellm_proxy": "litellm-proxy",
     "openai": "openai-compatible",
 }
-"""A provider of LiteLLM's that is a server of one's own, given its address."""
+"""Providers of LiteLLM's that mean a self-hosted server when an address is given."""
 
 ADDRESSES: Mapping[str, str] = {
     "hosted_vllm": "${HOSTED_VLLM_API_BASE}",
     "litellm_proxy": "${LITELLM_PROXY_API_BASE}",
 }
-"""Where LiteLLM takes the address from when none is given."""
+"""The address LiteLLM uses for a provider when none is given."""
 
-ROUTES: Mapping[str, str] = {
+ROUTE_BY_WORD: Mapping[str, str] = {
     "fallbacks": "tiers",
     "context_window_fallbacks": "on_context_window",
     "content_policy_fallbacks": "on_content_policy",
 }
+"""Kinds of fallback in the settings sections, and the route of a chain each becomes."""
 
 NO_KEY = "no-key"
-"""Written where a server asks for none: without any, LiteLLM would send it the key of OpenAI."""
+"""Written for a server that needs no key: without it LiteLLM would send the key of OpenAI."""
 
 NOT_OF_A_REQUEST = frozenset(
     {
@@ -79,7 +83,7 @@ NOT_OF_A_REQUEST = frozenset(
         *("tiered_pricing", "vector_store_id", "health_check_model", "health_check_timeout"),
     }
 )
-"""Words of `litellm_params` that the proxy acts on itself; all others go into a request, here as there."""
+"""Keys of `litellm_params` that the proxy itself uses; all others are request parameters, here as there."""
 
 ALREADY_SO: Mapping[str, object] = {
     "drop_params": True,
@@ -87,45 +91,39 @@ ALREADY_SO: Mapping[str, object] = {
     "enable_weighted_failover": True,
     "routing_strategy": "simple-shuffle",
 }
-"""Settings that ask for what is done here anyway."""
+"""Settings whose value asks for what this library does anyway."""
 
 
 def is_price(word: str) -> bool:
-    """Whether a word of LiteLLM's names a price, ours or none: such a word must not go into a request."""
+    """Whether a key names a price, with a counterpart here or not: it must not go into a request."""
     return word in PRICES or "cost_per" in word or "_cost" in word
 
 
-def failures(allowed: Any) -> Any:
-    """`breaker.failures` for LiteLLM's `allowed_fails`, which may be 0."""
+def breaker_failures(allowed: Any) -> Any:
+    """`breaker.failures` from LiteLLM's `allowed_fails`, which may be 0."""
     return max(1, allowed) if isinstance(allowed, int) else allowed
 
 
-_THEIRS = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
-
-
-_BEGINS_SOMETHING = re.compile(r"\$(?=[${])")
-
-
-def ours(value: Any) -> Any:
-    """Nested data with LiteLLM's references as ours, and every other `$` kept from being one."""
+def convert_references(value: Any) -> Any:
+    """Nested data with `os.environ/NAME` turned into `${NAME}`, and every other `$` escaped."""
     match value:
         case str():
-            reference = _THEIRS.fullmatch(value)
+            reference = _REFERENCE.fullmatch(value)
             return f"${{{reference[1]}}}" if reference else escaped(value)
         case Mapping():
-            return {key: ours(item) for key, item in value.items()}
+            return {key: convert_references(item) for key, item in value.items()}
         case list():
-            return [ours(item) for item in value]
+            return [convert_references(item) for item in value]
     return value
 
 
 def escaped(text: str) -> str:
-    """A text that stands for itself."""
-    return _BEGINS_SOMETHING.sub("$$", text)
+    """The text, escaped so that it contains no reference."""
+    return _DOLLAR_TO_ESCAPE.sub("$$", text)
 
 
-def number(value: Any) -> Any:
-    """A number that was written as a text, as LiteLLM takes it; anything else unchanged."""
+def parse_number(value: Any) -> Any:
+    """A number written as text, as LiteLLM accepts it; any other value unchanged."""
     if isinstance(value, str):
         for kind in (int, float):
             try:

@@ -1,4 +1,4 @@
-"""A spec as a proxy's configuration: chains as groups and fallbacks, and a report of what has no word there."""
+"""Writes a spec as a proxy's configuration: chains as groups and fallbacks, and a report of what is lost."""
 
 from __future__ import annotations
 
@@ -6,58 +6,58 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_fallback.spec.dump import FreshVariables, saved
+from llm_fallback.spec.dump import VariableNames, dump_spec
 from llm_fallback.spec.entries import Chain
-from llm_fallback.spec.litellm_proxy.draft import Listing
-from llm_fallback.spec.litellm_proxy.read_deployments import free, group_name
-from llm_fallback.spec.litellm_proxy.words import ABILITIES, PRICES, ROUTES
-from llm_fallback.spec.litellm_proxy.write_rows import Rows, Texts
+from llm_fallback.spec.litellm_proxy.draft import LossReport
+from llm_fallback.spec.litellm_proxy.read_deployments import free_name, group_name
+from llm_fallback.spec.litellm_proxy.words import ABILITIES, PRICES, ROUTE_BY_WORD
+from llm_fallback.spec.litellm_proxy.write_rows import RowWriter, TextWriter
 from llm_fallback.spec.locations import Note, Path
 from llm_fallback.spec.model import Spec
 from llm_fallback.spec.settings import Breaker, Price
 
 
 def write_config(spec: Spec) -> tuple[dict[str, Any], tuple[Note, ...]]:
-    """A configuration with which a LiteLLM proxy has the same chains, and what of the spec it cannot say.
+    """A configuration that gives a LiteLLM proxy the same chains, and notes on what of the spec is lost.
 
-    Variables become `os.environ/NAME`, and so do secrets in clear, with a name of their own.
+    Variables become `os.environ/NAME`. So do secrets in clear, under a new name.
     """
-    data, notes = saved(spec)
+    data, notes = dump_spec(spec)
     clean = Spec.model_validate(data)
-    listing = Listing()
-    list_losses(clean, listing)
-    usual = _usual_breaker(clean)
-    rows = Rows(clean, usual, Texts(FreshVariables(clean), listing), listing)
-    routes = routes_of(clean)
+    losses = LossReport()
+    report_losses(clean, losses)
+    common_breaker = _common_breaker(clean)
+    rows = RowWriter(clean, common_breaker, TextWriter(VariableNames(clean), losses), losses)
+    routes = collect_routes(clean)
     config = {
         "model_list": [
-            rows.row(group.chain, group.name, name, routes.identity(group, name), shares=len(group.members) > 1)
+            rows.write_row(group.chain, group.name, name, routes.identity(group, name), shares=len(group.members) > 1)
             for group in routes.groups
             for name in group.members
         ],
-        "router_settings": _router_settings(routes, usual),
+        "router_settings": _router_settings(routes, common_breaker),
         "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
     }
-    return config, (*notes, *listing.notes(spec.places), _MASTER_KEY)
+    return config, (*notes, *losses.notes(spec.locations), _MASTER_KEY)
 
 
 _MASTER_KEY = Note("general_settings.master_key", "a proxy does not start without: set LITELLM_MASTER_KEY")
 
 
-def _usual_breaker(spec: Spec) -> Breaker | None:
-    """What goes for deployments that say nothing of their own; None if no deployment has any."""
+def _common_breaker(spec: Spec) -> Breaker | None:
+    """The breaker of deployments without one of their own; None if breakers are off for all."""
     if all(spec.breaker(name) is None for name in spec.deployments):
         return None
     default = spec.defaults.breaker
     return Breaker(**default.given()) if isinstance(default, Breaker) else Breaker()
 
 
-def _router_settings(routes: Routes, usual: Breaker | None) -> dict[str, Any]:
-    """One request per deployment and the next at once, as chains have it: no repeats, and in a group each member
-    before the next group."""
+def _router_settings(routes: Routes, common_breaker: Breaker | None) -> dict[str, Any]:
+    """Settings that make the Router behave like a chain: one request per deployment, no repeats, and every member of
+    a group before the next group."""
     cooldowns: dict[str, Any] = {"disable_cooldowns": True}
-    if usual is not None:
-        cooldowns = {"allowed_fails": usual.failures, "cooldown_time": usual.cooldown_s}
+    if common_breaker is not None:
+        cooldowns = {"allowed_fails": common_breaker.failures, "cooldown_time": common_breaker.cooldown_s}
     return {
         "routing_strategy": "simple-shuffle",
         "enable_weighted_failover": True,
@@ -73,7 +73,7 @@ Fallback = dict[str, list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One tier of a chain, as LiteLLM groups it."""
+    """One tier of a chain, as a group of LiteLLM's."""
 
     chain: str
     route: str
@@ -83,37 +83,39 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """All groups, in the order the chains need them, and what leads from one to another."""
+    """All groups, in the order of the chains, and the fallbacks between them."""
 
     groups: list[Group] = field(default_factory=list)
-    fallbacks: dict[str, list[Fallback]] = field(default_factory=lambda: {word: [] for word in ROUTES})
+    fallbacks: dict[str, list[Fallback]] = field(default_factory=lambda: {word: [] for word in ROUTE_BY_WORD})
 
     @property
     def most_hops(self) -> int:
-        """The most groups and members one call may go through; LiteLLM stops after five unless it is told."""
+        """The most deployments one call may try; LiteLLM stops after five unless told otherwise."""
         members = dict.fromkeys((group.chain for group in self.groups), 0)
         for group in self.groups:
             members[group.chain] += len(group.members)
         return max(members.values(), default=0)
 
     def identity(self, group: Group, member: str) -> str:
-        """The id of a row."""
+        """The id of a group member's row."""
         start = group.chain if group.route == "tiers" else group.name
-        return free(start, member, {known.name for known in self.groups})
+        return free_name(start, member, {known.name for known in self.groups})
 
 
-def routes_of(spec: Spec) -> Routes:
+def collect_routes(spec: Spec) -> Routes:
     """The routes of every chain, the default chain first."""
     routes = Routes()
     chains = sorted(spec.chains.items(), key=lambda item: item[0] != spec.default_chain)
-    said = {route: any(getattr(chain, route) is not None for _, chain in chains) for route in ROUTES.values()}
+    is_written = {
+        route: any(getattr(chain, route) is not None for _, chain in chains) for route in ROUTE_BY_WORD.values()
+    }
     for name, chain in chains:
-        groups = {route: list(_groups(spec, name, chain, route)) for route in ROUTES.values()}
+        groups = {route: list(_groups(spec, name, chain, route)) for route in ROUTE_BY_WORD.values()}
         if not groups["tiers"]:
             continue
-        for word, route in ROUTES.items():
+        for word, route in ROUTE_BY_WORD.items():
             routes.groups.extend(groups[route])
-            targets = _targets(chain, route, groups, said[route])
+            targets = _targets(chain, route, groups, is_written[route])
             if targets is not None:
                 routes.fallbacks[word].append({name: targets})
     return routes
@@ -128,39 +130,40 @@ def _groups(spec: Spec, name: str, chain: Chain, route: str) -> Iterator[Group]:
             yield Group(name, route, group_name(name, route, number, spec.chains), members)
 
 
-def _targets(chain: Chain, route: str, groups: dict[str, list[Group]], said: bool) -> list[str] | None:
-    """Where the chain falls back to; None where nothing need be written.
+def _targets(chain: Chain, route: str, groups: dict[str, list[Group]], is_written: bool) -> list[str] | None:
+    """The groups a chain falls back to; None if no entry is needed. `is_written`: some chain has such a route.
 
-    Once any chain has an entry for a kind of failure, LiteLLM ends the call of every chain that has none: those get
-    what they would do without a word about it, the tiers.
+    Once any chain has an entry for a kind of failure, LiteLLM ends the calls of chains that have none. Those get an
+    entry with their later tiers, which is what they would do here.
     """
     later = [group.name for group in groups["tiers"][1:]]
     if route == "tiers":
         return later or None
     if getattr(chain, route) is not None:
         return [group.name for group in groups[route]]
-    return later if said and later else None
+    return later if is_written and later else None
 
 
-_NO_WORD = "LiteLLM has no word for it"
-_OF_A_CHAIN: Mapping[str, str] = {
-    "hedge": _NO_WORD,
-    "on_stream_break": _NO_WORD,
-    "accept": _NO_WORD,
-    "budget": f"{_NO_WORD} in a configuration",
+_NO_COUNTERPART = "LiteLLM has no word for it"
+_CHAIN_LOSSES: Mapping[str, str] = {
+    "hedge": _NO_COUNTERPART,
+    "on_stream_break": _NO_COUNTERPART,
+    "accept": _NO_COUNTERPART,
+    "budget": f"{_NO_COUNTERPART} in a configuration",
     "retries": "LiteLLM repeats before it falls back; so it is told not to repeat at all",
 }
-_TIMEOUTS = {
+_TIMEOUT_LOSSES = {
     "total_s": "nothing bounds a call as a whole in LiteLLM",
     "first_token_s": "as stream_timeout it bounds every pause of the stream, too",
-    "idle_s": _NO_WORD,
+    "idle_s": _NO_COUNTERPART,
 }
+_BREAKER_LOSSES = {word: _NO_COUNTERPART for word in Breaker.model_fields if word not in ("failures", "cooldown_s")}
 
 
-def list_losses(spec: Spec, listing: Listing) -> None:
-    """List everything that was written and is lost, or means less."""
+def report_losses(spec: Spec, losses: LossReport) -> None:
+    """Report every setting that is lost, or that means less in LiteLLM."""
     for path, text in _losses(spec):
-        listing.add(path, text)
+        losses.add(path, text)
 
 
 def _losses(spec: Spec) -> Iterator[tuple[Path, str]]:
@@ -170,48 +173,45 @@ def _losses(spec: Spec) -> Iterator[tuple[Path, str]]:
         *((("deployments", name), deployment) for name, deployment in spec.deployments.items()),
     ):
         given = entry.given()
-        for word, text in _OF_A_CHAIN.items():
+        for word, text in _CHAIN_LOSSES.items():
             if given.get(word) not in (None, "off", "raise"):
                 yield (*path, word), text
-        yield from _within((*path, "timeouts"), given.get("timeouts"), _TIMEOUTS)
-        yield from _within((*path, "breaker"), given.get("breaker"), dict.fromkeys(_BREAKER, _NO_WORD))
+        yield from _part_losses((*path, "timeouts"), given.get("timeouts"), _TIMEOUT_LOSSES)
+        yield from _part_losses((*path, "breaker"), given.get("breaker"), _BREAKER_LOSSES)
         if given.get("cold_start") is not None:
-            yield (*path, "cold_start"), _NO_WORD
-    yield from _of_deployments(spec)
+            yield (*path, "cold_start"), _NO_COUNTERPART
+    yield from _deployment_losses(spec)
     for name, chain in spec.chains.items():
         if all(spec.deployments[member].weight == 0 for tier in chain.tiers for member in tier):
             yield ("chains", name), "every deployment of its tiers has weight 0: left out"
     for name in spec.runnables:
-        yield ("runnables", name), _NO_WORD
+        yield ("runnables", name), _NO_COUNTERPART
 
 
-_BREAKER = tuple(word for word in Breaker.model_fields if word not in ("failures", "cooldown_s"))
-
-
-def _within(path: Path, part: Any, texts: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
+def _part_losses(path: Path, part: Any, texts: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
     given = part.given() if hasattr(part, "given") else {}
     for word, text in texts.items():
         if given.get(word) is not None:
             yield (*path, word), text
 
 
-def _of_deployments(spec: Spec) -> Iterator[tuple[Path, str]]:
+def _deployment_losses(spec: Spec) -> Iterator[tuple[Path, str]]:
     asked = [name for chain in spec.chains.values() for name in chain.deployments()]
     prices = {field for field, _ in PRICES.values()}
-    for name, own in spec.deployments.items():
+    for name, deployment in spec.deployments.items():
         path = ("deployments", name)
         if name not in asked:
             yield path, "no chain asks it: left out"
-        elif own.weight == 0:
+        elif deployment.weight == 0:
             yield (*path, "weight"), "LiteLLM would ask it when the others are down: left out"
         elif asked.count(name) > 1 and spec.limits(name) is not None:
             yield (*path, "limits"), "LiteLLM counts for each chain on its own"
-        for word in own.profile:
+        for word in deployment.profile:
             if word not in ABILITIES.values():
-                yield (*path, "profile", word), _NO_WORD
-        given = own.price.given() if isinstance(own.price, Price) else {}
+                yield (*path, "profile", word), _NO_COUNTERPART
+        given = deployment.price.given() if isinstance(deployment.price, Price) else {}
         for word in given:
             if word not in prices:
-                yield (*path, "price", word), _NO_WORD
+                yield (*path, "price", word), _NO_COUNTERPART
         if "per_gpu_hour" in given and len(given) > 1:
             yield (*path, "price", "per_gpu_hour"), "LiteLLM passes it over beside a price per token"

@@ -1,0 +1,41 @@
+"""A deployment's API key: known from the spec, or returned by a function that is asked for every attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import SecretStr
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """Where a deployment's API key comes from."""
+
+    source: SecretStr | Callable[[], Any] | None
+    """None: the deployment has no key of its own."""
+
+    @property
+    def is_callable(self) -> bool:
+        """Whether a function has to be asked for the key."""
+        return callable(self.source)
+
+    @property
+    def value(self) -> SecretStr | None:
+        """The key, where it is known without asking."""
+        return self.source if isinstance(self.source, SecretStr) else None
+
+    def ask(self) -> Any:
+        """The key, or what its function returns; that may be an awaitable."""
+        return self.source() if callable(self.source) else self.source
+
+
+def as_secret(answer: Any) -> SecretStr:
+    """What a key function returned, as a secret."""
+    return answer if isinstance(answer, SecretStr) else SecretStr(str(answer))
+
+
+def as_secret_or_none(answer: Any) -> SecretStr | None:
+    """What `Credential.ask` returned, as a secret; None where there is no key."""
+    return None if answer is None else as_secret(answer)
