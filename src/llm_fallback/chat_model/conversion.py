@@ -16,7 +16,7 @@ from llm_fallback.chat_model.structured import OutputFormat
 from llm_fallback.engine.budget import Spender
 from llm_fallback.engine.engine import Answered, Call, Failed, OverBudget, StreamBrokeOff
 from llm_fallback.engine.execution import CallExecution
-from llm_fallback.engine.tokens import estimate_tokens
+from llm_fallback.engine.tokens import estimate_prompt_tokens
 from llm_fallback.engine.transport import PartialReply, ToolCallPart
 from llm_fallback.errors import BudgetExceeded, StreamCut, StreamStalled, exhausted
 from llm_fallback.plan.plan import ChainPlan, Feature
@@ -93,7 +93,7 @@ def _prompt_tokens(request: Mapping[str, Any]) -> int:
     messages = sum(_characters(message.get("content")) for message in request["messages"])
     calls = sum(len(str(message["tool_calls"])) for message in request["messages"] if message.get("tool_calls"))
     tools = len(str(request["tools"])) if request.get("tools") else 0
-    return estimate_tokens(messages + calls + tools)
+    return estimate_prompt_tokens(messages + calls + tools)
 
 
 def _characters(content: Any) -> int:

@@ -18,7 +18,7 @@ from llm_fallback.engine.continuation import OverlapTrimmer
 from llm_fallback.engine.engine import CallerQuestion, Engine
 from llm_fallback.engine.reader_pauses import ReaderPauses
 from llm_fallback.engine.settlement import Settlement
-from llm_fallback.engine.tokens import estimate_tokens
+from llm_fallback.engine.tokens import estimate_reply_tokens
 from llm_fallback.engine.transport import (
     NOT_A_FINISH,
     REFUSED_FINISH,
@@ -352,7 +352,7 @@ class AttemptExecution:
             return self.partial.usage, False
         if self.partial.is_empty and outcome == "failed":
             return _NO_USAGE, False
-        output = estimate_tokens(self.partial.output_characters)
+        output = estimate_reply_tokens(self.partial.output_characters)
         return Usage(input_tokens=self.request.tokens, output_tokens=output), True
 
 

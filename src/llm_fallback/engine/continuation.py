@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llm_fallback.engine.tokens import estimate_tokens
+from llm_fallback.engine.tokens import estimate_prompt_tokens
 from llm_fallback.engine.transport import PartialReply
 
 INSTRUCTION = (
@@ -41,7 +41,7 @@ def continuation_request(
         return dict(request)
     begun: dict[str, Any] = {"role": "assistant", "content": delivered}
     messages = [*request["messages"], begun]
-    fewer_tokens = _fewer_tokens(request, estimate_tokens(len(delivered)))
+    fewer_tokens = _fewer_tokens(request, estimate_prompt_tokens(len(delivered)))
     if prefill is None:
         instruction = {"role": "user", "content": INSTRUCTION}
         return {**request, **fewer_tokens, "messages": [*messages, instruction]}

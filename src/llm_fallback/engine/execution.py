@@ -34,7 +34,7 @@ from llm_fallback.engine.hedging import HedgedAttempt, hedge_after
 from llm_fallback.engine.policy import FallbackPolicy, Stop, Try, Wait
 from llm_fallback.engine.retry import backoff_s
 from llm_fallback.engine.settlement import Settlement
-from llm_fallback.engine.tokens import estimate_tokens
+from llm_fallback.engine.tokens import estimate_prompt_tokens
 from llm_fallback.engine.transport import Chunk, Fault, PartialReply
 from llm_fallback.events import Attempt, AttemptFailed, BreakerOpened, Event, Failure, FellBack, Record, Stitch
 from llm_fallback.plan.plan import Member, Target
@@ -183,7 +183,7 @@ class CallExecution:
             return Reservation()
         target, health = member.target, self.engine.health[member.name]
         prices = self.engine.prices(target)
-        tokens = self.call.tokens + estimate_tokens(len(self._delivered.text))
+        tokens = self.call.tokens + estimate_prompt_tokens(len(self._delivered.text))
         usd = None if prices is None else estimate_cost(prices, target, request.body, tokens, health)
         reservation = reserve(self._limits, self.call.spender, usd)
         if isinstance(reservation, BudgetShortfall):

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 _CHARACTERS_PER_TOKEN = 4
+"""English has about four to a token."""
 
 
-def estimate_tokens(characters: int) -> int:
-    """Tokens of a text of that many characters: English has about four a token, and any text has one."""
-    return -(-characters // _CHARACTERS_PER_TOKEN)
+def estimate_prompt_tokens(characters: int) -> int:
+    """Whole tokens in a prompt, or in a part of one, of that many characters."""
+    return characters // _CHARACTERS_PER_TOKEN
+
+
+def estimate_reply_tokens(characters: int) -> int:
+    """Tokens a reply of that many characters took: one that says anything took at least one."""
+    return math.ceil(characters / _CHARACTERS_PER_TOKEN)

@@ -70,10 +70,11 @@ class Member:
 
     target: Target
     timeouts: Timeouts
+    name: str = field(init=False)
+    """The target's, kept here because a call asks for it a dozen times."""
 
-    @property
-    def name(self) -> str:
-        return self.target.name
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.target.name)
 
 
 @dataclass(frozen=True, eq=False)
