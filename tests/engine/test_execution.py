@@ -317,14 +317,24 @@ async def test_what_ends_without_being_a_reply_is_a_failure(act, failure):
 
 
 @BOTH
-@pytest.mark.parametrize("finish", ["abort", "error", None])
+@pytest.mark.parametrize("finish", ["abort", "error", "network_error", "insufficient_system_resource", "odd", None])
 async def test_a_finish_that_is_none_does_not_make_a_reply_whole(streamed, finish):
     """vLLM's own words for a server that stopped in the middle, and no word at all."""
     on = stage(
         chain(member("a"), member("b"), on_stream_break="hold"), a=say("half", "way", finish=finish), b=say("fine")
     )
     out = await on.call(streamed=streamed)
-    assert out.attempts == [("a", "stream_broken" if streamed else "server_error"), ("b", "succeeded")]
+    assert out.attempts == [("a", "stream_broken" if streamed else "invalid_response"), ("b", "succeeded")]
+
+
+@BOTH
+async def test_a_window_that_is_full_before_a_word_was_said_is_a_prompt_too_long(streamed):
+    """With a part of the reply there, it is one that was cut by its length."""
+    full = "model_context_window_exceeded"
+    on = stage(chain(member("a"), member("b", context_window=None)), a=say(" ", finish=full), b=say("fine"))
+    assert (await on.call(streamed=streamed)).attempts == [("a", "context_window"), ("b", "succeeded")]
+    on = stage(chain(member("a")), a=say("half", finish=full))
+    assert (await on.call(streamed=streamed)).attempts == [("a", "succeeded")]
 
 
 @BOTH

@@ -20,7 +20,8 @@ from llm_fallback.engine.reader_pauses import ReaderPauses
 from llm_fallback.engine.settlement import Settlement
 from llm_fallback.engine.tokens import estimate_reply_tokens
 from llm_fallback.engine.transport import (
-    NOT_A_FINISH,
+    FINISHES,
+    FULL_WINDOW,
     REFUSED_FINISH,
     Chunk,
     Exchange,
@@ -374,8 +375,10 @@ def _flaw(reply: PartialReply, request: AttemptRequest) -> Fault | None:
     """What keeps a reply that has ended from being one."""
     if reply.finish == REFUSED_FINISH:
         return Fault("content_policy", "finish reason content_filter", 200)
-    if reply.finish in NOT_A_FINISH:
+    if reply.finish not in FINISHES:
         return _unfinished(reply, request.streamed)
+    if reply.finish == FULL_WINDOW and reply.is_empty:
+        return Fault("context_window", f"finish reason {FULL_WINDOW}", 200)
     is_rest = request.trimmer is not None  # To a reply that was whole but for its end, nothing need be added.
     if reply.is_empty and reply.finish != "length" and not is_rest:
         return Fault("empty_response", "no text, reasoning or tool call", 200)
@@ -386,5 +389,5 @@ def _unfinished(reply: PartialReply, streamed: bool) -> Fault:
     if streamed and reply.is_empty and reply.finish is None:
         return Fault("empty_response", "the stream ended without content and without a finish", 200)
     word = f"finish reason {reply.finish!r}" if reply.finish else "no finish reason"
-    failure: Failure = "stream_broken" if streamed else "server_error"
+    failure: Failure = "stream_broken" if streamed else "invalid_response"
     return Fault(failure, f"the reply is not whole: {word}", 200)

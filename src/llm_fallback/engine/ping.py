@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.remedies import remedy
-from llm_fallback.engine.transport import NOT_A_FINISH, Chunk, Fault, StreamEnd, Transport, Unsupported
+from llm_fallback.engine.transport import FINISHES, Chunk, Fault, StreamEnd, Transport, Unsupported
 from llm_fallback.events import Failure
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.providers import BACKENDS, split_model
@@ -109,7 +109,7 @@ class _Pinger:
             match item:
                 case Chunk() if item.has_content:
                     return ProbeResult(self._clock.now() - began)
-                case StreamEnd() if item.finish in NOT_A_FINISH:
+                case StreamEnd() if item.finish not in FINISHES:
                     return ProbeResult(fault=Fault("stream_broken", "the stream ended without a finish"))
                 case StreamEnd():
                     return ProbeResult()

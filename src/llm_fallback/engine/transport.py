@@ -46,8 +46,11 @@ class UpstreamError(Exception):
 REFUSED_FINISH = "content_filter"
 """The finish reason of a reply that a safety system ended."""
 
-NOT_A_FINISH = frozenset({None, "abort", "error"})
-"""Finish reasons that are none: the server stopped in the middle."""
+FULL_WINDOW = "model_context_window_exceeded"
+"""The finish reason of a reply for which there was no more room in the model's window, or none at all."""
+
+FINISHES = frozenset({"stop", "length", "tool_calls", REFUSED_FINISH, FULL_WINDOW})
+"""Finish reasons by which a reply has ended. By any other, or none, the server stopped in the middle."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from llm_fallback.engine.transport import Chunk, Fault, Reply, StreamEnd
 from llm_fallback.litellm_adapter.clients import SOCKET_TIMEOUT_S, ClientPool
 from llm_fallback.litellm_adapter.errors import classes_of, fault_of_transfer
 from llm_fallback.litellm_adapter.redirects import Redirects, guarding
-from llm_fallback.litellm_adapter.replies import finish_of, reply_of
+from llm_fallback.litellm_adapter.replies import reply_of
 from llm_fallback.litellm_adapter.request import DeploymentRequest, guarded
 from llm_fallback.litellm_adapter.translation import HTTPRequest
 from llm_fallback.litellm_adapter.wire_tap import WireTap
@@ -38,7 +38,7 @@ class DirectExchange:
         self._redirects = Redirects()
         self._ready: deque[Chunk] = deque()
         self._parser = SSEParser(self._wire, self._take)
-        self._reader = ChunkReader(finish_of)
+        self._reader = ChunkReader()
         self._reads: AsyncIterator[bytes] | None = None
         self._over = False
 
@@ -135,7 +135,7 @@ class DirectExchange:
         if usage is not None:
             return usage
         end = self._wire.end(content_came=self._reader.content_came)
-        return self._clean(end) if isinstance(end, Fault) else StreamEnd(finish_of(end.finish))
+        return self._clean(end) if isinstance(end, Fault) else end
 
     def _fault(self, error: Exception) -> Fault:
         refused = self._redirects.refused

@@ -10,14 +10,15 @@ import litellm
 
 from llm_fallback.engine.protocol.chunks import text_of, usage_of
 from llm_fallback.engine.protocol.faults import FaultCleaner
+from llm_fallback.engine.protocol.finishes import read_finish
 from llm_fallback.engine.protocol.sse import as_stream_fault
-from llm_fallback.engine.transport import NOT_A_FINISH, REFUSED_FINISH, Chunk, Fault, Reply, StreamEnd, Unsupported
+from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Chunk, Fault, Reply, StreamEnd, Unsupported
 from llm_fallback.litellm_adapter import wire_tap
 from llm_fallback.litellm_adapter.clients import ClientPool, client_for, is_tapped
 from llm_fallback.litellm_adapter.errors import classes_of, fault_of_litellm, fault_of_transfer
 from llm_fallback.litellm_adapter.quiet import quiet_logging
 from llm_fallback.litellm_adapter.redirects import Redirects, guarding
-from llm_fallback.litellm_adapter.replies import finish_of, reply_of_litellm, tool_calls_of
+from llm_fallback.litellm_adapter.replies import reply_of_litellm, tool_calls_of
 from llm_fallback.litellm_adapter.request import DeploymentRequest, deployment_headers, guarded
 from llm_fallback.litellm_adapter.wire_tap import WireTap
 
@@ -116,7 +117,7 @@ class LiteLLMExchange:
         if finish == REFUSED_FINISH:
             # litellm makes this of many words, and never of none; of Gemini's it does not tell that it received them.
             self._refused = True
-        if finish is not None and self._finish() in NOT_A_FINISH:
+        if finish is not None and self._finish() not in FINISHES:
             return None
         return Chunk(
             raw=chunk,
@@ -130,17 +131,16 @@ class LiteLLMExchange:
     def _finish(self) -> str | None:
         """The finish reason the server itself gave."""
         if self._wire.is_readable:
-            return finish_of(self._wire.finish)
+            return self._wire.finish
         if self._refused:
             return REFUSED_FINISH
-        finish: str | None = getattr(self._stream, "received_finish_reason", None)
-        return finish
+        return read_finish(getattr(self._stream, "received_finish_reason", None))
 
     def _end(self) -> StreamEnd | Fault:
         if not self._wire.is_readable:
             return StreamEnd(self._finish())
         end = self._wire.end(content_came=self._content_came)
-        return self._clean(end) if isinstance(end, Fault) else StreamEnd(finish_of(end.finish))
+        return self._clean(end) if isinstance(end, Fault) else end
 
     # Faults.
 

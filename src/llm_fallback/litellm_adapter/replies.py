@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from litellm.litellm_core_utils.core_helpers import map_finish_reason
 from litellm.utils import ModelResponse, convert_to_model_response_object
 
-from llm_fallback.engine.protocol.chunks import integral_usage, text_of, usage_of
+from llm_fallback.engine.protocol.chunks import finish_of_choice, integral_usage, text_of, usage_of
 from llm_fallback.engine.protocol.faults import fault_in_body
-from llm_fallback.engine.transport import NOT_A_FINISH, Fault, Reply, ToolCallPart
+from llm_fallback.engine.protocol.finishes import read_finish
+from llm_fallback.engine.transport import REFUSED_FINISH, Fault, Reply, ToolCallPart
 
 
 def reply_of(completion: Any) -> Reply | Fault:
@@ -21,22 +21,18 @@ def reply_of(completion: Any) -> Reply | Fault:
     # litellm reads it into a class of its own, and refuses a whole reply for a count that is none.
     whole = {**completion, "usage": usage or {}}
     raw = convert_to_model_response_object(response_object=whole, model_response_object=ModelResponse())
-    reply, finish = _reply_of_choice(raw), choices[0].get("finish_reason")
-    return reply._replace(finish=finish) if finish in NOT_A_FINISH else reply
-
-
-def finish_of(word: str | None) -> str | None:
-    """A server's word for how its reply ended in OpenAI's spelling; one by which it did not end is kept."""
-    return word if word is None or word in NOT_A_FINISH else str(map_finish_reason(word))
+    # litellm has a finish for every word and for none; the server's own is the one that counts.
+    return _reply_of_choice(raw)._replace(finish=finish_of_choice(choices[0]))
 
 
 def reply_of_litellm(raw: Any) -> Reply | Fault:
     """A plain reply of litellm's, which keeps the server's word of how it ended beside its own."""
     if not getattr(raw, "choices", None):
         return _NO_CHOICES
-    native = (getattr(raw.choices[0], "provider_specific_fields", None) or {}).get("native_finish_reason")
-    reply = _reply_of_choice(raw)
-    return reply._replace(finish=native) if native in ("abort", "error") else reply
+    reply, fields = _reply_of_choice(raw), getattr(raw.choices[0], "provider_specific_fields", None) or {}
+    if getattr(raw.choices[0].message, "refusal", None):
+        return reply._replace(finish=REFUSED_FINISH)
+    return reply._replace(finish=read_finish(fields.get("native_finish_reason") or reply.finish))
 
 
 _NO_CHOICES = Fault("invalid_response", "a reply without choices", 200)

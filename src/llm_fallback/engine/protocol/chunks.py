@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from llm_fallback.engine.transport import Chunk, Fault, Reply, ToolCallPart
+from llm_fallback.engine.protocol.finishes import read_finish
+from llm_fallback.engine.transport import FULL_WINDOW, REFUSED_FINISH, Chunk, Fault, Reply, ToolCallPart
 from llm_fallback.events import Usage
 
 _NO_SIGN_OF_LIFE = frozenset({"role"})
@@ -15,9 +16,7 @@ _NO_SIGN_OF_LIFE = frozenset({"role"})
 class ChunkReader:
     """Frames of one stream as pieces."""
 
-    def __init__(self, normalise_finish: Callable[[str], str | None] = str) -> None:
-        self._spelled = normalise_finish
-        """The one spelling of a word for how a reply ended."""
+    def __init__(self) -> None:
         self.content_came = False
         self._calls_came = self._usage_came = False
 
@@ -37,7 +36,7 @@ class ChunkReader:
         self._calls_came = self._calls_came or bool(calls)
         finish = self._finish_of(choices[0])
         piece = Chunk(
-            raw={"choices": [{"delta": delta, "finish_reason": finish}]},
+            raw={"choices": [{"delta": delta, "finish_reason": "length" if finish == FULL_WINDOW else finish}]},
             text=text_of(delta.get("content")),
             reasoning=delta.get("reasoning_content") or "",
             tool_calls=calls,
@@ -63,7 +62,7 @@ class ChunkReader:
         word = choice.get("finish_reason")
         if word is None:
             return None
-        finish = self._spelled(word)
+        finish = read_finish(word)
         # Some servers say "stop" where they called a tool; agents look at the word.
         return "tool_calls" if finish == "stop" and self._calls_came else finish
 
@@ -160,6 +159,12 @@ def _of(source: Any, name: str) -> Any:
     return source.get(name) if isinstance(source, dict) else getattr(source, name, None)
 
 
+def finish_of_choice(choice: Mapping[str, Any]) -> str | None:
+    """How a plain reply ended: the server's word, or that the model refuses in a field of its own."""
+    refused = (choice.get("message") or {}).get("refusal")
+    return REFUSED_FINISH if refused else read_finish(choice.get("finish_reason"))
+
+
 def reply_in(body: bytes) -> Reply | Fault:
     """The reply a body with status 200 brings, or what is wrong with it."""
     try:
@@ -175,6 +180,6 @@ def reply_in(body: bytes) -> Reply | Fault:
         text=text_of(message.get("content")),
         reasoning=message.get("reasoning_content") or "",
         tool_calls=tool_calls(message.get("tool_calls")),
-        finish=choices[0].get("finish_reason"),
+        finish=finish_of_choice(choices[0]),
         usage=usage_of(document.get("usage")),
     )

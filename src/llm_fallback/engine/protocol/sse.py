@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llm_fallback.engine.protocol.faults import LEAST_ERROR, fault_in_body, fault_of_response
-from llm_fallback.engine.transport import NOT_A_FINISH, Fault, StreamEnd
+from llm_fallback.engine.protocol.finishes import read_finish
+from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Fault, StreamEnd
 
 _REMEMBERED_BODY = 16_384
 
@@ -34,6 +35,8 @@ class ResponseState:
     fault_seen: Fault | None = None
     """What is wrong with the stream, once it was seen; the bytes from there on are withheld."""
     saw_done: bool = False
+    refused: bool = False
+    """Whether the model refuses in a field of its own, as OpenAI's do."""
 
     @property
     def has_no_choices(self) -> bool:
@@ -61,7 +64,7 @@ class ResponseState:
             return as_stream_fault(fault, content_came=content_came)
         if self.finish is None and self.has_no_choices and not content_came:
             return Fault("invalid_response", "the reply is no stream of choices", self.status)
-        return StreamEnd(self.finish)
+        return StreamEnd(REFUSED_FINISH if self.refused and self.finish in FINISHES else self.finish)
 
     def remember(self, data: bytes) -> bytes:
         """Keep the start of a body; the data as they are."""
@@ -120,8 +123,11 @@ class SSEParser:
         response.usage = frame.get("usage") or response.usage
         for choice in frame.get("choices") or ():
             response.choices += 1
-            response.finish = choice.get("finish_reason") or response.finish
-        if response.finish is not None and response.finish in NOT_A_FINISH:
+            if choice.get("finish_reason"):
+                response.finish = read_finish(choice["finish_reason"])
+            if (choice.get("delta") or {}).get("refusal"):
+                response.refused = True
+        if response.finish is not None and response.finish not in FINISHES:
             return False
         self._take(frame)
         return True

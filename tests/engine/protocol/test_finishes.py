@@ -1,0 +1,65 @@
+"""The words by which servers say how a reply ended."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llm_fallback.engine.protocol.chunks import ChunkReader, reply_in
+from llm_fallback.engine.protocol.finishes import read_finish
+from llm_fallback.engine.protocol.sse import ResponseState, SSEParser
+from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Reply, StreamEnd
+
+
+@pytest.mark.parametrize(
+    ("word", "finish"),
+    [
+        *((word, "stop") for word in ("stop", "STOP", "end_turn", "stop_sequence", "COMPLETE", "eos", "eos_token")),
+        *((word, "length") for word in ("length", "max_tokens", "MAX_TOKENS", "model_length", "token_limit")),
+        *((word, "tool_calls") for word in ("tool_calls", "function_call", "tool_use", "TOOL_CALL")),
+        *((word, REFUSED_FINISH) for word in ("content_filter", "refusal", "SAFETY", "RECITATION", "sensitive")),
+        *((word, REFUSED_FINISH) for word in ("PROHIBITED_CONTENT", "guardrail_intervened", "ERROR_TOXIC")),
+    ],
+)
+def test_a_word_that_its_maker_documents_as_an_end_is_one(word, finish):
+    """In OpenAI's spelling, whoever says it."""
+    assert read_finish(word) == finish
+    assert finish in FINISHES
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("abort", "error", "ERROR", "network_error", "insufficient_system_resource", "max_length", "cancelled"),
+        *("MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "OTHER", "FINISH_REASON_UNSPECIFIED", "time_limit"),
+        *("USER_CANCEL", "load", "a word of tomorrow", 7, {"type": "stop"}, True),
+    ],
+)
+def test_any_other_word_is_none_and_stays_as_it_was_said(word):
+    """So that whoever reads the failure can look it up."""
+    assert read_finish(word) == str(word)
+    assert read_finish(word) not in FINISHES
+
+
+@pytest.mark.parametrize("word", [None, ""])
+def test_no_word_is_no_end(word):
+    """Some servers write an empty text until the last chunk."""
+    assert read_finish(word) is None
+    assert None not in FINISHES
+
+
+def test_a_refusal_in_a_field_of_its_own_is_a_refusal_though_it_says_stop():
+    """OpenAI's models decline so where a schema leaves them no words for it; plain and streamed."""
+    choice = {"message": {"role": "assistant", "content": None, "refusal": "I cannot."}, "finish_reason": "stop"}
+    reply = reply_in(json.dumps({"choices": [choice]}).encode())
+    assert isinstance(reply, Reply)
+    assert reply.finish == REFUSED_FINISH
+
+    response = ResponseState(streamed=True, status=200)
+    parser, reader = SSEParser(response), ChunkReader()
+    for delta, finish in (({"refusal": "I can"}, None), ({"refusal": "not."}, None), ({}, "stop")):
+        frame = {"choices": [{"delta": delta, "finish_reason": finish}]}
+        parser.feed(f"data: {json.dumps(frame)}\n\n".encode())
+        reader.piece(frame)
+    assert response.end(content_came=reader.content_came) == StreamEnd(REFUSED_FINISH)
