@@ -15,7 +15,11 @@ from tests.litellm_adapter.test_direct_and_relayed_alike import heard
 
 SYSTEMS = systems()
 RUNS = [
-    pytest.param(system, by, case, way, id=f"{system.name}-{case.name}-{by}-{way}")
+    pytest.param(
+        *(system, by, case, way),
+        marks=() if way == case.ways[0] else pytest.mark.slow,
+        id=f"{system.name}-{case.name}-{by}-{way}",
+    )
     for system in SYSTEMS
     for by, case, way in system.runs()
 ]

@@ -149,7 +149,9 @@ def test_the_readme_is_short_and_its_commands_exist():
         assert CliRunner().invoke(main, [command, "--help"]).exit_code == 0
 
 
-@pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))])
+@pytest.mark.parametrize(
+    "page", sorted(str(p.relative_to(ROOT)) for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
+)
 def test_every_link_of_a_page_leads_somewhere(page):
     """Links to files and folders of the project."""
     text = (ROOT / page).read_text(encoding="utf-8")

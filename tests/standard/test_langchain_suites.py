@@ -134,6 +134,7 @@ class TestPrimaryDown(_OverHTTP):
     scripts = {"primary": Fail(500), "backup": None}
 
 
+@pytest.mark.slow
 class TestPrimaryHanging(_OverHTTP):
     """The primary takes every request and never answers."""
 
