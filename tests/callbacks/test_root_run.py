@@ -154,7 +154,7 @@ class TestAsOneHandlerSeesIt:
 
     def test_the_oldest_are_forgotten(self, monkeypatch):
         """So that memory is bounded."""
-        monkeypatch.setattr(root_run, "_MOST_RUNS", 10)
+        monkeypatch.setattr(root_run, "_MAX_RUNS", 10)
         own, top = RootRunTracker(), uuid4()
         children = [uuid4() for _ in range(20)]
         for child in children:
