@@ -1,8 +1,8 @@
-"""What happened: frozen facts, stated once by the engine and read by everybody else.
+"""What happened: frozen facts, stated once by the engine and read by everything else.
 
-Metadata, listeners, LangChain's custom events, the ledger and the exporters all read these. Nobody works out a
-second time, from a trace, what the engine knew as it happened. Each fact knows its plain form, as it stands in a
-reply's metadata and in a line of a call log, and is read back from it.
+Metadata, listeners, LangChain's custom events, the ledger and the exporters all read these; none infers again what the
+engine knew as it happened. Attempts and records are written as plain data, for a reply's metadata and for a call log,
+and read back from it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Failure = Literal[
     "stream_broken",
     "cancelled",
 ]
-"""How an attempt can fail. docs/failures.md says what follows from each."""
+"""How an attempt can fail. docs/failures.md has the consequences of each."""
 
 Outcome = Literal["succeeded", "failed", "cancelled"]
 Unanswered = Failure | Literal["budget"]
-"""Why a call has no answer: what the chain failed by, or a budget that the next attempt might have gone over."""
+"""Why a call has no answer: how the chain failed, or a budget that the next attempt might have exceeded."""
 SkipReason = Literal["breaker_open", "limit", "context_window", "unsupported", "budget"]
 
 
@@ -61,7 +61,7 @@ _USAGE_COUNTS = tuple(count.name for count in fields(Usage))
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request to one deployment, and what came of it. Times in seconds, cost in US dollars."""
+    """One request to one deployment, and its outcome. Times in seconds, cost in US dollars."""
 
     deployment: str
     model: str
@@ -77,18 +77,18 @@ class Attempt:
     """None: not known. 0: nothing was billed, or the deployment is declared free."""
     cost_estimated: bool = False
     dropped_params: tuple[str, ...] = ()
-    """Sampling parameters this deployment does not take and was not sent."""
+    """Sampling parameters that this deployment does not accept, and that were not sent."""
     usage: Usage | None = None
     provider: str = ""
-    """The backend that serves it, or litellm's name for the provider."""
+    """The backend that serves the model, or litellm's name of the provider."""
     started_at: float = field(default=0.0, compare=False)
     """Seconds since the call began."""
     paused_s: float = field(default=0.0, compare=False)
-    """How much of its latency was its reader's: the deployment had already said what came next."""
+    """The part of the latency for which the reader of a stream was away while the next chunk was already there."""
 
     @property
     def busy_s(self) -> float:
-        """How long it kept its deployment busy."""
+        """Seconds for which it kept its deployment busy."""
         return self.latency_s - self.paused_s
 
     def __str__(self) -> str:
@@ -99,7 +99,7 @@ class Attempt:
         return f"{text}: {self.message}" if self.message else text
 
     def as_metadata(self) -> dict[str, Any]:
-        """Plain data as it stands in `response_metadata["llm_fallback"]["attempts"]`."""
+        """Plain data: an item of `response_metadata["llm_fallback"]["attempts"]`."""
         plain: dict[str, Any] = {
             "deployment": self.deployment,
             "model": self.model,
@@ -118,8 +118,7 @@ class Attempt:
         return plain
 
     def as_logged(self) -> dict[str, Any]:
-        """Plain data as it stands in a call log: without the server's message, which may quote a prompt, and with what
-        only a log has."""
+        """Plain data for a call log: with more facts, but without the server's message, which may quote a prompt."""
         plain = self.as_metadata()
         del plain["message"]
         plain["provider"] = self.provider
@@ -168,26 +167,26 @@ class Skip:
         return f"{self.deployment}: skipped, {self.reason.replace('_', ' ')}{again}"
 
     def as_metadata(self) -> dict[str, Any]:
-        """Plain data as it stands in `response_metadata["llm_fallback"]["skipped"]`."""
+        """Plain data: an item of `response_metadata["llm_fallback"]["skipped"]`."""
         return {"deployment": self.deployment, "reason": self.reason, "retry_in_s": _rounded(self.retry_in_s)}
 
 
 @dataclass(frozen=True, slots=True)
 class Stitch:
-    """A place where a deployment went on with a reply that had broken off."""
+    """A position at which a deployment continued a reply that had broken off."""
 
     deployment: str
     at: int
-    """Characters of text delivered before."""
+    """Characters of text delivered before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One call, whole: who was asked, who answered, how long it took and what it cost."""
+    """One whole call: which deployments were asked, which answered, how long it took and what it cost."""
 
     chain: str
     deployment: str | None
-    """Who answered; None if nobody did."""
+    """The deployment that answered; None if none did."""
     model: str | None
     fell_back: bool
     attempts: tuple[Attempt, ...]
@@ -198,7 +197,7 @@ class Record:
 
     @property
     def cost_usd(self) -> Decimal | None:
-        """The sum over all attempts; None if any that may have been billed is not known."""
+        """The sum over all attempts; None if the cost of any is not known."""
         total = Decimal(0)
         for attempt in self.attempts:
             if attempt.cost_usd is None:
@@ -208,7 +207,7 @@ class Record:
 
     @property
     def cost_estimated(self) -> bool:
-        """Whether any attempt's usage had to be estimated."""
+        """Whether the usage of any attempt was estimated."""
         return True in [attempt.cost_estimated for attempt in self.attempts]
 
     def as_metadata(self) -> dict[str, Any]:
@@ -249,7 +248,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailed:
-    """An attempt failed; what is done about it follows."""
+    """An attempt failed; later events say what the engine does about it."""
 
     chain: str
     attempt: Attempt
@@ -280,7 +279,7 @@ class BreakerOpened:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """A call is over: answered, failed or left by its caller."""
+    """A call has ended: answered, failed or left by its caller."""
 
     chain: str
     record: Record
@@ -290,21 +289,21 @@ class CallEnded:
     at: float = 0.0
     """When it ended, in seconds since the epoch."""
     run_id: str | None = None
-    """LangChain's run, where the call was made through LangChain."""
+    """LangChain's run, if the call was made through LangChain."""
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """`config["metadata"]` of the call."""
     root_run_id: str | None = None
-    """The outermost run it was made in, as that of an agent or a graph; else the same as `run_id`."""
+    """The outermost run around it, as that of an agent or a graph; otherwise the same as `run_id`."""
     name: Literal["llm_fallback.call_ended"] = "llm_fallback.call_ended"
 
 
 Event = AttemptFailed | FellBack | BreakerOpened | CallEnded
-"""What a listener receives."""
+"""The events that a listener receives."""
 
 
 def _in_micros(seconds: float) -> float:
-    """To a millionth, which is finer than clocks are worth; `round` takes four times as long."""
+    """Rounded to microseconds, finer than clocks are; `round` takes four times as long."""
     return int(seconds * 1e6 + 0.5) / 1e6
 
 

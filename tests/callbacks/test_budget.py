@@ -66,8 +66,8 @@ async def test_a_call_that_would_go_over_is_stopped_in_every_way_to_ask_and_to_a
         config = {"callbacks": [handler]} if where != "model" else {}
         assert [await went(model, mode, **config) for _ in range(3)] == [True, True, False]
         assert len(server.received()) == 2
-    told = handler.snapshot()
-    assert (told["spent_usd"], told["reserved_usd"]) == (pytest.approx(told["limit_usd"]), 0)
+    snapshot = handler.snapshot()
+    assert (snapshot["spent_usd"], snapshot["reserved_usd"]) == (pytest.approx(snapshot["limit_usd"]), 0)
 
 
 class TestOurs:
@@ -111,8 +111,8 @@ class TestOurs:
                 pass
             assert handler.snapshot()["reserved_usd"] == pytest.approx(COST)
             chunks.close()
-        told = handler.snapshot()
-        assert (told["spent_usd"], told["reserved_usd"]) == (pytest.approx((100 * 2 + 10) / 1e6), 0)
+        snapshot = handler.snapshot()
+        assert (snapshot["spent_usd"], snapshot["reserved_usd"]) == (pytest.approx((100 * 2 + 10) / 1e6), 0)
 
     async def test_a_reply_from_langchains_cache_costs_nothing(self):
         """And is given also when nothing is left."""
@@ -294,8 +294,8 @@ class TestItself:
 
     def test_several_keys_are_refused_at_once(self):
         """The error names the argument, what it was and what to write."""
-        told = r"per takes one key of metadata, got \['tenant', 'user'\]; write per='tenant', and one more handler"
-        with pytest.raises(ValueError, match=told):
+        message = r"per takes one key of metadata, got \['tenant', 'user'\]; write per='tenant', and one more handler"
+        with pytest.raises(ValueError, match=message):
             BudgetCallbackHandler(1, per=["tenant", "user"])
 
     def test_its_errors_are_raised_and_not_swallowed(self):

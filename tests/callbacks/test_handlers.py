@@ -50,7 +50,7 @@ def counts(latency):
     """What the latency handler counted, without the times."""
     names = ("calls", "answered")
     return {
-        dimension: {name: [own[key] for key in names] for name, own in latency[dimension].items()}
+        dimension: {name: [times[key] for key in names] for name, times in latency[dimension].items()}
         for dimension in ("by_chain", "by_deployment", "by_model", "by_tag")
     }
 
@@ -64,11 +64,11 @@ async def test_a_call_is_counted_once_in_every_way_to_ask_and_to_attach(mode, wh
     config = {"metadata": {"tenant": "acme"}, "callbacks": [] if where == "model" else [cost, latency]}
     with server, get_cost_callback() as around:
         await ask(build(), mode, config=config)
-    told, times = cost.snapshot(), latency.snapshot()
-    assert around.snapshot() == {key: value for key, value in told.items() if key != "by_tenant"}
-    assert (told["calls"], told["unpriced_calls"], told["total_usd"]) == (1, 0, pytest.approx(CACHED_COST))
-    assert told["tokens"] == {"input": 1000, "output": 100, "cached": 600, "reasoning": 40}
-    assert told["by_tenant"] == {"acme": pytest.approx(CACHED_COST)}
+    costs, times = cost.snapshot(), latency.snapshot()
+    assert around.snapshot() == {key: value for key, value in costs.items() if key != "by_tenant"}
+    assert (costs["calls"], costs["unpriced_calls"], costs["total_usd"]) == (1, 0, pytest.approx(CACHED_COST))
+    assert costs["tokens"] == {"input": 1000, "output": 100, "cached": 600, "reasoning": 40}
+    assert costs["by_tenant"] == {"acme": pytest.approx(CACHED_COST)}
     assert times["latency_s"]["count"] == times["by_deployment"]["a"]["latency_s"]["count"] == 1
     assert times["time_to_first_token_s"]["count"] == (1 if mode in STREAMED else 0)
 
@@ -173,8 +173,8 @@ class TestGraph:
             model.invoke("warm", first)
             server.script("a", Reply("one two three", usage=CACHED))
             self.run(kind, model, configs)
-        told = cost.snapshot()
-        assert told == {
+        costs = cost.snapshot()
+        assert costs == {
             "total_usd": pytest.approx(COST + 9 * CACHED_COST),
             "unpriced_calls": 3,
             "calls": 13,
@@ -310,9 +310,9 @@ class TestWithoutAnAnswer:
         with server, get_cost_callback() as cost, pytest.raises(StreamBroken) as caught:
             await ask(build(), mode)
         known = caught.value.attempts[0].cost_usd
-        told = cost.snapshot()
-        assert (told["calls"], told["unpriced_calls"]) == (1, int(known is None))
-        assert told["total_usd"] == pytest.approx(float(known or 0))
+        costs = cost.snapshot()
+        assert (costs["calls"], costs["unpriced_calls"]) == (1, int(known is None))
+        assert costs["total_usd"] == pytest.approx(float(known or 0))
 
     @pytest.mark.parametrize("mode", STREAMED)
     async def test_an_abandoned_stream_is_no_error_and_not_free(self, mode):
@@ -323,10 +323,10 @@ class TestWithoutAnAnswer:
             model.listeners = [ledger]
             with get_cost_callback() as cost, get_latency_callback() as latency:
                 await _leave(model, mode)
-        told = cost.snapshot()
-        assert (told["calls"], told["unpriced_calls"]) == (1, 0)
-        assert told["by_deployment"] == {"a": 0.0, "b": pytest.approx((10 * 2 + 1 * 10) / 1e6)}
-        assert told["total_usd"] == float(ledger.snapshot().total.cost_usd)
+        costs = cost.snapshot()
+        assert (costs["calls"], costs["unpriced_calls"]) == (1, 0)
+        assert costs["by_deployment"] == {"a": 0.0, "b": pytest.approx((10 * 2 + 1 * 10) / 1e6)}
+        assert costs["total_usd"] == float(ledger.snapshot().total.cost_usd)
         assert (latency.snapshot()["calls"], latency.snapshot()["answered"]) == (1, 0)
 
     async def test_a_cancelled_plain_call_counts_though_langchain_does_not_tell_of_it(self):
@@ -335,11 +335,11 @@ class TestWithoutAnAnswer:
         async with server:
             with get_cost_callback() as cost:
                 model = build()
-                asked = asyncio.ensure_future(model.ainvoke("x" * 40))
+                call = asyncio.ensure_future(model.ainvoke("x" * 40))
                 await server.await_until(lambda: server.received())
-                asked.cancel()
+                call.cancel()
                 with pytest.raises(asyncio.CancelledError):
-                    await asked
+                    await call
                 assert (cost.snapshot()["calls"], cost.snapshot()["total_usd"]) == (1, pytest.approx(10 * 2 / 1e6))
                 await model.ainvoke("x")
         assert (cost.snapshot()["calls"], cost.snapshot()["total_usd"]) == (2, pytest.approx(COST + 10 * 2 / 1e6))
@@ -384,9 +384,9 @@ class TestOtherModels:
         with FakeServer({"a": Reply("hello there", usage=USAGE)}) as server:
             with get_cost_callback() as cost, get_latency_callback() as latency:
                 await ask(self.other(server, stream_usage=True), mode)
-        told = cost.snapshot()
-        assert told["total_usd"] == pytest.approx(1000 * 2e-6 + 100 * 8e-6)
-        assert (told["by_model"], told["by_chain"], told["by_deployment"]) == (
+        costs = cost.snapshot()
+        assert costs["total_usd"] == pytest.approx(1000 * 2e-6 + 100 * 8e-6)
+        assert (costs["by_model"], costs["by_chain"], costs["by_deployment"]) == (
             {"gpt-4.1": pytest.approx(0.0028)},
             {},
             {},

@@ -146,17 +146,17 @@ class TestAsOneHandlerSeesIt:
 
     def test_the_topmost_run_it_has_seen_begin(self):
         """Or the parent of the first it saw."""
-        own, ids = RootRunTracker(), [uuid4() for _ in range(4)]
-        own.begin(ids[1], ids[0])
-        own.begin(ids[2], ids[1])
-        assert own.root(ids[3], ids[2]) == own.root(ids[3], ids[0]) == ids[0]
-        assert own.root(ids[3], None) == ids[3]
+        tracker, ids = RootRunTracker(), [uuid4() for _ in range(4)]
+        tracker.begin(ids[1], ids[0])
+        tracker.begin(ids[2], ids[1])
+        assert tracker.root(ids[3], ids[2]) == tracker.root(ids[3], ids[0]) == ids[0]
+        assert tracker.root(ids[3], None) == ids[3]
 
     def test_the_oldest_are_forgotten(self, monkeypatch):
         """So that memory is bounded."""
-        monkeypatch.setattr(root_run, "_MOST_RUNS", 10)
-        own, top = RootRunTracker(), uuid4()
+        monkeypatch.setattr(root_run, "_MAX_RUNS", 10)
+        tracker, top = RootRunTracker(), uuid4()
         children = [uuid4() for _ in range(20)]
         for child in children:
-            own.begin(child, top)
-        assert (own.root(uuid4(), children[0]), own.root(uuid4(), children[-1])) == (children[0], top)
+            tracker.begin(child, top)
+        assert (tracker.root(uuid4(), children[0]), tracker.root(uuid4(), children[-1])) == (children[0], top)

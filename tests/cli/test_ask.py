@@ -47,9 +47,9 @@ def test_json_has_the_answer_and_the_facts(serve, run):
     """And nothing on stderr."""
     serve({"primary": Fail(503), "backup": "Paris."})
     result = run("ask", "Capital?", "--json")
-    told = json.loads(result.stdout)
-    assert (result.exit_code, told["answer"], result.stderr) == (0, "Paris.", "")
-    assert [attempt["failure"] for attempt in told["llm_fallback"]["attempts"]] == ["overloaded", None]
+    printed = json.loads(result.stdout)
+    assert (result.exit_code, printed["answer"], result.stderr) == (0, "Paris.", "")
+    assert [attempt["failure"] for attempt in printed["llm_fallback"]["attempts"]] == ["overloaded", None]
 
 
 def test_when_nobody_answers_the_error_is_told_and_the_exit_code_is_1(serve, run):

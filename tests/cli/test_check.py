@@ -56,13 +56,13 @@ def test_an_unset_variable_is_a_warning_and_with_env_an_error(write, run, monkey
 def test_json_has_findings_and_chains(write, run):
     """The same facts as data."""
     write(FINE.replace("tiers: [own, other]", "tiers: [own]"))
-    told = json.loads(run("check", "--json").stdout)
-    assert told["ok"] is True
-    assert {(found["severity"], found["path"], found["line"]) for found in told["findings"]} == {
+    printed = json.loads(run("check", "--json").stdout)
+    assert printed["ok"] is True
+    assert {(finding["severity"], finding["path"], finding["line"]) for finding in printed["findings"]} == {
         ("warning", "chains.assistant.tiers", 12),
         ("warning", "deployments.other", 6),
     }
-    (chain,) = told["chains"]
+    (chain,) = printed["chains"]
     assert (chain["chain"], chain["tiers"], chain["max_requests"], chain["max_seconds"]) == (
         "assistant",
         [["own"]],
@@ -75,10 +75,10 @@ def test_json_of_a_wrong_spec_has_its_mistakes(write, run):
     """And no chains: there is no telling what they would do."""
     write(FINE.replace("model: Qwen/Qwen3-32B", "modell: Qwen/Qwen3-32B"))
     result = run("check", "--json")
-    told = json.loads(result.stdout)
+    printed = json.loads(result.stdout)
     assert result.exit_code == 1
-    assert (told["ok"], told["chains"]) == (False, [])
-    assert {found["severity"] for found in told["findings"]} == {"error"}
+    assert (printed["ok"], printed["chains"]) == (False, [])
+    assert {finding["severity"] for finding in printed["findings"]} == {"error"}
 
 
 def test_later_files_are_overlays(write, run):
@@ -104,10 +104,10 @@ def test_a_key_in_clear_is_found_and_never_printed(write, run):
     """Not in a mistake, not in a finding, not in JSON."""
     spec = FINE.replace("backend: vllm\n", f"backend: vllm\n    api_key: {CANARY}\n")
     write(spec)
-    found = run("check")
-    assert "a secret in clear" in found.stdout
+    text = run("check")
+    assert "a secret in clear" in text.stdout
     write(spec.replace("tiers:", "tires:"))
-    for result in (found, run("check", "--json"), run("check", "--env")):
+    for result in (text, run("check", "--json"), run("check", "--env")):
         assert CANARY not in result.output
 
 

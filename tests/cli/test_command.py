@@ -62,15 +62,15 @@ def test_an_interrupt_ends_it_quietly(write):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         server.wait_until(lambda: server.received(), timeout_s=60)
         os.kill(process.pid, signal.SIGINT)
-        said = process.communicate(timeout=30)
-    assert (process.returncode, *said) == (130, "", "")
+        output = process.communicate(timeout=30)
+    assert (process.returncode, *output) == (130, "", "")
 
 
 def test_help_and_version_are_there(run):
     """Every command has a line of help."""
-    told = run("--help").stdout
+    text = run("--help").stdout
     for command in ("demo", "check", "explain", "simulate", "ask", "report", "schema"):
-        assert f"\n  {command} " in told
+        assert f"\n  {command} " in text
         assert run(command, "--help").exit_code == 0
     assert run("--version").stdout.startswith("llm-fallback, version ")
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def told():
+def demo():
     """What `demo --json` says, once for all."""
     from click.testing import CliRunner
 
@@ -34,9 +34,9 @@ def told():
         ("garbage", "invalid_response"),
     ],
 )
-def test_a_scene_is_answered_by_another_deployment(told, scene, failure):
+def test_a_scene_is_answered_by_another_deployment(demo, scene, failure):
     """The primary fails as announced; the answer is whole and somebody else's."""
-    (played,) = [each for each in told["scenes"] if each["scene"] == scene]
+    (played,) = [each for each in demo["scenes"] if each["scene"] == scene]
     facts = played["llm_fallback"]
     assert facts["attempts"][0]["failure"] == failure
     assert facts["fell_back"] is True
@@ -44,21 +44,21 @@ def test_a_scene_is_answered_by_another_deployment(told, scene, failure):
     assert played["answer"].endswith(".")
 
 
-def test_in_health_the_primary_answers_at_a_known_cost(told):
+def test_in_health_the_primary_answers_at_a_known_cost(demo):
     """One attempt, no fallback."""
-    healthy = told["scenes"][0]
+    healthy = demo["scenes"][0]
     assert (healthy["scene"], len(healthy["llm_fallback"]["attempts"])) == ("healthy", 1)
     assert healthy["llm_fallback"]["cost_usd"] > 0
 
 
-def test_in_an_outage_the_breaker_opens_and_closes_again(told):
+def test_in_an_outage_the_breaker_opens_and_closes_again(demo):
     """After three failures; the last call is the probe, and answered."""
-    asked = [played["llm_fallback"]["attempts"][0]["deployment"] for played in told["outage"]]
-    states = [played["breaker"]["breaker"] for played in told["outage"]]
+    first = [played["llm_fallback"]["attempts"][0]["deployment"] for played in demo["outage"]]
+    states = [played["breaker"]["breaker"] for played in demo["outage"]]
     assert states[:2] == ["closed", "closed"]
     assert states[2] in ("open", "half_open")
     assert states[-1] == "closed"
-    assert asked[-1] == asked[0]
+    assert first[-1] == first[0]
 
 
 def test_what_is_shown_fits_80_columns_and_a_pipe(run):
@@ -67,8 +67,8 @@ def test_what_is_shown_fits_80_columns_and_a_pipe(run):
     assert result.exit_code == 0
     assert "\x1b" not in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
-    for told in ("1 healthy", "2 down", "3 throttled", "4 hung", "5 cut off", "6 garbage", "7 outage", "StreamBroken"):
-        assert told in result.stdout
+    for title in ("1 healthy", "2 down", "3 throttled", "4 hung", "5 cut off", "6 garbage", "7 outage", "StreamBroken"):
+        assert title in result.stdout
 
 
 def test_the_demo_s_spec_has_nothing_to_find():

@@ -12,8 +12,8 @@ def test_the_default_chain_is_explained(write, run):
     write(TWO)
     result = run("explain")
     assert result.exit_code == 0
-    for told in ("assistant", "own", "other", "Qwen/Qwen3-32B", "12 s", "at most 4 requests, 30 s"):
-        assert told in result.stdout
+    for word in ("assistant", "own", "other", "Qwen/Qwen3-32B", "12 s", "at most 4 requests, 30 s"):
+        assert word in result.stdout
     assert "Other chains (--chain NAME): cheap" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
 
@@ -21,19 +21,19 @@ def test_the_default_chain_is_explained(write, run):
 def test_another_chain_is_explained_when_it_is_named(write, run):
     """A tier of several shows how they share the load."""
     write(TWO)
-    told = run("explain", "--chain", "cheap").stdout
-    assert "own 50%" in told
-    assert "other 50%" in told
+    text = run("explain", "--chain", "cheap").stdout
+    assert "own 50%" in text
+    assert "other 50%" in text
 
 
 def test_json_is_what_the_model_s_explain_says(write, run):
     """The same keys, and notes on what was left open."""
     write(TWO)
-    told = json.loads(run("explain", "--json", "--chain", "cheap").stdout)
-    assert list(told) == ["chain", "tiers", "max_requests", "max_seconds", "notes"]
-    assert (told["chain"], told["tiers"], told["max_requests"]) == ("cheap", [["own", "other"]], 4)
-    assert "variables were not resolved: ${OWN_URL}, ${OTHER_URL}" in told["notes"]
-    assert "accept was not imported: nowhere.to:be_found" in told["notes"]
+    printed = json.loads(run("explain", "--json", "--chain", "cheap").stdout)
+    assert list(printed) == ["chain", "tiers", "max_requests", "max_seconds", "notes"]
+    assert (printed["chain"], printed["tiers"], printed["max_requests"]) == ("cheap", [["own", "other"]], 4)
+    assert "variables were not resolved: ${OWN_URL}, ${OTHER_URL}" in printed["notes"]
+    assert "accept was not imported: nowhere.to:be_found" in printed["notes"]
 
 
 def test_variables_need_not_be_set(write, run, monkeypatch):
@@ -76,11 +76,11 @@ def test_a_budget_is_told_and_what_of_its_prices_is_not_known_yet(write, run):
             budget: {usd_per_call: 0.05, usd_per_day: 20, per: tenant, file: "${STATE}/spent"}
         """
     )
-    told = json.loads(run("explain", "--json").stdout)["notes"]
+    notes = json.loads(run("explain", "--json").stdout)["notes"]
     limits = "$0.05 a call, $20 a day for each tenant"
-    assert f"an attempt that could go over {limits} is not made, kept in ${{STATE}}/spent: " in "\n".join(told)
-    assert "variables were not resolved: ${STATE}" in told
-    assert "prices were not looked up: hosted; a model is not built if litellm's list lacks one" in told
+    assert f"an attempt that could go over {limits} is not made, kept in ${{STATE}}/spent: " in "\n".join(notes)
+    assert "variables were not resolved: ${STATE}" in notes
+    assert "prices were not looked up: hosted; a model is not built if litellm's list lacks one" in notes
 
 
 def test_a_budget_over_a_server_of_ones_own_without_a_price_is_a_mistake(write, run):
@@ -99,6 +99,8 @@ default_chain: main
     )
     result = run("check", "--json")
     assert result.exit_code == 1
-    (found,) = json.loads(result.stdout)["findings"]
-    assert (found["path"], found["line"]) == ("deployments.own.price", 2)
-    assert found["message"].startswith("is missing: chain 'main' has a budget, and nobody knows what 'm' costs; write ")
+    (finding,) = json.loads(result.stdout)["findings"]
+    assert (finding["path"], finding["line"]) == ("deployments.own.price", 2)
+    assert finding["message"].startswith(
+        "is missing: chain 'main' has a budget, and nobody knows what 'm' costs; write "
+    )

@@ -15,10 +15,10 @@ def serve(write):
     """Runs a FakeServer with a spec of it as llm-fallback.yaml."""
     servers = []
 
-    def serve(scripts, own=None, chains=None):
+    def serve(scripts, deployments=None, chains=None):
         server = FakeServer(scripts).start()
         servers.append(server)
-        spec = server.spec(deployments=own)
+        spec = server.spec(deployments=deployments)
         write({**spec, "chains": chains or spec["chains"], "default_chain": next(iter(chains or spec["chains"]))})
         return server
 
@@ -35,7 +35,7 @@ def cells(output):
 
 def test_a_table_says_of_each_deployment_what_is_known(serve, run):
     """Beneath it what to do about who does not work, and how each chain stands; a chain that can answer is fine."""
-    serve({"primary": Fail(401), "backup": "hello"}, own={"primary": {"api_key": CANARY}})
+    serve({"primary": Fail(401), "backup": "hello"}, deployments={"primary": {"api_key": CANARY}})
     result = run("ping")
     assert result.exit_code == 0
     assert cells(result.stdout) == {
@@ -68,20 +68,20 @@ def test_a_chain_may_be_named(serve, run):
 
 def test_json_has_everything_that_is_known(serve, run):
     """As `model.ping()` has it, with the chains; nothing on stderr."""
-    serve({"a": "hello", "b": Stall()}, own={"b": {"api_key": CANARY}})
+    serve({"a": "hello", "b": Stall()}, deployments={"b": {"api_key": CANARY}})
     result = run("ping", "--json", "--timeout", "0.5")
-    told = json.loads(result.stdout)
-    assert (result.exit_code, result.stderr, told["ok"]) == (0, "", True)
-    assert told["chains"] == {"default": {"works": True, "deployments": ["a", "b"]}}
-    assert told["deployments"]["a"]["first_token_s"] > 0
-    assert told["deployments"]["b"]["failure"] == "timeout"
+    printed = json.loads(result.stdout)
+    assert (result.exit_code, result.stderr, printed["ok"]) == (0, "", True)
+    assert printed["chains"] == {"default": {"works": True, "deployments": ["a", "b"]}}
+    assert printed["deployments"]["a"]["first_token_s"] > 0
+    assert printed["deployments"]["b"]["failure"] == "timeout"
     assert CANARY not in result.output
 
 
 def test_an_unset_variable_is_told_and_nothing_is_sent(serve, run, monkeypatch):
     """Exit code 1, without a traceback."""
     monkeypatch.delenv("NOT_THERE", raising=False)
-    server = serve({"a": "hello"}, own={"a": {"api_key": "${NOT_THERE}"}})
+    server = serve({"a": "hello"}, deployments={"a": {"api_key": "${NOT_THERE}"}})
     result = run("ping")
     assert result.exit_code == 1
     assert "NOT_THERE" in result.stderr

@@ -68,13 +68,13 @@ def test_tables_tell_who_answered_how_fast_and_at_what_cost(run, log):
 
 def test_json_has_the_same_as_data(run, log):
     """In total, by name, over time."""
-    told = json.loads(run("report", "calls.jsonl", "--json").stdout)
-    assert (told["total"]["calls"], told["total"]["fallbacks"], told["total"]["cost_usd"]) == (21, 5, 0.04)
-    assert told["by_deployment"]["primary"]["failures"] == {"rate_limited": 5}
-    assert told["by_chain"]["assistant"]["unanswered"] == {"cancelled": 1}
-    assert sum(column["calls"] for column in told["over_time"]) == 21
-    assert sum(column["answered_by"].get("backup", 0) for column in told["over_time"]) == 5
-    assert len(told["over_time"]) <= 60
+    printed = json.loads(run("report", "calls.jsonl", "--json").stdout)
+    assert (printed["total"]["calls"], printed["total"]["fallbacks"], printed["total"]["cost_usd"]) == (21, 5, 0.04)
+    assert printed["by_deployment"]["primary"]["failures"] == {"rate_limited": 5}
+    assert printed["by_chain"]["assistant"]["unanswered"] == {"cancelled": 1}
+    assert sum(column["calls"] for column in printed["over_time"]) == 21
+    assert sum(column["answered_by"].get("backup", 0) for column in printed["over_time"]) == 5
+    assert len(printed["over_time"]) <= 60
 
 
 @pytest.mark.parametrize("span_s", [0, 59, 3600, 86400, 40 * 86400, 400 * 86400])
@@ -83,9 +83,9 @@ def test_a_long_time_has_no_more_columns_than_a_page_can_show(run, here, span_s)
     with CallLog(here / "calls.jsonl") as log:
         for part in range(200):
             log(call(part * span_s / 200 / 60))
-    told = json.loads(run("report", "calls.jsonl", "--json").stdout)
-    assert len(told["over_time"]) <= 60
-    assert sum(column["calls"] for column in told["over_time"]) == 200
+    printed = json.loads(run("report", "calls.jsonl", "--json").stdout)
+    assert len(printed["over_time"]) <= 60
+    assert sum(column["calls"] for column in printed["over_time"]) == 200
 
 
 def test_lines_that_are_none_are_told(run, log):

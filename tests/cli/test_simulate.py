@@ -22,7 +22,7 @@ def test_what_becomes_of_the_calls_is_told(write, run):
     asked = int(own[1])
     assert own == ["own", str(asked), "0", str(60 - asked), "1", str(asked), "connection"]
     assert other == ["other", "60", "60", "0", "0", "-"]
-    for told in (
+    for line in (
         "60 calls of the chain assistant in",
         "answered      60 of 60 (100 %)",
         "fell back     60 of these (100 %)",
@@ -31,7 +31,7 @@ def test_what_becomes_of_the_calls_is_told(write, run):
         f"requests      {1 + asked / 60:.2f} a call; the most of one call 2, of 4 it may make",
         "of 30 s it may take",
     ):
-        assert told in result.stdout
+        assert line in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
@@ -45,12 +45,12 @@ def test_the_same_command_says_the_same(write, run):
 def test_json_is_the_outcome(write, run):
     """For graphs, and for comparing chains."""
     write()
-    told = json.loads(run("simulate", "--json", "--fail", "own=auth", "--no-stream", *SMALL).stdout)
-    assert (told["calls"], told["answered"], told["fell_back"], told["seed"]) == (60, 60, 60, 0)
-    assert told["failures"] == told["deployments"]["own"]["failures"]
-    assert list(told["failures"]) == ["auth"]
-    assert set(told["latency_s"]) == {"count", "mean", "p50", "p95", "p99"}
-    assert told["time_to_first_token_s"]["count"] == 0
+    printed = json.loads(run("simulate", "--json", "--fail", "own=auth", "--no-stream", *SMALL).stdout)
+    assert (printed["calls"], printed["answered"], printed["fell_back"], printed["seed"]) == (60, 60, 60, 0)
+    assert printed["failures"] == printed["deployments"]["own"]["failures"]
+    assert list(printed["failures"]) == ["auth"]
+    assert set(printed["latency_s"]) == {"count", "mean", "p50", "p95", "p99"}
+    assert printed["time_to_first_token_s"]["count"] == 0
 
 
 def test_unanswered_calls_end_it_with_1_unless_they_are_allowed(write, run):
@@ -67,7 +67,7 @@ def test_unanswered_calls_end_it_with_1_unless_they_are_allowed(write, run):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--down", "onw"], "the chain asks no deployment called 'onw'; did you mean 'own'?"),
         (["--fail", "own=servererror"], "a deployment cannot fail by 'servererror'; did you mean 'server_error'?"),
@@ -85,12 +85,12 @@ def test_unanswered_calls_end_it_with_1_unless_they_are_allowed(write, run):
         (["--chain", "asistant"], "no chain is called 'asistant'; did you mean 'assistant'?"),
     ],
 )
-def test_wrong_words_are_wrong_usage(write, run, arguments, told):
+def test_wrong_words_are_wrong_usage(write, run, arguments, message):
     """With what is meant instead, and exit code 2."""
     write()
     result = run("simulate", *arguments)
     assert result.exit_code == 2
-    assert told in " ".join(result.stderr.split())
+    assert message in " ".join(result.stderr.split())
 
 
 def test_a_wrong_spec_is_told_like_everywhere(write, run):

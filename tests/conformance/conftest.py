@@ -52,10 +52,10 @@ def twins(backend: str, warm: None) -> Twins:
     async def made(
         scripts: Mapping[str, Any],
         chains: Mapping[str, Any] | None = None,
-        own: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> AsyncIterator[Any]:
-        deployments = {name: {**PRICE, **(own or {}).get(name, {})} for name in scripts}
+        deployments = {name: {**PRICE, **(overrides or {}).get(name, {})} for name in scripts}
         async with FakeServer(scripts) as server:
             spec = server.spec(backend=backend, deployments=deployments, **settings)
             spec["chains"] = chains or spec["chains"]

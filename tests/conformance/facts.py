@@ -19,10 +19,13 @@ _SPOKEN_FOR = ("the connection was reset", "the reply is not JSON", "a reply wit
 
 async def assert_alike(models: tuple[Any, Any], mode: str, prompt: Any = "hi", **words: Any) -> None:
     """A call of the real model and one of the fake come to the same."""
-    theirs, own = [facts(await _outcome(model, mode, prompt, words)) for model in models]
-    spoken, said = theirs.pop("messages"), own.pop("messages")
-    assert own == theirs
-    assert all(ours == real or ours in _SPOKEN_FOR for ours, real in zip(said, spoken, strict=True)), (said, spoken)
+    real, fake = [facts(await _outcome(model, mode, prompt, words)) for model in models]
+    spoken, fake_messages = real.pop("messages"), fake.pop("messages")
+    assert fake == real
+    assert all(ours == real or ours in _SPOKEN_FOR for ours, real in zip(fake_messages, spoken, strict=True)), (
+        fake_messages,
+        spoken,
+    )
 
 
 async def _outcome(model: Any, mode: str, prompt: Any, words: dict[str, Any]) -> Outcome:
@@ -62,15 +65,15 @@ def _of_error(error: Any) -> dict[str, Any]:
     text = _SECONDS.sub("… s", str(error))
     for attempt in attempts:
         text = text.replace(attempt["message"] or "nothing", "…")
-    found = {
+    observed = {
         **_of_attempts(attempts, skipped),
         "class": type(error),
         "text": text,
         "caused": error.__cause__ is not None,
     }
     if isinstance(error, StreamBroken):
-        found["partial"] = error.partial.content
-    return found
+        observed["partial"] = error.partial.content
+    return observed
 
 
 def _of_attempts(attempts: list[dict[str, Any]], skipped: list[dict[str, Any]]) -> dict[str, Any]:

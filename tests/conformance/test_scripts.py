@@ -35,7 +35,7 @@ async def test_what_ends_by_itself(twins, script, mode):
 async def test_silence(twins, script, mode):
     """Limits end it, before the first token and after it."""
     limits = {"timeouts": {"attempt_s": 0.25, "first_token_s": 0.25, "idle_s": 0.25}}
-    async with twins({"primary": STALLS[script], "backup": SPARE}, own={"primary": limits}) as models:
+    async with twins({"primary": STALLS[script], "backup": SPARE}, overrides={"primary": limits}) as models:
         await assert_alike(models, mode)
 
 

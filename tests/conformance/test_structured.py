@@ -83,19 +83,19 @@ async def test_structured_output(twins, refusal, method, mode):
     chains = {"pair": {"tiers": ["a", "b"]}, "alone": {"tiers": ["a"]}}
     async with twins({"a": NO_ANSWER[refusal], "b": good}, chains) as models:
         for model in models:
-            asked = model.with_structured_output(Answer, method=method)
-            assert await _parsed(asked, mode) == Answer(**given)
+            structured = model.with_structured_output(Answer, method=method)
+            assert await _parsed(structured, mode) == Answer(**given)
             with pytest.raises(ChainExhausted, match="a: rejected"):
-                await _parsed(asked, mode, chain="alone")
+                await _parsed(structured, mode, chain="alone")
 
 
-async def _parsed(asked: Any, mode: str, **words: Any) -> Any:
+async def _parsed(structured: Any, mode: str, **words: Any) -> Any:
     """The last of what is parsed: streamed JSON comes as it grows."""
     if mode not in STREAMED:
-        return await ask(asked, mode, "7", **words)
+        return await ask(structured, mode, "7", **words)
     if mode == "stream":
-        return list(asked.stream("7", **words))[-1]
-    return [part async for part in asked.astream("7", **words)][-1]
+        return list(structured.stream("7", **words))[-1]
+    return [part async for part in structured.astream("7", **words)][-1]
 
 
 @pytest.mark.parametrize("mode", MODES)

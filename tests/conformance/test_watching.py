@@ -24,25 +24,25 @@ class Heard(BaseCallbackHandler):
     """Everything LangChain tells a handler of a chat model's run."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.seen: list[Any] = []
 
     def on_chat_model_start(self, serialized, messages, *, metadata, invocation_params, **kwargs):
         named = {name: value for name, value in metadata.items() if name.startswith("ls_")}
-        asked = {name: value for name, value in invocation_params.items() if name not in ("deployments", "_type")}
-        self.told.append(("start", named, {name: value for name, value in asked.items() if value is not None}))
+        params = {name: value for name, value in invocation_params.items() if name not in ("deployments", "_type")}
+        self.seen.append(("start", named, {name: value for name, value in params.items() if value is not None}))
 
     def on_llm_new_token(self, token, **kwargs):
         if token:
-            self.told.append(("token", token))
+            self.seen.append(("token", token))
 
     def on_custom_event(self, name, data, **kwargs):
-        self.told.append((name, {key: value for key, value in data.items() if key not in TIMED}))
+        self.seen.append((name, {key: value for key, value in data.items() if key not in TIMED}))
 
     def on_llm_end(self, response, **kwargs):
-        self.told.append(("end", response.generations[0][0].message.content))
+        self.seen.append(("end", response.generations[0][0].message.content))
 
     def on_llm_error(self, error, **kwargs):
-        self.told.append(("error", type(error)))
+        self.seen.append(("error", type(error)))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -55,7 +55,7 @@ async def test_handlers_are_told_the_same(twins, case, mode):
             handler = Heard()
             with suppress(ChainExhausted, StreamBroken):
                 await ask(model.bind(temperature=0.5), mode, config={"callbacks": [handler]})
-            heard.append(handler.told)
+            heard.append(handler.seen)
     assert heard[0] == heard[1]
 
 
@@ -83,7 +83,10 @@ async def test_state_and_explanation_are_the_same(twins):
         real, fake = models
         assert real.explain() == fake.explain()
         untimed = [
-            {name: {key: value for key, value in own.items() if not key.endswith("_s")} for name, own in state.items()}
+            {
+                name: {key: value for key, value in facts.items() if not key.endswith("_s")}
+                for name, facts in state.items()
+            }
             for state in (real.state(), fake.state())
         ]
     assert untimed[0] == untimed[1]

@@ -86,11 +86,11 @@ class Telemetry:
 
     def counts(self, name: str, *attributes: str) -> dict:
         """Values of a counter, or counts of a histogram, by the attributes named."""
-        found: dict = {}
+        values: dict = {}
         for point in self.points(name):
             key = tuple(point.attributes.get(attribute) for attribute in attributes)
-            found[key] = found.get(key, 0) + (point.value if hasattr(point, "value") else point.count)
-        return found
+            values[key] = values.get(key, 0) + (point.value if hasattr(point, "value") else point.count)
+        return values
 
     def spans(self) -> SimpleNamespace:
         """The one call's span and its attempts', in the order they began."""
@@ -343,14 +343,14 @@ async def test_a_hedge_s_loser_is_a_cancelled_span_beside_the_winner(telemetry):
 async def test_concurrent_calls_are_spans_under_their_own_parents(telemetry):
     """Each task's call is a child of that task's span."""
 
-    async def asked(name):
+    async def ask_below(name):
         with telemetry.tracer.start_as_current_span(name) as span:
             await model.ainvoke("hi")
             return span.get_span_context().span_id
 
     with FakeServer({"a": Reply("hello", delay_s=0.05)}) as server:
         async with priced_model(server, telemetry.exporter) as model:
-            parents = await asyncio.gather(*(asked(f"task {number}") for number in range(5)))
+            parents = await asyncio.gather(*(ask_below(f"task {number}") for number in range(5)))
     calls = [span for span in telemetry.memory.get_finished_spans() if span.name == "llm_fallback default"]
     assert sorted(call.parent.span_id for call in calls) == sorted(parents)
 
@@ -429,8 +429,8 @@ async def test_nothing_of_messages_keys_or_tags_is_exported(mode, telemetry):
     """Also where a server quotes the prompt and the key in its error."""
     echo = {"error": {"message": f"bad prompt {PROMPT_CANARY} with {KEY_CANARY}"}}
     with FakeServer({"a": Fail(400, body=echo), "b": f"hello {REPLY_CANARY}"}) as server:
-        own = {name: {"api_key": KEY_CANARY} for name in server.deployments}
-        with build_chat_model(server.spec(deployments=own), listeners=[telemetry.exporter]) as model:
+        deployments = {name: {"api_key": KEY_CANARY} for name in server.deployments}
+        with build_chat_model(server.spec(deployments=deployments), listeners=[telemetry.exporter]) as model:
             config = {"tags": [TAG_CANARY], "metadata": {"tenant": TAG_CANARY}}
             message = await ask(model, mode, f"say {PROMPT_CANARY}", config=config)
     assert PROMPT_CANARY in message.response_metadata["llm_fallback"]["attempts"][0]["message"]

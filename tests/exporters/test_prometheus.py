@@ -53,17 +53,17 @@ def exporter():
 
 def families(exporter):
     """What a scrape shows, without the times at which series were made."""
-    found = text_string_to_metric_families(exporter.metrics().decode())
-    return {family.name: family for family in found if not family.name.endswith("_created")}
+    all_families = text_string_to_metric_families(exporter.metrics().decode())
+    return {family.name: family for family in all_families if not family.name.endswith("_created")}
 
 
 def values(exporter, sample, *labels):
     """A sample's values by the labels named."""
     return {
-        tuple(found.labels.get(label) for label in labels): found.value
+        tuple(measured.labels.get(label) for label in labels): measured.value
         for family in families(exporter).values()
-        for found in family.samples
-        if found.name == sample
+        for measured in family.samples
+        if measured.name == sample
     }
 
 
@@ -83,9 +83,11 @@ def test_every_metric_has_the_name_type_labels_and_buckets_of_the_table(exporter
     exporter(BreakerOpened("assistant", "a", "timeout", 30.0))
     unpriced = Record("assistant", "a", "m", False, (Attempt("a", "m", "succeeded"),), (), 1.0, None)
     exporter(CallEnded("assistant", unpriced))
-    found = families(exporter)
-    assert {name: family.type for name, family in found.items()} == {name: kind for name, (kind, _) in METRICS.items()}
-    for name, family in found.items():
+    exported = families(exporter)
+    assert {name: family.type for name, family in exported.items()} == {
+        name: kind for name, (kind, _) in METRICS.items()
+    }
+    for name, family in exported.items():
         assert {label for sample in family.samples for label in sample.labels} - {"le"} == METRICS[name][1]
         buckets = [float(sample.labels["le"]) for sample in family.samples if "le" in sample.labels]
         if family.type == "histogram":
@@ -199,8 +201,8 @@ async def test_nothing_of_messages_keys_or_tags_is_exported(mode, exporter):
     """Also where a server quotes the prompt and the key in its error."""
     echo = {"error": {"message": f"bad prompt {PROMPT_CANARY} with {KEY_CANARY}"}}
     with FakeServer({"a": Fail(400, body=echo), "b": f"hello {REPLY_CANARY}"}) as server:
-        own = {name: {"api_key": KEY_CANARY} for name in server.deployments}
-        with build_chat_model(server.spec(deployments=own), listeners=[exporter]) as model:
+        deployments = {name: {"api_key": KEY_CANARY} for name in server.deployments}
+        with build_chat_model(server.spec(deployments=deployments), listeners=[exporter]) as model:
             config = {"tags": [TAG_CANARY], "metadata": {"tenant": TAG_CANARY}}
             await ask(model, mode, f"say {PROMPT_CANARY}", config=config)
     exported = exporter.metrics().decode()

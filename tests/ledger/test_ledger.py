@@ -51,7 +51,7 @@ def ended(*attempts, chain="assistant", failed=None, latency_s=2.5, fell_back=Fa
     return CallEnded(chain, record, failed, **where)
 
 
-def books(*events, **settings):
+def snapshot_of(*events, **settings):
     """The snapshot of a ledger that was told these events."""
     ledger = Ledger(**settings)
     for event in events:
@@ -78,7 +78,7 @@ class TestCounting:
 
     def test_a_fallback_is_booked_to_all_it_concerns(self):
         """The call as a whole to its chain, tag, run and tenant; each deployment its own attempts."""
-        told = ended(
+        event = ended(
             *(failure("a"), answer("b", latency_s=2.0, first_s=0.5)),
             fell_back=True,
             latency_s=2.2,
@@ -87,7 +87,7 @@ class TestCounting:
             tags=("web",),
             metadata={"tenant": "acme"},
         )
-        snapshot = books(told, by=("tenant",))
+        snapshot = snapshot_of(event, by=("tenant",))
         whole = snapshot.total
         for dimension, name in (("chain", "assistant"), ("tag", "web"), ("run", "r1"), ("tenant", "acme")):
             assert snapshot.by[dimension] == {name: whole}
@@ -103,63 +103,65 @@ class TestCounting:
 
     def test_tokens_a_second_are_of_the_time_the_deployment_was_busy(self):
         """Its reader's pauses make it no slower."""
-        told = replace(answer(latency_s=12.0, first_s=1.0), paused_s=10.0)
-        assert books(ended(told)).total.tokens_per_s.mean == pytest.approx(40 / 1.0)
+        attempt = replace(answer(latency_s=12.0, first_s=1.0), paused_s=10.0)
+        assert snapshot_of(ended(attempt)).total.tokens_per_s.mean == pytest.approx(40 / 1.0)
 
     def test_attempts_that_broke_or_lost_a_race_cost_too(self):
         """Money spent is spent, whoever answered."""
         loser = Attempt("a", "m/a", "cancelled", "cancelled", cost_usd=Decimal("0.003"), usage=Usage(7, 2))
         broken = failure("b", "stream_broken", cost="0.002", usage=Usage(5, 1))
-        total = books(ended(loser, broken, answer("c"))).total
+        total = snapshot_of(ended(loser, broken, answer("c"))).total
         assert total.cost_usd == Decimal("0.015")
         assert total.tokens == Tokens(input=112, output=43, cached=30, reasoning=10)
         assert total.failures == {"stream_broken": 1}
 
     def test_what_is_not_known_is_counted_and_not_taken_for_nothing(self):
         """The sum is of what is known; calls that lack a part are told; wholly unknown is None."""
-        snapshot = books(ended(answer("a", cost=None)), ended(answer("b")), ended(answer("c", cost="0")))
+        snapshot = snapshot_of(ended(answer("a", cost=None)), ended(answer("b")), ended(answer("c", cost="0")))
         assert (snapshot.total.cost_usd, snapshot.total.unpriced) == (Decimal("0.01"), 1)
-        own = {name: summary.known_cost_usd for name, summary in snapshot.by["deployment"].items()}
-        assert own == {"a": None, "b": 0.01, "c": 0.0}
+        costs = {name: summary.known_cost_usd for name, summary in snapshot.by["deployment"].items()}
+        assert costs == {"a": None, "b": 0.01, "c": 0.0}
 
     def test_calls_without_an_answer_are_counted_by_kind_and_not_timed(self):
         """Also those whose caller left."""
-        total = books(ended(failure(), failed="rate_limited"), ended(failed="cancelled")).total
+        total = snapshot_of(ended(failure(), failed="rate_limited"), ended(failed="cancelled")).total
         assert (total.calls, total.answered, total.latency_s.count) == (2, 0, 0)
         assert total.unanswered == {"rate_limited": 1, "cancelled": 1}
 
     def test_a_deployment_asked_twice_in_a_call_has_one_call_and_two_attempts(self):
         """A repeat is no second call."""
-        own = books(ended(failure("a"), answer("a"))).by["deployment"]["a"]
-        assert (own.calls, own.attempts, own.answered, own.failures) == (1, 2, 1, {"rate_limited": 1})
+        summary = snapshot_of(ended(failure("a"), answer("a"))).by["deployment"]["a"]
+        assert (summary.calls, summary.attempts, summary.answered, summary.failures) == (1, 2, 1, {"rate_limited": 1})
 
     def test_other_events_are_no_news(self):
         """Only ended calls are booked."""
-        assert books(FellBack("c", "a", "b", "timeout")) == books()
+        assert snapshot_of(FellBack("c", "a", "b", "timeout")) == snapshot_of()
 
     def test_langchains_own_tags_are_left_out(self):
         """`seq:step:2` is where in a chain, not whose."""
-        assert set(books(ended(answer(), tags=("seq:step:2", "graph:step:9", "web", "web"))).by["tag"]) == {"web"}
-        assert books(ended(answer(), tags=("web", "web"))).by["tag"]["web"].calls == 1
+        assert set(snapshot_of(ended(answer(), tags=("seq:step:2", "graph:step:9", "web", "web"))).by["tag"]) == {"web"}
+        assert snapshot_of(ended(answer(), tags=("web", "web"))).by["tag"]["web"].calls == 1
 
     def test_a_dimension_that_is_full_counts_the_rest_together(self):
         """Names in order of appearance, then one for all others; nothing is lost."""
-        snapshot = books(*(ended(answer(), metadata={"tenant": n}) for n in (1, 2, 3, 4, 1)), by=("tenant",), names=2)
-        assert {name: own.calls for name, own in snapshot.by["tenant"].items()} == {"1": 2, "2": 1, OTHER: 2}
+        snapshot = snapshot_of(
+            *(ended(answer(), metadata={"tenant": n}) for n in (1, 2, 3, 4, 1)), by=("tenant",), names=2
+        )
+        assert {name: summary.calls for name, summary in snapshot.by["tenant"].items()} == {"1": 2, "2": 1, OTHER: 2}
 
     def test_a_call_counts_once_among_the_others(self):
         """However many of its tags, deployments and models are beyond the names that are held."""
         calls = [ended(failure(f"a{n}"), answer(f"b{n}"), tags=(f"u{n}", f"v{n}", f"w{n}")) for n in range(4)]
-        by = books(*calls, names=1).by
-        assert {name: own.calls for name, own in by["tag"].items()} == {"u0": 1, OTHER: 4}
+        by = snapshot_of(*calls, names=1).by
+        assert {name: summary.calls for name, summary in by["tag"].items()} == {"u0": 1, OTHER: 4}
         for dimension in ("deployment", "model"):
             others = by[dimension][OTHER]
             assert (others.calls, others.answered, others.attempts) == (4, 4, 7)
 
     def test_the_last_runs_are_kept(self):
         """A run that makes another call is young again."""
-        snapshot = books(*(ended(answer(), run_id=run) for run in "abacd"), runs=3)
-        assert {name: own.calls for name, own in snapshot.by["run"].items()} == {"a": 2, "c": 1, "d": 1}
+        snapshot = snapshot_of(*(ended(answer(), run_id=run) for run in "abacd"), runs=3)
+        assert {name: summary.calls for name, summary in snapshot.by["run"].items()} == {"a": 2, "c": 1, "d": 1}
 
     def test_threads_may_share_it(self):
         """No call is lost or counted twice."""
@@ -186,15 +188,15 @@ class TestCounting:
 
     def test_what_ends_with_a_booked_call_may_ask_the_ledger(self):
         """Metadata may hold the last reference to something that tells or asks when it goes."""
-        ledger, asked = Ledger(), []
+        ledger, counts = Ledger(), []
 
         class Session:
             def __del__(self):
-                asked.append(ledger.snapshot().total.calls)
+                counts.append(ledger.snapshot().total.calls)
 
         ledger(ended(answer(), metadata={"session": Session()}))
         within(5, ledger.snapshot)
-        assert asked == [1]
+        assert counts == [1]
 
 
 def within(seconds, work):
@@ -225,12 +227,12 @@ logs = st.lists(calls, max_size=6)
 class TestRuns:
     def test_a_run_is_the_outermost_one(self):
         """The calls of an agent or a graph are one run; where nothing is known of it, a call is one by itself."""
-        snapshot = books(
+        snapshot = snapshot_of(
             *(ended(answer(), run_id=run, root_run_id="graph") for run in "abc"),
             ended(answer(), run_id="alone"),
             ended(answer()),
         )
-        assert {name: own.calls for name, own in snapshot.by["run"].items()} == {"graph": 3, "alone": 1}
+        assert {name: summary.calls for name, summary in snapshot.by["run"].items()} == {"graph": 3, "alone": 1}
 
 
 class TestMerging:
@@ -238,18 +240,18 @@ class TestMerging:
     @settings(max_examples=examples(60), deadline=None)
     def test_books_of_several_ledgers_are_the_books_of_one(self, first, second, third):
         """In any order and grouping: sums are whole numbers and exact decimals."""
-        one, two, three = books(*first), books(*second), books(*third)
-        whole = books(*first, *second, *third)
+        one, two, three = snapshot_of(*first), snapshot_of(*second), snapshot_of(*third)
+        whole = snapshot_of(*first, *second, *third)
         assert merge(one, two, three) == whole
         assert merge(three, one, two) == whole
         assert merge(merge(one, two), three) == merge(one, merge(two, three)) == whole
-        assert merge(whole) == merge(whole, Snapshot(), books()) == whole
+        assert merge(whole) == merge(whole, Snapshot(), snapshot_of()) == whole
 
     @given(logs)
     @settings(max_examples=examples(30), deadline=None)
     def test_a_snapshot_comes_back_from_json_and_from_pickle(self, log):
         """As it was, to the last decimal."""
-        snapshot = books(*log)
+        snapshot = snapshot_of(*log)
         assert Snapshot.from_dict(json.loads(json.dumps(snapshot.as_dict()))) == snapshot
         assert pickle.loads(pickle.dumps(snapshot)) == snapshot
 
@@ -278,11 +280,11 @@ class TestPercentiles:
     @settings(max_examples=examples(200), deadline=None)
     def test_a_percentile_is_within_one_percent_of_the_true_one(self, values):
         """The value of that rank, whatever the values are."""
-        ranked, found = sorted(values), distribution(values)
+        ranked, counted = sorted(values), distribution(values)
         for part in (0.0, 0.5, 0.95, 0.99, 1.0):
             true = ranked[max(ceil(part * len(ranked)) - 1, 0)]
-            assert found.quantile(part) == pytest.approx(true, rel=0.01)
-        assert found.mean == pytest.approx(sum(values) / len(values), rel=1e-3)
+            assert counted.quantile(part) == pytest.approx(true, rel=0.01)
+        assert counted.mean == pytest.approx(sum(values) / len(values), rel=1e-3)
 
     def test_without_values_there_are_none(self):
         """None, not zero."""
@@ -292,8 +294,8 @@ class TestPercentiles:
     def test_the_number_of_buckets_is_bounded(self):
         """Whatever is measured: values beyond the scale count at its ends."""
         exponents = range(-300, 300)
-        found = distribution([0.0, *(10.0**exponent * step for exponent in exponents for step in (1, 2, 5))])
-        assert len(found.buckets) <= MOST_BUCKETS < 1600
+        counted = distribution([0.0, *(10.0**exponent * step for exponent in exponents for step in (1, 2, 5))])
+        assert len(counted.buckets) <= MOST_BUCKETS < 1600
 
 
 class TestCost:
@@ -316,12 +318,16 @@ class TestCost:
             ledger(ended(answer(name, latency_s=latency_s), latency_s=latency_s))
         snapshot = ledger.snapshot()
         every = [*known["a"], *known["b"]]
-        own = snapshot.by["deployment"]
-        for found, times in ((snapshot.total, every), (own["a"], known["a"]), (own["b"], known["b"])):
+        by_deployment = snapshot.by["deployment"]
+        for summary, times in (
+            (snapshot.total, every),
+            (by_deployment["a"], known["a"]),
+            (by_deployment["b"], known["b"]),
+        ):
             ranked = sorted(times)
             for part in (0.5, 0.95, 0.99, 0.999):
                 true = ranked[int(part * (len(ranked) - 1))]
-                assert found.latency_s.quantile(part) == pytest.approx(true, rel=0.01)
+                assert summary.latency_s.quantile(part) == pytest.approx(true, rel=0.01)
 
     def test_what_a_call_costs_is_told(self, record_testsuite_property):
         """Measured and reported; machines differ, so no number is asserted."""
@@ -346,11 +352,11 @@ def _held(root):
     """Bytes of everything that can be reached from it, but for what is the interpreter's."""
     seen, waiting, total = set(), [root], 0
     while waiting:
-        found = waiting.pop()
-        if id(found) not in seen and not isinstance(found, type | ModuleType | FunctionType):
-            seen.add(id(found))
-            total += sys.getsizeof(found)
-            waiting += gc.get_referents(found)
+        reached = waiting.pop()
+        if id(reached) not in seen and not isinstance(reached, type | ModuleType | FunctionType):
+            seen.add(id(reached))
+            total += sys.getsizeof(reached)
+            waiting += gc.get_referents(reached)
     return total
 
 
@@ -378,5 +384,5 @@ def test_one_key_may_be_given_as_a_text():
     """And is not taken for its letters."""
     ledger = Ledger(by="tenant")
     fake_chat_model({"a": "hi"}, listeners=[ledger]).invoke("x", {"metadata": {"tenant": "acme", "t": "letter"}})
-    assert {name: own.calls for name, own in ledger.snapshot().by["tenant"].items()} == {"acme": 1}
+    assert {name: summary.calls for name, summary in ledger.snapshot().by["tenant"].items()} == {"acme": 1}
     assert "t" not in ledger.snapshot().by

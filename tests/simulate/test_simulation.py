@@ -139,7 +139,7 @@ class TestChance:
             "down = [Trouble(name, 'server_error', 0.7) for name in 'abc']\n"
             "print(json.dumps(asyncio.run(simulate(spec, troubles=down, calls=60)).as_dict()))"
         )
-        told = {
+        outputs = {
             subprocess.run(
                 [sys.executable, "-c", program],
                 env={**os.environ, "PYTHONHASHSEED": hash_seed},
@@ -150,8 +150,8 @@ class TestChance:
             ).stdout
             for hash_seed in ("1", "2")
         }
-        assert len(told) == 1
-        assert json.loads(told.pop())["requests"] > 60
+        assert len(outputs) == 1
+        assert json.loads(outputs.pop())["requests"] > 60
 
     def test_ones_trouble_is_not_anothers(self):
         """Each deployment has a run of luck of its own."""
@@ -202,11 +202,11 @@ class TestTroubles:
     def test_a_breaker_keeps_most_calls_from_a_dead_deployment(self):
         """Some failures open it, then there is a probe now and then."""
         out = outcome_of(Trouble("a", "connection"))
-        own = out.deployments["a"]
-        assert (own.answered, out.unanswered) == (0, 0)
-        assert own.asked < 10
-        assert own.breaker_openings >= 2
-        assert own.passed_over == 1000 - own.asked
+        share = out.deployments["a"]
+        assert (share.answered, out.unanswered) == (0, 0)
+        assert share.asked < 10
+        assert share.breaker_openings >= 2
+        assert share.passed_over == 1000 - share.asked
 
     def test_a_deployment_that_comes_back_answers_again(self):
         """After the cooldown that was running, and no sooner than it is back."""
@@ -218,7 +218,7 @@ class TestTroubles:
     def test_a_slow_deployment_answers_late_and_a_hedge_helps(self):
         """The slow tail is what hedging is for."""
         slow = Trouble("a", first_token_s=6.0, share=0.05)
-        plain, hedged = (outcome_of(slow, spec=spec_of(**own)) for own in ({}, {"hedge": {"after_s": 1.5}}))
+        plain, hedged = (outcome_of(slow, spec=spec_of(**settings)) for settings in ({}, {"hedge": {"after_s": 1.5}}))
         assert plain.total.time_to_first_token_s.p99 > 4
         assert hedged.total.time_to_first_token_s.p99 < 3
         assert plain.unanswered == hedged.unanswered == 0
@@ -231,7 +231,7 @@ class TestTroubles:
         assert out.unanswered == 0
 
     @pytest.mark.parametrize(
-        ("wrong", "told"),
+        ("wrong", "message"),
         [
             ({"troubles": [Trouble("aa")]}, "no deployment called 'aa'; did you mean 'a'"),
             ({"troubles": [Trouble("zebra")]}, "no deployment called 'zebra'; known are 'a', 'b', 'c'"),
@@ -245,9 +245,9 @@ class TestTroubles:
             ({"chain": "mian"}, "no chain is called 'mian'; did you mean 'main'"),
         ],
     )
-    def test_what_cannot_be_is_refused(self, wrong, told):
+    def test_what_cannot_be_is_refused(self, wrong, message):
         """With the value, and the nearest word there is."""
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             asyncio.run(simulate(spec_of(), **wrong))
 
     def test_all_that_is_wrong_is_told_at_once(self):
@@ -299,5 +299,5 @@ class TestNothingHappens:
     def test_the_outcome_is_plain_data(self):
         """JSON takes it; what nobody measured is null."""
         out = outcome_of(*(Trouble(name, "connection") for name in NAMES), calls=5)
-        told = json.loads(json.dumps(out.as_dict()))
-        assert (told["answered"], told["unanswered_share"], told["latency_s"]["p50"]) == (0, 1.0, None)
+        plain = json.loads(json.dumps(out.as_dict()))
+        assert (plain["answered"], plain["unanswered_share"], plain["latency_s"]["p50"]) == (0, 1.0, None)

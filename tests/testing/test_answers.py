@@ -187,13 +187,13 @@ def after_a_call(result: str, *tools: Document) -> Document:
 class TestSchemas:
     def test_a_requested_schema_is_filled_from_the_text(self) -> None:
         """The classic of extraction works."""
-        said = ask("Erick, 27 years old", response_format=schema_format(Person.model_json_schema())).text
-        assert Person.model_validate_json(said) == Person(name="Erick", age=27)
+        text = ask("Erick, 27 years old", response_format=schema_format(Person.model_json_schema())).text
+        assert Person.model_validate_json(text) == Person(name="Erick", age=27)
 
     def test_a_schema_that_contains_itself_comes_to_an_end(self) -> None:
         """References are followed as far as needed."""
-        said = ask("a tree", response_format=schema_format(Tree.model_json_schema())).text
-        assert Tree.model_validate_json(said).children
+        text = ask("a tree", response_format=schema_format(Tree.model_json_schema())).text
+        assert Tree.model_validate_json(text).children
 
     @pytest.mark.parametrize(
         "schema",
@@ -275,8 +275,8 @@ class TestSchemas:
     def test_format_instructions_are_followed(self) -> None:
         """A schema spelled out in the prompt is filled, its own words left out of account."""
         parser: PydanticOutputParser[Person] = PydanticOutputParser(pydantic_object=Person)
-        said = ask(f"Erick, 27 years old.\n{parser.get_format_instructions()}").text
-        assert parser.parse(said) == Person(name="Erick", age=27)
+        text = ask(f"Erick, 27 years old.\n{parser.get_format_instructions()}").text
+        assert parser.parse(text) == Person(name="Erick", age=27)
 
 
 class TestReplies:
@@ -292,8 +292,8 @@ class TestReplies:
 
     def test_usage_is_counted_or_as_told(self) -> None:
         """OpenAI's own object goes through untouched."""
-        told = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "cost": 0.1}
-        assert answer_as(Reply("x", usage=told), {"messages": []}).usage == told
+        usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "cost": 0.1}
+        assert answer_as(Reply("x", usage=usage), {"messages": []}).usage == usage
         assert answer_as(Reply("x", usage=(1, 2)), {"messages": []}).usage["total_tokens"] == 3
         assert answer_as(Reply("four"), {"messages": []}).usage["completion_tokens"] == 1
 
@@ -316,8 +316,8 @@ class TestLangChainsOwnSuite(ChatModelIntegrationTests):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         # The client that ChatOpenAI shares by default keeps connections of event loops that are gone.
-        own = httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0))
-        here = {"base_url": self.api_base, "http_async_client": own}
+        client = httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0))
+        here = {"base_url": self.api_base, "http_async_client": client}
         return {"model": "fake", "api_key": "none", "stream_usage": True, **here}
 
     @property

@@ -183,12 +183,14 @@ class TestToolsAndSchemas:
         if method == "function_calling":
             good = Reply(tool_calls=[{"name": "Answer", "args": {"number": 7}}])
         model = fake_chat_model({"a": "sorry", "b": good})
-        asked = model.with_structured_output(Answer, method=method)
+        structured = model.with_structured_output(Answer, method=method)
         if mode in STREAMED:
-            parts = list(asked.stream("x")) if mode == "stream" else [part async for part in asked.astream("x")]
+            parts = (
+                list(structured.stream("x")) if mode == "stream" else [part async for part in structured.astream("x")]
+            )
             assert parts[-1] == Answer(number=7)
         else:
-            assert await ask(asked, mode) == Answer(number=7)
+            assert await ask(structured, mode) == Answer(number=7)
         assert [received.deployment for received in model.received()] == ["a", "b"]
 
     @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
@@ -273,14 +275,14 @@ class TestASpecOfOnesOwn:
         """chain=, model=, configurable and with_chain."""
         model = fake_chat_model({"primary": Fail(500)}, spec=PRICED)
         assert model.invoke("x").response_metadata["llm_fallback"]["deployment"] == "backup"
-        for asked in (
+        for copied in (
             model.bind(chain="cheap"),
             model.bind(model="cheap"),
             model.with_config(configurable={"chain": "cheap"}),
             model.with_chain("cheap"),
         ):
             with pytest.raises(ChainExhausted, match="cheap"):
-                asked.invoke("x")
+                copied.invoke("x")
         with pytest.raises(ValueError, match="cheap"):
             model.invoke("x", chain="chaep")
 
@@ -290,8 +292,8 @@ class TestWatching:
         """As a server would have got it: parameters of deployment, model and call, and the messages."""
         model = fake_chat_model({"a": Fail(500), "b": "x"}, temperature=0.1)
         model.invoke([SystemMessage("be brief"), HumanMessage("hi")])
-        [asked] = model.received("b")
-        assert asked.body == {
+        [received] = model.received("b")
+        assert received.body == {
             "model": "b",
             "temperature": 0.1,
             "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}],
@@ -413,9 +415,9 @@ class TestTime:
             loop = asyncio.get_running_loop()
             calls = [loop.run_in_executor(pool, model.invoke, "x") for _ in range(10)]
             calls += [loop.run_in_executor(pool, elsewhere) for _ in range(10)]
-            own = await asyncio.gather(*(model.ainvoke("x") for _ in range(10)))
+            messages = await asyncio.gather(*(model.ainvoke("x") for _ in range(10)))
             others = await asyncio.gather(*calls)
-        assert {message.content for message in own} == {"slow"}
+        assert {message.content for message in messages} == {"slow"}
         assert len(others) == 20
         assert model.invoke("x").content == "slow"
 
@@ -435,8 +437,8 @@ class TestSharing:
         """A breaker opened through one copy is open for all, rebuilt ones too."""
         model = fake_chat_model({"a": Fail(500), "b": "fine"})
         warm = model.configurable_fields(temperature=ConfigurableField(id="temperature"))
-        for asked in (model.bind_tools([]), model.model_copy(), warm.with_config(configurable={"temperature": 1})):
-            asked.invoke("x")
+        for derived in (model.bind_tools([]), model.model_copy(), warm.with_config(configurable={"temperature": 1})):
+            derived.invoke("x")
         assert model.state()["a"]["breaker"] == "open"
         assert len(model.received("a")) == 3
         assert model.received("b")[-1].body["temperature"] == 1
@@ -448,8 +450,8 @@ class TestSharing:
         spec = {**PRICED, "deployments": {**PRICED["deployments"], "third": PRICED["deployments"]["primary"]}}
         spec["chains"] = {"good": {"tiers": ["third"]}, "cheap": {"tiers": ["primary"]}}
         model.reload(spec)
-        for asked in (model, warm.with_config(configurable={"temperature": 1})):
-            assert asked.invoke("x").response_metadata["llm_fallback"]["deployment"] == "third"
+        for derived in (model, warm.with_config(configurable={"temperature": 1})):
+            assert derived.invoke("x").response_metadata["llm_fallback"]["deployment"] == "third"
 
     def test_a_closed_model_says_so(self):
         """Like the real one."""

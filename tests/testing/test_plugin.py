@@ -366,9 +366,9 @@ import llm_fallback.testing.plugin
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    own = [name for name in json.loads(ran.stdout) if name.startswith("llm_fallback.")]
-    assert json.loads(ran.stdout) == ["llm_fallback", *own]
-    assert own == ["llm_fallback._imports", "llm_fallback.testing", "llm_fallback.testing.plugin"]
+    loaded = [name for name in json.loads(ran.stdout) if name.startswith("llm_fallback.")]
+    assert json.loads(ran.stdout) == ["llm_fallback", *loaded]
+    assert loaded == ["llm_fallback._imports", "llm_fallback.testing", "llm_fallback.testing.plugin"]
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from llm_fallback.testing import (
     fake_chat_model,
     recorded,
 )
-from llm_fallback.testing.recorder import Take, _masked
+from llm_fallback.testing.recorder import ExchangeRecorder, _masked
 from llm_fallback.testing.recordings import Recorded, _exchange, line_of
 from tests.asking import MODES, ask
 from tests.conformance.conftest import TickingClock
@@ -56,8 +56,8 @@ def recording(scripts, file):
             yield server, upstream
 
 
-def spec_of(server, **own):
-    return server.spec(deployments={name: {**OWN, **own} for name in server.deployments}, retries={"max": 0})
+def spec_of(server, **settings):
+    return server.spec(deployments={name: {**OWN, **settings} for name in server.deployments}, retries={"max": 0})
 
 
 async def outcome(model, mode):
@@ -86,8 +86,8 @@ async def test_what_was_recorded_comes_to_the_same_when_it_is_played(tmp_path, m
 def test_no_key_reaches_the_file(tmp_path):
     """Not the one a request carried, wherever it stood; not even where a server repeats it."""
     file = tmp_path / "exchanges.jsonl"
-    told = {"error": {"message": f"Incorrect API key provided: {KEY}.", "code": "invalid_api_key"}}
-    scripts = {"a": [Fail(401, body=told), Reply(f"you are {KEY}", headers={"X-Echo": KEY})]}
+    body = {"error": {"message": f"Incorrect API key provided: {KEY}.", "code": "invalid_api_key"}}
+    scripts = {"a": [Fail(401, body=body), Reply(f"you are {KEY}", headers={"X-Echo": KEY})]}
     with recording(scripts, file) as (server, upstream):
         headers = {"extra_headers": {"X-Auth-Token": "tok-98765", "Cookie": "session=abcdef"}}
         with build_chat_model(spec_of(server, params=headers, breaker="off")) as model:
@@ -177,14 +177,14 @@ async def test_a_client_may_leave_as_soon_as_it_has_all(stream):
     """Before anybody saw the upstream's answer end: that is no silence, on which a replay would wait for ever."""
     script = Reply(chunks=["one", " two"], chunk_delay_s=0.01)
     async with FakeServer({"a": script}) as server, ClientSession() as session:
-        asked = {"model": "a", "messages": [], "stream": stream}
-        async with session.post(f"{server.base('a')}/v1/chat/completions", json=asked) as response:
-            take = Take(stream)
-            take.begin(response)
-            ends = [take.without([]).end]
+        request = {"model": "a", "messages": [], "stream": stream}
+        async with session.post(f"{server.base('a')}/v1/chat/completions", json=request) as response:
+            recorder = ExchangeRecorder(stream)
+            recorder.begin(response)
+            ends = [recorder.without([]).end]
             async for data in response.content.iter_any():
-                take.add(data)
-                ends.append(take.without([]).end)
+                recorder.add(data)
+                ends.append(recorder.without([]).end)
     assert ends == ["silence"] * (len(ends) - 1) + ["whole"]
 
 

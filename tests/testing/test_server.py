@@ -16,8 +16,8 @@ Document = dict[str, Any]
 
 
 def request_to(server: FakeServer, name: str, **body: Any) -> Document:
-    asked = {"model": name, "messages": [{"role": "user", "content": "hi"}], **body}
-    return {"url": f"{server.base(name)}/v1/chat/completions", "json": asked}
+    request = {"model": name, "messages": [{"role": "user", "content": "hi"}], **body}
+    return {"url": f"{server.base(name)}/v1/chat/completions", "json": request}
 
 
 def ask(server: FakeServer, name: str, **body: Any) -> httpx.Response:
@@ -36,7 +36,7 @@ def deltas(text: str) -> list[Document]:
     return [choice["delta"] for chunk in chunks(text) for choice in chunk["choices"]]
 
 
-def said(text: str) -> str:
+def streamed_text(text: str) -> str:
     return "".join(delta.get("content") or "" for delta in deltas(text))
 
 
@@ -225,7 +225,7 @@ class TestFail:
         with FakeServer({"a": Fail(word)}) as server:
             text, error = read_to_the_end(server, "a", stream=True)
             assert isinstance(error, httpx.ReadTimeout)
-            assert (said(text) if text else None) == pieces
+            assert (streamed_text(text) if text else None) == pieces
             assert isinstance(read_to_the_end(server, "a")[1], httpx.ReadTimeout)
 
     @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ class TestStall:
                     text += piece
                     if text.count(sign) >= 4:
                         break
-        assert said(text) == "The"
+        assert streamed_text(text) == "The"
 
     def test_any_reply_can_be_the_one_that_stalls(self) -> None:
         """Half a tool call is half a tool call."""
@@ -277,7 +277,7 @@ class TestCut:
         """What was sent arrives, then the connection breaks."""
         with FakeServer({"a": Cut(after_chunks=2)}) as server:
             text, error = read_to_the_end(server, "a", stream=True)
-        assert said(text) == "The quick"
+        assert streamed_text(text) == "The quick"
         assert isinstance(error, httpx.ReadError)
 
     @pytest.mark.parametrize(("how", "last"), [("close", ""), ("done", "[DONE]")])
@@ -286,7 +286,7 @@ class TestCut:
         with FakeServer({"a": Cut(how=how)}) as server:
             text, error = read_to_the_end(server, "a", stream=True)
         assert error is None
-        assert said(text) == "The quick"
+        assert streamed_text(text) == "The quick"
         assert finishes(text) == []
         assert (frames(text)[-1] == "[DONE]") == (last == "[DONE]")
 

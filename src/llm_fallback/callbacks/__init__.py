@@ -1,4 +1,4 @@
-"""LangChain callback handlers: what calls cost, how long they took, and what they may cost."""
+"""LangChain callback handlers for the cost and the latency of calls, and for limits of their cost."""
 
 from llm_fallback.callbacks.budget import BudgetCallbackHandler
 from llm_fallback.callbacks.handlers import (

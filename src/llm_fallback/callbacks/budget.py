@@ -23,12 +23,13 @@ from llm_fallback.ledger.ledger import metadata_keys
 class BudgetCallbackHandler(CallObserver):
     """Stops calls that would spend more than `limit_usd` US dollars: they raise BudgetExceeded, and nothing is sent.
 
-    `window` is what the limit is for: each `call`, each `run` (an outermost one of LangChain, as of an agent or a
-    graph), each `day` from midnight UTC, or `none`: all calls together. `per` names a key of `config["metadata"]`, each
-    value of which has the whole limit for itself.
+    `window` says what the limit applies to: each `call`, each `run` (an outermost one of LangChain, as of an agent or a
+    graph), each `day` from midnight UTC, or `none`: all calls together. `per` names a key of `config["metadata"]`; each
+    of its values has a limit of its own.
 
-    An attempt of one of our own models is paid for beforehand by its estimate, so calls at the same time do not
-    overspend. Of other models the handler learns the cost as a call ends, by litellm's list, and stops the next one.
+    This library's models reserve an estimate of each attempt's cost before it is sent, so concurrent calls do not
+    overspend. For other models the cost is known, from litellm's price list, only as a call ends: the next one is
+    stopped.
     Raises ValueError for a limit that is no amount of money, an unknown window, or several keys in `per`.
     """
 
@@ -42,7 +43,7 @@ class BudgetCallbackHandler(CallObserver):
         *,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`wall` tells the time, in seconds since the epoch."""
+        """`wall` returns the time, in seconds since the epoch."""
         super().__init__()
         if window not in get_args(Window):
             raise ValueError(f"window must be one of {', '.join(get_args(Window))}, got {window!r}")
@@ -50,11 +51,11 @@ class BudgetCallbackHandler(CallObserver):
         scope = type(self).__name__ if window == "none" else f"{type(self).__name__}, per {window}"
         self.limit: BudgetLimit = BudgetLimit(_dollars(limit_usd), self._account, scope)
         self._root_runs = RootRunTracker()
-        # Who pays by the run has to see runs begin.
+        # A limit for each run needs to see runs begin.
         self.ignore_chain = self.ignore_agent = self.ignore_retriever = window != "run"
 
     def before_call(self, call: ForeignCall) -> None:
-        """Stop a call when there is nothing left; our own models ask for each attempt themselves."""
+        """Stop a call of another model if nothing is left; this library's models reserve for each attempt."""
         if call.chain:
             return
         call.root_run_id = self._root_runs.root(call.run_id, call.parent_run_id)
@@ -67,7 +68,7 @@ class BudgetCallbackHandler(CallObserver):
         self._account.spend(Spender(event.root_run_id, event.metadata), event.record.cost_usd)
 
     def on_call_ended(self, event: CallEnded) -> None:
-        """A model of ours has ended a call; what it cost was settled attempt by attempt."""
+        """A call of this library's models has ended; its cost was settled attempt by attempt."""
         self._end(UUID(event.run_id))
 
     def on_chain_start(
@@ -86,36 +87,34 @@ class BudgetCallbackHandler(CallObserver):
         self._root_runs.begin(run_id, parent_run_id)
 
     def snapshot(self) -> dict[str, Any]:
-        """Plain data, in US dollars: what was spent and what is set aside for calls under way, today with `day`, in the
-        runs that are remembered with `run`, ever with `none`. Where `unpriced_attempts` is above 0, the cost of some is
-        not known and not in it."""
+        """Plain data, in US dollars: what was spent, and what is reserved for calls that have not ended. With `day` it
+        covers today, with `run` the runs still remembered, with `none` everything. If `unpriced_attempts` is above 0,
+        the cost of that many attempts is not known and not included."""
         balances, per = self._account.balances(), self._account.per
         by = {} if per is None else {f"by_{per}": _by_spender(balances)}
         return {
             "limit_usd": float(self.limit.usd),
             "window": self._account.window,
-            "spent_usd": float(sum((own.spent for own in balances), Decimal(0))),
-            "reserved_usd": float(sum((own.reserved for own in balances), Decimal(0))),
-            "unpriced_attempts": sum(own.unpriced for own in balances),
+            "spent_usd": float(sum((balance.spent for balance in balances), Decimal(0))),
+            "reserved_usd": float(sum((balance.reserved for balance in balances), Decimal(0))),
+            "unpriced_attempts": sum(balance.unpriced for balance in balances),
             **by,
         }
 
     def report(self) -> str:
-        """Text a person reads."""
-        told = self.snapshot()
-        lines = [
-            f"${told['spent_usd']:.6f} spent, ${told['limit_usd']:.6f} allowed ({_OF_WINDOW[self._account.window]})"
-        ]
-        if self._account.per is not None:
-            spenders = told[f"by_{self._account.per}"].items()
-            lines += [f"by {self._account.per}", *(f"  {name}  ${usd:.6f}" for name, usd in spenders)]
+        """Text for people."""
+        snapshot, window, per = self.snapshot(), self._account.window, self._account.per
+        lines = [f"${snapshot['spent_usd']:.6f} spent, ${snapshot['limit_usd']:.6f} allowed ({_WINDOW_TEXTS[window]})"]
+        if per is not None:
+            spenders = snapshot[f"by_{per}"].items()
+            lines += [f"by {per}", *(f"  {name}  ${usd:.6f}" for name, usd in spenders)]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.report().splitlines()[0]})"
 
 
-_OF_WINDOW = {"call": "for each call", "run": "for each run", "day": "today", "none": "in all"}
+_WINDOW_TEXTS = {"call": "for each call", "run": "for each run", "day": "today", "none": "in all"}
 
 
 def _spender_key(per: str | Sequence[str] | None) -> str | None:
@@ -139,9 +138,9 @@ def _dollars(limit_usd: float | Decimal) -> Decimal:
 
 
 def _by_spender(balances: Sequence[Balance]) -> dict[str, float]:
-    """By the value of `per`; what had none stands under an empty name."""
+    """US dollars spent by each value of `per`; calls without one are under an empty name."""
     spent: dict[str, Decimal] = {}
-    for own in balances:
-        spender_key = own.spender_key or ""
-        spent[spender_key] = spent.get(spender_key, Decimal(0)) + own.spent
+    for balance in balances:
+        spender_key = balance.spender_key or ""
+        spent[spender_key] = spent.get(spender_key, Decimal(0)) + balance.spent
     return {name: float(usd) for name, usd in sorted(spent.items())}

@@ -4,8 +4,8 @@
         graph.invoke(..., config={"metadata": {"tenant": "acme"}})
     costs.snapshot()["by_tenant"]
 
-Our own models tell them how each call ended, also one whose caller left; of other chat models they know what
-`usage_metadata` tells and what time shows. Replies from LangChain's cache count nothing.
+This library's models report how each call ended, also one that its caller left. Of other chat models' calls only the
+`usage_metadata` and the time they took are known. Replies from LangChain's cache are not counted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from llm_fallback.callbacks.budget import BudgetCallbackHandler
 from llm_fallback.callbacks.observer import CallObserver
 from llm_fallback.events import CallEnded
 from llm_fallback.ledger.ledger import Ledger, Snapshot
+from llm_fallback.ledger.quantiles import Distribution
 from llm_fallback.ledger.tally import Summary
 
 __all__ = [
@@ -32,11 +33,11 @@ __all__ = [
     "get_latency_callback",
 ]
 
-_SPLITS = ("chain", "deployment", "model", "tag")
+_DIMENSIONS = ("chain", "deployment", "model", "tag")
 
 
 class _LedgerHandler(CallObserver):
-    """Keeps books of the calls."""
+    """Counts the calls in a ledger."""
 
     def __init__(self, *, by: str | Sequence[str] = ()) -> None:
         super().__init__()
@@ -46,101 +47,100 @@ class _LedgerHandler(CallObserver):
         self._ledger(event)
 
     def report(self) -> str:
-        """The books as text."""
+        """Text for people."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._ledger.snapshot().total.calls} calls)"
 
-    def _splits(self, books: Snapshot) -> Iterator[tuple[str, Mapping[str, Summary]]]:
-        for dimension in (*_SPLITS, *self._ledger.metadata_keys):
-            yield dimension, dict(sorted(books.by[dimension].items()))
+    def _dimensions(self, snapshot: Snapshot) -> Iterator[tuple[str, Mapping[str, Summary]]]:
+        for dimension in (*_DIMENSIONS, *self._ledger.metadata_keys):
+            yield dimension, dict(sorted(snapshot.by[dimension].items()))
 
 
 class CostCallbackHandler(_LedgerHandler):
     """What calls cost: in total, by chain, deployment, model, tag, and by the keys of `config["metadata"]` in `by`.
 
-    Attempts that failed, broke or lost a race are in it. A cost that is not known is never counted as nothing.
+    Attempts that failed, broke off or lost a race are included. A cost that is not known never counts as 0.
     """
 
     @property
     def total_usd(self) -> float:
-        """What is known of the cost of all calls."""
+        """The known cost of all calls, in US dollars."""
         return float(self._ledger.snapshot().total.cost_usd)
 
     def snapshot(self) -> dict[str, Any]:
-        """Plain data, in US dollars. Where `unpriced_calls` is above 0, `total_usd` is a lower bound; a name of which
-        no cost is known at all stands with None."""
-        books = self._ledger.snapshot()
+        """Plain data, in US dollars. If `unpriced_calls` is above 0, `total_usd` is a lower bound; a name without any
+        known cost has None."""
+        snapshot = self._ledger.snapshot()
         return {
-            "total_usd": float(books.total.cost_usd),
-            "unpriced_calls": books.total.unpriced,
-            "calls": books.total.calls,
-            "tokens": books.total.tokens.as_dict(),
+            "total_usd": float(snapshot.total.cost_usd),
+            "unpriced_calls": snapshot.total.unpriced,
+            "calls": snapshot.total.calls,
+            "tokens": snapshot.total.tokens.as_dict(),
             **{
-                f"by_{dimension}": {name: own.known_cost_usd for name, own in names.items()}
-                for dimension, names in self._splits(books)
+                f"by_{dimension}": {name: summary.known_cost_usd for name, summary in names.items()}
+                for dimension, names in self._dimensions(snapshot)
             },
         }
 
     def report(self) -> str:
-        """Text a person reads: the sum, and a line for each part of it."""
-        books = self._ledger.snapshot()
-        lines = [_cost_text(books.total)]
-        for dimension, names in self._splits(books):
-            lines += _section(dimension, {name: _cost_text(own) for name, own in names.items()})
+        """Text for people: the total, and a line for each name."""
+        snapshot = self._ledger.snapshot()
+        lines = [_cost_text(snapshot.total)]
+        for dimension, names in self._dimensions(snapshot):
+            lines += _section(dimension, {name: _cost_text(summary) for name, summary in names.items()})
         return "\n".join(lines)
 
 
 class LatencyCallbackHandler(_LedgerHandler):
     """How long answers took: in total, by chain, deployment, model, tag, and by metadata keys in `by`.
 
-    Times are those of answers; calls and attempts that failed are counted, not timed.
+    Only answers are timed; calls and attempts that failed are just counted.
     """
 
     def snapshot(self) -> dict[str, Any]:
-        """Plain data, in seconds; percentiles to 1 %."""
-        books = self._ledger.snapshot()
+        """Plain data, in seconds; percentiles are within 1 %."""
+        snapshot = self._ledger.snapshot()
         return {
-            **_times(books.total),
+            **_times(snapshot.total),
             **{
-                f"by_{dimension}": {name: _times(own) for name, own in names.items()}
-                for dimension, names in self._splits(books)
+                f"by_{dimension}": {name: _times(summary) for name, summary in names.items()}
+                for dimension, names in self._dimensions(snapshot)
             },
         }
 
     def report(self) -> str:
-        """Text a person reads: a line for all calls, and for each part of them."""
-        books = self._ledger.snapshot()
-        lines = [_latency_text(books.total)]
-        for dimension, names in self._splits(books):
-            lines += _section(dimension, {name: _latency_text(own) for name, own in names.items()})
+        """Text for people: a line for all calls, and one for each name."""
+        snapshot = self._ledger.snapshot()
+        lines = [_latency_text(snapshot.total)]
+        for dimension, names in self._dimensions(snapshot):
+            lines += _section(dimension, {name: _latency_text(summary) for name, summary in names.items()})
         return "\n".join(lines)
 
 
-# Everywhere below a with block, as `get_usage_metadata_callback` does it.
-
-_Books = TypeVar("_Books", bound=_LedgerHandler)
-_everywhere: list[ContextVar[_LedgerHandler | None]] = []
-_everywhere_lock = threading.Lock()
+_Handler = TypeVar("_Handler", bound=_LedgerHandler)
+_variables: list[ContextVar[_LedgerHandler | None]] = []
+_variables_lock = threading.Lock()
 
 
 @contextmanager
 def get_cost_callback(*, by: str | Sequence[str] = ()) -> Iterator[CostCallbackHandler]:
-    """What every call within costs, however deep in chains, graphs and agents it is made."""
+    """A handler for all calls within the block, however deep in chains, graphs and agents they are made."""
     with _attached(CostCallbackHandler(by=by)) as handler:
         yield handler
 
 
 @contextmanager
 def get_latency_callback(*, by: str | Sequence[str] = ()) -> Iterator[LatencyCallbackHandler]:
-    """How long every call within took, however deep in chains, graphs and agents it is made."""
+    """A handler for all calls within the block, however deep in chains, graphs and agents they are made."""
     with _attached(LatencyCallbackHandler(by=by)) as handler:
         yield handler
 
 
 @contextmanager
-def _attached(handler: _Books) -> Iterator[_Books]:
+def _attached(handler: _Handler) -> Iterator[_Handler]:
+    """The handler, attached to every run within the block, as `get_usage_metadata_callback` does it."""
     variable = _free_variable()
     token = variable.set(handler)
     try:
@@ -150,27 +150,25 @@ def _attached(handler: _Books) -> Iterator[_Books]:
 
 
 def _free_variable() -> ContextVar[_LedgerHandler | None]:
-    """LangChain never forgets a variable; so there are only as many as blocks were ever nested."""
-    with _everywhere_lock:
-        for variable in _everywhere:
+    """A registered variable that holds no handler here. LangChain never unregisters one, so they are used again."""
+    with _variables_lock:
+        for variable in _variables:
             if variable.get() is None:
                 return variable
-        made: ContextVar[_LedgerHandler | None] = ContextVar(f"llm_fallback_books_{len(_everywhere)}", default=None)
-        register_configure_hook(made, inheritable=True)
-        _everywhere.append(made)
-        return made
+        name = f"llm_fallback_ledger_{len(_variables)}"
+        added: ContextVar[_LedgerHandler | None] = ContextVar(name, default=None)
+        register_configure_hook(added, inheritable=True)
+        _variables.append(added)
+        return added
 
 
-# How it is told.
-
-
-def _times(own: Summary) -> dict[str, Any]:
+def _times(summary: Summary) -> dict[str, Any]:
     return {
-        "calls": own.calls,
-        "answered": own.answered,
-        "latency_s": own.latency_s.summary(),
-        "time_to_first_token_s": own.time_to_first_token_s.summary(),
-        "tokens_per_s": own.tokens_per_s.summary(),
+        "calls": summary.calls,
+        "answered": summary.answered,
+        "latency_s": summary.latency_s.summary(),
+        "time_to_first_token_s": summary.time_to_first_token_s.summary(),
+        "tokens_per_s": summary.tokens_per_s.summary(),
     }
 
 
@@ -181,23 +179,23 @@ def _section(dimension: str, lines: Mapping[str, str]) -> Iterator[str]:
         yield from (f"  {name:<{width}}  {line}" for name, line in lines.items())
 
 
-def _cost_text(own: Summary) -> str:
-    known = own.known_cost_usd
+def _cost_text(summary: Summary) -> str:
+    known = summary.known_cost_usd
     cost = "cost unknown" if known is None else f"${known:.6f}"
-    missing = f", {own.unpriced} of them unpriced" if own.unpriced and known is not None else ""
-    return f"{cost} in {_counted(own.calls)}{missing}, {own.tokens.input} + {own.tokens.output} tokens"
+    missing = f", {summary.unpriced} of them unpriced" if summary.unpriced and known is not None else ""
+    return f"{cost} in {_counted(summary.calls)}{missing}, {summary.tokens.input} + {summary.tokens.output} tokens"
 
 
-def _latency_text(own: Summary) -> str:
-    answered = f"{own.answered} of {_counted(own.calls)} answered"
-    latency, first = own.latency_s, own.time_to_first_token_s
-    told = [
+def _latency_text(summary: Summary) -> str:
+    answered = f"{summary.answered} of {_counted(summary.calls)} answered"
+    latency, first = summary.latency_s, summary.time_to_first_token_s
+    timings = [
         f"{name} {_percentiles(times)}" for name, times in (("latency", latency), ("first token", first)) if times.count
     ]
-    return "; ".join([answered, *told])
+    return "; ".join([answered, *timings])
 
 
-def _percentiles(times: Any) -> str:
+def _percentiles(times: Distribution) -> str:
     return f"p50 {times.p50:.3f} s, p95 {times.p95:.3f} s, p99 {times.p99:.3f} s"
 
 

@@ -1,4 +1,4 @@
-"""`llm-fallback ask`: one question to a chain, and what happened on the way to the answer."""
+"""`llm-fallback ask`: one question to a chain, its answer, and the attempts that led to it."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def command(
     spec = load_spec(*files)
     name = chain_called(spec, chain)
     text = sys.stdin.read() if question == "-" else question
-    # An `accept` may live beside the spec, as it would be found by `python -m`.
+    # `accept` may name a function in a module beside the spec; `python -m` would find it, too.
     sys.path.insert(0, os.getcwd())
     with loading_litellm():
         from llm_fallback.litellm_adapter.build import build_chat_model
 
     records: list[Record] = []
     with build_chat_model(spec, chain=name, listeners=[_recorder(records)]) as model:
-        ctx.exit(_ask_for_data(model, text, records) if as_json else _ask(model, text, stream, records))
+        ctx.exit(_ask_as_json(model, text, records) if as_json else _ask(model, text, stream, records))
 
 
 def _recorder(records: list[Record]) -> Any:
@@ -68,14 +68,14 @@ def _ask(model: BaseChatModel, question: str, stream: bool, records: list[Record
     from llm_fallback.cli.timeline import summary, timeline
 
     out = console(stderr=True)
-    error, said = None, False
+    error, has_text = None, False
     try:
-        for piece in _answer(model, question, stream):
-            click.echo(piece, nl=False)
-            said = said or bool(piece)
+        for text in _answer(model, question, stream):
+            click.echo(text, nl=False)
+            has_text = has_text or bool(text)
     except (BudgetExceeded, ChainExhausted, StreamBroken) as raised:
         error = raised
-    if said:
+    if has_text:
         click.echo()
     out.print(timeline(records[-1]))
     out.print(summary(records[-1]))
@@ -92,15 +92,15 @@ def _answer(model: BaseChatModel, question: str, stream: bool) -> Iterator[str]:
         yield str(chunk.text)
 
 
-def _ask_for_data(model: BaseChatModel, question: str, records: list[Record]) -> int:
+def _ask_as_json(model: BaseChatModel, question: str, records: list[Record]) -> int:
     try:
         reply: AIMessage = model.invoke(question)
     except (BudgetExceeded, ChainExhausted) as error:
-        print_json({"answer": None, "error": str(error), **_facts(records)})
+        print_json({"answer": None, "error": str(error), **_metadata(records)})
         return FOUND
-    print_json({"answer": str(reply.text), "usage_metadata": reply.usage_metadata, **_facts(records)})
+    print_json({"answer": str(reply.text), "usage_metadata": reply.usage_metadata, **_metadata(records)})
     return 0
 
 
-def _facts(records: list[Record]) -> dict[str, Any]:
+def _metadata(records: list[Record]) -> dict[str, Any]:
     return {"llm_fallback": records[-1].as_metadata()}

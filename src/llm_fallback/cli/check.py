@@ -21,7 +21,7 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found, and what one call of each chain may do."""
+    """The findings, and what one call of each chain may do at most."""
 
     findings: list[Finding]
     chains: list[dict[str, Any]] = field(default_factory=list)
@@ -56,14 +56,14 @@ def command(ctx: click.Context, files: tuple[Path, ...], env: bool, strict: bool
 
 
 def examine(files: Sequence[Path], *, env: bool) -> Report:
-    """Everything wrong with a spec or, where nothing is, everything unwise in it."""
+    """All mistakes in a spec; if there are none, everything unwise in it."""
     try:
         spec = load_spec(*files)
     except SpecError as error:
         return Report([_finding(mistake) for mistake in error.mistakes])
     from llm_fallback.plan.explain import explain_unresolved
 
-    # What a spec imports may live beside it, as it would be found by `python -m`.
+    # A spec may name functions in modules beside it; `python -m` would find them, too.
     sys.path.insert(0, os.getcwd())
     findings = check(spec, env=env)
     return Report(findings, [explain_unresolved(spec, name) for name in spec.chains], spec.default_chain)
@@ -78,9 +78,9 @@ def _print(report: Report, files: str) -> None:
     for finding in report.findings:
         _print_finding(finding)
     errors = report.count("error")
-    said = [_counted(errors, "error")] if errors else ["no errors"]
-    said += [_counted(count, noun) for noun in ("warning", "note") if (count := report.count(noun))]
-    click.secho(f"{files}: {', '.join(said)}", fg="red" if errors else "green", bold=True)
+    counts = [_counted(errors, "error")] if errors else ["no errors"]
+    counts += [_counted(count, noun) for noun in ("warning", "note") if (count := report.count(noun))]
+    click.secho(f"{files}: {', '.join(counts)}", fg="red" if errors else "green", bold=True)
     if not errors:
         for chain in report.chains:
             _print_chain(chain, is_default=chain["chain"] == report.default_chain)
@@ -95,7 +95,7 @@ def _print_finding(finding: Finding) -> None:
 
 
 def _indented(text: str) -> str:
-    """The text under its heading; wrapped on a terminal, whole lines where it is piped."""
+    """The text, indented; wrapped on a terminal, in one line where it is piped."""
     if not sys.stdout.isatty():
         return f"    {text}"
     width = os.get_terminal_size(sys.stdout.fileno()).columns

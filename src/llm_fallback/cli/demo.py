@@ -61,7 +61,7 @@ def _show(out: Console) -> None:
             set_up.warm_up()
         for number, scene in enumerate(SCENES, 1):
             out.print(_call(f"{number} {scene.title}", scene.happens, set_up.play(scene)))
-        out.print(_in_words(set_up))
+        out.print(_explanation(set_up))
         out.print(_outage(f"{len(SCENES) + 1} outage", list(set_up.outage())))
     out.print(f"{time.monotonic() - began:.1f} s. Now with your own spec: check, explain, ask.", style="dim")
 
@@ -78,9 +78,9 @@ def _call(title: str, happens: str, played: Played) -> Panel:
 
     lines: list[RenderableType] = [Text(played.answer, style="bold"), timeline(played.record)]
     lines.append(Text(summary(played.record), style="dim"))
-    left = played.breaker["retry_in_s"]
-    if left is not None:
-        lines.append(Text(f"the breaker of the primary is open for {seconds(left)}", style="dim"))
+    retry_in_s = played.breaker["retry_in_s"]
+    if retry_in_s is not None:
+        lines.append(Text(f"the breaker of the primary is open for {seconds(retry_in_s)}", style="dim"))
     return _panel(title, happens, *lines)
 
 
@@ -92,8 +92,8 @@ def _panel(title: str, happens: str, *lines: RenderableType) -> Panel:
     return Panel(Group(*lines), title=heading, title_align="left", border_style="cyan")
 
 
-def _in_words(set_up: Stage) -> Padding:
-    """What a chain that does not hold its replies back does where the stream is cut off."""
+def _explanation(set_up: Stage) -> Padding:
+    """What a chain that does not hold replies back does when the stream is cut off."""
     from rich.padding import Padding
 
     from llm_fallback.cli.scenes import SCENES
@@ -101,13 +101,13 @@ def _in_words(set_up: Stage) -> Padding:
     cut = next(scene for scene in SCENES if scene.title == "cut off")
     played = set_up.play(replace(cut, chain="assistant"))
     assert played.error is not None
-    told = (
+    text = (
         "In 5 the chain has [bold]on_stream_break: hold[/]: a reply is delivered once it is whole. With "
         f"[bold]raise[/], the default, its user has read {played.answer!r} when the stream raises "
         "[bold]StreamBroken[/], with that as .partial. Nothing comes twice, and no broken stream passes for a "
         "whole one."
     )
-    return Padding(told, (0, 2, 1, 2), expand=False)
+    return Padding(text, (0, 2, 1, 2), expand=False)
 
 
 def _outage(title: str, calls: list[Played]) -> Panel:
@@ -140,5 +140,5 @@ def _outcome(played: Played, deployment: str) -> Text:
 def _state(breaker: dict[str, Any]) -> str:
     if breaker["breaker"] == "closed":
         return f"closed, failures: {breaker['failures']}"
-    left = breaker["retry_in_s"]
-    return "half-open" if left is None else f"open, probe in {left:.1f} s"
+    retry_in_s = breaker["retry_in_s"]
+    return "half-open" if retry_in_s is None else f"open, probe in {retry_in_s:.1f} s"

@@ -35,22 +35,24 @@ def command(files: tuple[Path, ...], chain: str | None, as_json: bool) -> None:
     """
     spec = load_spec(*files)
     name = chain_called(spec, chain)
-    told = explain_unresolved(spec, name)
+    explained = explain_unresolved(spec, name)
     if as_json:
-        print_json(told)
+        print_json(explained)
     else:
-        _print(told, plan_of(spec, name), [other for other in spec.chains if other != name])
+        _print(explained, plan_of(spec, name), [other for other in spec.chains if other != name])
 
 
-def _print(told: dict[str, Any], plan: ChainPlan, others: list[str]) -> None:
+def _print(explained: dict[str, Any], plan: ChainPlan, others: list[str]) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
     out = console()
     out.print(Text.assemble("The chain ", (plan.name, "bold"), " asks, in this order:"))
     out.print(_deployments(plan))
-    out.print(f"One call: at most [bold]{told['max_requests']} requests[/], [bold]{told['max_seconds']:g} s[/].")
-    for note in told["notes"]:
+    out.print(
+        f"One call: at most [bold]{explained['max_requests']} requests[/], [bold]{explained['max_seconds']:g} s[/]."
+    )
+    for note in explained["notes"]:
         out.print(Padding(Text(f"- {note}"), (0, 0, 0, 2), expand=False))
     if others:
         out.print(Text(f"Other chains (--chain NAME): {', '.join(others)}", style="dim"))
@@ -90,7 +92,7 @@ def _rows(plan: ChainPlan) -> Iterator[tuple[str, Member, str]]:
 def _share(member: Member, tier: Tier) -> str:
     if len(tier) == 1:
         return ""
-    return f" {member.target.weight / sum(mate.target.weight for mate in tier.members):.0%}"
+    return f" {member.target.weight / sum(other.target.weight for other in tier.members):.0%}"
 
 
 def _seconds(limit: float | None) -> str:

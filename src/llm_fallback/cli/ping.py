@@ -31,26 +31,26 @@ if TYPE_CHECKING:
 
     from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
 
-_QUESTIONS = ("works", "reachable", "ready", "served", "key_accepted")
+_CHECKS = ("works", "reachable", "ready", "served", "key_accepted")
 _TITLES = ("works", "reachable", "ready", "model", "key", "round trip", "first token")
 
 
 @dataclass(slots=True)
-class Roll:
-    """Everybody who is asked, and who has answered so far."""
+class Results:
+    """The deployments to ping, and the results so far."""
 
     chains: Mapping[str, tuple[str, ...]]
     """The deployments of each chain's tiers."""
     deployments: tuple[str, ...]
     pings: dict[str, Ping] = field(default_factory=dict)
 
-    def answers(self, chain: str) -> bool:
+    def works(self, chain: str) -> bool:
         """Whether any deployment of the chain works."""
         return any(self.pings[name].works for name in self.chains[chain])
 
     @property
     def is_fine(self) -> bool:
-        return all(map(self.answers, self.chains))
+        return all(map(self.works, self.chains))
 
 
 @click.command("ping")
@@ -79,39 +79,39 @@ def command(ctx: click.Context, files: tuple[Path, ...], chain: str | None, time
         from llm_fallback.litellm_adapter.build import build_chat_model
 
     model = build_chat_model(spec, chain=names[0])
-    roll = _roll(model, names)
-    asyncio.run(_call(model, roll, timeout_s, None if as_json else console()))
+    results = _no_results(model, names)
+    asyncio.run(_ping(model, results, timeout_s, None if as_json else console()))
     if as_json:
-        print_json(_data(roll))
+        print_json(_data(results))
     else:
-        _print_summary(roll, console())
-    ctx.exit(0 if roll.is_fine else FOUND)
+        _print_summary(results, console())
+    ctx.exit(0 if results.is_fine else FOUND)
 
 
-def _roll(model: FallbackChatModel, names: list[str]) -> Roll:
+def _no_results(model: FallbackChatModel, names: list[str]) -> Results:
     chains = model.runtime.plan.chains
     members = {name: tuple(m.name for tier in chains[name].tiers for m in tier.members) for name in names}
-    return Roll(members, tuple(dict.fromkeys(m.name for name in names for m in chains[name].members)))
+    return Results(members, tuple(dict.fromkeys(m.name for name in names for m in chains[name].members)))
 
 
-async def _call(model: FallbackChatModel, roll: Roll, timeout_s: float, out: Console | None) -> None:
-    """Fill the roll; on a terminal the table is there from the start, and fills as they answer."""
+async def _ping(model: FallbackChatModel, results: Results, timeout_s: float, out: Console | None) -> None:
+    """Ping the deployments; a terminal shows the table from the start, and each result as it comes."""
     from rich.live import Live
 
-    targets = [model.runtime.plan.targets[name] for name in roll.deployments]
+    targets = [model.runtime.plan.targets[name] for name in results.deployments]
     keys = {target.name: as_secret_or_none(target.credential.ask()) for target in targets}
-    live = Live(_table(roll), console=out) if out is not None and out.is_terminal else None
+    live = Live(_table(results), console=out) if out is not None and out.is_terminal else None
     async with model:
         with live or nullcontext():
             async for ping in model.runtime.pings(targets, keys, timeout_s):
-                roll.pings[ping.deployment] = ping
+                results.pings[ping.deployment] = ping
                 if live is not None:
-                    live.update(_table(roll))
+                    live.update(_table(results))
     if out is not None and live is None:
-        out.print(_table(roll))
+        out.print(_table(results))
 
 
-def _table(roll: Roll) -> Table:
+def _table(results: Results) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -119,8 +119,8 @@ def _table(roll: Roll) -> Table:
     table.add_column("deployment", style="bold", overflow="fold")
     for title in _TITLES:
         table.add_column(title, justify="right" if title in ("round trip", "first token") else "left")
-    for name in roll.deployments:
-        table.add_row(name, *_cells(roll.pings.get(name)))
+    for name in results.deployments:
+        table.add_row(name, *_cells(results.pings.get(name)))
     return table
 
 
@@ -130,33 +130,35 @@ def _cells(ping: Ping | None) -> Iterator[str]:
     if ping is None:
         yield "[dim]...[/]"
         return
-    for question in _QUESTIONS:
-        yield {True: "[green]yes[/]", False: "[red]no[/]", None: "[dim]-[/]"}[getattr(ping, question)]
+    for check in _CHECKS:
+        yield {True: "[green]yes[/]", False: "[red]no[/]", None: "[dim]-[/]"}[getattr(ping, check)]
     for duration in (ping.round_trip_s, ping.first_token_s):
         yield "[dim]-[/]" if duration is None else seconds(duration)
 
 
-def _print_summary(roll: Roll, out: Console) -> None:
+def _print_summary(results: Results, out: Console) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    for name in roll.deployments:
-        ping = roll.pings[name]
+    for name in results.deployments:
+        ping = results.pings[name]
         if not ping.works:
             out.print(Text.assemble((name, "bold"), ": ", (_failure(ping), "red")))
             for line in dict.fromkeys(filter(None, (ping.remedy, ping.message))):
                 out.print(Padding(Text(line), (0, 0, 0, 4), expand=False))
-    for chain, names in roll.chains.items():
-        working = [name for name in names if roll.pings[name].works]
-        said = f"{len(working)} of {len(names)} work" if working else "no deployment works"
-        out.print(Text.assemble((chain, "bold"), ": ", (said, "green" if working else "red")))
+    for chain, names in results.chains.items():
+        working = [name for name in names if results.pings[name].works]
+        line = f"{len(working)} of {len(names)} work" if working else "no deployment works"
+        out.print(Text.assemble((chain, "bold"), ": ", (line, "green" if working else "red")))
 
 
 def _failure(ping: Ping) -> str:
     return f"{ping.failure} ({ping.status})" if ping.status else str(ping.failure)
 
 
-def _data(roll: Roll) -> dict[str, Any]:
-    chains = {name: {"works": roll.answers(name), "deployments": list(roll.chains[name])} for name in roll.chains}
-    deployments = {name: roll.pings[name].as_data() for name in roll.deployments}
-    return {"ok": roll.is_fine, "chains": chains, "deployments": deployments}
+def _data(results: Results) -> dict[str, Any]:
+    chains = {
+        name: {"works": results.works(name), "deployments": list(results.chains[name])} for name in results.chains
+    }
+    deployments = {name: results.pings[name].as_data() for name in results.deployments}
+    return {"ok": results.is_fine, "chains": chains, "deployments": deployments}

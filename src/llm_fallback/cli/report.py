@@ -1,4 +1,4 @@
-"""`llm-fallback report`: what a log of calls adds up to, as tables, or as one HTML page that needs nothing else."""
+"""`llm-fallback report`: a log of calls summed up, as tables or as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llm_fallback.cli.report_data import Findings, findings
+from llm_fallback.cli.report_data import Findings, read_findings
 from llm_fallback.cli.shared import console, json_option, print_json
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llm_fallback.ledger.quantiles import Distribution
     from llm_fallback.ledger.tally import Summary
 
-_DATA = '"the data of the report"'
+_DATA_PLACEHOLDER = '"the data of the report"'
 
 
 @click.command("report")
@@ -31,73 +31,70 @@ def command(calls: Path, page: Path | None, as_json: bool) -> None:
 
     CALLS is a file that `llm_fallback.exporters.jsonl.CallLog` wrote. The page needs no network and no other file.
     """
-    found = findings(calls)
-    if found is None:
+    findings = read_findings(calls)
+    if findings is None:
         raise click.ClickException(f"there is no call in {calls}")
     if page is not None:
-        _write(found, page)
+        page.write_text(html_page(findings.as_dict()), encoding="utf-8")
+        click.echo(f"wrote {page}", err=True)
     if as_json:
-        print_json(found.as_dict())
+        print_json(findings.as_dict())
     else:
-        _print(found)
+        _print(findings)
 
 
-def page(data: dict[str, Any]) -> str:
-    """The page; whatever is in the data shows as text and is never run."""
+def html_page(data: dict[str, Any]) -> str:
+    """The page; whatever is in the data is shown as text and never run."""
     template = files("llm_fallback.cli").joinpath("report.html").read_text(encoding="utf-8")
-    return template.replace(_DATA, json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))
+    return template.replace(_DATA_PLACEHOLDER, json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))
 
 
-def _write(found: Findings, path: Path) -> None:
-    from llm_fallback.cli.report import page
-
-    path.write_text(page(found.as_dict()), encoding="utf-8")
-    click.echo(f"wrote {path}", err=True)
-
-
-def _print(found: Findings) -> None:
-    out, data = console(), found.as_dict()
-    out.print(f"{found.name}: {data['from']} to {data['until']}", style="bold", soft_wrap=True)
-    if found.period.unreadable:
-        out.print(f"not readable: {_counted(found.period.unreadable, 'line')}", style="yellow")
-    out.print(_headline(found.books.total), soft_wrap=True)
-    by = found.books.by
+def _print(findings: Findings) -> None:
+    out, data = console(), findings.as_dict()
+    out.print(f"{findings.name}: {data['from']} to {data['until']}", style="bold", soft_wrap=True)
+    if findings.period.unreadable:
+        out.print(f"not readable: {_counted(findings.period.unreadable, 'line')}", style="yellow")
+    out.print(_headline(findings.snapshot.total), soft_wrap=True)
+    by = findings.snapshot.by
     for table in (_chains(by["chain"]), _deployments(by["deployment"]), _failures(by["deployment"])):
         out.print()
         out.print(table)
 
 
 def _headline(total: Summary) -> str:
-    lost = ", ".join(f"{count} {kind}" for kind, count in sorted(total.unanswered.items()))
-    return f"{_counted(total.calls, 'call')}, {total.answered} answered, {total.fallbacks} by a fallback" + (
-        lost and f"; {lost}"
-    )
+    unanswered = ", ".join(f"{count} {kind}" for kind, count in sorted(total.unanswered.items()))
+    line = f"{_counted(total.calls, 'call')}, {total.answered} answered, {total.fallbacks} by a fallback"
+    return f"{line}; {unanswered}" if unanswered else line
 
 
 def _chains(chains: Mapping[str, Summary]) -> Table:
     table = _table("chain", "calls", "answered", "fell back", "p50", "p95", "first token p95", "cost")
-    for name, own in sorted(chains.items()):
-        counts = (str(own.calls), _part(own.answered, own.calls), _part(own.fallbacks, own.answered))
-        first = _seconds(own.time_to_first_token_s.p95)
-        table.add_row(name, *counts, *_middle_and_tail(own.latency_s), first, _cost(own))
+    for name, summary in sorted(chains.items()):
+        counts = (
+            str(summary.calls),
+            _percent(summary.answered, summary.calls),
+            _percent(summary.fallbacks, summary.answered),
+        )
+        first = _seconds(summary.time_to_first_token_s.p95)
+        table.add_row(name, *counts, *_p50_and_p95(summary.latency_s), first, _cost(summary))
     return table
 
 
 def _deployments(deployments: Mapping[str, Summary]) -> Table:
     table = _table("deployment", "attempts", "answers", "p50", "p95", "tokens/s", "cost")
-    for name, own in sorted(deployments.items()):
-        speed = own.tokens_per_s.p50
-        numbers = (*_middle_and_tail(own.latency_s), "-" if speed is None else f"{speed:.0f}", _cost(own))
-        table.add_row(name, str(own.attempts), str(own.answered), *numbers)
+    for name, summary in sorted(deployments.items()):
+        speed = summary.tokens_per_s.p50
+        numbers = (*_p50_and_p95(summary.latency_s), "-" if speed is None else f"{speed:.0f}", _cost(summary))
+        table.add_row(name, str(summary.attempts), str(summary.answered), *numbers)
     return table
 
 
 def _failures(deployments: Mapping[str, Summary]) -> Table:
     table = _table("deployment", "failures")
     table.add_column("of which")
-    for name, own in sorted(deployments.items()):
-        kinds = sorted(own.failures.items(), key=lambda kind: -kind[1])
-        table.add_row(name, str(sum(own.failures.values())), ", ".join(f"{count} {kind}" for kind, count in kinds))
+    for name, summary in sorted(deployments.items()):
+        kinds = sorted(summary.failures.items(), key=lambda kind: -kind[1])
+        table.add_row(name, str(sum(summary.failures.values())), ", ".join(f"{count} {kind}" for kind, count in kinds))
     return table
 
 
@@ -115,12 +112,12 @@ def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
-def _part(count: int, whole: int) -> str:
-    """Rounded down: 100 % is said only of all."""
+def _percent(count: int, whole: int) -> str:
+    """The percentage, rounded down: 100 % only if it is all."""
     return f"{1000 * count // whole / 10:.1f} %" if whole else "-"
 
 
-def _middle_and_tail(times: Distribution) -> tuple[str, str]:
+def _p50_and_p95(times: Distribution) -> tuple[str, str]:
     return _seconds(times.p50), _seconds(times.p95)
 
 
@@ -130,9 +127,9 @@ def _seconds(duration: float | None) -> str:
     return "-" if duration is None else seconds(duration)
 
 
-def _cost(own: Summary) -> str:
+def _cost(summary: Summary) -> str:
     from llm_fallback.cli.timeline import dollars
 
-    if own.known_cost_usd is None:
+    if summary.known_cost_usd is None:
         return "unknown"
-    return ("> " if own.unpriced else "") + dollars(own.cost_usd.normalize())
+    return ("> " if summary.unpriced else "") + dollars(summary.cost_usd.normalize())

@@ -1,15 +1,13 @@
-"""What a log of calls adds up to: in total, by name, and over time."""
+"""The sums of a log of calls: in total, by name, and over time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from llm_fallback.events import CallEnded
 from llm_fallback.exporters.jsonl import read
 from llm_fallback.ledger.ledger import Ledger, Snapshot
 from llm_fallback.ledger.tally import Summary
@@ -19,13 +17,13 @@ _STEPS = (
     *(1, 5, 15, 30, _MINUTE, 5 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE),
     *(_HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR, _DAY, 7 * _DAY, 28 * _DAY),
 )
-"""Seconds a column of the charts may stand for."""
+"""Seconds that a column of the charts may stand for."""
 _MOST_COLUMNS = 60
 
 
 @dataclass(slots=True)
 class Period:
-    """When the calls of a log ended, and how many lines are none."""
+    """When the calls of a log ended, and how many of its lines cannot be read."""
 
     first: float = inf
     last: float = -inf
@@ -34,14 +32,14 @@ class Period:
 
     @property
     def step_s(self) -> int:
-        """Seconds a column stands for, so that there are not too many."""
+        """Seconds that a column stands for, so that there are not too many columns."""
         span = self.last - self.first
         return next((step for step in _STEPS if span / step < _MOST_COLUMNS - 1), _STEPS[-1])
 
 
 @dataclass(slots=True)
 class Column:
-    """The calls of one stretch of time."""
+    """The calls of one interval of the charts."""
 
     began: float
     ledger: Ledger = field(default_factory=lambda: Ledger(runs=1))
@@ -49,11 +47,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a log adds up to."""
+    """The sums of a log."""
 
     name: str
     period: Period
-    books: Snapshot
+    snapshot: Snapshot
     columns: list[Column]
 
     def as_dict(self) -> dict[str, Any]:
@@ -63,9 +61,9 @@ class Findings:
             "from": _moment(self.period.first),
             "until": _moment(self.period.last),
             "unreadable_lines": self.period.unreadable,
-            "total": _plain(self.books.total),
+            "total": _plain(self.snapshot.total),
             **{
-                f"by_{dimension}": {name: _plain(own) for name, own in self.books.by[dimension].items()}
+                f"by_{dimension}": {name: _plain(summary) for name, summary in self.snapshot.by[dimension].items()}
                 for dimension in ("chain", "deployment", "model", "tag")
             },
             "step_s": self.period.step_s,
@@ -73,17 +71,18 @@ class Findings:
         }
 
 
-def findings(path: Path) -> Findings | None:
-    """What the log adds up to; None without a single call. It is read twice, and never held as a whole."""
+def read_findings(path: Path) -> Findings | None:
+    """The sums of a log; None if it has no call. The file is read twice, and never held in memory."""
     period = _period(path)
     if not period.calls:
         return None
-    books, columns, step = Ledger(runs=1), dict[int, Column](), period.step_s
-    for call in _calls(path):
-        books(call)
-        number = int(call.at // step)
-        columns.setdefault(number, Column(number * step)).ledger(call)
-    return Findings(path.name, period, books.snapshot(), [columns[number] for number in sorted(columns)])
+    ledger, columns, step_s = Ledger(runs=1), dict[int, Column](), period.step_s
+    for call in read(path):
+        if call is not None:
+            ledger(call)
+            number = int(call.at // step_s)
+            columns.setdefault(number, Column(number * step_s)).ledger(call)
+    return Findings(path.name, period, ledger.snapshot(), [columns[number] for number in sorted(columns)])
 
 
 def _period(path: Path) -> Period:
@@ -97,34 +96,32 @@ def _period(path: Path) -> Period:
     return period
 
 
-def _calls(path: Path) -> Iterator[CallEnded]:
-    return (call for call in read(path) if call is not None)
-
-
 def _moment(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
-def _plain(own: Summary) -> dict[str, Any]:
+def _plain(summary: Summary) -> dict[str, Any]:
     return {
-        **{name: getattr(own, name) for name in ("calls", "answered", "fallbacks", "attempts")},
-        "failures": dict(own.failures),
-        "unanswered": dict(own.unanswered),
-        **{name: getattr(own, name).summary() for name in ("latency_s", "time_to_first_token_s", "tokens_per_s")},
-        "tokens": own.tokens.as_dict(),
-        "cost_usd": own.known_cost_usd,
-        "unpriced": own.unpriced,
+        **{name: getattr(summary, name) for name in ("calls", "answered", "fallbacks", "attempts")},
+        "failures": dict(summary.failures),
+        "unanswered": dict(summary.unanswered),
+        **{name: getattr(summary, name).summary() for name in ("latency_s", "time_to_first_token_s", "tokens_per_s")},
+        "tokens": summary.tokens.as_dict(),
+        "cost_usd": summary.known_cost_usd,
+        "unpriced": summary.unpriced,
     }
 
 
 def _over_time(column: Column) -> dict[str, Any]:
-    books = column.ledger.snapshot()
+    snapshot = column.ledger.snapshot()
     return {
         "at": column.began,
-        "calls": books.total.calls,
-        "latency_p50_s": books.total.latency_s.p50,
-        "latency_p95_s": books.total.latency_s.p95,
-        "cost_usd": books.total.known_cost_usd,
-        "answered_by": {name: own.answered for name, own in books.by["deployment"].items() if own.answered},
-        "unanswered": sum(books.total.unanswered.values()),
+        "calls": snapshot.total.calls,
+        "latency_p50_s": snapshot.total.latency_s.p50,
+        "latency_p95_s": snapshot.total.latency_s.p95,
+        "cost_usd": snapshot.total.known_cost_usd,
+        "answered_by": {
+            name: summary.answered for name, summary in snapshot.by["deployment"].items() if summary.answered
+        },
+        "unanswered": sum(snapshot.total.unanswered.values()),
     }

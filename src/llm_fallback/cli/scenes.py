@@ -1,4 +1,4 @@
-"""What the demo plays: one question, asked while a server fails in one way after another."""
+"""The scenes of the demo: one question, asked while a server fails in one way after another."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PRIMARY = "qwen-vllm"
 
 
 def _paced(text: str) -> Reply:
-    """An answer that takes a little time, so that there is a timeline to draw."""
+    """A reply that takes some milliseconds, so that the timeline shows something."""
     return Reply(text, delay_s=0.02, chunk_delay_s=0.003)
 
 
@@ -41,7 +41,7 @@ _BROKEN_OFF = _paced("Because no single server is up all the")
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One way to be: what the primary does, and the chain that is asked then."""
+    """What the primary does, and the chain that is called meanwhile."""
 
     title: str
     happens: str
@@ -61,7 +61,7 @@ SCENES = (
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """One call: its answer, its course, and how the primary's breaker stood afterwards."""
+    """One call: its answer, its record, and the state of the primary's breaker afterwards."""
 
     answer: str
     record: Record
@@ -78,65 +78,65 @@ class Stage:
         self.spec: Spec = load_spec(self.file)
 
     def warm_up(self) -> None:
-        """One call that nobody sees: the first loads half of litellm, and would be blamed for it."""
+        """Make a call that is not shown: the first one imports half of litellm, which takes long."""
         with build_chat_model(self.spec, timeouts={"first_token_s": None, "attempt_s": None}) as model:
             model.invoke(QUESTION)
 
     def play(self, scene: Scene) -> Played:
-        """The scene, with a model of its own, so that nothing is known of its servers before."""
+        """Play a scene with a new model, which knows nothing of its servers yet."""
         self._server.script(PRIMARY, scene.primary)
-        with Listener(self.spec, scene.chain) as listener:
-            return listener.ask()
+        with RecordedChain(self.spec, scene.chain) as recorded:
+            return recorded.ask()
 
     def outage(self) -> Iterator[Played]:
-        """One model through an outage: the breaker opens, and closes when the primary is back for the last call."""
+        """Play an outage with one model: the breaker opens, and closes when the primary is back for the last call."""
         self._server.script(PRIMARY, Fail(503))
-        with Listener(self.spec, "assistant") as listener:
+        with RecordedChain(self.spec, "assistant") as recorded:
             for _ in range(4):
-                yield listener.ask()
+                yield recorded.ask()
             self._server.script(PRIMARY, HEALTHY[PRIMARY])
-            time.sleep(listener.cooldown_s())
-            yield listener.ask()
+            time.sleep(recorded.cooldown_s())
+            yield recorded.ask()
 
 
-class Listener:
-    """A model in an LCEL chain, and what is told of its calls."""
+class RecordedChain:
+    """A model in an LCEL chain, and the records of its calls."""
 
     def __init__(self, spec: Spec, chain: str) -> None:
         self._records: list[Record] = []
-        self._model: FallbackChatModel = build_chat_model(spec, chain=chain, listeners=[self._hear])
+        self._model: FallbackChatModel = build_chat_model(spec, chain=chain, listeners=[self._record])
         self._chain = ChatPromptTemplate.from_template(PROMPT) | self._model | StrOutputParser()
 
-    def __enter__(self) -> Listener:
+    def __enter__(self) -> RecordedChain:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._model.close()
 
-    def _hear(self, event: Event) -> None:
+    def _record(self, event: Event) -> None:
         if isinstance(event, CallEnded):
             self._records.append(event.record)
 
     def ask(self) -> Played:
-        """The question, streamed."""
-        pieces, broken = [], None
+        """Ask the question, as a stream."""
+        chunks, broken = [], None
         try:
-            for piece in self._chain.stream({"question": QUESTION}):
-                pieces.append(piece)
+            for chunk in self._chain.stream({"question": QUESTION}):
+                chunks.append(chunk)
         except StreamBroken as error:
             broken = error
-        return Played("".join(pieces), self._records[-1], self._model.state()[PRIMARY], broken)
+        return Played("".join(chunks), self._records[-1], self._model.state()[PRIMARY], broken)
 
     def cooldown_s(self) -> float:
         """Seconds until the primary may be probed."""
-        left = self._model.state()[PRIMARY]["retry_in_s"]
-        return 0.0 if left is None else float(left)
+        retry_in_s = self._model.state()[PRIMARY]["retry_in_s"]
+        return 0.0 if retry_in_s is None else float(retry_in_s)
 
 
 @contextmanager
 def stage() -> Iterator[Stage]:
-    """A stage with everything healthy on it."""
-    with FakeServer(dict(HEALTHY)) as server, _variable("DEMO_URL", server.url):
+    """The stage, with every server healthy."""
+    with FakeServer(dict(HEALTHY)) as server, _environment_variable("DEMO_URL", server.url):
         yield Stage(server)
 
 
@@ -148,7 +148,7 @@ def demo_file() -> Path:
 
 
 @contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
+def _environment_variable(name: str, value: str) -> Iterator[None]:
     before = os.environ.get(name)
     os.environ[name] = value
     try:

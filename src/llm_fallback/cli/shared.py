@@ -1,4 +1,4 @@
-"""What the commands share: the file they work on, how they print, and how they end."""
+"""What the commands share: options, printing, exit codes, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = "llm-fallback.yaml"
 FOUND = 1
-"""Exit code for a finding or a failed call. Fine is 0, wrong usage 2."""
+"""Exit code for a finding or a failed call. Success is 0, wrong usage 2."""
 INTERRUPTED = 130
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Commands(click.Group):
-    """Commands by name, each in a module of its own, and errors of ours told without a traceback."""
+    """Commands by name, each in its own module. Errors of this library are printed without a traceback."""
 
     def __init__(self, *, names: Sequence[str] = (), **settings: Any) -> None:
         super().__init__(**settings)
@@ -47,7 +47,7 @@ class Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        # Whoever uses the command sees what happened in its output; our log would say it twice.
+        # The output of the command says what happened; the log would repeat it.
         logging.getLogger("llm_fallback").addHandler(logging.NullHandler())
         try:
             return super().invoke(ctx)
@@ -57,7 +57,7 @@ class Commands(click.Group):
             click.echo(f"{ctx.command_path}: {error}", err=True)
             ctx.exit(FOUND)
         except OSError as error:
-            if error.filename is None:  # As of a pipe that nobody reads any more, which click knows what to do with.
+            if error.filename is None:  # As of a closed pipe, which click handles.
                 raise
             click.echo(f"{ctx.command_path}: {error.filename}: {error.strerror}", err=True)
             ctx.exit(FOUND)
@@ -72,7 +72,7 @@ def _files(ctx: click.Context, option: click.Parameter, given: tuple[Path, ...])
 
 
 def files_option(command: _Function) -> _Function:
-    """-f FILE, repeatable: what the command works on, later files laid over earlier ones."""
+    """-f FILE, repeatable: the spec; later files are overlays of earlier ones."""
     return click.option(
         "-f",
         "--file",
@@ -86,12 +86,12 @@ def files_option(command: _Function) -> _Function:
 
 
 def json_option(command: _Function) -> _Function:
-    """--json: data instead of text."""
+    """--json: print data instead of text."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def chain_option(command: _Function) -> _Function:
-    """--chain NAME: which chain is meant."""
+    """--chain NAME: another chain than the default one."""
     return click.option("--chain", metavar="NAME", help="Another chain than the default one.")(command)
 
 
@@ -109,21 +109,22 @@ def chain_called(spec: Spec, name: str | None) -> str:
 
 
 def print_json(data: Any) -> None:
-    """Data on stdout, for other programs."""
+    """Print data on stdout, for other programs."""
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where rich text goes: colours and lines on a terminal, plain text elsewhere, 100 columns at most."""
+    """A console for rich text: colours and lines on a terminal, plain text elsewhere, at most 100 columns."""
     from rich.console import Console
 
-    made = Console(stderr=stderr, highlight=False)
-    return made if made.width <= 100 else Console(stderr=stderr, highlight=False, width=100)
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.width <= 100 else Console(stderr=stderr, highlight=False, width=100)
 
 
 @contextmanager
 def loading_litellm() -> Iterator[None]:
-    """Around its import: looking for garbage among 3,000 new modules, and once more at exit, costs a second or two."""
+    """Import litellm without garbage collection, which would take a second or two among 3,000 new modules, and again
+    at exit."""
     with collecting_later():
         yield
     atexit.register(gc.freeze)

@@ -74,10 +74,10 @@ def command(
 
     Exit code 1 if more calls than --allow are left unanswered.
     """
-    met, allowed, per_second = troubles(down, fail, slow), percent(allow, "--allow"), rate(pace, "--rate")
+    named, allowed, per_second = troubles(down, fail, slow), percent(allow, "--allow"), rate(pace, "--rate")
     spec = load_spec(*files)
     name = chain_called(spec, chain)
-    outcome = _simulated(spec, name, met, calls=calls, per_second=per_second, streamed=stream, seed=seed)
+    outcome = _simulated(spec, name, named, calls=calls, per_second=per_second, streamed=stream, seed=seed)
     if as_json:
         print_json(outcome.as_dict())
     else:
@@ -88,7 +88,7 @@ def command(
 
 
 def troubles(down: Iterable[str], fail: Iterable[str], slow: Iterable[str]) -> list[Trouble]:
-    """The troubles that the three options name, in this order. Raises BadParameter for words that are none."""
+    """The troubles that the three options name, in this order. Raises BadParameter for text that names none."""
     return [
         *(_trouble(text, "--down") for text in down),
         *(_trouble(text, "--fail") for text in fail),
@@ -97,35 +97,37 @@ def troubles(down: Iterable[str], fail: Iterable[str], slow: Iterable[str]) -> l
 
 
 def seconds(text: str, option: str) -> float:
-    """A time: 4s, 500ms, 2m, 1h; a bare number is seconds."""
-    found = _TIME.fullmatch(text)
-    if found is None:
+    """A time in seconds: 4s, 500ms, 2m, 1h; a bare number is seconds."""
+    match = _TIME.fullmatch(text)
+    if match is None:
         raise click.BadParameter(f"{text!r} is no time; write one as in 4s, 500ms or 2m", param_hint=option)
-    return float(found[1]) * _SECONDS[found[2]]
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def rate(text: str, option: str) -> float:
-    """Calls a second: 50/s, 600/m; a bare number is a second's."""
-    found = _RATE.fullmatch(text)
-    if found is None or not float(found[1]):
+    """Calls per second: 50/s, 600/m; a bare number is per second."""
+    match = _RATE.fullmatch(text)
+    if match is None or not float(match[1]):
         raise click.BadParameter(f"{text!r} is no rate; write one as in 50/s or 600/m", param_hint=option)
-    return float(found[1]) / _SECONDS[found[2]]
+    return float(match[1]) / _SECONDS[match[2]]
 
 
 def percent(text: str, option: str) -> float:
     """A share of one: 30% or 30 is 0.3."""
-    found = _PERCENT.fullmatch(text)
-    if found is None or float(found[1]) > 100:
+    match = _PERCENT.fullmatch(text)
+    if match is None or float(match[1]) > 100:
         raise click.BadParameter(f"{text!r} is no percentage from 0% to 100%", param_hint=option)
-    return float(found[1]) / 100
+    return float(match[1]) / 100
 
 
 def _simulated(
-    spec: Spec, chain: str, met: list[Trouble], *, calls: int, per_second: float, streamed: bool, seed: int
+    spec: Spec, chain: str, troubles: list[Trouble], *, calls: int, per_second: float, streamed: bool, seed: int
 ) -> Outcome:
-    made = simulate(spec, chain=chain, troubles=met, calls=calls, per_second=per_second, streamed=streamed, seed=seed)
+    simulation = simulate(
+        spec, chain=chain, troubles=troubles, calls=calls, per_second=per_second, streamed=streamed, seed=seed
+    )
     try:
-        return asyncio.run(made)
+        return asyncio.run(simulation)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -143,6 +145,6 @@ def _trouble(text: str, option: str) -> Trouble:
         case "--slow":
             return Trouble(name, first_token_s=seconds(rest, option), begins_s=begins, ends_s=ends)
     failure, colon, share = rest.partition(":")
-    met = percent(share, option) if colon else 1.0
-    # Whether it is one is for the simulation to say, which knows the nearest.
-    return Trouble(name, cast("Failure", failure), met, begins_s=begins, ends_s=ends)
+    affected = percent(share, option) if colon else 1.0
+    # The simulation checks the failure, and suggests the nearest.
+    return Trouble(name, cast("Failure", failure), affected, begins_s=begins, ends_s=ends)

@@ -1,4 +1,4 @@
-"""How the outcome of a simulation is shown."""
+"""The outcome of a simulation as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show(outcome: Outcome) -> None:
-    """The outcome for a person: a table of the deployments, and what callers saw."""
+    """Print the outcome: a table of the deployments, and lines on what callers saw."""
     from rich.padding import Padding
     from rich.text import Text
 
@@ -40,9 +40,9 @@ def _deployments(outcome: Outcome) -> Table:
     for title in ("asked", "answered", "passed over", "opened"):
         table.add_column(title, justify="right")
     table.add_column("failures", overflow="fold")
-    for name, own in outcome.deployments.items():
-        counts = (own.asked, own.answered, own.passed_over, own.breaker_openings)
-        table.add_row(name, *(f"{count:,}" for count in counts), "\n".join(_kinds(own.failures)) or "-")
+    for name, share in outcome.deployments.items():
+        counts = (share.asked, share.answered, share.passed_over, share.breaker_openings)
+        table.add_row(name, *(f"{count:,}" for count in counts), "\n".join(_kinds(share.failures)) or "-")
     return table
 
 
@@ -70,10 +70,10 @@ def _kinds(counts: Mapping[str, int]) -> list[str]:
 
 
 def _times(seconds: Distribution) -> str:
-    safe_repr = zip(("p50", "p95", "p99"), (seconds.p50, seconds.p95, seconds.p99), strict=True)
-    return "   ".join(f"{name} {value:.2f} s" for name, value in safe_repr if value is not None)
+    percentiles = {"p50": seconds.p50, "p95": seconds.p95, "p99": seconds.p99}
+    return "   ".join(f"{name} {value:.2f} s" for name, value in percentiles.items() if value is not None)
 
 
 def _percent(part: int, whole: int) -> str:
-    """Rounded down, so that 100 % is all."""
+    """The percentage, rounded down: 100 % only if it is all."""
     return f"{part * 1000 // whole / 10:g} %"

@@ -1,4 +1,4 @@
-"""The course of one call, drawn: a bar per attempt, who it was, what came of it, how long it took."""
+"""The attempts of one call as a table: the deployment, a bar of when it ran, its outcome, how long it took."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SMALLEST = Decimal("0.000001")
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """When an attempt ran: `start` and `end` as parts of the whole call."""
+    """When an attempt ran: `start` and `end` as fractions of the whole call."""
 
     start: float
     end: float
@@ -38,38 +38,38 @@ class Bar:
 
 
 def timeline(record: Record) -> Table:
-    """A line for each attempt, and for each deployment that was passed over."""
+    """A row for each attempt, and for each deployment that was skipped."""
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(no_wrap=True)
     table.add_column(ratio=1, min_width=10)
     table.add_column(no_wrap=True, min_width=20)
     table.add_column(no_wrap=True, justify="right")
     for skip in record.skipped:
-        again = "" if skip.retry_in_s is None else f"free in {skip.retry_in_s:.1f} s"
-        table.add_row(skip.deployment, Text("not asked", style="dim"), skip.reason, again, style="yellow")
+        retry = "" if skip.retry_in_s is None else f"free in {skip.retry_in_s:.1f} s"
+        table.add_row(skip.deployment, Text("not asked", style="dim"), skip.reason, retry, style="yellow")
     for attempt in record.attempts:
         colour = _COLOURS[attempt.outcome]
-        what = Text(outcome(attempt), style=colour)
-        table.add_row(attempt.deployment, _bar(attempt, record, colour), what, seconds(attempt.latency_s))
+        ending = Text(outcome(attempt), style=colour)
+        table.add_row(attempt.deployment, _bar(attempt, record, colour), ending, seconds(attempt.latency_s))
     return table
 
 
 def _bar(attempt: Attempt, record: Record, colour: str) -> Bar:
-    whole = max(record.latency_s, 1e-6)
-    end = min((attempt.started_at + attempt.latency_s) / whole, 1.0)
-    return Bar(min(attempt.started_at / whole, end), end, colour)
+    call_s = max(record.latency_s, 1e-6)
+    end = min((attempt.started_at + attempt.latency_s) / call_s, 1.0)
+    return Bar(min(attempt.started_at / call_s, end), end, colour)
 
 
 def summary(record: Record) -> str:
-    """Who answered, after how long, at what cost, in one line."""
-    who = f"answered by {record.deployment}" if record.deployment else "no answer"
+    """One line: which deployment answered, after how long, at what cost."""
+    answer = f"answered by {record.deployment}" if record.deployment else "no answer"
     first = record.time_to_first_token_s
-    began = "" if first is None else f", first token {seconds(first)}"
-    return f"{who} after {seconds(record.latency_s)}{began}, cost {cost(record)}"
+    first_token = "" if first is None else f", first token {seconds(first)}"
+    return f"{answer} after {seconds(record.latency_s)}{first_token}, cost {cost(record)}"
 
 
 def cost(record: Record) -> str:
-    """US dollars of a call; a part that is not known makes the rest a lower bound."""
+    """The cost of a call in US dollars; "over" if a part of it is not known."""
     if record.cost_usd is not None:
         return ("about " if record.cost_estimated else "") + dollars(record.cost_usd)
     known = sum((attempt.cost_usd for attempt in record.attempts if attempt.cost_usd is not None), Decimal(0))
@@ -77,7 +77,7 @@ def cost(record: Record) -> str:
 
 
 def outcome(attempt: Attempt) -> str:
-    """What came of an attempt, in the words of the failure table."""
+    """How an attempt ended: its failure, and the HTTP status if there was one."""
     if attempt.outcome != "failed":
         return "answered" if attempt.outcome == "succeeded" else attempt.outcome
     status = f" {attempt.status}" if attempt.status else ""
@@ -85,12 +85,12 @@ def outcome(attempt: Attempt) -> str:
 
 
 def seconds(duration: float) -> str:
-    """A duration as people read it."""
+    """A duration as text, in milliseconds or seconds."""
     return f"{duration * 1000:.0f} ms" if duration < 1 else f"{duration:.2f} s"
 
 
 def dollars(amount: Decimal) -> str:
-    """US dollars, with as many places as it takes to see something."""
+    """An amount of US dollars as text, with six places below one dollar."""
     if 0 < amount < _SMALLEST:
         return f"below ${_SMALLEST}"
     if amount >= 1:

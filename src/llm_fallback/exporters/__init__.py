@@ -1,1 +1,1 @@
-"""What listeners can export to: OpenTelemetry and Prometheus, each an extra."""
+"""Listeners that export calls: to JSON lines, and to OpenTelemetry and Prometheus, which are extras."""

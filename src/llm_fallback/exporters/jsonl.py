@@ -1,9 +1,10 @@
-"""A log of calls: a line of JSON for each, for pandas, jq and `llm-fallback report`.
+"""A log of calls: one line of JSON for each, for pandas, jq and `llm-fallback report`.
 
     with CallLog("calls.jsonl") as log:
         model = build_chat_model(spec, listeners=[log])
 
-It holds who was asked, what came of it, how long it took and what it cost; never a message, never a key.
+A line says which deployments were asked, how the attempts ended, how long they took and what they cost. It never has a
+message or an API key.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class CallLog:
 
 
 def row(event: CallEnded, metadata: Sequence[str] = ()) -> dict[str, Any]:
-    """A call as one row: flat columns, and its attempts and skips nested. Times in seconds, costs in US dollars."""
+    """A call as one row: flat columns, with the attempts and skips nested. Times in seconds, costs in US dollars."""
     record = event.record
     facts = record.as_metadata()
     return {

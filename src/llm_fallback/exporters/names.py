@@ -1,8 +1,8 @@
-"""What exported things are called.
+"""The names of exported metrics and attributes.
 
-OpenTelemetry's conventions for generative AI are in development: names still change. Every one of theirs stands here
-and nowhere else, as written in open-telemetry/semantic-conventions-genai beside version 1.42 of the general ones.
-Names under `llm_fallback` are ours and stay.
+OpenTelemetry's conventions for generative AI are in development, and names still change. All of them are in this file
+only, as in open-telemetry/semantic-conventions-genai with version 1.42 of the general conventions. Names under
+`llm_fallback` are this library's and stay.
 """
 
 # ruff: noqa: S105 - tokens are counted here, none is a password.
@@ -44,7 +44,7 @@ REASONING_OUTPUT_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
 ERROR_TYPE: Final = "error.type"
 HTTP_STATUS: Final = "http.response.status_code"
 
-# Our metrics.
+# Metrics of this library.
 CALL_DURATION: Final = "llm_fallback.call.duration"
 CALL_TIME_TO_FIRST_TOKEN: Final = "llm_fallback.call.time_to_first_token"
 ATTEMPTS: Final = "llm_fallback.attempts"
@@ -53,7 +53,7 @@ COST: Final = "llm_fallback.cost"
 FALLBACKS: Final = "llm_fallback.fallbacks"
 BREAKER_OPENINGS: Final = "llm_fallback.breaker_openings"
 
-# Our attributes. Those of metrics have as many values as the spec has names; the rest are of spans only.
+# Attributes of this library. Those of metrics have as many values as the spec has names; the rest are on spans only.
 CHAIN: Final = "llm_fallback.chain"
 DEPLOYMENT: Final = "llm_fallback.deployment"
 OUTCOME: Final = "llm_fallback.outcome"
@@ -67,7 +67,7 @@ TIME_TO_FIRST_TOKEN: Final = "llm_fallback.time_to_first_token"
 RUN_ID: Final = "llm_fallback.run_id"
 
 OPENAI_COMPATIBLE: Final = "openai_compatible"
-"""The provider of a model that names none: a server of one's own, all of which speak OpenAI's protocol."""
+"""The provider of a model on a self-hosted server: all of them speak OpenAI's protocol."""
 
 _PROVIDER_NAMES: Final = {
     "anthropic_text": "anthropic",
@@ -92,21 +92,21 @@ _PROVIDER_NAMES: Final = {
 
 
 def provider_and_model(model: str, served_by: str = "") -> tuple[str, str]:
-    """OpenTelemetry's name of a provider, and the model as that provider calls it.
+    """OpenTelemetry's name of a provider, and the provider's name of the model.
 
-    `served_by` is a backend of one's own, whose models keep their slashes, or litellm's name for a provider.
+    `served_by` is a backend, whose model names may have slashes, or litellm's name of a provider.
     """
     if served_by in BACKENDS:
         return (OPENAI_COMPATIBLE if served_by == "openai-compatible" else served_by), model
-    provider, _, own_name = with_slash(model).partition("/")
-    if provider in PROVIDERS and own_name:
-        return _PROVIDER_NAMES.get(provider, provider), own_name
+    provider, _, name = with_slash(model).partition("/")
+    if provider in PROVIDERS and name:
+        return _PROVIDER_NAMES.get(provider, provider), name
     family = None if "/" in model else likely_provider(model)
     return (OPENAI_COMPATIBLE if family is None else _PROVIDER_NAMES.get(family, family)), model
 
 
 def outcome_of(ended: CallEnded) -> Outcome:
-    """How a call ended, in the word that attempts use."""
+    """How a call ended, as one of the outcomes of attempts."""
     match ended.failure:
         case None:
             return "succeeded"

@@ -1,4 +1,4 @@
-"""Metrics and traces for OpenTelemetry, made of the facts a call ends with."""
+"""Metrics and traces for OpenTelemetry, from the record of each call."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class OTelExporter:
 
     Without providers it uses those set globally, whenever they are set. Names are in `llm_fallback.exporters.names`.
 
-    A call becomes a span with one child per attempt, made when the call has ended, with the times it really had. Its
-    parent is the span current where the call ended; a span that began only after the call did is not taken for one,
-    because a stream that was dropped may end inside of anything.
+    A call becomes a span with one child per attempt, created when the call has ended, with its real times. Its parent
+    is the span that is current where the call ends, unless that began after the call: a stream that was dropped may end
+    inside of any other work.
 
-    Metrics carry names of the spec and words of the contract, never a run, a tag or a tenant. Messages are not
-    exported and cannot be, because the facts have none; neither are error texts of servers, which may quote them.
+    Attributes of metrics are names of the spec and failures, never a run, a tag or a tenant. Messages are not exported,
+    because events have none, and neither are error texts of servers, which may quote them.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class _Instruments:
 
     def record_call(self, ended: CallEnded, context: Context) -> None:
         chain: Attributes = {names.CHAIN: ended.chain}
-        ending = chain | _known({names.OUTCOME: names.outcome_of(ended), names.FAILURE: ended.failure})
+        ending = chain | _without_none({names.OUTCOME: names.outcome_of(ended), names.FAILURE: ended.failure})
         self._call_duration.record(ended.record.latency_s, ending, context)
         if ended.streamed and ended.record.time_to_first_token_s is not None:
             self._call_time_to_first_token.record(ended.record.time_to_first_token_s, chain, context)
@@ -135,7 +135,7 @@ class _Instruments:
     def record_attempt(self, ended: CallEnded, attempt: Attempt, context: Context) -> None:
         self._record_operation(ended, attempt, context)
         deployment = _of_deployment(ended.chain, attempt.deployment)
-        failure = _known({names.OUTCOME: attempt.outcome, names.FAILURE: attempt.failure})
+        failure = _without_none({names.OUTCOME: attempt.outcome, names.FAILURE: attempt.failure})
         self._attempts.add(1, deployment | failure, context)
         if attempt.cost_usd is None:
             self._unpriced.add(1, deployment, context)
@@ -158,13 +158,13 @@ class _Instruments:
 
 def _parent(call_began_ns: int) -> Context:
     context = get_current()
-    # The API knows no start of a span; the SDK's spans have one.
+    # The API does not have the start of a span; spans of the SDK do.
     started_ns = getattr(get_current_span(context), "start_time", None)
     return Context() if started_ns is not None and started_ns > call_began_ns else context
 
 
 def _end(span: Span, outcome: Outcome, failure: Unanswered | None, status: int | None, ends_ns: int) -> None:
-    """End a span; as an error if what it stands for failed. Leaving a call, or losing a race, is none."""
+    """End a span, as an error if the call or attempt failed. A call that was left, or a lost race, is not an error."""
     if outcome == "failed":
         span.set_status(Status(StatusCode.ERROR, f"{failure} ({status})" if status else failure))
     span.end(ends_ns)
@@ -175,19 +175,19 @@ def _of_deployment(chain: str, deployment: str) -> Attributes:
 
 
 def _of_operation(chain: str, attempt: Attempt) -> Attributes:
-    """What every GenAI metric and span of an attempt says."""
+    """The attributes of every GenAI metric and span of an attempt."""
     provider, model = names.provider_and_model(attempt.model, attempt.provider)
-    asked: Attributes = {
+    attributes: Attributes = {
         names.OPERATION_NAME: names.CHAT,
         names.PROVIDER_NAME: provider,
         names.REQUEST_MODEL: model,
         **_of_deployment(chain, attempt.deployment),
     }
-    return asked | {names.RESPONSE_MODEL: model} if attempt.outcome == "succeeded" else asked
+    return attributes | {names.RESPONSE_MODEL: model} if attempt.outcome == "succeeded" else attributes
 
 
 def _of_attempt_span(ended: CallEnded, attempt: Attempt) -> Attributes:
-    further = {
+    known = {
         names.OUTCOME: attempt.outcome,
         names.FAILURE: attempt.failure,
         names.HTTP_STATUS: attempt.status,
@@ -197,7 +197,7 @@ def _of_attempt_span(ended: CallEnded, attempt: Attempt) -> Attributes:
         names.COST_ESTIMATED: attempt.cost_estimated or None,
     }
     error = _error(attempt.outcome, attempt.failure)
-    return _of_operation(ended.chain, attempt) | _known(further) | error | _of_usage(attempt)
+    return _of_operation(ended.chain, attempt) | _without_none(known) | error | _of_usage(attempt)
 
 
 def _of_usage(attempt: Attempt) -> Attributes:
@@ -209,11 +209,11 @@ def _of_usage(attempt: Attempt) -> Attributes:
         names.CACHE_CREATION_INPUT_TOKENS: usage.cache_write_tokens or None,
         names.REASONING_OUTPUT_TOKENS: usage.reasoning_tokens or None,
     }
-    return {names.INPUT_TOKENS: usage.input_tokens, names.OUTPUT_TOKENS: usage.output_tokens} | _known(parts)
+    return {names.INPUT_TOKENS: usage.input_tokens, names.OUTPUT_TOKENS: usage.output_tokens} | _without_none(parts)
 
 
 def _of_call(ended: CallEnded) -> Attributes:
-    """What a call's span says. No GenAI names but the error's: tokens and models are its attempts', counted once."""
+    """The attributes of a call's span. Tokens and models are on the spans of its attempts only, to be counted once."""
     record, outcome = ended.record, names.outcome_of(ended)
     attributes = {
         names.CHAIN: ended.chain,
@@ -228,14 +228,14 @@ def _of_call(ended: CallEnded) -> Attributes:
         names.COST_ESTIMATED: record.cost_estimated or None,
         names.RUN_ID: ended.run_id,
     }
-    return _known(attributes) | _error(outcome, ended.failure)
+    return _without_none(attributes) | _error(outcome, ended.failure)
 
 
 def _error(outcome: Outcome, failure: Unanswered | None) -> Attributes:
     return {names.ERROR_TYPE: failure} if outcome == "failed" and failure is not None else {}
 
 
-def _known(attributes: Mapping[str, Any]) -> Attributes:
+def _without_none(attributes: Mapping[str, Any]) -> Attributes:
     return {name: value for name, value in attributes.items() if value is not None}
 
 

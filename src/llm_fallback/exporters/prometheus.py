@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, made of the facts a call ends with."""
+"""Metrics for Prometheus, from the record of each call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llm_fallback.events import Attempt, BreakerOpened, CallEnded, Event, FellBa
 from llm_fallback.exporters.names import INPUT, OUTPUT, outcome_of
 
 _SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
-"""Up to the default `total_s`; the defaults of `idle_s` and `attempt_s` are bounds, too."""
+"""Seconds, up to the default of `total_s`, with bounds at the defaults of `idle_s` and `attempt_s`."""
 
 
 class PrometheusExporter:
@@ -33,12 +33,11 @@ class PrometheusExporter:
         model = build_chat_model(spec, listeners=[exporter])
         app.mount("/metrics", exporter.asgi_app())
 
-    Without a registry it has one of its own; hand it `prometheus_client.REGISTRY` to appear among the process's other
-    metrics. A registry takes one exporter per namespace; one exporter serves many models.
+    Without a registry it makes a new one; pass `prometheus_client.REGISTRY` to add to the process's other metrics. A
+    registry takes one exporter per namespace; one exporter serves many models.
 
-    Labels are names of the spec and words of the contract, never a run, a tag or a tenant. There is no gauge of
-    breakers: that one closes is nobody's event, so a gauge would be wrong until the next opening. `model.state()`
-    knows.
+    Labels are names of the spec and failures, never a run, a tag or a tenant. There is no gauge of open breakers: no
+    event says that one closes, so a gauge would be wrong until the next opening. Use `model.state()`.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, namespace: str = "llm_fallback") -> None:
@@ -70,7 +69,7 @@ class PrometheusExporter:
 
 
 class _Metrics:
-    """One of each metric; `_total` is added by the client."""
+    """The metrics; the client adds `_total` to the names of counters."""
 
     def __init__(self, registry: CollectorRegistry, namespace: str) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:

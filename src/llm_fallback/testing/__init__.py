@@ -1,4 +1,4 @@
-"""Fakes to test against: the same script words for a model in the process and for a real HTTP server.
+"""Fakes to test against: the same scripts for a model in the process and for a real HTTP server.
 
 model = fake_chat_model({"primary": Fail(429), "backup": "hello"})
 assert_attempts(model.invoke("hi"), "primary: rate_limited", "backup: succeeded")

@@ -65,8 +65,8 @@ def deltas(answer: Answer, envelope: Envelope) -> list[dict[str, Any]]:
     text = [{"content": piece} for piece in answer.pieces if piece]
     calls = [
         delta
-        for place, call in enumerate(answer.tool_calls)
-        for delta in _call_deltas(call, place, _call_id(call, place, envelope))
+        for position, call in enumerate(answer.tool_calls)
+        for delta in _call_deltas(call, position, _call_id(call, position, envelope))
     ]
     return [*reasoning, *text, *calls]
 
@@ -119,13 +119,13 @@ def _choice(answer: Answer, envelope: Envelope, index: int) -> dict[str, Any]:
         message["reasoning_content"] = answer.reasoning
     if answer.tool_calls:
         message["tool_calls"] = [
-            _call(call, _call_id(call, place, envelope)) for place, call in enumerate(answer.tool_calls)
+            _call(call, _call_id(call, position, envelope)) for position, call in enumerate(answer.tool_calls)
         ]
     return {"index": index, "message": message, "logprobs": None, "finish_reason": answer.finish}
 
 
-def _call_id(call: ToolCall, place: int, envelope: Envelope) -> str:
-    return call.id if call.id is not None else f"call_{envelope.id}_{place}"
+def _call_id(call: ToolCall, position: int, envelope: Envelope) -> str:
+    return call.id if call.id is not None else f"call_{envelope.id}_{position}"
 
 
 def _call(call: ToolCall, call_id: str) -> dict[str, Any]:
@@ -133,12 +133,12 @@ def _call(call: ToolCall, call_id: str) -> dict[str, Any]:
     return {"id": call_id, "type": "function", "function": function}
 
 
-def _call_deltas(call: ToolCall, place: int, call_id: str) -> list[dict[str, Any]]:
+def _call_deltas(call: ToolCall, position: int, call_id: str) -> list[dict[str, Any]]:
     whole = _call(call, call_id)
     arguments = whole["function"]["arguments"]
     count = len(arguments) // _CHARACTERS_PER_ARGUMENT_PIECE + 1
-    first = {**whole, "index": place, "function": {"name": call.name, "arguments": ""}}
-    rest = [{"index": place, "function": {"arguments": piece}} for piece in split_evenly(arguments, count)]
+    first = {**whole, "index": position, "function": {"name": call.name, "arguments": ""}}
+    rest = [{"index": position, "function": {"arguments": piece}} for piece in split_evenly(arguments, count)]
     return [{"tool_calls": [part]} for part in (first, *rest)]
 
 

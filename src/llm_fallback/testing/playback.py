@@ -259,8 +259,8 @@ def _answer_to_break(step: Stall | Cut, request: Request) -> Answer:
 def _frames_of(answer: Answer, request: Request, envelope: Envelope, pause_s: float) -> Iterator[ServerAction]:
     n = _n(request)
     yield from _frames(openai_responses.openings(envelope, n))
-    for place, delta in enumerate(openai_responses.deltas(answer, envelope)):
-        if pause_s and place:
+    for position, delta in enumerate(openai_responses.deltas(answer, envelope)):
+        if pause_s and position:
             yield Pause(pause_s)
         yield from _frames(openai_responses.chunk(envelope, delta, index) for index in range(n))
     yield from _frames(openai_responses.closings(answer, envelope, n=n, with_usage=_wants_usage(request)))

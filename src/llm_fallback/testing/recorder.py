@@ -43,7 +43,7 @@ class RecordingApp(FakeApp):
     async def _actions(
         self, name: str, body: Mapping[str, Any], number: int, request: web.BaseRequest
     ) -> AsyncGenerator[ServerAction, None]:
-        take = Take(bool(body.get("stream")))
+        recorder = ExchangeRecorder(bool(body.get("stream")))
         headers = {key: value for key, value in request.headers.items() if key.lower() not in _CONNECTION_HEADERS}
         try:
             async with (
@@ -52,22 +52,22 @@ class RecordingApp(FakeApp):
                     self._addresses[name], data=encode(body), headers={**headers, "Accept-Encoding": "identity"}
                 ) as response,
             ):
-                yield take.begin(response)
+                yield recorder.begin(response)
                 async for data in response.content.iter_any():
-                    yield take.add(data)
+                    yield recorder.add(data)
                     yield Pause(0)
-            take.end = "whole"
+            recorder.end = "whole"
         except ClientError:
-            take.end = "cut"
+            recorder.end = "cut"
             yield Reset()
         finally:
             secrets = _secrets(request.headers)
-            line = line_of(name, _redacted(body, Redactor(secrets)), take.without(secrets))
+            line = line_of(name, _redacted(body, Redactor(secrets)), recorder.without(secrets))
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(line)
 
 
-class Take:
+class ExchangeRecorder:
     """One exchange that is being recorded."""
 
     def __init__(self, stream: bool) -> None:

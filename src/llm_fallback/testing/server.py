@@ -30,8 +30,8 @@ _GRACE_S = 0.01
 class FakeServer(FakeDeployments):
     """Serves one deployment per script on 127.0.0.1, each under its own path, from a separate thread.
 
-    with FakeServer({"primary": [Cut(), "fine now"], "backup": "hello"}) as server:
-        model = build_chat_model(server.spec())
+        with FakeServer({"primary": [Cut(), "fine now"], "backup": "hello"}) as server:
+            model = build_chat_model(server.spec())
 
     Without scripts it serves one deployment, `fake`, with sensible answers. It is a context manager in sync and in
     async code. It may be started again after it was closed, on another port.

@@ -60,7 +60,7 @@ def words(text: str) -> tuple[str, ...]:
 
 def split_evenly(text: str, count: int) -> tuple[str, ...]:
     """The text in `count` pieces of nearly the same length."""
-    cuts = [len(text) * place // count for place in range(count + 1)]
+    cuts = [len(text) * position // count for position in range(count + 1)]
     return tuple(text[start:end] for start, end in pairwise(cuts))
 
 

@@ -49,7 +49,7 @@ class Prompt:
 def read(request: Request) -> Prompt:
     """The prompt of a request."""
     messages = [message for message in request.get("messages", ()) if message.get("role") not in _INSTRUCTIONS]
-    start = max((place for place, message in enumerate(messages) if message.get("role") == "user"), default=-1)
+    start = max((position for position, message in enumerate(messages) if message.get("role") == "user"), default=-1)
     question = messages[start] if start >= 0 else {}
     later = messages[start + 1 :]
     names = dict(_calls(later))

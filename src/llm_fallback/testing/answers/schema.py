@@ -150,9 +150,9 @@ class _Filler:
         if "enum" in plain:
             return list(plain["enum"][: len(items)])
         if _type_of(plain) in ("integer", "number"):
-            return [items[0] + place * plain.get("multipleOf", 1) for place in range(len(items))]
+            return [items[0] + position * plain.get("multipleOf", 1) for position in range(len(items))]
         if _type_of(plain) == "string":
-            return [item if not place else f"{item} {place + 1}" for place, item in enumerate(items)]
+            return [item if not position else f"{item} {position + 1}" for position, item in enumerate(items)]
         return items[:1]
 
     def _number(self, schema: Schema) -> int | float:
