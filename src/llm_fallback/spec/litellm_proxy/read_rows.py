@@ -12,7 +12,7 @@ from typing import Any
 
 from llm_fallback.spec import consistency
 from llm_fallback.spec.entries import Defaults, Deployment
-from llm_fallback.spec.error_messages import parsed
+from llm_fallback.spec.error_messages import validate
 from llm_fallback.spec.litellm_proxy import words
 from llm_fallback.spec.litellm_proxy.draft import NO_COUNTERPART, Draft, LossReport, Section, first
 from llm_fallback.spec.litellm_proxy.words import (
@@ -259,12 +259,12 @@ def drop_invalid(draft: Draft, row: Path, group: str, losses: LossReport) -> boo
 
 def drop_invalid_defaults(draft: Draft, losses: LossReport) -> None:
     """Drop and report what is invalid in the defaults."""
-    while isinstance(problems := parsed(Defaults, draft.data), list) and problems:
+    while isinstance(problems := validate(Defaults, draft.data), list) and problems:
         _drop(draft, problems[0], losses)
 
 
 def _problems(data: Mapping[str, Any]) -> list[Problem]:
-    outcome = parsed(Deployment, data)
+    outcome = validate(Deployment, data)
     inconsistent = consistency.problems({"deployments": {"it": data}})
     return [
         *(outcome if isinstance(outcome, list) else []),
