@@ -201,10 +201,10 @@ def _unpriced(data: Mapping[str, Any]) -> Iterator[Problem]:
         for name, chain in _mapping(data.get("chains")).items()
         if _has_budget(_mapping(chain), _mapping(data.get("defaults")))
     }
-    for name, own in _mapping(data.get("deployments")).items():
-        chain = next((chain for chain, asked in budgeted.items() if name in asked), None)
-        if chain is not None and _is_unpriced(_mapping(own)):
-            yield price_missing(name, chain, str(own.get("model")))
+    for name, deployment in _mapping(data.get("deployments")).items():
+        chain = next((chain for chain, names in budgeted.items() if name in names), None)
+        if chain is not None and _is_unpriced(_mapping(deployment)):
+            yield price_missing(name, chain, str(deployment.get("model")))
 
 
 def _has_budget(chain: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:

@@ -90,8 +90,8 @@ class Spec(Part):
 
     def timeouts(self, chain: str, deployment: str | None = None) -> Timeouts:
         """The timeouts of a call of the chain, or of its attempts at one deployment."""
-        own = None if deployment is None else self.deployments[deployment].timeouts
-        return _filled(Timeouts, self.defaults.timeouts, self.chains[chain].timeouts, own)
+        of_deployment = None if deployment is None else self.deployments[deployment].timeouts
+        return _filled(Timeouts, self.defaults.timeouts, self.chains[chain].timeouts, of_deployment)
 
     def retries(self, chain: str) -> Retries:
         """The retries of the chain: requests beyond one per deployment."""
@@ -99,8 +99,8 @@ class Spec(Part):
 
     def breaker(self, deployment: str) -> Breaker | None:
         """The deployment's breaker; None if it is off."""
-        own, default = self.deployments[deployment].breaker, self.defaults.breaker
-        breaker = default if own is None else _override(default, own)
+        written, default = self.deployments[deployment].breaker, self.defaults.breaker
+        breaker = default if written is None else _override(default, written)
         return _filled(Breaker, breaker) if breaker is None or isinstance(breaker, Breaker) else None
 
     def limits(self, deployment: str) -> Limits | None:

@@ -28,9 +28,9 @@ class LossReport:
             for path in paths:
                 self.add(path, text)
 
-    def notes(self, places: LocationMap) -> tuple[Note, ...]:
+    def notes(self, locations: LocationMap) -> tuple[Note, ...]:
         """The report, in the order of the source's lines."""
-        notes = [problem.note(places) for problem in self._problems]
+        notes = [problem.note(locations) for problem in self._problems]
         return tuple(sorted(dict.fromkeys(notes), key=lambda note: 0 if note.line is None else note.line))
 
 
@@ -67,20 +67,20 @@ class Draft:
         if value is None:
             return
         *around, word = path
-        place: dict[Any, Any] = self.data
+        section: dict[Any, Any] = self.data
         for part in around:
-            place = place.setdefault(part, {})
-        place[word] = value
+            section = section.setdefault(part, {})
+        section[word] = value
         self.origins[path] = origin
 
     def drop(self, path: Path) -> None:
         """Remove a value, and the sections that are empty without it."""
         *around, word = path
-        place: Any = self.data
+        section: Any = self.data
         for part in around:
-            place = place[part]
-        del place[word]
-        if around and not place:
+            section = section[part]
+        del section[word]
+        if around and not section:
             self.drop(tuple(around))
 
     def origin(self, path: Path) -> Path:

@@ -59,8 +59,8 @@ def read_config(data: Mapping[str, Any], locations: LocationMap) -> Document:
         losses.add(("include",), "is not read here: give its files as further sources")
     settings.report_unused()
     losses.report_unused(config, "is the proxy server's own and has no place here")
-    found = {path: locations.find(origin) for path, origin in spec.origins.items()}
-    return Document(spec.data, found, notes=losses.notes(locations))
+    spec_locations = {path: locations.find(origin) for path, origin in spec.origins.items()}
+    return Document(spec.data, spec_locations, notes=losses.notes(locations))
 
 
 def _credentials(config: Section) -> dict[str, Any]:

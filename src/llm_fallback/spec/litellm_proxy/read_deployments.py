@@ -119,16 +119,16 @@ def _tiers(rows: list[Row], losses: LossReport) -> list[list[Row]]:
     word = next((word for word, share in _SHARES.items() if any(share(row) for row in rows)), None)
     last_order = max((row.order for row in rows if row.order is not None), default=None)
 
-    def place(row: Row) -> tuple[bool, float, bool]:
+    def sort_key(row: Row) -> tuple[bool, float, bool]:
         unordered = last_order is not None and row.order is None
         return unordered, row.order or 0, word is not None and _SHARES[word](row) is None
 
     for row in rows:
-        unordered, _, shareless = place(row)
+        unordered, _, shareless = sort_key(row)
         if unordered or shareless:
             missing = "order" if unordered else str(word)
             losses.add(row.path, f"has no {missing}, as others of {row.group!r} have: it is asked after them")
-    tiers = [list(tier) for _, tier in groupby(sorted(rows, key=place), place)]
+    tiers = [list(tier) for _, tier in groupby(sorted(rows, key=sort_key), sort_key)]
     for tier in tiers:
         _weigh(tier, word)
     return tiers

@@ -196,15 +196,15 @@ def _part_losses(path: Path, part: Any, texts: Mapping[str, str]) -> Iterator[tu
 
 
 def _deployment_losses(spec: Spec) -> Iterator[tuple[Path, str]]:
-    asked = [name for chain in spec.chains.values() for name in chain.deployments()]
+    named = [name for chain in spec.chains.values() for name in chain.deployments()]
     prices = {field for field, _ in PRICES.values()}
     for name, deployment in spec.deployments.items():
         path = ("deployments", name)
-        if name not in asked:
+        if name not in named:
             yield path, "no chain asks it: left out"
         elif deployment.weight == 0:
             yield (*path, "weight"), "LiteLLM would ask it when the others are down: left out"
-        elif asked.count(name) > 1 and spec.limits(name) is not None:
+        elif named.count(name) > 1 and spec.limits(name) is not None:
             yield (*path, "limits"), "LiteLLM counts for each chain on its own"
         for word in deployment.profile:
             if word not in ABILITIES.values():
