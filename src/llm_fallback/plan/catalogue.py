@@ -12,22 +12,11 @@ from typing import Any
 from llm_fallback.plan.model_list import candidate_names, first_entry
 from llm_fallback.plan.plan import Feature, Target
 from llm_fallback.plan.pricing import Prices, prices_in
-from llm_fallback.plan.profiles import WORDS, declared
+from llm_fallback.plan.profiles import PROFILE_KEYS, declared
+from llm_fallback.spec.litellm_proxy.words import ABILITIES
 from llm_fallback.spec.providers import BACKENDS
 
-_PROFILE_WORDS = {
-    "max_input_tokens": "max_input_tokens",
-    "max_output_tokens": "max_output_tokens",
-    "supports_function_calling": "tool_calling",
-    "supports_tool_choice": "tool_choice",
-    "supports_response_schema": "structured_output",
-    "supports_vision": "image_inputs",
-    "supports_pdf_input": "pdf_inputs",
-    "supports_audio_input": "audio_inputs",
-    "supports_audio_output": "audio_outputs",
-    "supports_video_input": "video_inputs",
-    "supports_reasoning": "reasoning_output",
-}
+_LISTED_ABILITIES = {"max_input_tokens": "max_input_tokens", **ABILITIES}
 """Keys of the list, and their names in LangChain's ModelProfile."""
 
 
@@ -60,7 +49,7 @@ class ListCatalogue:
 
     def lacks(self, target: Target, feature: Feature) -> bool:
         """Whether the deployment is known not to support a feature."""
-        stated = target.profile.get(WORDS[feature])
+        stated = target.profile.get(PROFILE_KEYS[feature])
         if stated is not None:
             return not stated
         if feature == "images":
@@ -71,8 +60,10 @@ class ListCatalogue:
     def profile(self, target: Target) -> dict[str, Any]:
         """The abilities that the spec declares, and others that the list knows."""
         entry = self._entry(target)
-        listed = {word: entry[key] for key, word in _PROFILE_WORDS.items() if isinstance(entry.get(key), bool | int)}
-        lacking = {word: False for feature, word in WORDS.items() if self.lacks(target, feature)}
+        listed = {
+            ability: entry[key] for key, ability in _LISTED_ABILITIES.items() if isinstance(entry.get(key), bool | int)
+        }
+        lacking = {ability: False for feature, ability in PROFILE_KEYS.items() if self.lacks(target, feature)}
         return {**listed, **lacking, **declared(target)}
 
     def prefill(self, target: Target) -> Mapping[str, Any] | None:

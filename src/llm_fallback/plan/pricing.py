@@ -9,20 +9,16 @@ from decimal import Decimal
 from typing import Any
 
 from llm_fallback.events import Usage
+from llm_fallback.spec.litellm_proxy.words import PRICES
 
 FINEST = Decimal("1e-12")
 """Sums are kept to a trillionth of a dollar, so that they are exact in any order."""
 
 _MILLION = Decimal(1_000_000)
 _KINDS = {
-    "input_cost_per_token": "input",
-    "output_cost_per_token": "output",
-    "cache_read_input_token_cost": "cached_input",
-    "cache_creation_input_token_cost": "cache_write",
-    "output_cost_per_reasoning_token": "reasoning",
-    "input_cost_per_audio_token": "audio_input",
-    "output_cost_per_audio_token": "audio_output",
+    key: field.removesuffix("_per_million") for key, (field, _) in PRICES.items() if field.endswith("_per_million")
 }
+"""Keys of litellm's list for prices per token, and the fields of Prices."""
 _ABOVE = re.compile(rf"({'|'.join(_KINDS)})_above_(\d+)(k?)_tokens")
 
 

@@ -16,14 +16,14 @@ from llm_fallback.spec.settings import ROUTES
 
 Profile = Mapping[str, Any]
 
-WORDS: Mapping[Feature, str] = {
+PROFILE_KEYS: Mapping[Feature, str] = {
     "tools": "tool_calling",
     "response_format": "structured_output",
     "images": "image_inputs",
 }
 """The profile's name of each feature. A deployment known to lack one that a request needs is passed over."""
 
-_IN_WORDS = {"tool_calling": "tools", "structured_output": "JSON schemas", "image_inputs": "images"}
+_FEATURE_NAMES = {"tool_calling": "tools", "structured_output": "JSON schemas", "image_inputs": "images"}
 _WINDOW = "max_input_tokens"
 
 
@@ -67,8 +67,8 @@ def _shared(values: list[Any]) -> Any:
 
 def shortfalls(profiles: Mapping[str, Profile]) -> dict[str, list[str]]:
     """The features each deployment is declared to lack while others have them: such calls cannot fall back to it."""
-    lost = [word for word in _IN_WORDS if any(profile.get(word) is not False for profile in profiles.values())]
-    lacking = {name: [_IN_WORDS[w] for w in lost if profile.get(w) is False] for name, profile in profiles.items()}
+    lost = [word for word in _FEATURE_NAMES if any(profile.get(word) is not False for profile in profiles.values())]
+    lacking = {name: [_FEATURE_NAMES[w] for w in lost if profile.get(w) is False] for name, profile in profiles.items()}
     return {name: words for name, words in lacking.items() if words}
 
 

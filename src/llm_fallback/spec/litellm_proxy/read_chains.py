@@ -75,8 +75,8 @@ def _put_timeouts(spec: Draft, chain: str, deployments: Deployments) -> None:
     path = ("chains", chain, "timeouts")
     origin = spec.origins["chains", chain]
     timeouts = deployments.levels.chains.get(chain, {})
-    for word, value in timeouts.items():
-        spec.put((*path, word), value, origin)
+    for key, value in timeouts.items():
+        spec.put((*path, key), value, origin)
     total = sum(_attempts(spec, chain, timeouts))
     if total > Timeouts().total_s:
         spec.put((*path, "total_s"), total, origin)
