@@ -31,13 +31,18 @@ def dump_spec(spec: Spec) -> tuple[dict[str, Any], tuple[Note, ...]]:
     data = dumper.plain(spec.model_dump(), ())
     chains = data.get("chains", {})
     for chain in chains.values():
-        chain.update({route: _tiers(chain[route]) for route in ROUTES if chain.get(route)})
+        chain.update({route: dump_tiers(chain[route]) for route in ROUTES if chain.get(route)})
     if len(chains) == 1:
         del data["default_chain"]
     data["deployments"] = {name: _ordered(entry, _DEPLOYMENT_ORDER) for name, entry in data["deployments"].items()}
     data["chains"] = {name: _ordered(chain, ROUTES) for name, chain in chains.items()}
     notes = tuple(problem.note(spec.locations) for problem in dumper.problems)
     return {part: value for part, value in _ordered(data, _SECTION_ORDER).items() if value}, notes
+
+
+def dump_tiers(tiers: Sequence[Sequence[str]]) -> list[Any]:
+    """Tiers as a spec has them: a tier of one deployment is its name, others are lists."""
+    return [tier[0] if len(tier) == 1 else list(tier) for tier in tiers]
 
 
 def as_yaml(data: Mapping[str, Any]) -> str:
@@ -126,7 +131,3 @@ def _is_harmless(text: str, path: Path) -> bool:
 def _ordered(entry: Mapping[str, Any], first: Sequence[str]) -> dict[str, Any]:
     """The entry with the keys in `first` before all others."""
     return {word: entry[word] for word in (*(word for word in first if word in entry), *entry)}
-
-
-def _tiers(tiers: list[list[str]]) -> list[Any]:
-    return [tier[0] if len(tier) == 1 else tier for tier in tiers]
