@@ -47,11 +47,11 @@ class Target:
     cold_start: ColdStart | None = None
     """If set, the deployment may be asleep and is waited for."""
     base_model: str | None = None
+    credential: Credential = field(init=False, repr=False)
+    """`api_key`, and whether it has to be asked for."""
 
-    @property
-    def credential(self) -> Credential:
-        """The key, and whether it has to be asked for."""
-        return Credential(self.api_key)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "credential", Credential(self.api_key))
 
     @property
     def provider(self) -> str:
