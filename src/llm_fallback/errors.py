@@ -47,15 +47,15 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One thing wrong with a spec: where it stands, what is wrong, and what to write instead."""
+    """One thing wrong with a spec: where, what, and what to write instead."""
 
     path: str
-    """Dotted place in the spec, as in `chains.assistant.tiers[1]`; empty for the file as a whole."""
+    """Dotted path in the spec, as in `chains.assistant.tiers[1]`; empty for the file as a whole."""
     problem: str
     remedy: str | None = None
     file: str | None = None
     line: int | None = None
-    """1-based; None where the format keeps no lines (TOML, Python mappings)."""
+    """1-based; None where lines are not known (TOML, Python mappings)."""
 
     def __str__(self) -> str:
         head = Location(self.file, self.line).with_path(self.path)
@@ -96,7 +96,7 @@ class ChainExhausted(LLMFallbackError):
     """
 
     is_retryable = False
-    """The chain has repeated already; a retry from outside would multiply its requests."""
+    """False: the chain has retried already; a retry from outside would multiply its requests."""
 
     def __init__(
         self, chain: str, failure: Failure, attempts: Sequence[Attempt], skipped: Sequence[Skip], reason: str = ""
@@ -150,7 +150,7 @@ class ChainServerError(ChainExhausted, langchain.ModelAPIError):
     """The last attempt failed at its server, or brought no usable reply."""
 
 
-# Retrying middleware asks the class found first; the chain's own answer has to win over LangChain's.
+# Retrying middleware reads `is_retryable` of the class; the chain's has to win over LangChain's.
 for _kind in (ChainTimeout, ChainRateLimited, ChainUnreachable, ChainServerError):
     assert _kind.is_retryable is False
 
@@ -203,7 +203,7 @@ class StreamBroken(LLMFallbackError):
     def __init__(self, message: str, partial: AIMessage, attempts: Sequence[Attempt]) -> None:
         self.message = message
         self.partial = partial
-        """What was delivered, as a message."""
+        """The part of the reply that was delivered, as a message."""
         self.attempts = tuple(attempts)
         super().__init__(message)
 
@@ -223,7 +223,7 @@ class BudgetExceeded(LLMFallbackError):
     """The next attempt could go over a budget; nothing was sent for it."""
 
     is_retryable = False
-    """The next call would be refused as well."""
+    """False: the next call would be refused as well."""
 
     def __init__(
         self,
@@ -235,15 +235,15 @@ class BudgetExceeded(LLMFallbackError):
         skipped: Sequence[Skip] = (),
     ) -> None:
         self.spent = spent
-        """US dollars spent in the scope so far, or set aside for attempts under way."""
+        """US dollars spent in the scope so far, or reserved for running attempts."""
         self.limit = limit
         """US dollars allowed in the scope."""
         self.scope = scope
-        """What the budget covers, as in `chain assistant, per day`."""
+        """What the budget applies to, as in `chain assistant, per day`."""
         self.attempt_usd = attempt_usd
-        """What the next attempt might have cost; None where that is not known."""
+        """The most the next attempt might have cost, in US dollars; None if not known."""
         self.attempts = tuple(attempts)
-        """What the call had tried before."""
+        """The attempts of the call before."""
         self.skipped = tuple(skipped)
         head = over_budget(spent, limit, scope, attempt_usd)
         super().__init__("\n".join([head, *(f"  {fact}" for fact in (*self.attempts, *self.skipped))]))
@@ -254,6 +254,6 @@ class BudgetExceeded(LLMFallbackError):
 
 
 def over_budget(spent: float, limit: float, scope: str, attempt_usd: float | None) -> str:
-    """Why an attempt cannot be afforded, in a line."""
+    """The reason why an attempt was not made, in one line."""
     attempt = "" if attempt_usd is None else f", and the next attempt might cost ${attempt_usd:g}"
     return f"budget of ${limit:g} for {scope} would be exceeded: ${spent:g} spent or set aside{attempt}"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llm_fallback.errors import SpecError
 from llm_fallback.spec import load_spec
-from llm_fallback.spec.load import merged, spec_of_models
+from llm_fallback.spec.load import merged
 
 CONTRACT = Path(__file__).parents[1] / "data" / "contract.yaml"
 CANARY = "sk-canary-0123456789abcdef"
@@ -108,9 +108,7 @@ class TestSources:
 
     def test_models_in_a_list_are_a_chain(self):
         """Names come from the models, clear where two share one, numbered where they are the same."""
-        spec = spec_of_models(
-            ["anthropic/claude-sonnet-4-5", "openai:gpt-4.1", "azure/gpt-4.1", "xai/grok", "xai/grok"]
-        )
+        spec = load_spec(["anthropic/claude-sonnet-4-5", "openai:gpt-4.1", "azure/gpt-4.1", "xai/grok", "xai/grok"])
         assert spec.default_chain == "default"
         assert spec.chains["default"].tiers == (
             ("claude-sonnet-4-5",),
@@ -120,7 +118,7 @@ class TestSources:
             ("xai/grok#2",),
         )
         assert spec.deployments["openai/gpt-4.1"].model == "openai/gpt-4.1"
-        assert load_spec(["openai/x"]) == spec_of_models(("openai/x",))
+        assert load_spec(["openai/x"]) == load_spec(("openai/x",))
 
     def test_a_date_in_toml_is_text(self, write):
         """TOML knows dates, providers want their version as text."""

@@ -20,7 +20,7 @@ from pydantic import SecretStr, ValidationError
 
 from llm_fallback.errors import SpecError
 from llm_fallback.spec import Breaker, Budget, Hedge, Limits, Retries, Spec, Timeouts, json_schema, load_spec
-from llm_fallback.spec.entries import flaw
+from llm_fallback.spec.entries import prompt_flaw
 from llm_fallback.spec.model_profile import Profile
 
 CANARY = "sk-canary-0123456789abcdef"
@@ -366,7 +366,7 @@ class TestPrompts:
     @example("{a!r:>9}")
     def test_a_prompt_that_loads_is_one_langchain_fills(self, prompt):
         """With some value for each of its variables; whatever else would fail only when it is asked."""
-        if flaw(prompt) is not None:
+        if prompt_flaw(prompt) is not None:
             return
         template = ChatPromptTemplate.from_template(prompt)
         assert any(
@@ -377,14 +377,14 @@ class TestPrompts:
     @pytest.mark.parametrize("prompt", ["{text}", "{{}}", "{n:.2f} of {{x}}", "", "{a}{a}", "{when:%d %B}", "$ {x!s}"])
     def test_a_prompt_langchain_fills_loads(self, prompt):
         """With variables, formats and braces of its own."""
-        assert flaw(prompt) is None
+        assert prompt_flaw(prompt) is None
 
     @pytest.mark.parametrize(
         "prompt", ["{", "}", "{}", "{0}", "{a.b}", "{a[0]}", "{a b}", '{"a": 1}', "{a: int}", "{a:{b}}", "{a!x}"]
     )
     def test_a_prompt_that_cannot_be_filled_does_not_load(self, prompt):
         """Braces that were meant as such, positions, and what would reach into the input."""
-        assert flaw(prompt) is not None
+        assert prompt_flaw(prompt) is not None
 
 
 def is_filled(template, values):

@@ -77,7 +77,7 @@ def test_keys_that_are_minted_for_each_call_do_not_fill_the_memory():
     for number in range(1, 3000):
         scrub.add(f"sk-{number}")
     assert [scrub(text) for text in ("sk-of-the-spec", "sk-2999", "sk-2000")] == [REDACTED] * 3
-    assert repr(scrub) == "Scrubber(1025 secrets)"
+    assert repr(scrub) == "Redactor(1025 secrets)"
 
 
 def test_a_key_that_is_learnt_again_is_one_of_the_latest():

@@ -1,1 +1,1 @@
-"""A spec made ready: resolved deployments and chains, what is known of models, and what follows from both."""
+"""A spec resolved into deployments and chains, with what is known of their models, and what follows from both."""

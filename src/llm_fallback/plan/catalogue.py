@@ -1,7 +1,7 @@
-"""What a list of models knows beyond the spec: prices, context windows, and what they cannot take.
+"""Prices, context windows and abilities of models, looked up in litellm's list.
 
-The list is litellm's; whoever builds a catalogue says how to look in it, so that nobody has to load litellm to read
-what it ships as a file.
+The lookup is passed in: the real model uses litellm's list in memory, others the file litellm ships, which can be read
+without importing litellm.
 """
 
 from __future__ import annotations
@@ -12,35 +12,24 @@ from typing import Any
 from llm_fallback.plan.model_list import candidate_names, first_entry
 from llm_fallback.plan.plan import Feature, Target
 from llm_fallback.plan.pricing import Prices, prices_in
-from llm_fallback.plan.profiles import WORDS, declared
+from llm_fallback.plan.profiles import PROFILE_KEYS, declared
+from llm_fallback.spec.litellm_proxy.words import ABILITIES
 from llm_fallback.spec.providers import BACKENDS
 
-_PROFILE_WORDS = {
-    "max_input_tokens": "max_input_tokens",
-    "max_output_tokens": "max_output_tokens",
-    "supports_function_calling": "tool_calling",
-    "supports_tool_choice": "tool_choice",
-    "supports_response_schema": "structured_output",
-    "supports_vision": "image_inputs",
-    "supports_pdf_input": "pdf_inputs",
-    "supports_audio_input": "audio_inputs",
-    "supports_audio_output": "audio_outputs",
-    "supports_video_input": "video_inputs",
-    "supports_reasoning": "reasoning_output",
-}
-"""LangChain's words for what the list says of a model."""
+_LISTED_ABILITIES = {"max_input_tokens": "max_input_tokens", **ABILITIES}
+"""Keys of the list, and their names in LangChain's ModelProfile."""
 
 
 class ListCatalogue:
-    """What is known about the models of a spec beyond what it says. Looked up once per deployment."""
+    """What is known about the models of a spec, from litellm's list. Looked up once per deployment."""
 
     def __init__(
         self,
-        listed: Callable[[str], Mapping[str, Any] | None],
+        lookup: Callable[[str], Mapping[str, Any] | None],
         supported: Callable[[str], frozenset[str] | None] = lambda model: None,
     ) -> None:
-        """`listed` finds a model's entry by its name, `supported` the request parameters it takes if they are known."""
-        self._lookup, self._takes = listed, supported
+        """`lookup` returns the entry of a model; `supported` the request parameters it takes, None if not known."""
+        self._lookup, self._find_supported = lookup, supported
         self._entries: dict[str, dict[str, Any]] = {}
         self._prices: dict[str, Prices | None] = {}
         self._supported: dict[str, frozenset[str] | None] = {}
@@ -52,15 +41,15 @@ class ListCatalogue:
         return self._prices[target.name]
 
     def context_window(self, target: Target) -> int | None:
-        """Tokens the prompt may have, as the spec or the list says; None if nobody does."""
+        """The longest prompt in tokens, from the spec or else the list; None if neither says."""
         if target.context_window is not None:
             return target.context_window
         window = target.profile.get("max_input_tokens", self._entry(target).get("max_input_tokens"))
         return int(window) if isinstance(window, int | float) else None
 
     def lacks(self, target: Target, feature: Feature) -> bool:
-        """Whether the deployment is known not to take tools, a response format or images."""
-        stated = target.profile.get(WORDS[feature])
+        """Whether the deployment is known not to support a feature."""
+        stated = target.profile.get(PROFILE_KEYS[feature])
         if stated is not None:
             return not stated
         if feature == "images":
@@ -69,30 +58,29 @@ class ListCatalogue:
         return supported is not None and feature not in supported
 
     def profile(self, target: Target) -> dict[str, Any]:
-        """What the spec declares, and what the list says beyond it."""
+        """The abilities that the spec declares, and others that the list knows."""
         entry = self._entry(target)
-        listed = {word: entry[key] for key, word in _PROFILE_WORDS.items() if isinstance(entry.get(key), bool | int)}
-        lacking = {word: False for feature, word in WORDS.items() if self.lacks(target, feature)}
+        listed = {
+            ability: entry[key] for key, ability in _LISTED_ABILITIES.items() if isinstance(entry.get(key), bool | int)
+        }
+        lacking = {ability: False for feature, ability in PROFILE_KEYS.items() if self.lacks(target, feature)}
         return {**listed, **lacking, **declared(target)}
 
     def prefill(self, target: Target) -> Mapping[str, Any] | None:
-        """Self-hosted servers take it as their row of `backends.py` says, hosted models as litellm's map does."""
+        """For self-hosted servers from their row in `providers.py`, for hosted models from litellm's list."""
         if target.backend is not None:
             return BACKENDS[target.backend].prefill
         return {"message": {"prefix": True}} if self._entry(target).get("supports_assistant_prefill") else None
 
     def _entry(self, target: Target) -> dict[str, Any]:
         if target.name not in self._entries:
-            self._entries[target.name] = self._found(target)
+            names = candidate_names(target.model, target.base_model, target.backend)
+            self._entries[target.name] = dict(first_entry(names, self._lookup) or {})
         return self._entries[target.name]
 
     def _supported_parameters(self, target: Target) -> frozenset[str] | None:
         if target.backend is not None:
-            return None  # A server of one's own says so itself; any list is a guess about it.
+            return None  # A self-hosted server refuses what it does not support; no list can know.
         if target.name not in self._supported:
-            self._supported[target.name] = self._takes(target.parameters["model"])
+            self._supported[target.name] = self._find_supported(target.parameters["model"])
         return self._supported[target.name]
-
-    def _found(self, target: Target) -> dict[str, Any]:
-        names = candidate_names(target.model, target.base_model, target.backend)
-        return dict(first_entry(names, self._lookup) or {})

@@ -1,6 +1,6 @@
-"""What is legal in a spec but unwise: findings a user would be glad of before the first request.
+"""Checks for what is valid in a spec but unwise, so that a user learns of it before the first request.
 
-Each check looks at one thing and yields what it finds. None imports litellm or sends anything.
+Each check looks at one thing and yields paths with messages. None imports litellm or sends anything.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from llm_fallback.spec.settings import Timeouts
 from llm_fallback.spec.variables import references
 
 Severity = Literal["error", "warning", "note"]
-_Found = Iterator[tuple[Path, str]]
+_Results = Iterator[tuple[Path, str]]
 
 _BARE_VARIABLE = re.compile(r"\$[A-Z_][A-Z0-9_]*")
 _SHORTEST_SECRET = 8
-"""Shorter keys are placeholders, as in `EMPTY`."""
+"""In characters; shorter keys are placeholders such as `EMPTY`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing worth changing: where, what, and how much it matters."""
+    """One thing worth changing in a spec."""
 
     severity: Severity
     path: str
@@ -50,29 +50,29 @@ class Finding:
 
 
 def check(source: Source, *, env: bool = False, environ: Mapping[str, str] | None = None) -> list[Finding]:
-    """Everything unwise in a spec, errors first; in the end, as notes, what its sources said that has no place in it.
+    """Everything unwise in a spec: errors, then warnings, then notes on what its sources contained besides a spec.
 
-    `source` is what `load_spec` takes, and raises what it raises. `env`: variables that are not set are errors, not
-    warnings. `environ` stands in for the process's own.
+    `source` is as for `load_spec`, with the same exceptions. `env`: unset variables are errors rather than warnings.
+    `environ` replaces the process's environment.
     """
     spec = load_spec(source)
     environment = os.environ if environ is None else environ
-    found = [
+    findings = [
         *_findings(spec, "error", _nothing_to_ask(spec)),
         *_findings(spec, "error" if env else "warning", _of_variables(spec, environment)),
-        *_findings(spec, "warning", joined.from_iterable(look(spec) for look in _CHECKS)),
+        *_findings(spec, "warning", joined.from_iterable(check_one(spec) for check_one in _CHECKS)),
     ]
     notes = (Finding("note", note.path, note.text, note.file, note.line) for note in spec.notes)
-    return [*sorted(found, key=lambda finding: finding.severity), *notes]
+    return [*sorted(findings, key=lambda finding: finding.severity), *notes]
 
 
-def _findings(spec: Spec, severity: Severity, found: _Found) -> Iterator[Finding]:
-    for path, message in found:
+def _findings(spec: Spec, severity: Severity, results: _Results) -> Iterator[Finding]:
+    for path, message in results:
         location = spec.locations.find(path)
         yield Finding(severity, dotted(path), message, location.file, location.line)
 
 
-def _nothing_to_ask(spec: Spec) -> _Found:
+def _nothing_to_ask(spec: Spec) -> _Results:
     if not spec.chains:
         yield ("chains",), "there is no chain, so nothing can be asked"
     for name, chain in spec.chains.items():
@@ -80,34 +80,34 @@ def _nothing_to_ask(spec: Spec) -> _Found:
             yield ("chains", name, "tiers"), "every deployment has weight 0, so none is ever asked"
 
 
-def _of_variables(spec: Spec, environ: Mapping[str, str]) -> _Found:
+def _of_variables(spec: Spec, environ: Mapping[str, str]) -> _Results:
     yield from _unset(spec, environ)
     yield from misaddressed(spec, environ)
     yield from _no_key(spec, environ)
 
 
-def _unset(spec: Spec, environ: Mapping[str, str]) -> _Found:
+def _unset(spec: Spec, environ: Mapping[str, str]) -> _Results:
     for path, reference in spec.references():
         if reference.value(environ) is None:
             yield path, reference.missing()
 
 
-def _no_key(spec: Spec, environ: Mapping[str, str]) -> _Found:
+def _no_key(spec: Spec, environ: Mapping[str, str]) -> _Results:
     for name, deployment in spec.deployments.items():
         variables = KEY_VARIABLES.get(_provider(deployment) or "", ())
-        own = deployment.api_key is not None or deployment.api_base is not None
-        if variables and not own and not any(environ.get(variable) for variable in variables):
+        has_own = deployment.api_key is not None or deployment.api_base is not None
+        if variables and not has_own and not any(environ.get(variable) for variable in variables):
             yield ("deployments", name), f"has no api_key, and {variables[0]} is not set"
 
 
-def _unused(spec: Spec) -> _Found:
+def _unused(spec: Spec) -> _Results:
     used = {name for chain in spec.chains.values() for name in chain.deployments()}
     for name in spec.deployments if spec.chains else ():
         if name not in used:
             yield ("deployments", name), "no chain asks it"
 
 
-def _alone(spec: Spec) -> _Found:
+def _alone(spec: Spec) -> _Results:
     for name, chain in spec.chains.items():
         if len(chain.deployments()) == 1:
             yield (
@@ -116,7 +116,7 @@ def _alone(spec: Spec) -> _Found:
             )
 
 
-def _out_of_rotation(spec: Spec) -> _Found:
+def _out_of_rotation(spec: Spec) -> _Results:
     for name, chain in spec.chains.items():
         for index, tier in enumerate(chain.tiers):
             if all(spec.deployments[member].weight == 0 for member in tier):
@@ -126,7 +126,7 @@ def _out_of_rotation(spec: Spec) -> _Found:
                 )
 
 
-def _attempt_beyond_total(spec: Spec) -> _Found:
+def _attempt_beyond_total(spec: Spec) -> _Results:
     for name, chain in spec.chains.items():
         for deployment in chain.deployments():
             limits, path = spec.timeouts(name, deployment), ("chains", name, "timeouts")
@@ -146,7 +146,7 @@ def _beyond(inner: float | None, outer: float | None) -> bool:
     return inner is not None and outer is not None and inner > outer
 
 
-def _never_reached(spec: Spec) -> _Found:
+def _never_reached(spec: Spec) -> _Results:
     for name, chain in spec.chains.items():
         order = [member for tier in chain.tiers for member in tier if spec.deployments[member].weight > 0]
         attempts = [_attempt(spec.timeouts(name, member)) for member in order]
@@ -172,12 +172,12 @@ def _written_anywhere(spec: Spec, name: str) -> bool:
 
 
 def _written(spec: Spec, name: str, deployment: str | None, field: str) -> bool:
-    own = None if deployment is None else spec.deployments[deployment].timeouts
-    layers = (spec.defaults.timeouts, spec.chains[name].timeouts, own)
+    of_deployment = None if deployment is None else spec.deployments[deployment].timeouts
+    layers = (spec.defaults.timeouts, spec.chains[name].timeouts, of_deployment)
     return any(layer is not None and field in layer.model_fields_set for layer in layers)
 
 
-def _waits(spec: Spec) -> _Found:
+def _waits(spec: Spec) -> _Results:
     for name in spec.chains:
         retries = spec.retries(name)
         if retries.wait_initial_s > retries.wait_max_s:
@@ -185,7 +185,7 @@ def _waits(spec: Spec) -> _Found:
             yield ("chains", name, "retries"), f"wait_initial_s {first:g} is beyond wait_max_s {longest:g}"
 
 
-def _small_window(spec: Spec) -> _Found:
+def _small_window(spec: Spec) -> _Results:
     for name, chain in spec.chains.items():
         usual = [spec.deployments[member].context_window for tier in chain.tiers for member in tier]
         widest = max((window for window in usual if window is not None), default=None)
@@ -193,20 +193,20 @@ def _small_window(spec: Spec) -> _Found:
             for member in tier:
                 window = spec.deployments[member].context_window
                 if widest is not None and window is not None and window <= widest:
-                    place = ("chains", name, "on_context_window", index)
-                    yield place, f"{member!r} takes {window} tokens, no more than the tiers' {widest}"
+                    path = ("chains", name, "on_context_window", index)
+                    yield path, f"{member!r} takes {window} tokens, no more than the tiers' {widest}"
 
 
-def _not_found(spec: Spec) -> _Found:
-    judges = {("chains", name, "accept"): spec.accept(name) for name in spec.chains}
-    forms = {("runnables", name, "output"): own.output for name, own in spec.runnables.items()}
-    for path, named in {**judges, **forms}.items():
-        if isinstance(named, str) and ":" in named and not is_found(named):
-            module = named.partition(":")[0]
+def _not_found(spec: Spec) -> _Results:
+    validators = {("chains", name, "accept"): spec.accept(name) for name in spec.chains}
+    outputs = {("runnables", name, "output"): runnable.output for name, runnable in spec.runnables.items()}
+    for path, written in {**validators, **outputs}.items():
+        if isinstance(written, str) and ":" in written and not is_found(written):
+            module = written.partition(":")[0]
             yield path, f"no module is called {module!r} here; it has to be importable where the model is built"
 
 
-def _in_clear(spec: Spec) -> _Found:
+def _in_clear(spec: Spec) -> _Results:
     for name, deployment in spec.deployments.items():
         secrets = {"api_key": deployment.api_key, "params": deployment.params}
         for path, secret in _secrets(secrets, ("deployments", name)):
@@ -225,7 +225,7 @@ def _is_literal(secret: str) -> bool:
     return len(secret) >= _SHORTEST_SECRET and not references(secret) and not _BARE_VARIABLE.fullmatch(secret)
 
 
-def _bare_variable(spec: Spec) -> _Found:
+def _bare_variable(spec: Spec) -> _Results:
     for name, deployment in spec.deployments.items():
         for field in ("api_key", "api_base", "model"):
             value = getattr(deployment, field)
@@ -234,7 +234,7 @@ def _bare_variable(spec: Spec) -> _Found:
                 yield ("deployments", name, field), f"{text} is taken as it stands; write ${{{text[1:]}}}"
 
 
-def _password_in_address(spec: Spec) -> _Found:
+def _password_in_address(spec: Spec) -> _Results:
     for name, deployment in spec.deployments.items():
         user, at, _ = (deployment.api_base or "").partition("@")
         if at and ":" in user.partition("://")[2] and not references(user):
@@ -244,18 +244,18 @@ def _password_in_address(spec: Spec) -> _Found:
             )
 
 
-def _free_but_hosted(spec: Spec) -> _Found:
+def _free_but_hosted(spec: Spec) -> _Results:
     for name, deployment in spec.deployments.items():
         provider = _provider(deployment)
-        own = deployment.api_base is not None or provider is None or provider in LOCAL
-        if deployment.price == "free" and not own and not deployment.model.endswith(":free"):
+        is_self_hosted = deployment.api_base is not None or provider is None or provider in LOCAL
+        if deployment.price == "free" and not is_self_hosted and not deployment.model.endswith(":free"):
             yield (
                 ("deployments", name, "price"),
                 f"{provider} bills its calls; as `free` budgets do not see them",
             )
 
 
-def _budget_of_no_day(spec: Spec) -> _Found:
+def _budget_of_no_day(spec: Spec) -> _Results:
     for name in spec.chains:
         budget = spec.budget(name)
         if budget is not None and budget.file is not None and budget.usd_per_day is None:
@@ -264,7 +264,7 @@ def _budget_of_no_day(spec: Spec) -> _Found:
             yield ("chains", name, "budget"), "limits nothing: it has no usd_per_call, usd_per_run or usd_per_day"
 
 
-def _budget_out_of_reach(spec: Spec) -> _Found:
+def _budget_out_of_reach(spec: Spec) -> _Results:
     for name in spec.chains:
         budget = spec.budget(name)
         limits = list(budget.limits.items()) if budget is not None else []
@@ -276,7 +276,7 @@ def _budget_out_of_reach(spec: Spec) -> _Found:
                 )
 
 
-def _unknown_provider(spec: Spec) -> _Found:
+def _unknown_provider(spec: Spec) -> _Results:
     for name, deployment in spec.deployments.items():
         provider = _provider(deployment)
         if provider is not None and provider not in PROVIDERS:
@@ -287,7 +287,7 @@ def _unknown_provider(spec: Spec) -> _Found:
 
 
 def _provider(deployment: Deployment) -> str | None:
-    """litellm's provider; None where a backend or a variable says it."""
+    """litellm's provider; None if there is a backend, or the model contains a variable."""
     if deployment.backend is not None or references(deployment.model):
         return None
     return split_model(deployment.model)[0]

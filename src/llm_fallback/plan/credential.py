@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import SecretStr
@@ -16,15 +16,15 @@ class Credential:
     source: SecretStr | Callable[[], Any] | None
     """None: the deployment has no key of its own."""
 
-    @property
-    def is_callable(self) -> bool:
-        """Whether a function has to be asked for the key."""
-        return callable(self.source)
+    is_callable: bool = field(init=False)
+    """Whether a function has to be asked for the key."""
+    value: SecretStr | None = field(init=False)
+    """The key, where it is known without asking."""
 
-    @property
-    def value(self) -> SecretStr | None:
-        """The key, where it is known without asking."""
-        return self.source if isinstance(self.source, SecretStr) else None
+    def __post_init__(self) -> None:
+        # Every attempt reads these, so they are worked out once.
+        object.__setattr__(self, "is_callable", callable(self.source))
+        object.__setattr__(self, "value", self.source if isinstance(self.source, SecretStr) else None)
 
     def ask(self) -> Any:
         """The key, or what its function returns; that may be an awaitable."""

@@ -1,4 +1,4 @@
-"""What one call may do, worked out from the plan; or from the spec alone, with no variable set and no code run."""
+"""What one call of a chain may do, from its plan, or from the spec alone without variables and imports."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from llm_fallback.spec import Budget, Spec
 
 
 def explain(chain: ChainPlan) -> dict[str, Any]:
-    """Tiers, the most requests and the most seconds of one call, with notes on what decides them."""
+    """The tiers, and the most requests and seconds of one call, with notes on what decides them."""
     members = chain.members
-    knocks = sum(_warmup_retries(chain, member) for member in members)
+    warmup_retries = sum(_warmup_retries(chain, member) for member in members)
     return {
         "chain": chain.name,
         "tiers": _names(chain.tiers),
-        "max_requests": len(members) + chain.retries.max + knocks if members else 0,
+        "max_requests": len(members) + chain.retries.max + warmup_retries if members else 0,
         "max_seconds": chain.total_s,
         "notes": list(_notes(chain)),
     }
@@ -67,7 +67,7 @@ def _budget_note(budget: Budget) -> str:
 
 
 class _Unresolved(Mapping[str, str]):
-    """An environment in which every variable stands for itself."""
+    """An environment in which the value of every variable is its own reference."""
 
     def __getitem__(self, name: str) -> str:
         return f"${{{name}}}"
@@ -80,18 +80,18 @@ class _Unresolved(Mapping[str, str]):
 
 
 def explain_unresolved(spec: Spec, chain: str) -> dict[str, Any]:
-    """As `model.explain()`, with a note on what was left open."""
-    told = explain(plan_of(spec, chain))
-    return {**told, "notes": [*told["notes"], *_left_open(spec, chain)]}
+    """As `model.explain()`, with notes on what was not resolved, looked up or imported."""
+    explained = explain(plan_of(spec, chain))
+    return {**explained, "notes": [*explained["notes"], *_left_open(spec, chain)]}
 
 
 def plan_of(spec: Spec, chain: str) -> ChainPlan:
-    """The chain made ready, with variables and import paths left as they are."""
+    """The plan of a chain, with variables and import paths unresolved."""
     return resolve_spec(_without_imports(spec), _Unresolved()).chains[chain]
 
 
 def _without_imports(spec: Spec) -> Spec:
-    """The spec with a stand-in for every `accept` that would have to be imported."""
+    """The spec with a placeholder for every `accept` that would have to be imported."""
     for name in spec.chains:
         if isinstance(spec.accept(name), str):
             spec = spec.with_chain_settings(name, accept=_stand_in)

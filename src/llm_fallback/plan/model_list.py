@@ -1,4 +1,4 @@
-"""litellm's list of models and prices, read from the file it ships: 0.1 s, where loading litellm takes three."""
+"""litellm's list of models and prices, read from the file it ships in 0.1 s; importing litellm takes three."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FILE = "model_prices_and_context_window_backup.json"
 
 
 def lookup(name: str) -> Mapping[str, Any] | None:
-    """The entry of a model; None if there is none."""
+    """The entry of a model in the bundled list; None if there is none."""
     return bundled().get(name)
 
 
@@ -30,16 +30,16 @@ def first_entry(
 
 @cache
 def bundled() -> Mapping[str, Any]:
-    """The list; empty where litellm ships none."""
+    """The list that litellm ships; empty if there is none."""
     package = find_spec("litellm")
-    places = package.submodule_search_locations if package else None
-    files = [Path(place, _FILE) for place in places or ()]
+    folders = package.submodule_search_locations if package else None
+    files = [Path(folder, _FILE) for folder in folders or ()]
     return next((json.loads(file.read_bytes()) for file in files if file.exists()), {})
 
 
 def candidate_names(model: str, base_model: str | None, backend: str | None) -> Sequence[str]:
-    """Under which names a deployment's model may stand in the list: `base_model`, with or without provider, else the
-    model itself. What a server of one's own serves is on no list, even if a provider sells the same model."""
+    """The names under which a deployment's model may be listed: `base_model`, with and without provider, else the model
+    itself. A self-hosted model is on no list, even if a provider sells the same one."""
     provider, name = split_model(model)
     if base_model is not None:
         return (base_model, f"{provider}/{base_model}")
@@ -48,7 +48,7 @@ def candidate_names(model: str, base_model: str | None, backend: str | None) -> 
 
 def listed_prices(names: Iterable[str]) -> Prices | None:
     """The prices of the first of these names that litellm's list has; None if it has none of them."""
-    # Half loaded, in another thread, it has no list yet.
+    # While another thread imports litellm, the module exists without its list.
     entries: Mapping[str, Any] = getattr(sys.modules.get("litellm"), "model_cost", None) or bundled()
     entry = first_entry(names, entries.get)
     return None if entry is None else prices_in(entry)

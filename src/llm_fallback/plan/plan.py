@@ -1,4 +1,4 @@
-"""A spec made ready: deployments and chains, resolved and frozen, as the engine reads them."""
+"""Resolved, frozen deployments and chains, as the engine reads them."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from llm_fallback.spec import Breaker, Budget, ColdStart, Hedge, Limits, Retries
 from llm_fallback.spec.providers import split_model
 
 Feature = Literal["tools", "response_format", "images"]
-"""What a request may need and must not lose on its way; sampling parameters are no features."""
+"""What a request may need of a deployment. Sampling parameters are no features: they may be dropped."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Target:
-    """One deployment, ready to be asked."""
+    """One resolved deployment."""
 
     name: str
     model: str
-    """As the spec says it; this is what metadata shows."""
+    """As in the spec; shown in metadata."""
     model_identity: str
-    """What is served there: two deployments with the same answer alike to a bad request."""
+    """Which model it is, whoever serves it: two deployments with the same one respond alike to a bad request."""
     parameters: Mapping[str, Any]
-    """What litellm is called with on every attempt; secrets are SecretStr until then."""
+    """Parameters of litellm on every attempt; secrets in them are SecretStr."""
     api_key: SecretStr | Callable[[], Any] | None = None
     backend: str | None = None
     uses_provider_credentials: bool = False
-    """Whether litellm may look for the provider's own credentials in the environment."""
+    """Whether litellm may take the provider's credentials from the environment."""
     weight: float = 1.0
     prices: Prices | None = None
-    """As declared; None leaves it to litellm's map."""
+    """As declared; None if litellm's list decides."""
     context_window: int | None = None
     profile: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits | None = None
     breaker: Breaker | None = None
     cold_start: ColdStart | None = None
-    """Given: it may be asleep, and is waited for."""
+    """If set, the deployment may be asleep and is waited for."""
     base_model: str | None = None
+    credential: Credential = field(init=False, repr=False)
+    """`api_key`, and whether it has to be asked for."""
 
-    @property
-    def credential(self) -> Credential:
-        """The key, and whether it has to be asked for."""
-        return Credential(self.api_key)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "credential", Credential(self.api_key))
 
     @property
     def provider(self) -> str:
-        """Who serves it: the backend, or litellm's name for the provider."""
+        """The backend, or litellm's name for the provider."""
         return self.backend or split_model(self.model)[0]
 
     @property
@@ -66,7 +66,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Member:
-    """A target as one chain asks it."""
+    """A deployment in one chain, with the timeouts it has there."""
 
     target: Target
     timeouts: Timeouts
@@ -79,7 +79,7 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Tier:
-    """Deployments that share the load by weight; those of weight 0 stay out."""
+    """Deployments that share the load by weight; those of weight 0 are left out."""
 
     members: tuple[Member, ...]
 
@@ -88,9 +88,9 @@ class Tier:
         return list(accumulate(member.target.weight for member in self.members))
 
     def draw(self, rng: Random, taken: set[str]) -> Member | None:
-        """A member not yet taken, at random by weight; None when all are.
+        """A random member by weight that is not in `taken`; None if all are.
 
-        A few blind draws first, so that the cost does not grow with the size of the tier.
+        A few draws from all members come first, so that the cost does not grow with the size of the tier.
         """
         for _ in range(4):
             member = self.members[min(bisect_right(self._weights, rng.random() * self._weights[-1]), len(self) - 1)]
@@ -108,12 +108,12 @@ Tiers = tuple[Tier, ...]
 
 @dataclass(frozen=True, eq=False)
 class ChainPlan:
-    """One chain, ready to be asked."""
+    """One resolved chain."""
 
     name: str
     tiers: Tiers
     on_context_window: Tiers | None
-    """None: not declared; empty: raise instead."""
+    """None: not declared. Empty: such a failure ends the call."""
     on_content_policy: Tiers | None
     total_s: float
     retries: Retries
@@ -126,8 +126,8 @@ class ChainPlan:
     def members(self) -> tuple[Member, ...]:
         """Every deployment one call may ask, each once, in order."""
         routes = (self.tiers, self.on_context_window or (), self.on_content_policy or ())
-        found = {member.name: member for tiers in routes for tier in tiers for member in tier.members}
-        return tuple(found.values())
+        members = {member.name: member for tiers in routes for tier in tiers for member in tier.members}
+        return tuple(members.values())
 
     @cached_property
     def models(self) -> Mapping[str, str]:
@@ -136,19 +136,19 @@ class ChainPlan:
 
     @cached_property
     def has_claude(self) -> bool:
-        """Whether Claude may be asked, whose thinking LangChain's integration prepares requests for."""
+        """Whether a deployment is Claude, for whose thinking LangChain's integration prepares requests."""
         return any("claude" in model.lower() for model in self.models.values())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """All chains of a spec."""
+    """All chains and deployments of a spec."""
 
     chains: Mapping[str, ChainPlan]
     default_chain: str
     targets: Mapping[str, Target]
     secrets: Sequence[str] = field(repr=False)
-    """Every credential of the spec, to be struck from whatever a server or library says."""
+    """Every secret of the spec, to be redacted in what servers and libraries say."""
 
     def chain(self, name: str) -> ChainPlan:
         """The chain of that name; ValueError naming the nearest if there is none."""
@@ -168,10 +168,10 @@ class Catalogue(Protocol):
     def lacks(self, target: Target, feature: Feature) -> bool: ...
 
     def profile(self, target: Target) -> Mapping[str, Any]:
-        """What it can do, in the words of LangChain's ModelProfile. What is not known has no key."""
+        """Its abilities, as LangChain's ModelProfile names them. What is not known has no key."""
         ...
 
     def prefill(self, target: Target) -> Mapping[str, Any] | None:
-        """How the deployment is handed the beginning of its own reply: further keys of that message (`message`) and
-        of the request's body (`extra_body`). None if it takes none."""
+        """What a request needs for the deployment to continue a begun reply: further keys of that message (`message`)
+        and of the request's body (`extra_body`). None if it cannot."""
         ...

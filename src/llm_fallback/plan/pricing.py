@@ -1,4 +1,4 @@
-"""Usage times price, in Decimal. What is not known stays None; pricing never fails a call."""
+"""Prices of models, and the cost of a request's tokens, in Decimal. An unknown price stays None."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from decimal import Decimal
 from typing import Any
 
 from llm_fallback.events import Usage
+from llm_fallback.spec.litellm_proxy.words import PRICES
 
 FINEST = Decimal("1e-12")
-"""Sums are kept to a millionth of a millionth of a dollar, so that they are exact in any order."""
+"""Sums are kept to a trillionth of a dollar, so that they are exact in any order."""
+
+_MILLION = Decimal(1_000_000)
+_KINDS = {
+    key: field.removesuffix("_per_million") for key, (field, _) in PRICES.items() if field.endswith("_per_million")
+}
+"""Keys of litellm's list for prices per token, and the fields of Prices."""
+_ABOVE = re.compile(rf"({'|'.join(_KINDS)})_above_(\d+)(k?)_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +36,10 @@ class Prices:
     per_request: Decimal = Decimal(0)
     per_gpu_hour: Decimal = Decimal(0)
     above: tuple[tuple[int, Prices], ...] = ()
-    """What all tokens of a request cost instead if its input has more tokens than that; ascending."""
+    """Pairs of a number of input tokens and the prices of a whole request with more than that; ascending."""
 
     def cost(self, usage: Usage, seconds: float = 0.0) -> Decimal:
-        """What an attempt cost that used these tokens and kept its deployment busy for `seconds`."""
+        """The cost in US dollars of an attempt that used these tokens and kept its deployment busy for `seconds`."""
         for threshold, prices in reversed(self.above):
             if usage.input_tokens > threshold:
                 return prices.cost(usage, seconds)
@@ -59,67 +67,54 @@ FREE = Prices(input=Decimal(0), output=Decimal(0))
 
 
 def _mixed(tokens: int, price: Decimal, special: tuple[tuple[int, Decimal | None], ...]) -> Decimal:
-    """Tokens of a kind with a price of its own leave the plain ones; the rest pay the plain price."""
+    """The cost of `tokens`, of which some special kinds have prices of their own."""
     total = Decimal(0)
-    for count, own in special:
-        if own is not None:
-            total += count * own
+    for count, special_price in special:
+        if special_price is not None:
+            total += count * special_price
             tokens -= count
     return total + max(tokens, 0) * price
 
 
-_MILLION = Decimal(1_000_000)
-_KINDS = {
-    "input_cost_per_token": "input",
-    "output_cost_per_token": "output",
-    "cache_read_input_token_cost": "cached_input",
-    "cache_creation_input_token_cost": "cache_write",
-    "output_cost_per_reasoning_token": "reasoning",
-    "input_cost_per_audio_token": "audio_input",
-    "output_cost_per_audio_token": "audio_output",
-}
-_ABOVE = re.compile(rf"({'|'.join(_KINDS)})_above_(\d+)(k?)_tokens")
-
-
 def prices_in(entry: Mapping[str, Any]) -> Prices | None:
-    """What a model costs by its entry; None if it has no price per token."""
+    """The prices in an entry of litellm's list; None if it has none per token."""
     ranges = entry.get("tiered_pricing")
     prices = _by_range(entry, ranges) if ranges else _prices(entry)
-    return None if prices is None else replace(prices, above=(*prices.above, *_dearer(entry, prices)))
+    return None if prices is None else replace(prices, above=(*prices.above, *_above_thresholds(entry, prices)))
 
 
 def _prices(entry: Mapping[str, Any]) -> Prices | None:
-    found: dict[str, Any] = {
+    prices: dict[str, Any] = {
         kind: _per_million(entry[key]) for key, kind in _KINDS.items() if entry.get(key) is not None
     }
-    return Prices(**found) if "input" in found and "output" in found else None
+    return Prices(**prices) if "input" in prices and "output" in prices else None
 
 
 def _per_million(usd: Any) -> Decimal:
     return Decimal(str(usd)) * _MILLION
 
 
-def _dearer(entry: Mapping[str, Any], prices: Prices) -> Iterator[tuple[int, Prices]]:
-    """Prices of long prompts, which stand as `input_cost_per_token_above_200k_tokens`; what has no other price above a
-    threshold keeps the one below it."""
-    found: dict[int, dict[str, Any]] = {}
+def _above_thresholds(entry: Mapping[str, Any], prices: Prices) -> Iterator[tuple[int, Prices]]:
+    """Prices of long prompts, from keys such as `input_cost_per_token_above_200k_tokens`. A kind of token without such
+    a key keeps its price from below the threshold."""
+    changes: dict[int, dict[str, Any]] = {}
     for key, usd in entry.items():
         match = _ABOVE.fullmatch(key)
         if match and usd is not None:
             threshold = int(match[2]) * (1000 if match[3] else 1)
-            found.setdefault(threshold, {})[_KINDS[match[1]]] = _per_million(usd)
-    # xAI's higher prices begin at the threshold, everybody else's above it.
-    begins = 1 if entry.get("litellm_provider") == "xai" else 0
-    for threshold, changed in sorted(found.items()):
+            changes.setdefault(threshold, {})[_KINDS[match[1]]] = _per_million(usd)
+    # xAI's higher prices begin at the threshold, all others' above it.
+    offset = 1 if entry.get("litellm_provider") == "xai" else 0
+    for threshold, changed in sorted(changes.items()):
         prices = replace(prices, **changed)
-        yield threshold - begins, prices
+        yield threshold - offset, prices
 
 
 def _by_range(entry: Mapping[str, Any], ranges: Sequence[Mapping[str, Any]]) -> Prices | None:
-    """Prices by ranges of input tokens; a longer prompt than any range has pays as in the last."""
+    """Prices by ranges of input tokens; a prompt beyond the last range is priced as in it."""
     output = {"output_cost_per_token": entry.get("output_cost_per_token")}
-    of_tokens = [own for own in ranges if "range" in own]
-    priced = {int(own["range"][0]): _prices({**output, **own}) for own in of_tokens}
+    by_tokens = [row for row in ranges if "range" in row]
+    priced = {int(row["range"][0]): _prices({**output, **row}) for row in by_tokens}
     known = [(begin, prices) for begin, prices in sorted(priced.items()) if prices is not None]
     if not known or len(known) < len(priced):
         return None

@@ -1,4 +1,4 @@
-"""A Spec resolved into a Plan: variables filled in, settings merged, every secret known by name."""
+"""Resolves a Spec into a Plan: variables filled in, settings merged, import paths imported."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from llm_fallback.spec.variables import Environment, references, resolve, unset
 
 
 def resolve_spec(spec: Spec, environ: Mapping[str, str]) -> Plan:
-    """The plan of a spec; raises one SpecError naming every variable that is not set, and every address that its
-    variables make none."""
+    """The plan of a spec. Raises one SpecError with every unset variable, invalid address and failed import."""
     variables = Environment(environ)
     targets = {name: _target(spec, name, variables) for name in spec.deployments}
     budgets = {name: _budget(spec.budget(name), variables, name) for name in spec.chains}
@@ -39,26 +38,26 @@ def resolve_spec(spec: Spec, environ: Mapping[str, str]) -> Plan:
 
 
 def misaddressed(spec: Spec, environ: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
-    """Addresses that come to none by what their variables are set to. Those may be secrets, so they are not told."""
-    for name, own in spec.deployments.items():
-        if own.api_base is None or not references(own.api_base) or unset(own.api_base, environ):
+    """Addresses that are invalid with the values of their variables. The values may be secrets and are not shown."""
+    for name, deployment in spec.deployments.items():
+        if deployment.api_base is None or not references(deployment.api_base) or unset(deployment.api_base, environ):
             continue
-        address = resolve(own.api_base, environ)
-        # Where nothing is sent, variables stand for themselves.
+        address = resolve(deployment.api_base, environ)
+        # `explain` resolves a variable to its own reference.
         if not is_address(address) and not references(address):
             what = "no address that begins with http:// or https://" if address.strip() else "nothing"
             yield (
                 ("deployments", name, "api_base"),
-                f"{own.api_base!r} comes to {what}; set it as in 'http://host:8000'",
+                f"{deployment.api_base!r} comes to {what}; set it as in 'http://host:8000'",
             )
 
 
 def _target(spec: Spec, name: str, variables: Environment) -> Target:
-    own = spec.deployments[name]
+    deployment = spec.deployments[name]
     path = ("deployments", name)
-    model = variables.text(own.model, (*path, "model"))
-    api_base = variables.text(own.api_base, (*path, "api_base")) if own.api_base else None
-    backend = BACKENDS[own.backend] if own.backend else None
+    model = variables.text(deployment.model, (*path, "model"))
+    api_base = variables.text(deployment.api_base, (*path, "api_base")) if deployment.api_base else None
+    backend = BACKENDS[deployment.backend] if deployment.backend else None
     parameters: dict[str, Any] = dict(variables.value(spec.params(name), (*path, "params")))
     parameters["model"] = backend.model(model) if backend else model
     if api_base:
@@ -66,47 +65,36 @@ def _target(spec: Spec, name: str, variables: Environment) -> Target:
     return Target(
         name=name,
         model=model,
-        model_identity=(own.base_model or (model if own.backend else split_model(model)[1])).casefold(),
+        model_identity=(deployment.base_model or (model if deployment.backend else split_model(model)[1])).casefold(),
         parameters=parameters,
-        api_key=_key(own, variables, (*path, "api_key")),
-        backend=own.backend,
-        uses_provider_credentials=own.api_key is None and backend is None and api_base is None,
-        weight=own.weight,
-        prices=_prices(own.price),
-        context_window=own.context_window,
-        profile=dict(own.profile),
+        api_key=_key(deployment, variables, (*path, "api_key")),
+        backend=deployment.backend,
+        uses_provider_credentials=deployment.api_key is None and backend is None and api_base is None,
+        weight=deployment.weight,
+        prices=_prices(deployment.price),
+        context_window=deployment.context_window,
+        profile=dict(deployment.profile),
         limits=spec.limits(name),
         breaker=spec.breaker(name),
         cold_start=spec.cold_start(name),
-        base_model=own.base_model,
+        base_model=deployment.base_model,
     )
 
 
-def _key(own: Deployment, variables: Environment, path: tuple[str, ...]) -> SecretStr | Callable[[], Any] | None:
-    if isinstance(own.api_key, SecretStr):
-        return SecretStr(variables.text(own.api_key.get_secret_value(), path))
-    return own.api_key
+def _key(deployment: Deployment, variables: Environment, path: tuple[str, ...]) -> SecretStr | Callable[[], Any] | None:
+    if isinstance(deployment.api_key, SecretStr):
+        return SecretStr(variables.text(deployment.api_key.get_secret_value(), path))
+    return deployment.api_key
 
 
 def _prices(price: Any) -> Prices | None:
     if price == "free":
         return FREE
-    return _declared(price) if isinstance(price, Price) else None
-
-
-def _declared(price: Price) -> Prices:
-    nothing = FREE.input
-    return Prices(
-        input=price.input_per_million if price.input_per_million is not None else nothing,
-        output=price.output_per_million if price.output_per_million is not None else nothing,
-        cached_input=price.cached_input_per_million,
-        cache_write=price.cache_write_per_million,
-        reasoning=price.reasoning_per_million,
-        audio_input=price.audio_input_per_million,
-        audio_output=price.audio_output_per_million,
-        per_request=price.per_request if price.per_request is not None else nothing,
-        per_gpu_hour=price.per_gpu_hour if price.per_gpu_hour is not None else nothing,
-    )
+    if not isinstance(price, Price):
+        return None
+    written = {name.removesuffix("_per_million"): usd for name, usd in price.given().items() if usd is not None}
+    prices: dict[str, Any] = {"input": FREE.input, "output": FREE.output, **written}
+    return Prices(**prices)
 
 
 def _budget(budget: Budget | None, variables: Environment, chain: str) -> Budget | None:
@@ -118,7 +106,7 @@ def _budget(budget: Budget | None, variables: Environment, chain: str) -> Budget
 def _chain(
     spec: Spec, name: str, targets: Mapping[str, Target], budget: Budget | None, mistakes: list[Mistake]
 ) -> ChainPlan:
-    own = spec.chains[name]
+    chain = spec.chains[name]
 
     def tiers(names: tuple[tuple[str, ...], ...]) -> Tiers:
         made = (_tier(spec, name, tier, targets) for tier in names)
@@ -128,9 +116,9 @@ def _chain(
     assert total_s is not None
     return ChainPlan(
         name=name,
-        tiers=tiers(own.tiers),
-        on_context_window=None if own.on_context_window is None else tiers(own.on_context_window),
-        on_content_policy=None if own.on_content_policy is None else tiers(own.on_content_policy),
+        tiers=tiers(chain.tiers),
+        on_context_window=None if chain.on_context_window is None else tiers(chain.on_context_window),
+        on_content_policy=None if chain.on_content_policy is None else tiers(chain.on_content_policy),
         total_s=total_s,
         retries=spec.retries(name),
         on_stream_break=spec.on_stream_break(name),
@@ -146,21 +134,21 @@ def _tier(spec: Spec, chain: str, names: tuple[str, ...], targets: Mapping[str, 
 
 
 def _predicate(spec: Spec, chain: str, mistakes: list[Mistake]) -> Callable[[Any], Any] | None:
-    """The function an import path names; a mistake is noted where there is none."""
+    """The function at an import path; None, with a mistake added, if there is none."""
     accept, path = spec.accept(chain), ("chains", chain, "accept")
     if accept is None or callable(accept):
         return accept
     try:
-        found = imported(accept)
+        function = imported(accept)
         text = f"{accept!r} is no function"
     except (ImportError, AttributeError) as error:
-        found, text = None, f"{accept!r} cannot be imported ({error})"
-    if callable(found):
-        return found  # type: ignore[no-any-return]
+        function, text = None, f"{accept!r} cannot be imported ({error})"
+    if callable(function):
+        return function  # type: ignore[no-any-return]
     mistakes.append(Problem(path, text, "name it as 'package.module:function'").at(spec.locations))
     return None
 
 
 def _secrets(target: Target) -> list[str]:
-    found = [*secrets_in(target.parameters), *secrets_in(target.api_key)]
-    return [*found, *password_of(str(target.parameters.get("api_base", "")))]
+    address = str(target.parameters.get("api_base", ""))
+    return [*secrets_in(target.parameters), *secrets_in(target.api_key), *password_of(address)]

@@ -1,4 +1,4 @@
-"""What a user may write, and how it is read: models, files, consistency, secrets, mistakes in words."""
+"""What a user may write: the models of a spec, reading and writing files, checks, secrets, error messages."""
 
 from llm_fallback.spec.entries import Chain, Defaults, Deployment, RunnableSpec
 from llm_fallback.spec.load import load_spec

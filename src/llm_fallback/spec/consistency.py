@@ -1,13 +1,12 @@
-"""What must fit together in a spec, across its parts: names, addresses, words in their place.
+"""Checks across the parts of a spec: names that must exist, addresses, prices, settings that exclude each other.
 
-Works on plain data of a spec's shape, so that it can run beside the check of each part and every mistake is
-found at once. Whatever is of the wrong shape is skipped here: the part's own check reports it.
+Works on plain data, so that it runs whether or not each part is valid by itself, and every mistake is found at once.
+Values of the wrong type are skipped here; the validation of their part reports them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
 from typing import Any
 
 from pydantic import SecretStr
@@ -21,29 +20,37 @@ from llm_fallback.spec.settings import ROUTES
 from llm_fallback.spec.variables import malformed, references
 
 _MOST_NAMED = 12
+_EXAMPLE_ADDRESS = "write it as in 'http://host:8000'"
+
+_NO_PROVIDER = frozenset(
+    {
+        *("trtllm", "tensorrt_llm", "tensorrt-llm", "openllm", "ray_serve", "ray-serve", "ray"),
+        *("openai-compatible", "litellm-proxy"),
+    }
+)
+"""Names of backends that are written before a slash, though no provider of litellm's is called so."""
 
 
 def problems(data: Mapping[str, Any]) -> list[Problem]:
-    """Everything in a spec's data that does not fit together."""
-    found = chain(
-        _parameters(_mapping(data.get("defaults")).get("params"), ("defaults", "params")),
-        _each(data, "deployments", _deployment),
-        _each(data, "chains", lambda setting, path: _chain(setting, path, data)),
-        _default_chain(data),
-        _unpriced(data),
-        _each(data, "runnables", lambda runnable, path: _runnable(runnable, path, data)),
-    )
-    return list(found)
+    """Every inconsistency in a spec's data."""
+    return [
+        *_parameters(_mapping(data.get("defaults")).get("params"), ("defaults", "params")),
+        *_each(data, "deployments", _deployment),
+        *_each(data, "chains", lambda setting, path: _chain(setting, path, data)),
+        *_default_chain(data),
+        *_unpriced(data),
+        *_each(data, "runnables", lambda runnable, path: _runnable(runnable, path, data)),
+    ]
 
 
-def nearest(word: object, known: Mapping[str, object]) -> str | None:
-    """What may have been meant, as the remedy of a mistake; None where there is nothing to name."""
+def suggest(word: object, known: Mapping[str, object]) -> str | None:
+    """`did you mean 'x'?`, else the first twelve of `known`; None if there are none."""
     all_known = f"known are {', '.join(map(repr, list(known)[:_MOST_NAMED]))}" if known else ""
     return did_you_mean(word, known, all_known) or None
 
 
 def members(tiers: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    """Each deployment named in tiers, with its path; `a` and `[a]` alike."""
+    """Each deployment named in tiers, with its path. A tier may be a name or a list of names."""
     if isinstance(tiers, str):
         return
     for index, tier in children(tiers):
@@ -56,12 +63,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _each(
-    data: Mapping[str, Any], section: str, look: Callable[[Mapping[str, Any], Path], Iterator[Problem]]
+    data: Mapping[str, Any], section: str, check: Callable[[Mapping[str, Any], Path], Iterator[Problem]]
 ) -> Iterator[Problem]:
     for name, entry in _mapping(data.get(section)).items():
         if not name.strip():
             yield Problem((section, name), "has an empty name")
-        yield from look(_mapping(entry), (section, name))
+        yield from check(_mapping(entry), (section, name))
 
 
 def _deployment(deployment: Mapping[str, Any], path: Path) -> Iterator[Problem]:
@@ -101,15 +108,6 @@ def _hosted_model(model: str, path: Path) -> Iterator[Problem]:
         yield Problem(path, f"litellm follows redirects of {provider!r} to any host", f"write 'openai/{served}'")
 
 
-_NO_PROVIDER = frozenset(
-    {
-        *("trtllm", "tensorrt_llm", "tensorrt-llm", "openllm", "ray_serve", "ray-serve", "ray"),
-        *("openai-compatible", "litellm-proxy"),
-    }
-)
-"""Names of backends that are written before a slash, though no provider of litellm's is called so."""
-
-
 def _provider_for(model: str) -> str:
     provider = likely_provider(model)
     if provider:
@@ -118,7 +116,7 @@ def _provider_for(model: str) -> str:
 
 
 def is_address(text: str) -> bool:
-    """Whether requests to it go where it says: without an address, litellm sends them to the provider's own."""
+    """Whether it is an HTTP address. With any other text litellm would send requests to the provider's own."""
     return text.startswith(("http://", "https://"))
 
 
@@ -132,9 +130,6 @@ def _address(deployment: Mapping[str, Any], path: Path) -> Iterator[Problem]:
             yield Problem(where, text)
     elif api_base is None and backend in BACKENDS:
         yield Problem(where, f"is missing: backend {backend!r} needs its server's address", _EXAMPLE_ADDRESS)
-
-
-_EXAMPLE_ADDRESS = "write it as in 'http://host:8000'"
 
 
 def _parameters(params: Any, path: Path) -> Iterator[Problem]:
@@ -171,14 +166,14 @@ def _names(tiers: Any, path: Path, deployments: Mapping[str, Any]) -> Iterator[P
     first: dict[str, Path] = {}
     for where, name in members(tiers, path):
         if name not in deployments:
-            yield Problem(where, f"no deployment is called {name!r}", nearest(name, deployments))
+            yield Problem(where, f"no deployment is called {name!r}", suggest(name, deployments))
         elif name in first:
             yield Problem(where, f"{name!r} stands here a second time", f"it is at {dotted(first[name])} already")
         first.setdefault(name, where)
 
 
 def stream_break(setting: Mapping[str, Any], defaults: Mapping[str, Any], path: Path) -> Iterator[Problem]:
-    """A chain that judges replies cannot deliver them before they are whole."""
+    """A chain that validates replies cannot deliver them before they are complete."""
     accept, on_break = (
         setting[field] if field in setting else defaults.get(field) for field in ("accept", "on_stream_break")
     )
@@ -200,17 +195,16 @@ def _default_chain(data: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _unpriced(data: Mapping[str, Any]) -> Iterator[Problem]:
-    """Deployments of chains with a budget whose price nobody can know: what a server of one's own serves has none on
-    any list."""
+    """Deployments without a price in chains with a budget. Models on a self-hosted server are on no price list."""
     budgeted = {
         name: [member for field in ROUTES for _, member in members(_mapping(chain).get(field), ())]
         for name, chain in _mapping(data.get("chains")).items()
         if _has_budget(_mapping(chain), _mapping(data.get("defaults")))
     }
-    for name, own in _mapping(data.get("deployments")).items():
-        chain = next((chain for chain, asked in budgeted.items() if name in asked), None)
-        if chain is not None and _is_unpriced(_mapping(own)):
-            yield price_missing(name, chain, str(own.get("model")))
+    for name, deployment in _mapping(data.get("deployments")).items():
+        chain = next((chain for chain, names in budgeted.items() if name in names), None)
+        if chain is not None and _is_unpriced(_mapping(deployment)):
+            yield price_missing(name, chain, str(deployment.get("model")))
 
 
 def _has_budget(chain: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
@@ -226,7 +220,7 @@ def _is_unpriced(deployment: Mapping[str, Any]) -> bool:
 
 
 def price_missing(deployment: str, chain: str, model: str) -> Problem:
-    """The mistake of a budget over a deployment that costs nobody knows what."""
+    """The mistake of a chain with a budget and a deployment whose price is unknown."""
     return Problem(
         ("deployments", deployment, "price"),
         f"is missing: chain {chain!r} has a budget, and nobody knows what {model!r} costs",
@@ -241,4 +235,4 @@ def _runnable(runnable: Mapping[str, Any], path: Path, data: Mapping[str, Any]) 
 
 def _known_chain(name: str, path: Path, chains: Mapping[str, Any]) -> Iterator[Problem]:
     if name not in chains:
-        yield Problem(path, f"no chain is called {name!r}", nearest(name, chains))
+        yield Problem(path, f"no chain is called {name!r}", suggest(name, chains))

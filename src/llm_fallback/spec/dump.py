@@ -1,4 +1,4 @@
-"""A spec as plain data again, for a file: what loading reads, without a secret in it."""
+"""Writes a spec as plain data that `load_spec` reads back, with variables in place of secrets."""
 
 from __future__ import annotations
 
@@ -16,31 +16,37 @@ from llm_fallback.spec.secrets import is_secret_name, password_of
 from llm_fallback.spec.settings import ROUTES
 from llm_fallback.spec.variables import beside, references
 
+_LEFT_OUT = object()
 _SCHEMES = ("", "Bearer", "Basic", "Token")
-_PARTS = ("defaults", "deployments", "chains", "default_chain", "runnables")
-_WHO_IS_ASKED = ("backend", "model", "base_model", "api_key", "api_base", "params")
+_SECTION_ORDER = ("defaults", "deployments", "chains", "default_chain", "runnables")
+_DEPLOYMENT_ORDER = ("backend", "model", "base_model", "api_key", "api_base", "params")
 
 
 def dump_spec(spec: Spec) -> tuple[dict[str, Any], tuple[Note, ...]]:
-    """The data of a spec, and what stands in place of a secret or could not be written.
+    """The data of a spec, and notes on every value that was replaced by a variable or left out.
 
-    A key in clear becomes a reference to a variable that is named after its deployment.
+    A key in clear becomes a reference to a variable named after its deployment.
     """
     dumper = _Dumper(spec)
     data = dumper.plain(spec.model_dump(), ())
     chains = data.get("chains", {})
     for chain in chains.values():
-        chain.update({route: _tiers(chain[route]) for route in ROUTES if chain.get(route)})
+        chain.update({route: dump_tiers(chain[route]) for route in ROUTES if chain.get(route)})
     if len(chains) == 1:
         del data["default_chain"]
-    data["deployments"] = {name: _ordered(entry, _WHO_IS_ASKED) for name, entry in data["deployments"].items()}
+    data["deployments"] = {name: _ordered(entry, _DEPLOYMENT_ORDER) for name, entry in data["deployments"].items()}
     data["chains"] = {name: _ordered(chain, ROUTES) for name, chain in chains.items()}
     notes = tuple(problem.note(spec.locations) for problem in dumper.problems)
-    return {part: value for part, value in _ordered(data, _PARTS).items() if value}, notes
+    return {part: value for part, value in _ordered(data, _SECTION_ORDER).items() if value}, notes
+
+
+def dump_tiers(tiers: Sequence[Sequence[str]]) -> list[Any]:
+    """Tiers as a spec has them: a tier of one deployment is its name, others are lists."""
+    return [tier[0] if len(tier) == 1 else list(tier) for tier in tiers]
 
 
 def as_yaml(data: Mapping[str, Any]) -> str:
-    """Data as YAML: sections in blocks, what is in them on one line each, and nothing by reference."""
+    """Data as YAML: sections in blocks, their innermost values on one line, no anchors."""
     style: dict[str, Any] = {"default_flow_style": None, "sort_keys": False, "allow_unicode": True, "width": 110}
     return str(yaml.dump(dict(data), Dumper=_YamlDumper, **style))
 
@@ -51,13 +57,13 @@ class _YamlDumper(yaml.SafeDumper):
 
 
 class VariableNames:
-    """Names of variables that a spec does not use yet."""
+    """Makes up names of variables that the spec does not use."""
 
     def __init__(self, spec: Spec) -> None:
         self._taken = {reference.name for _, reference in spec.references()}
 
     def name(self, path: Path) -> str:
-        """A name for what stands at a path: `deployments.llama-a.api_key` is `LLAMA_A_API_KEY`."""
+        """A new name for the value at a path: `deployments.llama-a.api_key` becomes `LLAMA_A_API_KEY`."""
         parts = [str(part) for part in path if part not in ("deployments", "params")]
         wanted = re.sub(r"\W+", "_", "_".join(parts), flags=re.ASCII).strip("_").upper()
         wanted = wanted if wanted and not wanted[0].isdigit() else f"LLM_{wanted}"
@@ -69,68 +75,59 @@ class VariableNames:
 
 
 class _Dumper:
-    """One spec on its way into a file."""
+    """Turns the values of one spec into plain data and collects the problems."""
 
     def __init__(self, spec: Spec) -> None:
-        self._fresh = VariableNames(spec)
-        self._names: dict[str, str] = {}
+        self._variable_names = VariableNames(spec)
+        self._name_by_text: dict[str, str] = {}
         self.problems: list[Problem] = []
 
     def plain(self, value: Any, path: Path) -> Any:
         match value:
             case SecretStr():
-                return self._reference(value.get_secret_value(), path)
+                text = value.get_secret_value()
+                return text if _is_harmless(text, path) else self._variable(text, path, "is a secret in clear")
             case Decimal() | float():
                 return int(value) if value == int(value) else float(value)
             case Mapping():
                 items = ((key, self.plain(item, (*path, key))) for key, item in value.items())
-                return {key: item for key, item in items if item is not _NOTHING}
+                return {key: item for key, item in items if item is not _LEFT_OUT}
             case list() | tuple():
                 return [self.plain(item, (*path, index)) for index, item in enumerate(value)]
             case str() if any(password_of(value)) and not references(value):
                 return self._variable(value, path, "has a password in it")
         return self._function(value, path) if callable(value) else value
 
-    def _reference(self, text: str, path: Path) -> str:
-        return text if _is_harmless(text, path) else self._variable(text, path, "is a secret in clear")
-
     def _variable(self, text: str, path: Path, why: str) -> str:
-        """A reference in place of a text; the same one wherever the text stands."""
-        if text not in self._names:
-            self._names[text] = self._fresh.name(path)
-        name = self._names[text]
+        """A reference in place of a text; equal texts get the same one."""
+        if text not in self._name_by_text:
+            self._name_by_text[text] = self._variable_names.name(path)
+        name = self._name_by_text[text]
         self.problems.append(Problem(path, f"{why}: set {name} to it"))
         return f"${{{name}}}"
 
     def _function(self, function: Callable[..., Any], path: Path) -> Any:
         if path[-1] == "api_key":
-            name = self._fresh.name(path)
+            name = self._variable_names.name(path)
             self.problems.append(Problem(path, f"is a function: set {name} to what it returns"))
             return f"${{{name}}}"
         import_path = f"{function.__module__}:{getattr(function, '__qualname__', '<')}"
         if "<" not in import_path:
             return import_path
         self.problems.append(Problem(path, "is a function that cannot be imported: left out"))
-        return _NOTHING
-
-
-_NOTHING = object()
+        return _LEFT_OUT
 
 
 def _is_harmless(text: str, path: Path) -> bool:
-    """Whether a text that may be a secret only says where it is: `${KEY}`, `Bearer ${KEY}`."""
-    named = references(text)
-    if not named:
+    """Whether a SecretStr only refers to the secret, as in `${KEY}` or `Bearer ${KEY}`."""
+    variables = references(text)
+    if not variables:
         return False
     if not any(isinstance(part, str) and is_secret_name(part) for part in path):
         return True
-    return beside(text).strip() in _SCHEMES and not any(reference.default for reference in named)
+    return beside(text).strip() in _SCHEMES and not any(reference.default for reference in variables)
 
 
 def _ordered(entry: Mapping[str, Any], first: Sequence[str]) -> dict[str, Any]:
-    """The entry with those words first that a reader looks for first."""
+    """The entry with the keys in `first` before all others."""
     return {word: entry[word] for word in (*(word for word in first if word in entry), *entry)}
-
-
-def _tiers(tiers: list[list[str]]) -> list[Any]:
-    return [tier[0] if len(tier) == 1 else tier for tier in tiers]

@@ -1,6 +1,6 @@
-"""The named entries of a spec: deployments, chains, runnables, and the defaults of all of them.
+"""The entries of a spec: deployments, chains, runnables, and the defaults for all of them.
 
-Each entry validates itself; whether they fit together is for `consistency`. A secret is a `SecretStr` from here on.
+Each entry validates itself; `consistency` checks that they fit together. Secrets are SecretStr from here on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from llm_fallback.errors import did_you_mean
-from llm_fallback.spec.consistency import nearest
+from llm_fallback.spec.consistency import suggest
 from llm_fallback.spec.model_profile import Profile
 from llm_fallback.spec.providers import BACKENDS, backend_called, with_slash
 from llm_fallback.spec.secrets import mask, safe_repr
@@ -45,7 +45,7 @@ from llm_fallback.spec.settings import (
 _IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
 
 
-def _key(value: Any) -> Any:
+def _validate_key(value: Any) -> Any:
     if isinstance(value, SecretStr) or callable(value):
         return value
     if not isinstance(value, str):
@@ -55,13 +55,13 @@ def _key(value: Any) -> Any:
     return SecretStr(value)
 
 
-def _validator(value: Any) -> Any:
+def _validate_accept(value: Any) -> Any:
     if callable(value) or (isinstance(value, str) and re.match(_IMPORT_PATH, value)):
         return value
     raise wrong(f"must be an import path like 'package.module:name', got {safe_repr(value, ()) or 'another text'}")
 
 
-def _output(value: Any) -> str:
+def _validate_output(value: Any) -> str:
     if isinstance(value, str) and re.match(rf"{_IMPORT_PATH}|^(text|json)$", value):
         return value
     raise wrong(
@@ -70,10 +70,10 @@ def _output(value: Any) -> str:
     )
 
 
-def _prompt(value: str) -> str:
-    found = flaw(value)
-    if found is not None:
-        raise wrong(*found)
+def _validate_prompt(value: str) -> str:
+    flaw = prompt_flaw(value)
+    if flaw is not None:
+        raise wrong(*flaw)
     return value
 
 
@@ -81,7 +81,7 @@ def _import_path(validator: Any) -> Any:
     return f"{validator.__module__}:{validator.__qualname__}" if hasattr(validator, "__qualname__") else validator
 
 
-def _tier(value: Any) -> Any:
+def _validate_tier(value: Any) -> Any:
     if isinstance(value, str):
         return (value,)
     if isinstance(value, list | tuple):
@@ -89,40 +89,42 @@ def _tier(value: Any) -> Any:
     raise wrong(f"must be a deployment's name or a list of names, got {safe_repr(value, ())}")
 
 
-def _backend(value: str) -> str:
+def _validate_backend(value: str) -> str:
     if value in BACKENDS:
         return value
     meant = backend_called(value)
-    known = f"the backend is called {meant!r} here" if meant else nearest(value, BACKENDS)
+    known = f"the backend is called {meant!r} here" if meant else suggest(value, BACKENDS)
     raise wrong(f"no backend is called {value!r}", known)
 
 
 ApiKey = Annotated[
     SecretStr | Callable[[], str],
-    PlainValidator(_key),
+    PlainValidator(_validate_key),
     PlainSerializer(lambda _: "**********", when_used="json"),
     WithJsonSchema({"type": "string", "minLength": 1}),
 ]
 Validator = Annotated[
     str | Callable[..., bool],
-    PlainValidator(_validator),
+    PlainValidator(_validate_accept),
     PlainSerializer(_import_path, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": _IMPORT_PATH}),
 ]
 Output = Annotated[
     str,
-    PlainValidator(_output),
+    PlainValidator(_validate_output),
     WithJsonSchema({"anyOf": [{"enum": ["text", "json"]}, {"type": "string", "pattern": _IMPORT_PATH}]}),
 ]
-Prompt = Annotated[str, Field(min_length=1), AfterValidator(_prompt)]
+Prompt = Annotated[str, Field(min_length=1), AfterValidator(_validate_prompt)]
 Tier = Annotated[
     tuple[str, ...],
     Field(min_length=1),
-    BeforeValidator(_tier),
+    BeforeValidator(_validate_tier),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]}),
 ]
 Tiers = tuple[Tier, ...]
-BackendName = Annotated[str, AfterValidator(_backend), WithJsonSchema({"type": "string", "enum": list(BACKENDS)})]
+BackendName = Annotated[
+    str, AfterValidator(_validate_backend), WithJsonSchema({"type": "string", "enum": list(BACKENDS)})
+]
 Parameters = Annotated[dict[str, Any], AfterValidator(mask)]
 
 
@@ -223,7 +225,7 @@ class Chain(ChainSettings):
     )
 
     def deployments(self) -> tuple[str, ...]:
-        """Every deployment the chain names, once, in order."""
+        """The name of every deployment of the chain, once, in order."""
         tiers = (*self.tiers, *(self.on_context_window or ()), *(self.on_content_policy or ()))
         return tuple(dict.fromkeys(name for tier in tiers for name in tier))
 
@@ -244,8 +246,8 @@ _REMEDY = "write a name in braces, {{ and }} for braces themselves"
 _SAMPLES = ("", 0, 0.0)
 
 
-def flaw(prompt: str) -> tuple[str, str] | None:
-    """What keeps a prompt from being filled, and the remedy; None where nothing does."""
+def prompt_flaw(prompt: str) -> tuple[str, str] | None:
+    """What is wrong with a prompt template, and the remedy; None if it is valid."""
     try:
         fields = [field for field in Formatter().parse(prompt) if field[1] is not None]
     except ValueError as error:
@@ -258,7 +260,7 @@ def flaw(prompt: str) -> tuple[str, str] | None:
 
 
 def _is_format(spec: str, conversion: str | None) -> bool:
-    """Whether some value can be written so; dates take any text with a `%`."""
+    """Whether some value accepts this format; dates accept any format with a `%`."""
     if conversion is not None:
         return conversion in "rsa" and "{" not in spec and _takes("", spec)
     return "{" not in spec and ("%" in spec or any(_takes(sample, spec) for sample in _SAMPLES))

@@ -1,8 +1,8 @@
-"""Mistakes in the words of somebody who wants them put right.
+"""Turns pydantic's validation errors into problems with a remedy.
 
-Every text says what is wrong and names the value, unless it is a secret; the remedy is the nearest valid name, or
-this library's word for one from litellm's `completion`, Router and proxy configuration, LangChain's chat models or a
-serving system. Such a word has one target or several; the first that exists where the word was written is meant.
+A text says what is wrong and shows the value, unless it is a secret. The remedy for an unknown key is the nearest valid
+one, or the key here that means the same as one of litellm's `completion`, Router or proxy configuration, LangChain's
+chat models or a serving system. `SYNONYMS` lists the keys such a one may mean; the first that exists there is taken.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llm_fallback.spec.secrets import safe_repr
 
 _M = TypeVar("_M", bound=BaseModel)
 
-_KINDS = {
+_KIND_NAMES = {
     "string_type": "a string",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -41,43 +41,45 @@ _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "less_than_equal": ("le", "at most"),
 }
-_BESIDE_WORD = {"after_s": "a number of seconds"}
+_ALTERNATIVE_TO_WORD = {"after_s": "a number of seconds"}
 _OWNERS = ("deployments", "chains")
 
 
-def parsed(
+def validate(
     kind: type[_M],
     data: Mapping[str, Any],
     locations: LocationMap | None = None,
     *,
     whole: type[BaseModel] | None = None,
 ) -> _M | list[Problem]:
-    """The data as a `kind`, or everything wrong with its parts.
+    """The data as a `kind`, or every problem in it.
 
-    `whole` is what the kind is a part of, to tell where a word that does not belong here does.
+    `whole` is the model that `kind` is a part of, to say where a key belongs that is unknown here.
     """
     try:
         return kind.model_validate(data, context=locations)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-    return [_problem(kind, whole or kind, details) for details in errors if details["loc"] and not _echo(details)]
+    return [
+        _problem(kind, whole or kind, details) for details in errors if details["loc"] and not _is_consequence(details)
+    ]
 
 
-def _echo(error: ErrorDetails) -> bool:
-    """Whether a list is called too short only because what is in it is wrong, which is reported by itself."""
+def _is_consequence(error: ErrorDetails) -> bool:
+    """Whether a list is too short only because its items are invalid, which is reported for each of them."""
     return error["type"] == "too_short" and bool(error["input"])
 
 
 def _problem(root: type[BaseModel], whole: type[BaseModel], error: ErrorDetails) -> Problem:
-    # Members of a union carry a tag of ours in their path; tags are not written by anybody.
+    # pydantic puts the tags of our unions into the path; they do not appear in a spec.
     path = tuple(part for part in error["loc"] if not str(part).startswith("<"))
     if error["type"] == "extra_forbidden":
-        return Problem(path, f"unknown key {path[-1]!r}", _better_key(root, whole, path, error["input"]))
-    text, remedy = _fault(error, path)
+        return Problem(path, f"unknown key {path[-1]!r}", _key_remedy(root, whole, path, error["input"]))
+    text, remedy = _text_and_remedy(error, path)
     return Problem(path, text, remedy)
 
 
-def _fault(error: ErrorDetails, path: Path) -> tuple[str, str | None]:
+def _text_and_remedy(error: ErrorDetails, path: Path) -> tuple[str, str | None]:
     kind, context = error["type"], error.get("ctx", {})
     got = partial(_with_value, value=error["input"], path=path)
     if kind == "spec":
@@ -90,8 +92,8 @@ def _fault(error: ErrorDetails, path: Path) -> tuple[str, str | None]:
         return _choice(got, error, path)
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        return got(f"must be {words} {_number(context[bound])}"), None
-    return got(f"must be {_KINDS[kind]}" if kind in _KINDS else error["msg"]), _no_variable(error["input"])
+        return got(f"must be {words} {context[bound]:g}"), None
+    return got(f"must be {_KIND_NAMES[kind]}" if kind in _KIND_NAMES else error["msg"]), _no_variable(error["input"])
 
 
 def _with_value(text: str, *, value: Any, path: Path) -> str:
@@ -101,8 +103,8 @@ def _with_value(text: str, *, value: Any, path: Path) -> str:
 
 def _choice(got: Callable[[str], str], error: ErrorDetails, path: Path) -> tuple[str, str | None]:
     expected = error["ctx"]["expected"].removesuffix(" or False")
-    beside = _BESIDE_WORD.get(str(path[-1]), "a mapping") if error["loc"][-1] == "<word>" else None
-    text = f"must be {expected} or {beside}" if beside else f"must be {expected}"
+    alternative = _ALTERNATIVE_TO_WORD.get(str(path[-1]), "a mapping") if error["loc"][-1] == "<word>" else None
+    text = f"must be {expected} or {alternative}" if alternative else f"must be {expected}"
     return got(text), did_you_mean(error["input"], re.findall(r"'([^']*)'", expected)) or None
 
 
@@ -112,49 +114,45 @@ def _no_variable(value: Any) -> str | None:
     return None
 
 
-def _number(value: Any) -> str:
-    return f"{value:g}"
-
-
-def _better_key(root: type[BaseModel], whole: type[BaseModel], path: Path, value: Any) -> str:
+def _key_remedy(root: type[BaseModel], whole: type[BaseModel], path: Path, value: Any) -> str:
     around, word = path[:-1], str(path[-1])
-    here = _words(root, around)
+    here = _keys_at(root, around)
     return (
-        _translation(root, around, word, value)
-        or _in_section(root, around, word)
+        _synonym_remedy(root, around, word, value)
+        or _section_remedy(root, around, word)
         or did_you_mean(word, here)
-        or _elsewhere(whole, word, value)
+        or _other_place_remedy(whole, word, value)
         or f"known are {', '.join(here)}"
     )
 
 
-def _translation(root: type[BaseModel], around: Path, word: str, value: Any) -> str | None:
-    """Our word for one from elsewhere, if what it means can be said here."""
+def _synonym_remedy(root: type[BaseModel], around: Path, word: str, value: Any) -> str | None:
+    """The key here that a foreign key means, if it may be written at this place."""
     for target in _targets(word):
         for reach in (target, target.rpartition(".")[2]):
-            if _exists(root, around, reach):
+            if _is_key(root, around, reach):
                 return f"here it is {reach!r}" + _converted(word, value)
     return None
 
 
-def _in_section(root: type[BaseModel], around: Path, word: str) -> str | None:
-    sections = (section for section in _words(root, around) if word in _words(root, (*around, section)))
+def _section_remedy(root: type[BaseModel], around: Path, word: str) -> str | None:
+    sections = (section for section in _keys_at(root, around) if word in _keys_at(root, (*around, section)))
     return next((f"it stands in {section!r}: {section}.{word}" for section in sections), None)
 
 
-def _elsewhere(root: type[BaseModel], word: str, value: Any) -> str | None:
-    """Where a word, ours or another's, belongs seen from the top: `chains.<name>.retries.max`."""
+def _other_place_remedy(root: type[BaseModel], word: str, value: Any) -> str | None:
+    """Where a key, of ours or a foreign one, belongs from the top: `chains.<name>.retries.max`."""
     for owner in _OWNERS:
         around = (owner, "<name>")
-        sections = (f"{section}.{word}" for section in _words(root, around) if section != "params")
+        sections = (f"{section}.{word}" for section in _keys_at(root, around) if section != "params")
         for target in (*_targets(word), word, *sections):
-            if _exists(root, around, target):
+            if _is_key(root, around, target):
                 return f"here it is '{owner}.<name>.{target}'" + _converted(word, value)
-    return next((f"here it is {target!r}" for target in _targets(word) if _exists(root, (), target)), None)
+    return next((f"here it is {target!r}" for target in _targets(word) if _is_key(root, (), target)), None)
 
 
 def _targets(word: str) -> tuple[str, ...]:
-    return WORDS.get(word.lower().replace("-", "_"), ())
+    return SYNONYMS.get(word.lower().replace("-", "_"), ())
 
 
 def _converted(word: str, value: Any) -> str:
@@ -165,24 +163,24 @@ def _converted(word: str, value: Any) -> str:
     return ", a million times as much"
 
 
-def _exists(root: type[BaseModel], around: Path, target: str) -> bool:
+def _is_key(root: type[BaseModel], around: Path, target: str) -> bool:
     *sections, word = target.split(".")
     section = (*around, *sections)
-    return word in _words(root, section) or (section[-1:] == ("params",) and "params" in _words(root, around))
+    return word in _keys_at(root, section) or (section[-1:] == ("params",) and "params" in _keys_at(root, around))
 
 
-def _words(root: type[BaseModel], path: Path) -> tuple[str, ...]:
+def _keys_at(root: type[BaseModel], path: Path) -> tuple[str, ...]:
     """The keys that may be written at a path."""
     kinds: list[Any] = [root]
     for part in path:
-        kinds = [inner for kind in kinds for inner in _inside(kind, part)]
+        kinds = [inner for kind in kinds for inner in _kinds_inside(kind, part)]
     return tuple(word for kind in kinds for word in _fields(kind))
 
 
-def _inside(kind: Any, part: str | int) -> list[Any]:
+def _kinds_inside(kind: Any, part: str | int) -> list[Any]:
     if get_origin(kind) is dict:
-        return _members(get_args(kind)[1])
-    return _members(_fields(kind).get(str(part)))
+        return _union_members(get_args(kind)[1])
+    return _union_members(_fields(kind).get(str(part)))
 
 
 def _fields(kind: Any) -> dict[str, Any]:
@@ -191,16 +189,16 @@ def _fields(kind: Any) -> dict[str, Any]:
     return dict(kind.__annotations__) if is_typeddict(kind) else {}
 
 
-def _members(annotation: Any) -> list[Any]:
-    """The members of a union, with what is only annotated laid bare."""
+def _union_members(annotation: Any) -> list[Any]:
+    """The members of a union, without their annotations."""
     origin = get_origin(annotation)
     if origin is dict or not get_args(annotation):
         return [annotation]
-    return [member for argument in get_args(annotation) for member in _members(argument)]
+    return [member for argument in get_args(annotation) for member in _union_members(argument)]
 
 
-WORDS: dict[str, tuple[str, ...]] = {
-    # who is asked
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    # address and model
     "api_endpoint": ("api_base",),
     "azure_endpoint": ("api_base",),
     "base_url": ("api_base",),
@@ -234,7 +232,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "supports_function_calling": ("profile.tool_calling",),
     "supports_vision": ("profile.image_inputs",),
     "supports_response_schema": ("profile.structured_output",),
-    # who is asked next
+    # chains and fallbacks
     "models": ("tiers", "deployments"),
     "model_group_alias": ("chains",),
     "model_list": ("deployments",),
@@ -249,7 +247,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "context_window_fallbacks": ("on_context_window",),
     "content_policy_fallbacks": ("on_content_policy",),
     "default_model": ("default_chain",),
-    # how long
+    # timeouts
     "timeout": ("timeouts.total_s", "timeouts.attempt_s"),
     "max_time": ("timeouts.total_s",),
     "deadline": ("timeouts.total_s",),
@@ -259,7 +257,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "stream_idle_timeout": ("timeouts.idle_s",),
     "stream_timeout": ("timeouts.first_token_s",),
     "ttft_timeout": ("timeouts.first_token_s",),
-    # how often
+    # retries and breakers
     "max_attempts": ("retries.max",),
     "max_retries": ("retries.max",),
     "num_retries": ("retries.max",),
@@ -272,7 +270,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "cooldown_time": ("breaker.cooldown_s",),
     "recovery_timeout": ("breaker.cooldown_s",),
     "circuit_breaker": ("breaker",),
-    # how much
+    # limits and prices
     "concurrency": ("limits.max_parallel",),
     "max_concurrency": ("limits.max_parallel",),
     "max_parallel_requests": ("limits.max_parallel",),
@@ -286,7 +284,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "input_cost_per_audio_token": ("price.audio_input_per_million",),
     "output_cost_per_audio_token": ("price.audio_output_per_million",),
     "input_cost_per_query": ("price.per_request",),
-    # what is asked
+    # request parameters
     "headers": ("params.extra_headers",),
     **{
         name: (f"params.{name}",)
@@ -327,8 +325,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     },
 }
 
-PER_TOKEN = frozenset(word for word, (target, *_) in WORDS.items() if target.endswith("_per_million"))
-"""Words whose value is a price per token: ours is per million."""
+PER_TOKEN = frozenset(word for word, (target, *_) in SYNONYMS.items() if target.endswith("_per_million"))
+"""Synonyms whose value is a price per token; here prices are per million."""
 
 OWNED_PARAMETERS: dict[str, str] = {
     "api_key": "write it as the deployment's own 'api_key'",
@@ -346,4 +344,4 @@ OWNED_PARAMETERS: dict[str, str] = {
     "messages": "leave it out: messages come with the call, or as the 'prompt' of a runnable",
     "mock_response": "leave it out: llm_fallback.testing plays scripted replies",
 }
-"""What must not stand in a deployment's `params`, and where it belongs."""
+"""Keys that must not stand in a deployment's `params`, and where they belong."""

@@ -1,11 +1,10 @@
-"""From a source to a document: files by their suffix, mappings and specs as they are."""
+"""Reads a file, chosen by its suffix, or a Python mapping into a Document of plain data."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import date, time
 from difflib import get_close_matches
 from pathlib import Path as FilePath
@@ -14,24 +13,19 @@ from typing import Any
 from pydantic import BaseModel
 
 from llm_fallback.errors import Location, Mistake
-from llm_fallback.spec.locations import LocationMap, Path, dotted, paths
+from llm_fallback.spec.locations import Path, dotted, paths
 from llm_fallback.spec.parsers import Document, read_json, read_yaml, unreadable
 
 _TOML_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 def read_mapping(data: Mapping[Any, Any]) -> Document:
-    """A mapping from Python, as plain data."""
+    """A Python mapping as a document of plain data."""
     return _document(data, Document(), None)
 
 
-def read_spec(data: Mapping[str, Any], locations: LocationMap) -> Document:
-    """A spec's own data, with the places it was read from."""
-    return replace(read_mapping(data), locations=locations.known, notes=locations.notes)
-
-
 def read_file(path: FilePath) -> Document:
-    """A YAML, TOML or JSON file; which one is told by its suffix."""
+    """A YAML, TOML or JSON file as a document; its suffix decides which."""
     file = str(path)
     reader = _READERS.get(path.suffix.lower())
     if "\n" in file:

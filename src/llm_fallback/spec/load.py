@@ -1,7 +1,6 @@
-"""Files and mappings in, one Spec out; every mistake at once, with its path, file and line.
+"""Loads a Spec from files, mappings or model names, reporting every mistake at once with path, file and line.
 
-Nothing is resolved and nothing is sent: `${NAME}` stays as it is until a model is built. Of several documents later
-ones win, mappings merge, lists replace, null removes.
+Nothing is resolved and nothing is sent: `${NAME}` stays as it is until a model is built.
 """
 
 from __future__ import annotations
@@ -14,24 +13,24 @@ from typing import Any
 
 from llm_fallback.errors import Mistake, SpecError
 from llm_fallback.spec import consistency
-from llm_fallback.spec.error_messages import parsed
-from llm_fallback.spec.files import read_file, read_mapping, read_spec
+from llm_fallback.spec.error_messages import validate
+from llm_fallback.spec.files import read_file, read_mapping
 from llm_fallback.spec.litellm_proxy import is_config
 from llm_fallback.spec.locations import LocationMap, Path, Problem
-from llm_fallback.spec.model import Spec, own_words
+from llm_fallback.spec.model import Spec, without_foreign_keys
 from llm_fallback.spec.parsers import Document, unreadable
 from llm_fallback.spec.providers import with_slash
 
 Source = Spec | FilePath | str | Mapping[str, Any] | Sequence[str]
-"""A spec, a file of one, its data, or the models of a chain in one line."""
+"""A spec, the path of a file, a mapping, or the models of one chain."""
 
 
 def load_spec(*sources: Source) -> Spec:
     """One spec from one or more sources: later ones win, mappings merge, lists replace, null removes.
 
-    A path is read as YAML, TOML or JSON by its suffix; a list of models is a chain in one line. The configuration
-    of a LiteLLM proxy is taken for the spec it amounts to; `notes` of the result lists what has no place in one. A
-    `Spec` alone is returned as it is. Raises SpecError with every mistake in all of them.
+    The suffix of a path decides whether it is read as YAML, TOML or JSON. A list of models becomes one chain,
+    `default`, that tries them in order. The configuration of a LiteLLM proxy is translated; `notes` of the result
+    list what could not be. A single `Spec` is returned as it is. Raises SpecError with every mistake in all sources.
     """
     outcome = _loaded(sources)
     # A traceback shows this frame; the sources may hold keys in clear.
@@ -39,11 +38,6 @@ def load_spec(*sources: Source) -> Spec:
     if isinstance(outcome, Spec):
         return outcome
     raise SpecError(outcome)
-
-
-def spec_of_models(models: Sequence[str]) -> Spec:
-    """A spec of one chain, `default`, that tries the models in order; deployments are named after them."""
-    return load_spec(models)
 
 
 def _loaded(sources: Sequence[Source]) -> Spec | list[Mistake]:
@@ -62,18 +56,19 @@ def _loaded(sources: Sequence[Source]) -> Spec | list[Mistake]:
 def _read(source: Source) -> Document:
     match source:
         case Spec():
-            return read_spec(source.model_dump(), source.locations)
+            document = read_mapping(source.model_dump())
+            return replace(document, locations=source.locations.known, notes=source.notes)
         case FilePath() | str():
             return read_file(FilePath(source))
         case Mapping():
             return read_mapping(source)
         case Sequence() if all(isinstance(model, str) for model in source):
-            return read_mapping(_in_one_line(source)) if source else unreadable("the list of models is empty")
+            return read_mapping(_one_chain(source)) if source else unreadable("the list of models is empty")
     return unreadable(f"a source is a path, a mapping or a list of models, not a {type(source).__name__}")
 
 
 def _as_spec(document: Document) -> Document:
-    """The configuration of a LiteLLM proxy as a spec; anything else as it is."""
+    """The configuration of a LiteLLM proxy, translated; any other document unchanged."""
     if not document.readable or not is_config(document.data):
         return document
     from llm_fallback.spec.litellm_proxy.read import read_config
@@ -89,8 +84,8 @@ def _as_spec(document: Document) -> Document:
 
 def _checked(document: Document) -> Spec | list[Mistake]:
     locations = LocationMap(document.locations, document.notes)
-    data = own_words(document.data)
-    outcome = parsed(Spec, data, locations)
+    data = without_foreign_keys(document.data)
+    outcome = validate(Spec, data, locations)
     problems = consistency.problems(data)
     if isinstance(outcome, Spec) and not problems:
         return outcome
@@ -102,32 +97,35 @@ def _in_file(mistake: Mistake) -> tuple[str, int]:
     return mistake.file or "", 0 if mistake.line is None else mistake.line
 
 
-def _in_one_line(models: Sequence[str]) -> dict[str, Any]:
-    names = _names(models)
+def _one_chain(models: Sequence[str]) -> dict[str, Any]:
+    """The data of a spec with one chain that tries the models in order; deployments are named after them."""
+    names = _deployment_names(models)
     deployments = {name: {"model": model} for name, model in zip(names, models, strict=True)}
     return {"deployments": deployments, "chains": {"default": {"tiers": names}}}
 
 
-def _names(models: Sequence[str]) -> list[str]:
-    """Short names, the provider before those that would be equal, and a number after those that still are."""
-    whole = [with_slash(model) for model in models]
-    short = [model.rpartition("/")[2] or model for model in whole]
-    clear = [name if short.count(name) == 1 else model for name, model in zip(short, whole, strict=True)]
+def _deployment_names(models: Sequence[str]) -> list[str]:
+    """The models without their provider; equal ones with it, and those still equal with a number."""
+    full = [with_slash(model) for model in models]
+    short = [model.rpartition("/")[2] or model for model in full]
+    names = [name if short.count(name) == 1 else model for name, model in zip(short, full, strict=True)]
     return [
-        name if clear[:index].count(name) == 0 else f"{name}#{clear[: index + 1].count(name)}"
-        for index, name in enumerate(clear)
+        name if names[:index].count(name) == 0 else f"{name}#{names[: index + 1].count(name)}"
+        for index, name in enumerate(names)
     ]
 
 
 def overlaid(base: Document, over: Document) -> Document:
-    """One document laid over another; each value keeps the place of the document it came from."""
-    shared = {path: base.locations[path] for path in _shared(base.data, over.data, ()) if path in base.locations}
+    """`over` laid over `base`; each value keeps the location in the document it came from."""
+    shared = {
+        path: base.locations[path] for path in _shared_mappings(base.data, over.data, ()) if path in base.locations
+    }
     locations = {**base.locations, **over.locations, **shared}
     return Document(merged(base.data, over.data), locations, notes=(*base.notes, *over.notes))
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid over it. A null removes what `base` has; where it has nothing, null stays."""
+    """`over` merged into `base`. A null removes the key if `base` has it, and stays otherwise."""
     result = dict(base)
     for key, value in over.items():
         if value is None and key in result:
@@ -139,8 +137,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _shared(base: Any, over: Any, path: Path) -> Iterator[Path]:
+def _shared_mappings(base: Any, over: Any, path: Path) -> Iterator[Path]:
+    """The path of every mapping that both have: it is found where `base` begins it."""
     if isinstance(base, Mapping) and isinstance(over, Mapping):
         yield path
         for key in base.keys() & over.keys():
-            yield from _shared(base[key], over[key], (*path, key))
+            yield from _shared_mappings(base[key], over[key], (*path, key))

@@ -1,4 +1,4 @@
-"""Where things stand: a path inside a spec, and the file and line it was written at."""
+"""Paths inside a spec, and the file and line at which each was written."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from llm_fallback.errors import Location, Mistake
 
 Path = tuple[str | int, ...]
-"""Keys and indices from the top of a spec down to one value."""
+"""Keys and indices from the top of a spec to one value."""
 
 
 def dotted(path: Path) -> str:
-    """The path as people read it: `chains.assistant.tiers[1]`."""
+    """The path as text: `chains.assistant.tiers[1]`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a source said that has no place in a spec: its path there, and what becomes of it."""
+    """Something in a source that has no place in a spec: its path there, and what becomes of it."""
 
     path: str
     text: str
@@ -32,9 +32,9 @@ class Note:
 
 
 class LocationMap:
-    """The place of every path of a spec, and what of its sources has none.
+    """The location of every path of a spec, and notes on what its sources contained besides.
 
-    Any two are equal: where something was written does not change what it says, so specs compare by content.
+    Any two compare equal, so that specs compare by content and not by where it was written.
     """
 
     def __init__(self, known: Mapping[Path, Location] | None = None, notes: Sequence[Note] = ()) -> None:
@@ -42,7 +42,7 @@ class LocationMap:
         self.notes = tuple(notes)
 
     def find(self, path: Path) -> Location:
-        """The place of the path, or of the nearest thing around it."""
+        """The location of the path, or of the nearest section around it."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.known:
                 return self.known[path[:length]]
@@ -57,18 +57,19 @@ class LocationMap:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A mistake by its path, before its file and line are looked up."""
+    """A mistake at a path, before its file and line are known."""
 
     path: Path
     text: str
     remedy: str | None = None
 
     def at(self, locations: LocationMap) -> Mistake:
+        """The mistake, with file and line."""
         location = locations.find(self.path)
         return Mistake(dotted(self.path), self.text, self.remedy, location.file, location.line)
 
     def note(self, locations: LocationMap) -> Note:
-        """The same as a note: nothing is wrong, but something is lost."""
+        """The same as a note, for what is lost without being wrong."""
         location = locations.find(self.path)
         text = f"{self.text}; {self.remedy}" if self.remedy else self.text
         return Note(dotted(self.path), text, location.file, location.line)

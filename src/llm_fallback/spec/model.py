@@ -1,9 +1,8 @@
-"""What a user may write, as a whole.
+"""The whole of what a user may write: the `Spec`, and its JSON Schema for editors.
 
-A `Spec` that exists fits together: its names are defined, its backends have addresses, its numbers are in
-range. `load_spec` makes one from files and reports mistakes with their lines; the JSON Schema editors use
-comes from here. Fields hold what was written; methods such as `Spec.timeouts` tell what holds, with every
-default filled in.
+A `Spec` is always consistent: its names are defined, its backends have addresses, its numbers are in range. `load_spec`
+makes one from files and reports mistakes with their lines. Fields hold what was written; methods such as
+`Spec.timeouts` return what applies, with every default filled in.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from llm_fallback.errors import Mistake, SpecError, unknown_chain
 from llm_fallback.spec import consistency
 from llm_fallback.spec.entries import Chain, ChainSettings, Defaults, Deployment, RunnableSpec
-from llm_fallback.spec.error_messages import parsed
+from llm_fallback.spec.error_messages import validate
 from llm_fallback.spec.locations import LocationMap, Note, Path, Problem, children, dotted
 from llm_fallback.spec.settings import (
     Breaker,
@@ -54,8 +53,8 @@ class Spec(Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _own_words(cls, data: Any) -> Any:
-        return _with_default_chain(own_words(data)) if isinstance(data, Mapping) else data
+    def _prepare(cls, data: Any) -> Any:
+        return _with_default_chain(without_foreign_keys(data)) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _fits_together(self, info: ValidationInfo) -> Self:
@@ -68,18 +67,18 @@ class Spec(Part):
         return self
 
     def model_post_init(self, context: Any) -> None:
-        """Keep where everything stands, if the validation was told."""
+        """Keep the locations, if they were given as the validation's context."""
         if isinstance(context, LocationMap):
             self._locations = context
 
     @property
     def locations(self) -> LocationMap:
-        """The file and line of every path; unknown for what was never in a file."""
+        """The file and line of every path; unknown for what did not come from a file."""
         return self._locations
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """What the sources said that has no place here, as in a LiteLLM proxy's configuration."""
+        """What the sources contained that has no place in a spec, as in a LiteLLM proxy's configuration."""
         return self._locations.notes
 
     def chain_name(self, name: str | None) -> str:
@@ -90,58 +89,58 @@ class Spec(Part):
         raise SpecError([unknown_chain(chosen, self.chains) if self.chains else NO_CHAIN])
 
     def timeouts(self, chain: str, deployment: str | None = None) -> Timeouts:
-        """What holds for a call of the chain, or for its attempts at one deployment."""
-        own = None if deployment is None else self.deployments[deployment].timeouts
-        return _filled(Timeouts, self.defaults.timeouts, self.chains[chain].timeouts, own)
+        """The timeouts of a call of the chain, or of its attempts at one deployment."""
+        of_deployment = None if deployment is None else self.deployments[deployment].timeouts
+        return _filled(Timeouts, self.defaults.timeouts, self.chains[chain].timeouts, of_deployment)
 
     def retries(self, chain: str) -> Retries:
-        """Requests of the chain beyond one per deployment."""
+        """The retries of the chain: requests beyond one per deployment."""
         return _filled(Retries, self.defaults.retries, self.chains[chain].retries)
 
     def breaker(self, deployment: str) -> Breaker | None:
-        """The deployment's breaker; None where it is off."""
-        own, default = self.deployments[deployment].breaker, self.defaults.breaker
-        breaker = default if own is None else _over(default, own)
+        """The deployment's breaker; None if it is off."""
+        written, default = self.deployments[deployment].breaker, self.defaults.breaker
+        breaker = default if written is None else _override(default, written)
         return _filled(Breaker, breaker) if breaker is None or isinstance(breaker, Breaker) else None
 
     def limits(self, deployment: str) -> Limits | None:
-        """What may be sent to the deployment; None for no limit."""
+        """The deployment's limits; None if there are none."""
         limits: Limits | None = self._setting("limits", self.deployments[deployment])
         return limits
 
     def cold_start(self, deployment: str) -> ColdStart | None:
-        """How long to wait for the deployment to start; None where it is always up."""
+        """How long to wait for the deployment to start; None if it is always up."""
         cold_start: ColdStart | None = self._setting("cold_start", self.deployments[deployment])
         return cold_start
 
     def params(self, deployment: str) -> dict[str, Any]:
-        """The deployment's request parameters over those of the defaults, name by name."""
+        """The deployment's request parameters, merged over those of the defaults."""
         return {**self.defaults.params, **self.deployments[deployment].params}
 
     def hedge(self, chain: str) -> Hedge | None:
-        """When the chain asks a second deployment; None where it never does."""
+        """When the chain asks a second deployment; None if it never does."""
         hedge = self._setting("hedge", self.chains[chain])
         return hedge if isinstance(hedge, Hedge) else None
 
     def on_stream_break(self, chain: str) -> OnStreamBreak:
-        """What to do when a stream ends early: as written, else `hold` beside `accept`, else `raise`."""
+        """What to do when a stream ends early. Default: `hold` for a chain with `accept`, else `raise`."""
         written: OnStreamBreak | None = self._setting("on_stream_break", self.chains[chain])
         if written is not None:
             return written
         return "raise" if self.accept(chain) is None else "hold"
 
     def accept(self, chain: str) -> str | Callable[..., bool] | None:
-        """Who judges the chain's replies: an import path or a function; None where nobody does."""
-        judge: str | Callable[..., bool] | None = self._setting("accept", self.chains[chain])
-        return judge
+        """The validator of the chain's replies, an import path or a function; None if there is none."""
+        accept: str | Callable[..., bool] | None = self._setting("accept", self.chains[chain])
+        return accept
 
     def budget(self, chain: str) -> Budget | None:
-        """What the chain may cost; None for no limit."""
+        """The budget of the chain; None if there is none."""
         budget: Budget | None = self._setting("budget", self.chains[chain])
         return budget
 
     def references(self) -> Iterator[tuple[Path, Reference]]:
-        """Every variable the spec names, with the path of the text that names it."""
+        """Every variable in the spec, with the path of the text it stands in."""
         yield from _references(self.defaults.params, ("defaults", "params"))
         settings: list[tuple[Path, ChainSettings]] = [(("defaults",), self.defaults)]
         for path, entry in settings + [(("chains", name), chain) for name, chain in self.chains.items()]:
@@ -151,12 +150,12 @@ class Spec(Part):
                 yield from _references(getattr(deployment, field), ("deployments", name, field))
 
     def with_chain_settings(self, chain: str, **settings: Any) -> "Spec":
-        """The spec with settings of one chain overridden key by key, as `build_chat_model` takes them.
+        """The spec with settings of one chain overridden key by key, as the arguments of `build_chat_model` do.
 
         Raises SpecError with paths such as `build_chat_model(timeouts.total_s)`.
         """
         outcome = self._overridden(chain, settings)
-        # A traceback shows this frame; a setting that is refused may be a key.
+        # A traceback shows this frame, and a refused setting may be a key.
         del settings
         if isinstance(outcome, Spec):
             return outcome
@@ -164,16 +163,16 @@ class Spec(Part):
 
     def _setting(self, name: str, entry: Part) -> Any:
         default = getattr(self.defaults, name)
-        return _over(default, getattr(entry, name)) if name in entry.model_fields_set else default
+        return _override(default, getattr(entry, name)) if name in entry.model_fields_set else default
 
     def _overridden(self, chain: str, settings: Mapping[str, Any]) -> "Spec | list[Problem]":
         if chain not in self.chains:
-            return [Problem(("chain",), f"no chain is called {chain!r}", consistency.nearest(chain, self.chains))]
-        overrides = parsed(ChainSettings, settings, whole=Spec)
+            return [Problem(("chain",), f"no chain is called {chain!r}", consistency.suggest(chain, self.chains))]
+        overrides = validate(ChainSettings, settings, whole=Spec)
         if not isinstance(overrides, ChainSettings):
             return overrides
         current = self.chains[chain]
-        update = {name: _over(getattr(current, name), value) for name, value in overrides.given().items()}
+        update = {name: _override(getattr(current, name), value) for name, value in overrides.given().items()}
         changed = current.model_copy(update=update)
         problems = list(consistency.stream_break(changed.given(), self.defaults.given(), ()))
         return problems or self.model_copy(update={"chains": {**self.chains, chain: changed}})
@@ -199,8 +198,8 @@ class _Schema(GenerateJsonSchema):
         return False
 
 
-def own_words(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec's data without what is not ours: `x-...`, `$schema`, and sections left empty."""
+def without_foreign_keys(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a spec without `x-...` keys, `$schema`, and sections that are null."""
     return {
         key: value
         for key, value in data.items()
@@ -215,7 +214,7 @@ def _with_default_chain(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "default_chain": next(iter(chains))}
 
 
-def _over(base: Any, top: Any) -> Any:
+def _override(base: Any, top: Any) -> Any:
     if isinstance(base, Part) and isinstance(top, Part):
         return type(top)(**{**base.given(), **top.given()})
     return top

@@ -1,4 +1,4 @@
-"""Words given to `build_chat_model` or to a call, put where they belong, or refused with the reason."""
+"""Keyword arguments of `build_chat_model` and of a call: put where they belong, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_fallback.errors import Mistake, SpecError, did_you_mean
-from llm_fallback.spec.load import load_spec, spec_of_models
+from llm_fallback.spec.load import load_spec
 from llm_fallback.spec.model import Spec
 
 CHAIN_SETTINGS = ("timeouts", "retries", "accept", "budget", "hedge", "on_stream_break")
@@ -51,12 +51,15 @@ SHARED: Mapping[str, str] = {
     "num_retries": "`retries.max` of a chain",
     "mock_response": "a FakeServer of llm_fallback.testing",
 }
-"""Words that would reach every provider alike, and where what they mean belongs in a spec."""
+"""Arguments that would reach every provider alike, and where their meaning belongs in a spec."""
+
+_MISPLACED = frozenset({*SHARED, *CHAIN_SETTINGS})
+_ONE_PROVIDER_ONLY = "what only one provider knows goes into model_kwargs={...}"
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What a model is built from."""
+    """The spec and chain a model is built from, and its other constructor arguments."""
 
     spec: Spec
     chain: str
@@ -65,7 +68,10 @@ class Configuration:
 
 
 def configure(source: Any, settings: Mapping[str, Any]) -> Configuration:
-    """Put every word where it belongs; raises one SpecError with all that belong nowhere."""
+    """Sort the arguments of `build_chat_model`: chain settings go into the spec, the rest become fields of the model.
+
+    Raises one SpecError with every argument that belongs nowhere.
+    """
     words = {name: value for name, value in settings.items() if name not in ("chain", "model")}
     mistakes = [*_shared(words), *_unknown(words)]
     if mistakes:
@@ -87,19 +93,16 @@ def read_spec(source: Any) -> Spec:
     if isinstance(source, str | Path | Mapping | Spec):
         return load_spec(source)
     if isinstance(source, Sequence) and all(isinstance(model, str) for model in source):
-        return spec_of_models(source)
+        return load_spec(source)
     kind = type(source).__name__
     raise SpecError([Mistake("", f"a spec cannot be read from {kind}", "give a path, a mapping or a list of models")])
 
 
 def reject_misplaced(words: Iterable[str]) -> None:
-    """Raise SpecError for words of a call that are not a call's: they would reach every provider alike."""
+    """Raise SpecError for arguments of a call that it may not have: settings of a chain, and what would reach every
+    provider alike."""
     if not _MISPLACED.isdisjoint(words):
         raise SpecError([*_shared(words), *_of_the_chain(words)])
-
-
-_ONE_PROVIDER_ONLY = "what only one provider knows goes into model_kwargs={...}"
-_MISPLACED = frozenset({*SHARED, *CHAIN_SETTINGS})
 
 
 def _of_the_chain(words: Iterable[str]) -> list[Mistake]:
@@ -128,7 +131,7 @@ def _unknown(words: Iterable[str]) -> list[Mistake]:
 
 
 def _translate(words: dict[str, Any], chosen: dict[str, Any]) -> None:
-    """LangChain's own words for two of our settings."""
+    """Turn `timeout` and `max_retries`, LangChain's arguments, into settings of the chain."""
     for word, setting, part in (("timeout", "timeouts", "total_s"), ("max_retries", "retries", "max")):
         value = words.pop(word, None)
         if value is not None:

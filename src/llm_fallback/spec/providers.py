@@ -1,13 +1,13 @@
-"""Who serves models: litellm's providers by name, and serving systems one runs oneself, one row each.
+"""Who serves models: litellm's providers by name, and self-hosted serving systems, one row each.
 
-A spec is checked without importing litellm. litellm gains providers faster than this list, so nothing here makes a
-spec wrong; it only finds better words.
+A spec is checked without importing litellm. litellm gains providers faster than this list does, so an unknown provider
+never makes a spec invalid; the list only helps to word warnings.
 
-A serving system is a row when it speaks OpenAI's chat protocol over HTTP and differs from the others only in what a row
-can say: litellm's prefix, its names, the variables litellm would read a key from, where it says that it is up, what it
-serves and how busy it is. What needs a branch is code elsewhere: another protocol is a provider of litellm's
-(`ollama/...`, `sagemaker/...`), another wording of an error is a line in `engine/protocol/dialects.py`, which asks no
-row: a gateway hands on the words of whatever stands behind it.
+A serving system gets a row if it speaks OpenAI's chat protocol over HTTP and differs from the others only in the fields
+of a row: litellm's prefix, names, the variables litellm reads a key from, and the paths for health, models and metrics.
+Anything that needs a branch is code elsewhere. Another protocol is a provider of litellm's (`ollama/...`,
+`sagemaker/...`). Another wording of an error is a line in `engine/protocol/dialects.py`, which does not depend on the
+row, because a gateway passes on the errors of whatever is behind it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-_CHAT = """
+_CHAT_PROVIDERS = """
     ai21 ai21_chat aiml aiohttp_openai amazon_nova anthropic anthropic_text azure azure_ai azure_text
     baseten bedrock bytez cerebras chatgpt clarifai cloudflare codestral cohere cohere_chat cometapi
     compactifai custom custom_openai dashscope databricks datarobot deepinfra deepseek docker_model_runner
@@ -31,16 +31,16 @@ _CHAT = """
     text-completion-openai together_ai triton v0 vercel_ai_gateway vertex_ai vertex_ai_beta vllm
     volcengine voyage wandb watsonx watsonx_text xai xiaomi_mimo xinference zai
 """
-_OWN = """
+_SELF_HOSTED = """
     docker_model_runner hosted_vllm lemonade litellm_proxy llamafile lm_studio ollama ollama_chat
     oobabooga petals triton vllm xinference
 """
 
-PROVIDERS = frozenset(_CHAT.split())
+PROVIDERS = frozenset(_CHAT_PROVIDERS.split())
 """Chat providers of litellm 1.106."""
 
-LOCAL = frozenset(_OWN.split())
-"""Providers that are servers of one's own even where a spec names no `api_base`."""
+LOCAL = frozenset(_SELF_HOSTED.split())
+"""Providers that are self-hosted even where a spec has no `api_base`."""
 
 ELSEWHERE = {
     "azure_openai": "azure",
@@ -55,7 +55,7 @@ ELSEWHERE = {
     "together": "together_ai",
     "vertex": "vertex_ai",
 }
-"""What LangChain and others call a provider, and litellm's name for it."""
+"""Names that LangChain and others use for a provider, and litellm's name for it."""
 
 KEY_VARIABLES: dict[str, tuple[str, ...]] = {
     "anthropic": ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"),
@@ -77,7 +77,7 @@ KEY_VARIABLES: dict[str, tuple[str, ...]] = {
     "together_ai": ("TOGETHERAI_API_KEY", "TOGETHER_API_KEY", "TOGETHER_AI_API_KEY", "TOGETHER_AI_TOKEN"),
     "xai": ("XAI_API_KEY",),
 }
-"""Where litellm finds the key of a hosted provider whose only credential is a key."""
+"""The variables litellm reads the key of a hosted provider from, for providers that need nothing but a key."""
 
 _FAMILIES = (
     (re.compile(r"^(gpt-|chatgpt-|o\d(-|$)|ft:gpt)"), "openai"),
@@ -89,11 +89,12 @@ _FAMILIES = (
     (re.compile(r"^grok"), "xai"),
     (re.compile(r"^(anthropic|amazon|meta|mistral|cohere|ai21)\."), "bedrock"),
 )
-_COLON = re.compile(r"([A-Za-z][A-Za-z0-9_-]*):(?!/)(.+)", re.DOTALL)
+_VERSION = re.compile(r"/v\d[^/]*(/|$)")
+_PROVIDER_COLON_MODEL = re.compile(r"([A-Za-z][A-Za-z0-9_-]*):(?!/)(.+)", re.DOTALL)
 
 
 def likely_provider(model: str) -> str | None:
-    """Who most likely serves a model named without its provider: `claude-sonnet-4-5` is anthropic's."""
+    """The likely provider of a model named without one: `anthropic` for `claude-sonnet-4-5`."""
     return next((provider for family, provider in _FAMILIES if family.search(model)), None)
 
 
@@ -105,11 +106,8 @@ def split_model(model: str) -> tuple[str, str]:
 
 def with_slash(model: str) -> str:
     """LangChain's `provider:model` as litellm's `provider/model`; anything else unchanged."""
-    colon = _COLON.fullmatch(model)
-    return model if colon is None else f"{colon[1]}/{colon[2]}"
-
-
-_VERSION = re.compile(r"/v\d[^/]*(/|$)")
+    match = _PROVIDER_COLON_MODEL.fullmatch(model)
+    return model if match is None else f"{match[1]}/{match[2]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,36 +116,36 @@ class Backend:
 
     name: str
     prefix: str
-    """litellm's prefix: what stands before the served name in the model litellm is asked for."""
+    """What precedes the served name in litellm's model: `hosted_vllm/`."""
     summary: str
     aliases: tuple[str, ...] = ()
-    """What people and other tools call it; a spec that says so is told the name."""
+    """Other names for it; a spec that uses one is told the right name."""
     key_variables: tuple[str, ...] = ()
-    """Variables litellm reads a key from when it is handed none; none is ever meant for this server."""
+    """Variables litellm reads a key from if it is given none. Their keys are never meant for this server."""
     prefill: Mapping[str, Any] | None = None
-    """What a request needs besides an assistant message at its end for the server to go on from it."""
+    """What a request must contain, besides a final assistant message, for the server to continue that message."""
     health: str = "/v1/models"
-    """A path, on the server's root, that answers 200 when it is up. While it drains it may still say so."""
+    """A path from the server's root that answers 200 when it is up, and possibly while it shuts down."""
     models: str = "/v1/models"
-    """A path that lists the served names as OpenAI does; a plain Ray Serve application may have none."""
+    """A path that lists the served models as OpenAI does; a plain Ray Serve application may have none."""
     metrics: str | None = None
-    """A path of metrics in Prometheus' format; some servers have it only when told to. None: not on this port."""
+    """A path with metrics in Prometheus' format, which some servers offer only on request. None: not on this port."""
 
     def model(self, served: str) -> str:
         """litellm's model for a served name."""
         return f"{self.prefix}{served}"
 
     def base_url(self, api_base: str) -> str:
-        """The address requests go to, from one with or without `/v1`; what follows `/v1` by mistake is cut.
+        """The address requests go to, given one with or without `/v1`; `/chat/completions` at its end is cut.
 
-        An address with a version of its own in its path (`/api/paas/v4`, `/v1beta/openai`) is left as it is.
+        An address with another version in its path (`/api/paas/v4`, `/v1beta/openai`) is left as it is.
         """
         address = api_base.strip().rstrip("/").removesuffix("/chat/completions").rstrip("/")
         return address if _VERSION.search(urlsplit(address).path) else f"{address}/v1"
 
 
 _CONTINUE_FINAL: Mapping[str, Any] = {"extra_body": {"continue_final_message": True, "add_generation_prompt": False}}
-"""vLLM's words, from its protocol of chat completions."""
+"""Fields of vLLM's chat completion request."""
 
 _ROWS = (
     Backend(
@@ -220,5 +218,5 @@ _BY_ALIAS = {alias: backend.name for backend in _ROWS for alias in (backend.name
 
 
 def backend_called(word: str) -> str | None:
-    """The backend that a word from elsewhere means: `trtllm` is `tensorrt-llm`; None for none."""
+    """The backend known by a name or alias: `tensorrt-llm` for `trtllm`; None if there is none."""
     return _BY_ALIAS.get(word.lower().replace("_", "-"))

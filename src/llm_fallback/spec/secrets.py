@@ -1,4 +1,4 @@
-"""What is secret in a spec: masked where it is shown, struck from what servers say, in clear only in a request."""
+"""Secrets of a spec: masked where a spec is shown, redacted in what servers say, in clear only in a request."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ _ENDINGS = ("key", "token", "secret", "password", "credentials", "authorization"
 _LIKE_A_KEY = re.compile(r"(?i)^(bearer |basic )|^[a-z]{2,6}[-_](?=.*\d)[\w-]{12,}$|^AIza|://[^/]*@")
 _LONGEST_SHOWN = 60
 
+REDACTED = "***"
+_SHORTEST_REDACTED = 4
+"""Shorter secrets are not redacted: `on` or `1` would blot out half of every text."""
+_MOST_ADDED = 1024
+"""How many added secrets are remembered. A key minted for each call is useless after it, and remembering all of them
+would make every call slower than the one before; so no more calls than this may have keys of their own at once."""
+
 
 def is_secret_name(name: str) -> bool:
-    """Whether a value under this key is a secret: `api_key`, `X-Auth-Token`, `vertex_credentials`."""
+    """Whether the value of this key is a secret: `api_key`, `X-Auth-Token`, `vertex_credentials`."""
     return name.lower().endswith(_ENDINGS)
 
 
 def mask(value: Any, secret: bool = False) -> Any:
-    """Data with `SecretStr` for each text or number under a secret key, and each text with a variable."""
+    """Nested data with a SecretStr for each text or number under a secret key, and for each text with a variable."""
     match value:
         case str():
             return SecretStr(value) if secret or references(value) else value
@@ -40,7 +47,7 @@ def mask(value: Any, secret: bool = False) -> Any:
 
 
 def safe_repr(value: Any, path: Path) -> str | None:
-    """A value in the words of a mistake; None where it is, or could be, a secret."""
+    """A value as the text of a mistake shows it; None if it is, or could be, a secret."""
     match value:
         case None:
             return "null"
@@ -53,73 +60,59 @@ def safe_repr(value: Any, path: Path) -> str | None:
     if any(isinstance(part, str) and is_secret_name(part) for part in path):
         return None
     if isinstance(value, str):
-        return _shown_text(value)
+        return None if len(value) > _LONGEST_SHOWN or _LIKE_A_KEY.search(value) else repr(value)
     return str(value) if isinstance(value, int | float) else f"a {type(value).__name__}"
 
 
-def _shown_text(text: str) -> str | None:
-    if len(text) > _LONGEST_SHOWN or _LIKE_A_KEY.search(text):
-        return None
-    return repr(text)
-
-
-REDACTED = "***"
-_SHORTEST = 4
-"""Shorter secrets are not struck out: `on` or `1` would strike half of every text."""
-_MOST_LEARNT = 1024
-"""A key that is minted for each call is of no use to anybody after it; kept for ever, they made every call slower than
-the one before. More calls than this may not be under way with a key of their own each."""
-
-
 class Redactor:
-    """Strikes known secrets out of texts: those of a spec, and the latest that were learnt. Threads may share it."""
+    """Replaces known secrets in texts: those of a spec, and the last 1,024 that were added. Safe between threads."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._lock = Lock()
-        self._kept: dict[str, frozenset[str]] = {}
-        self._learnt: dict[str, frozenset[str]] = {}
+        self._of_spec: dict[str, frozenset[str]] = {}
+        self._added: dict[str, frozenset[str]] = {}
         self.replace_all(secrets)
 
     def replace_all(self, secrets: Iterable[str]) -> None:
-        """Know these until others are kept instead. Those kept before count as learnt now: calls under way have them
-        still."""
+        """Set the secrets of the spec. Former ones are kept as added ones, for calls still running with them."""
         with self._lock:
-            former, self._kept = self._kept, _encodings(secrets)
-            self._learn(former)
+            former, self._of_spec = self._of_spec, _encodings(secrets)
+            self._remember(former)
 
     def add(self, *secrets: str) -> None:
-        """Know further secrets for as long as they are among the latest."""
-        # Every call learns its key, and nearly always knows it: that is found out without waiting for other threads.
+        """Add secrets; each is redacted until 1,024 others were added after it."""
+        # Every call adds its key, which is nearly always known: that is seen without taking the lock.
         if not self._known.issuperset(secrets):
             with self._lock:
-                self._learn(_encodings(secrets))
+                self._remember(_encodings(secrets))
 
-    def _learn(self, secrets: Mapping[str, frozenset[str]]) -> None:
-        """Only under the lock: of what two threads learnt at once one would be lost, and shown."""
-        former = {secret: shapes for secret, shapes in self._learnt.items() if secret not in secrets}
-        self._learnt = {**former, **secrets}
-        for oldest in list(self._learnt)[:-_MOST_LEARNT]:
-            del self._learnt[oldest]
-        shapes = frozenset[str]().union(*self._kept.values(), *self._learnt.values())
+    def _remember(self, secrets: Mapping[str, frozenset[str]]) -> None:
+        """Add secrets. To be called with the lock held: two threads at once would lose one of theirs."""
+        former = {secret: encodings for secret, encodings in self._added.items() if secret not in secrets}
+        self._added = {**former, **secrets}
+        for oldest in list(self._added)[:-_MOST_ADDED]:
+            del self._added[oldest]
+        encodings = frozenset[str]().union(*self._of_spec.values(), *self._added.values())
         # The longest first, so that a secret within another does not leave the rest of it standing.
-        self._struck = tuple(sorted(shapes, key=len, reverse=True))
-        # Last: whoever finds a secret in here relies on its being struck.
-        self._known = frozenset((*self._kept, *self._learnt))
+        self._to_redact = tuple(sorted(encodings, key=len, reverse=True))
+        # Set last: `add` takes a secret in here for one that is redacted already.
+        self._known = frozenset((*self._of_spec, *self._added))
 
     def __call__(self, text: str) -> str:
-        for secret in self._struck:
+        for secret in self._to_redact:
             if secret in text:
                 text = text.replace(secret, REDACTED)
         return text
 
     def __repr__(self) -> str:
-        return f"Scrubber({len(self._known)} secrets)"
+        return f"Redactor({len(self._known)} secrets)"
 
 
 def _encodings(secrets: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Secrets, each with the shapes it is to be struck out in: as it is, and as it looks in a URL."""
+    """The forms in which each secret is redacted: as it is, and quoted as in a URL."""
     return {
-        secret: frozenset((secret, quote(secret, safe="")) if len(secret) >= _SHORTEST else ()) for secret in secrets
+        secret: frozenset((secret, quote(secret, safe="")) if len(secret) >= _SHORTEST_REDACTED else ())
+        for secret in secrets
     }
 
 
@@ -147,11 +140,11 @@ def secrets_in(value: Any) -> Iterator[str]:
 
 
 def password_of(url: str) -> Iterator[str]:
-    """The password a URL carries, if it does."""
+    """The password in a URL, as written and unquoted; nothing if there is none."""
     try:
         password = urlsplit(url).password
     except ValueError:
-        # No address anybody can read; what stands where a password would is one all the same.
+        # Not a valid URL; what stands where a password would is taken for one.
         password = url.rpartition("@")[0].rpartition(":")[2]
     if password:
         yield password

@@ -33,7 +33,7 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
     def given(self) -> dict[str, Any]:
-        """The fields that were written, an explicit null included."""
+        """The fields that were written, including explicit nulls."""
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
     @model_serializer(mode="wrap")
@@ -42,7 +42,7 @@ class Part(BaseModel):
 
 
 def wrong(text: str, remedy: str | None = None) -> PydanticCustomError:
-    """What a validator raises: a mistake in our own words."""
+    """The error a validator raises, with its text and remedy."""
     return PydanticCustomError("spec", "{text}", {"text": text, "remedy": remedy})
 
 

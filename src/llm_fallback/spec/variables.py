@@ -34,10 +34,10 @@ class Reference:
     name: str
     default: str | None = None
     message: str | None = None
-    """What to tell whoever has not set it."""
+    """Shown where the variable is not set."""
 
     def value(self, environ: Mapping[str, str]) -> str | None:
-        """What stands in its place; None where the variable is missing."""
+        """The value that replaces it; None if the variable is missing."""
         value = environ.get(self.name)
         if self.default is not None:
             return value or self.default
@@ -46,12 +46,12 @@ class Reference:
         return value
 
     def missing(self) -> str:
-        """The mistake of not having set it, in words."""
+        """The text of the mistake that it is not set."""
         return f"the variable {self.name} is not set" + (f": {self.message}" if self.message else "")
 
 
 def references(text: str) -> tuple[Reference, ...]:
-    """The variables a text names, in order, repeated ones too."""
+    """The variables in a text, in order, repeated ones too."""
     if whole := _LITELLM.fullmatch(text):
         return (Reference(whole["name"]),)
     return tuple(_reference(token) for token in _TOKEN.finditer(text) if token["name"])
@@ -63,13 +63,13 @@ def malformed(text: str) -> bool:
 
 
 def beside(text: str) -> str:
-    """What a text says beside its variables."""
+    """The text without its variables."""
     return "" if _LITELLM.fullmatch(text) else _TOKEN.sub("", text)
 
 
 def unset(text: str, environ: Mapping[str, str]) -> tuple[Reference, ...]:
     """The variables of a text that have neither a value nor a default."""
-    return tuple(found for found in references(text) if found.value(environ) is None)
+    return tuple(reference for reference in references(text) if reference.value(environ) is None)
 
 
 def resolve(text: str, environ: Mapping[str, str]) -> str:
@@ -77,28 +77,28 @@ def resolve(text: str, environ: Mapping[str, str]) -> str:
     if not unset(text, environ):
         return _filled(text, environ)
     mistakes = [Mistake("", reference.missing()) for reference in unset(text, environ)]
-    # The error's traceback shows this frame; what it knew of secrets goes first.
+    # The error's traceback shows this frame, so it must hold no secret.
     del text, environ
     raise SpecError(mistakes)
 
 
 class Environment:
-    """Resolves many texts against one environment and remembers every variable that is not set."""
+    """Resolves many texts against one environment and collects a mistake for every variable that is not set."""
 
     def __init__(self, environ: Mapping[str, str], locations: LocationMap | None = None) -> None:
         self._environ = environ
         self._locations = LocationMap() if locations is None else locations
         self.mistakes: list[Mistake] = []
-        """One for each unset variable met so far, with its place."""
+        """One for each unset variable so far, with its location."""
 
     def text(self, text: str, path: Path) -> str:
-        """The text with its values; unset ones are left empty and remembered."""
+        """The text with values in place of its variables; an unset one is left empty and noted in `mistakes`."""
         for reference in unset(text, self._environ):
             self.mistakes.append(Problem(path, reference.missing()).at(self._locations))
         return _filled(text, self._environ)
 
     def value(self, value: Any, path: Path) -> Any:
-        """The same for every text in nested data; secrets stay secrets."""
+        """The same for every text in nested data; a SecretStr stays one."""
         match value:
             case str():
                 return self.text(value, path)

@@ -22,7 +22,7 @@ from llm_fallback.plan.model_list import lookup
 from llm_fallback.plan.plan import Plan
 from llm_fallback.plan.resolve import resolve_spec
 from llm_fallback.spec import Spec
-from llm_fallback.spec.consistency import nearest
+from llm_fallback.spec.consistency import suggest
 from llm_fallback.spec.overrides import read_spec
 from llm_fallback.testing.deployments import FakeDeployments, Received
 from llm_fallback.testing.openai_chat import OpenAIChat, result_of
@@ -113,7 +113,7 @@ def _fake_deployments(
         return FakeDeployments(scripts, chain=chain or "default", now=clock.now)
     scripts = scripts or {}
     mistakes = [
-        Mistake(f"scripts[{name!r}]", f"no deployment is called {name!r}", nearest(name, spec.deployments))
+        Mistake(f"scripts[{name!r}]", f"no deployment is called {name!r}", suggest(name, spec.deployments))
         for name in scripts
         if name not in spec.deployments
     ]

@@ -10,7 +10,7 @@ from litellm import Router
 from litellm.types.router import LiteLLM_Params, ModelInfo
 
 from llm_fallback import load_spec
-from llm_fallback.spec.litellm_proxy.words import ALREADY_SO, ROUTE_BY_WORD
+from llm_fallback.spec.litellm_proxy.words import ALREADY_SO, ROUTE_BY_KEY
 
 ROUTER = sorted(set(inspect.signature(Router.__init__).parameters) - {"self", "model_list"})
 PARAMS = sorted(set(LiteLLM_Params.model_fields) - {"model"})
@@ -32,7 +32,7 @@ def changed_by(word: str, value: Any, section: str) -> tuple[bool, bool]:
 def test_every_argument_of_the_router_has_a_place_or_is_listed(word):
     """With a value that is not what is done here anyway."""
     fitting = {"default_fallbacks": ["nobody"], "model_group_alias": {"x": "a"}, "max_fallbacks": -1}
-    fitting |= {kind: [{"a": ["b"]}] for kind in ROUTE_BY_WORD}
+    fitting |= {kind: [{"a": ["b"]}] for kind in ROUTE_BY_KEY}
     fitting |= {"default_litellm_params": {"temperature": 0}, "disable_cooldowns": True}
     value = fitting.get(word, False if word in ALREADY_SO else 7)
     assert any(changed_by(word, value, "router_settings"))

@@ -16,7 +16,7 @@ from llm_fallback.spec.litellm_proxy.words import (
     ALREADY_SO,
     NOT_OF_A_REQUEST,
     PRICES,
-    ROUTE_BY_WORD,
+    ROUTE_BY_KEY,
     SETTINGS,
     convert_references,
 )
@@ -54,7 +54,7 @@ def words(*known: str) -> st.SearchStrategy[dict[str, Any]]:
 @st.composite
 def sections(draw: st.DrawFn) -> Any:
     more = ("request_timeout", "model_group_alias", "default_litellm_params", "max_fallbacks", "cache")
-    return draw(junk | words(*SETTING_WORDS, *more, *ALREADY_SO, *ROUTE_BY_WORD, *SETTINGS))
+    return draw(junk | words(*SETTING_WORDS, *more, *ALREADY_SO, *ROUTE_BY_KEY, *SETTINGS))
 
 
 @st.composite

@@ -22,15 +22,15 @@ class LossReport:
 
     def report_unused(self, section: Section, text: str) -> None:
         """Report every key of a section that was not taken."""
-        for word, value in section.unused():
+        for key, value in section.unused():
             inner = list(value) if isinstance(value, Mapping) and not section.path else []
-            paths: list[Path] = [(word, part) for part in inner] or [(*section.path, word)]
+            paths: list[Path] = [(key, part) for part in inner] or [(*section.path, key)]
             for path in paths:
                 self.add(path, text)
 
-    def notes(self, places: LocationMap) -> tuple[Note, ...]:
+    def notes(self, locations: LocationMap) -> tuple[Note, ...]:
         """The report, in the order of the source's lines."""
-        notes = [problem.note(places) for problem in self._problems]
+        notes = [problem.note(locations) for problem in self._problems]
         return tuple(sorted(dict.fromkeys(notes), key=lambda note: 0 if note.line is None else note.line))
 
 
@@ -41,18 +41,18 @@ class Section:
         self.path = path
         self._unused: dict[str, Any] = dict(data) if isinstance(data, Mapping) else {}
 
-    def take(self, word: str) -> Any:
+    def take(self, key: str) -> Any:
         """Remove a key and return its value; None if there is none."""
-        return self._unused.pop(word, None)
+        return self._unused.pop(key, None)
 
     def unused(self) -> Iterator[tuple[str, Any]]:
         """The keys that were not taken, with their values; nulls are skipped."""
-        return ((word, value) for word, value in list(self._unused.items()) if value is not None)
+        return ((key, value) for key, value in list(self._unused.items()) if value is not None)
 
 
-def first(*words: tuple[Section, str]) -> Any:
+def first(*keys: tuple[Section, str]) -> Any:
     """Take the first of these keys that has a value; the rest stay in their sections."""
-    return next((value for section, word in words if (value := section.take(word)) is not None), None)
+    return next((value for section, key in keys if (value := section.take(key)) is not None), None)
 
 
 class Draft:
@@ -66,21 +66,21 @@ class Draft:
         """Write a value at a path; None is not written."""
         if value is None:
             return
-        *around, word = path
-        place: dict[Any, Any] = self.data
+        *around, key = path
+        section: dict[Any, Any] = self.data
         for part in around:
-            place = place.setdefault(part, {})
-        place[word] = value
+            section = section.setdefault(part, {})
+        section[key] = value
         self.origins[path] = origin
 
     def drop(self, path: Path) -> None:
         """Remove a value, and the sections that are empty without it."""
-        *around, word = path
-        place: Any = self.data
+        *around, key = path
+        section: Any = self.data
         for part in around:
-            place = place[part]
-        del place[word]
-        if around and not place:
+            section = section[part]
+        del section[key]
+        if around and not section:
             self.drop(tuple(around))
 
     def origin(self, path: Path) -> Path:

@@ -14,7 +14,7 @@ from llm_fallback.spec.litellm_proxy.read_rows import drop_invalid_defaults, rea
 from llm_fallback.spec.litellm_proxy.words import (
     ALREADY_SO,
     NOT_OF_A_REQUEST,
-    ROUTE_BY_WORD,
+    ROUTE_BY_KEY,
     breaker_failures,
     convert_references,
     parse_number,
@@ -43,7 +43,7 @@ def read_config(data: Mapping[str, Any], locations: LocationMap) -> Document:
     if defaults.data:
         spec.put(("defaults",), defaults.data, next(iter(defaults.origins.values())))
         spec.origins.update({("defaults", *path): origin for path, origin in defaults.origins.items()})
-    kinds = {route: Fallbacks(*settings.take(word), losses) for word, route in ROUTE_BY_WORD.items()}
+    kinds = {route: Fallbacks(*settings.take(key), losses) for key, route in ROUTE_BY_KEY.items()}
     targets, path = settings.take("default_fallbacks")
     if targets is not None:
         kinds["tiers"].add(DEFAULT_FALLBACK, targets, path)
@@ -59,8 +59,8 @@ def read_config(data: Mapping[str, Any], locations: LocationMap) -> Document:
         losses.add(("include",), "is not read here: give its files as further sources")
     settings.report_unused()
     losses.report_unused(config, "is the proxy server's own and has no place here")
-    found = {path: locations.find(origin) for path, origin in spec.origins.items()}
-    return Document(spec.data, found, notes=losses.notes(locations))
+    spec_locations = {path: locations.find(origin) for path, origin in spec.origins.items()}
+    return Document(spec.data, spec_locations, notes=losses.notes(locations))
 
 
 def _credentials(config: Section) -> dict[str, Any]:
@@ -85,9 +85,9 @@ class Settings:
         self._sections = tuple(Section(config.take(name), (name,)) for name in ("router_settings", "litellm_settings"))
         self._losses = losses
 
-    def take(self, word: str) -> tuple[Any, Path]:
+    def take(self, key: str) -> tuple[Any, Path]:
         """The value that holds for a key, and its path; a value that does not hold is reported."""
-        values = [(section.take(word), (*section.path, word)) for section in self._sections]
+        values = [(section.take(key), (*section.path, key)) for section in self._sections]
         (value, path), (second, second_path) = values
         if value is None:
             return second, second_path
@@ -104,16 +104,16 @@ class Settings:
 def read_defaults(settings: Settings, losses: LossReport) -> Draft:
     """The defaults of the spec, from both settings sections."""
     draft = Draft()
-    for word, (path, convert) in _DEFAULTS.items():
-        value, origin = settings.take(word)
+    for key, (path, convert) in _DEFAULTS.items():
+        value, origin = settings.take(key)
         draft.put(path, convert(value), origin)
     _put_timeout(draft, settings, losses)
     _put_wait(draft, settings)
     _put_cooldown(draft, settings)
     _put_parameters(draft, settings, losses)
     drop_invalid_defaults(draft, losses)
-    for word, so in ALREADY_SO.items():
-        value, origin = settings.take(word)
+    for key, so in ALREADY_SO.items():
+        value, origin = settings.take(key)
         if value not in (None, so):
             losses.add(origin, f"{value!r} {NO_COUNTERPART}")
     return draft
@@ -149,8 +149,8 @@ def _put_cooldown(draft: Draft, settings: Settings) -> None:
 
 def _put_parameters(draft: Draft, settings: Settings, losses: LossReport) -> None:
     value, path = settings.take("default_litellm_params")
-    for word, setting in Section(value, path).unused():
-        if word in NOT_OF_A_REQUEST or word in OWNED_PARAMETERS:
-            losses.add((*path, word), NO_COUNTERPART)
+    for key, setting in Section(value, path).unused():
+        if key in NOT_OF_A_REQUEST or key in OWNED_PARAMETERS:
+            losses.add((*path, key), NO_COUNTERPART)
         else:
-            draft.put(("params", word), convert_references(setting), (*path, word))
+            draft.put(("params", key), convert_references(setting), (*path, key))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llm_fallback.spec.dump import dump_tiers
 from llm_fallback.spec.litellm_proxy.draft import Draft, LossReport
 from llm_fallback.spec.litellm_proxy.fallbacks import FallbackGraph, Fallbacks, Tiers, each_once
 from llm_fallback.spec.litellm_proxy.read_deployments import Deployments
@@ -47,22 +48,18 @@ def most_hops(spec: Draft) -> int:
 
 def _chain(group: str, graph: FallbackGraph, kinds: Kinds) -> dict[str, Any]:
     plain = graph.route(group, [kinds["tiers"]])
-    chain: dict[str, Any] = {"tiers": _written(each_once([*graph.tiers(group), *(plain or [])]))}
+    chain: dict[str, Any] = {"tiers": dump_tiers(each_once([*graph.tiers(group), *(plain or [])]))}
     for name in ("on_context_window", "on_content_policy"):
         route = graph.route(group, [kinds[name], kinds["tiers"]])
         # A route equal to the usual fallbacks is what happens without writing it.
         if route is not None and (route != plain or not route) and _is_meant(route, kinds[name], graph, group):
-            chain[name] = _written(each_once(route))
+            chain[name] = dump_tiers(each_once(route))
     return chain
 
 
 def _is_meant(route: Tiers, kind: Fallbacks, graph: FallbackGraph, group: str) -> bool:
     """Whether an empty route was written as empty, rather than emptied because its targets were left out."""
     return bool(route) or graph.targets(kind, group) == []
-
-
-def _written(tiers: list[list[str]]) -> list[Any]:
-    return [tier[0] if len(tier) == 1 else tier for tier in tiers]
 
 
 def _origin(spec: Draft, chain: Mapping[str, Any]) -> Path:
@@ -75,8 +72,8 @@ def _put_timeouts(spec: Draft, chain: str, deployments: Deployments) -> None:
     path = ("chains", chain, "timeouts")
     origin = spec.origins["chains", chain]
     timeouts = deployments.levels.chains.get(chain, {})
-    for word, value in timeouts.items():
-        spec.put((*path, word), value, origin)
+    for key, value in timeouts.items():
+        spec.put((*path, key), value, origin)
     total = sum(_attempts(spec, chain, timeouts))
     if total > Timeouts().total_s:
         spec.put((*path, "total_s"), total, origin)

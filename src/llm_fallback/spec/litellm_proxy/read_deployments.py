@@ -76,7 +76,7 @@ def put_deployments(spec: Draft, groups: Groups, kinds: Sequence[Fallbacks]) -> 
 
 
 def _without_timeouts(row: Row) -> dict[str, Any]:
-    return {word: value for word, value in row.draft.data.items() if word != "timeouts"}
+    return {key: value for key, value in row.draft.data.items() if key != "timeouts"}
 
 
 def _wanted_names(group: str, tiers: Sequence[Sequence[Row]], chain: str | None) -> Iterator[str]:
@@ -116,30 +116,30 @@ def group_tiers(rows: Sequence[Row], losses: LossReport) -> dict[str, list[list[
 def _tiers(rows: list[Row], losses: LossReport) -> list[list[Row]]:
     """The rows of a group by `order`. A row without an order or share comes last: LiteLLM asks it only when the others
     are out."""
-    word = next((word for word, share in _SHARES.items() if any(share(row) for row in rows)), None)
+    key = next((key for key, share in _SHARES.items() if any(share(row) for row in rows)), None)
     last_order = max((row.order for row in rows if row.order is not None), default=None)
 
-    def place(row: Row) -> tuple[bool, float, bool]:
+    def sort_key(row: Row) -> tuple[bool, float, bool]:
         unordered = last_order is not None and row.order is None
-        return unordered, row.order or 0, word is not None and _SHARES[word](row) is None
+        return unordered, row.order or 0, key is not None and _SHARES[key](row) is None
 
     for row in rows:
-        unordered, _, shareless = place(row)
+        unordered, _, shareless = sort_key(row)
         if unordered or shareless:
-            missing = "order" if unordered else str(word)
+            missing = "order" if unordered else str(key)
             losses.add(row.path, f"has no {missing}, as others of {row.group!r} have: it is asked after them")
-    tiers = [list(tier) for _, tier in groupby(sorted(rows, key=place), place)]
+    tiers = [list(tier) for _, tier in groupby(sorted(rows, key=sort_key), sort_key)]
     for tier in tiers:
-        _weigh(tier, word)
+        _weigh(tier, key)
     return tiers
 
 
-def _weigh(tier: list[Row], word: str | None) -> None:
-    shares = [None if word is None else _SHARES[word](row) for row in tier]
+def _weigh(tier: list[Row], key: str | None) -> None:
+    shares = [None if key is None else _SHARES[key](row) for row in tier]
     differ = len(set(shares)) > 1
     for row, share in zip(tier, shares, strict=True):
         row.draft.data.pop("weight", None)
-        if share is not None and share != 1 and (word == "weight" or differ):
+        if share is not None and share != 1 and (key == "weight" or differ):
             row.draft.data["weight"] = share
 
 
@@ -203,23 +203,23 @@ class TimeoutLevels:
 def split_timeouts(uses: Sequence[Use]) -> TimeoutLevels | None:
     """Decide where each timeout is written; None if deployments shared between chains make that impossible."""
     levels = TimeoutLevels()
-    for word in _FIELDS:
-        if not _split(word, uses, levels):
+    for key in _FIELDS:
+        if not _split(key, uses, levels):
             return None
     return levels
 
 
-def _split(word: str, uses: Sequence[Use], levels: TimeoutLevels) -> bool:
+def _split(key: str, uses: Sequence[Use], levels: TimeoutLevels) -> bool:
     values: dict[str, set[Any]] = {}
     for use in uses:
-        values.setdefault(use.deployment, set()).add(use.timeouts.get(word))
+        values.setdefault(use.deployment, set()).add(use.timeouts.get(key))
     for use in (use for use in uses if len(values[use.deployment]) > 1):
         of_chain = levels.chains.setdefault(use.chain, {})
-        if of_chain.setdefault(word, use.timeouts.get(word)) != use.timeouts.get(word):
+        if of_chain.setdefault(key, use.timeouts.get(key)) != use.timeouts.get(key):
             return False
     for use in uses:
         (value, *others) = values[use.deployment]
         # A null is written where the chain would otherwise set a value.
-        if not others and (value is not None or word in levels.chains.get(use.chain, {})):
-            levels.deployments.setdefault(use.deployment, {})[word] = value
+        if not others and (value is not None or key in levels.chains.get(use.chain, {})):
+            levels.deployments.setdefault(use.deployment, {})[key] = value
     return True

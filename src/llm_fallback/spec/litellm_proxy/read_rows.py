@@ -12,7 +12,7 @@ from typing import Any
 
 from llm_fallback.spec import consistency
 from llm_fallback.spec.entries import Defaults, Deployment
-from llm_fallback.spec.error_messages import parsed
+from llm_fallback.spec.error_messages import validate
 from llm_fallback.spec.litellm_proxy import words
 from llm_fallback.spec.litellm_proxy.draft import NO_COUNTERPART, Draft, LossReport, Section, first
 from llm_fallback.spec.litellm_proxy.words import (
@@ -178,9 +178,9 @@ def _same_address(backend: str, address: Any) -> bool:
 
 def put_settings(draft: Draft, params: Section, row: Section) -> None:
     """Write weight, limits and timeouts."""
-    for word, path in SETTINGS.items():
+    for key, path in SETTINGS.items():
         # Older configurations have rpm and tpm beside `litellm_params`.
-        draft.put(path, parse_number(first((params, word), (row, word))), (*params.path, word))
+        draft.put(path, parse_number(first((params, key), (row, key))), (*params.path, key))
     if "attempt_s" not in draft.data.get("timeouts", {}):
         draft.put(SETTINGS["timeout"], parse_number(params.take("request_timeout")), (*params.path, "request_timeout"))
 
@@ -203,19 +203,19 @@ def put_facts(draft: Draft, info: Section, params: Section) -> None:
     base = first((info, "base_model"), (params, "base_model"))
     draft.put(("base_model",), None if base is None else convert_references(str(base)), (*info.path, "base_model"))
     draft.put(("context_window",), parse_number(info.take("max_input_tokens")), (*info.path, "max_input_tokens"))
-    for word, ability in ABILITIES.items():
-        draft.put(("profile", ability), info.take(word), (*info.path, word))
+    for key, ability in ABILITIES.items():
+        draft.put(("profile", ability), info.take(key), (*info.path, key))
 
 
 def put_price(draft: Draft, sections: tuple[Section, Section], losses: LossReport) -> None:
     """Write `price`."""
     info = sections[0]
-    for word, (field, factor) in PRICES.items():
-        cost = first(*((section, word) for section in sections))
-        if word == "input_cost_per_second" and "price" in draft.data and cost is not None:
-            losses.add((*info.path, word), "is passed over by LiteLLM beside a price per token")
+    for key, (field, factor) in PRICES.items():
+        cost = first(*((section, key) for section in sections))
+        if key == "input_cost_per_second" and "price" in draft.data and cost is not None:
+            losses.add((*info.path, key), "is passed over by LiteLLM beside a price per token")
             continue
-        draft.put(("price", field), _times(cost, factor), (*info.path, word))
+        draft.put(("price", field), _times(cost, factor), (*info.path, key))
     if draft.data.get("price") == {"input_per_million": 0, "output_per_million": 0}:
         draft.put(("price",), "free", (*info.path, "input_cost_per_token"))
 
@@ -234,12 +234,12 @@ def put_parameters(draft: Draft, params: Section, losses: LossReport) -> None:
         losses.add((*params.path, "organization"), "is a list: only its first is used")
         organization = next(iter(organization), None)
     draft.put(("params", "organization"), convert_references(organization), (*params.path, "organization"))
-    for word, value in params.unused():
-        path = (*params.path, word)
-        if word in NOT_OF_A_REQUEST or is_price(word):
+    for key, value in params.unused():
+        path = (*params.path, key)
+        if key in NOT_OF_A_REQUEST or is_price(key):
             losses.add(path, NO_COUNTERPART)
         else:
-            draft.put(("params", word), convert_references(value), path)
+            draft.put(("params", key), convert_references(value), path)
 
 
 _WHO_IS_ASKED = ("model", "backend", "api_base", "api_key")
@@ -259,12 +259,12 @@ def drop_invalid(draft: Draft, row: Path, group: str, losses: LossReport) -> boo
 
 def drop_invalid_defaults(draft: Draft, losses: LossReport) -> None:
     """Drop and report what is invalid in the defaults."""
-    while isinstance(problems := parsed(Defaults, draft.data), list) and problems:
+    while isinstance(problems := validate(Defaults, draft.data), list) and problems:
         _drop(draft, problems[0], losses)
 
 
 def _problems(data: Mapping[str, Any]) -> list[Problem]:
-    outcome = parsed(Deployment, data)
+    outcome = validate(Deployment, data)
     inconsistent = consistency.problems({"deployments": {"it": data}})
     return [
         *(outcome if isinstance(outcome, list) else []),

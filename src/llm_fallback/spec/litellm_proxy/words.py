@@ -63,7 +63,7 @@ ADDRESSES: Mapping[str, str] = {
 }
 """The address LiteLLM uses for a provider when none is given."""
 
-ROUTE_BY_WORD: Mapping[str, str] = {
+ROUTE_BY_KEY: Mapping[str, str] = {
     "fallbacks": "tiers",
     "context_window_fallbacks": "on_context_window",
     "content_policy_fallbacks": "on_content_policy",
@@ -94,9 +94,9 @@ ALREADY_SO: Mapping[str, object] = {
 """Settings whose value asks for what this library does anyway."""
 
 
-def is_price(word: str) -> bool:
+def is_price(key: str) -> bool:
     """Whether a key names a price, with a counterpart here or not: it must not go into a request."""
-    return word in PRICES or "cost_per" in word or "_cost" in word
+    return key in PRICES or "cost_per" in key or "_cost" in key
 
 
 def breaker_failures(allowed: Any) -> Any:

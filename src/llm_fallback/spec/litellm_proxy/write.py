@@ -10,7 +10,7 @@ from llm_fallback.spec.dump import VariableNames, dump_spec
 from llm_fallback.spec.entries import Chain
 from llm_fallback.spec.litellm_proxy.draft import LossReport
 from llm_fallback.spec.litellm_proxy.read_deployments import free_name, group_name
-from llm_fallback.spec.litellm_proxy.words import ABILITIES, PRICES, ROUTE_BY_WORD
+from llm_fallback.spec.litellm_proxy.words import ABILITIES, PRICES, ROUTE_BY_KEY
 from llm_fallback.spec.litellm_proxy.write_rows import RowWriter, TextWriter
 from llm_fallback.spec.locations import Note, Path
 from llm_fallback.spec.model import Spec
@@ -64,7 +64,7 @@ def _router_settings(routes: Routes, common_breaker: Breaker | None) -> dict[str
         "num_retries": 0,
         "max_fallbacks": routes.most_hops,
         **cooldowns,
-        **{word: entries for word, entries in routes.fallbacks.items() if entries},
+        **{key: entries for key, entries in routes.fallbacks.items() if entries},
     }
 
 
@@ -86,7 +86,7 @@ class Routes:
     """All groups, in the order of the chains, and the fallbacks between them."""
 
     groups: list[Group] = field(default_factory=list)
-    fallbacks: dict[str, list[Fallback]] = field(default_factory=lambda: {word: [] for word in ROUTE_BY_WORD})
+    fallbacks: dict[str, list[Fallback]] = field(default_factory=lambda: {key: [] for key in ROUTE_BY_KEY})
 
     @property
     def most_hops(self) -> int:
@@ -107,17 +107,17 @@ def collect_routes(spec: Spec) -> Routes:
     routes = Routes()
     chains = sorted(spec.chains.items(), key=lambda item: item[0] != spec.default_chain)
     is_written = {
-        route: any(getattr(chain, route) is not None for _, chain in chains) for route in ROUTE_BY_WORD.values()
+        route: any(getattr(chain, route) is not None for _, chain in chains) for route in ROUTE_BY_KEY.values()
     }
     for name, chain in chains:
-        groups = {route: list(_groups(spec, name, chain, route)) for route in ROUTE_BY_WORD.values()}
+        groups = {route: list(_groups(spec, name, chain, route)) for route in ROUTE_BY_KEY.values()}
         if not groups["tiers"]:
             continue
-        for word, route in ROUTE_BY_WORD.items():
+        for key, route in ROUTE_BY_KEY.items():
             routes.groups.extend(groups[route])
             targets = _targets(chain, route, groups, is_written[route])
             if targets is not None:
-                routes.fallbacks[word].append({name: targets})
+                routes.fallbacks[key].append({name: targets})
     return routes
 
 
@@ -157,7 +157,7 @@ _TIMEOUT_LOSSES = {
     "first_token_s": "as stream_timeout it bounds every pause of the stream, too",
     "idle_s": _NO_COUNTERPART,
 }
-_BREAKER_LOSSES = {word: _NO_COUNTERPART for word in Breaker.model_fields if word not in ("failures", "cooldown_s")}
+_BREAKER_LOSSES = {key: _NO_COUNTERPART for key in Breaker.model_fields if key not in ("failures", "cooldown_s")}
 
 
 def report_losses(spec: Spec, losses: LossReport) -> None:
@@ -173,9 +173,9 @@ def _losses(spec: Spec) -> Iterator[tuple[Path, str]]:
         *((("deployments", name), deployment) for name, deployment in spec.deployments.items()),
     ):
         given = entry.given()
-        for word, text in _CHAIN_LOSSES.items():
-            if given.get(word) not in (None, "off", "raise"):
-                yield (*path, word), text
+        for key, text in _CHAIN_LOSSES.items():
+            if given.get(key) not in (None, "off", "raise"):
+                yield (*path, key), text
         yield from _part_losses((*path, "timeouts"), given.get("timeouts"), _TIMEOUT_LOSSES)
         yield from _part_losses((*path, "breaker"), given.get("breaker"), _BREAKER_LOSSES)
         if given.get("cold_start") is not None:
@@ -190,28 +190,28 @@ def _losses(spec: Spec) -> Iterator[tuple[Path, str]]:
 
 def _part_losses(path: Path, part: Any, texts: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
     given = part.given() if hasattr(part, "given") else {}
-    for word, text in texts.items():
-        if given.get(word) is not None:
-            yield (*path, word), text
+    for key, text in texts.items():
+        if given.get(key) is not None:
+            yield (*path, key), text
 
 
 def _deployment_losses(spec: Spec) -> Iterator[tuple[Path, str]]:
-    asked = [name for chain in spec.chains.values() for name in chain.deployments()]
+    named = [name for chain in spec.chains.values() for name in chain.deployments()]
     prices = {field for field, _ in PRICES.values()}
     for name, deployment in spec.deployments.items():
         path = ("deployments", name)
-        if name not in asked:
+        if name not in named:
             yield path, "no chain asks it: left out"
         elif deployment.weight == 0:
             yield (*path, "weight"), "LiteLLM would ask it when the others are down: left out"
-        elif asked.count(name) > 1 and spec.limits(name) is not None:
+        elif named.count(name) > 1 and spec.limits(name) is not None:
             yield (*path, "limits"), "LiteLLM counts for each chain on its own"
-        for word in deployment.profile:
-            if word not in ABILITIES.values():
-                yield (*path, "profile", word), _NO_COUNTERPART
+        for key in deployment.profile:
+            if key not in ABILITIES.values():
+                yield (*path, "profile", key), _NO_COUNTERPART
         given = deployment.price.given() if isinstance(deployment.price, Price) else {}
-        for word in given:
-            if word not in prices:
-                yield (*path, "price", word), _NO_COUNTERPART
+        for key in given:
+            if key not in prices:
+                yield (*path, "price", key), _NO_COUNTERPART
         if "per_gpu_hour" in given and len(given) > 1:
             yield (*path, "price", "per_gpu_hour"), "LiteLLM passes it over beside a price per token"

@@ -54,13 +54,13 @@ class RowWriter:
             yield "api_key", self._text_writer.value(deployment.api_key, (*path, "api_key"))
         elif deployment.api_base is not None:
             yield "api_key", NO_KEY
-        for word, value in self._spec.params(name).items():
-            yield word, self._text_writer.value(value, (*path, "params", word))
+        for key, value in self._spec.params(name).items():
+            yield key, self._text_writer.value(value, (*path, "params", key))
         limits = self._spec.limits(name)
-        for word in ("rpm", "tpm", "max_parallel_requests"):
-            value = None if limits is None else getattr(limits, str(SETTINGS[word][-1]))
+        for key in ("rpm", "tpm", "max_parallel_requests"):
+            value = None if limits is None else getattr(limits, str(SETTINGS[key][-1]))
             if value is not None:
-                yield word, value
+                yield key, value
         yield from self._cooldown(name)
 
     def _address(self, deployment: Deployment, path: Path) -> str:
@@ -94,9 +94,9 @@ class RowWriter:
             yield "base_model", self._text_writer.text(deployment.base_model, ("deployments", name, "base_model"))
         if deployment.context_window is not None:
             yield "max_input_tokens", deployment.context_window
-        for word, ability in ABILITIES.items():
+        for key, ability in ABILITIES.items():
             if ability in deployment.profile:
-                yield word, dict(deployment.profile)[ability]
+                yield key, dict(deployment.profile)[ability]
         yield from _prices(deployment)
         breaker = self._spec.breaker(name)
         if breaker is not None and (self._common_breaker is None or breaker.failures != self._common_breaker.failures):
@@ -105,10 +105,10 @@ class RowWriter:
 
 def _prices(deployment: Deployment) -> Pairs:
     price = Price(input_per_million=0, output_per_million=0) if deployment.price == "free" else deployment.price
-    for word, (field, factor) in PRICES.items():
+    for key, (field, factor) in PRICES.items():
         value = None if price is None else getattr(price, field)
         if value is not None:
-            yield word, float(value / factor)
+            yield key, float(value / factor)
 
 
 def _integral(number: float) -> float:
