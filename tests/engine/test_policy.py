@@ -189,6 +189,14 @@ def test_no_repeat_is_made_that_the_budget_of_all_calls_forbids():
     """In a total outage repeats must not multiply the load."""
     went = journey(three(), {"a": "timeout", "b": "timeout", "c": "timeout"}, may_repeat=lambda now: False)
     assert went.asked == ["a", "b", "c"]
+    assert went.stop.reason.startswith("the retry budget withheld repeats: repeats and hedges together are at most 20%")
+
+
+def test_where_no_repeat_would_help_the_retry_budget_is_not_to_blame():
+    """A wrong key is not asked again whatever the budget says."""
+    went = journey(three(), dict.fromkeys("abc", "auth"), may_repeat=lambda now: False)
+    assert went.stop.reason == ""
+    assert journey(three(retries=0), dict.fromkeys("abc", "timeout"), may_repeat=lambda now: False).stop.reason == ""
 
 
 # Rate limits and the times that servers name.
@@ -380,7 +388,7 @@ def test_in_a_total_outage_calls_go_round():
     for at, name in enumerate("abc"):
         open_breaker(health, name, at=at)
     asked = []
-    for now in (5.0, 6.0, 7.0, 8.0):
+    for now in (5.0, 5.0, 5.0, 8.0):
         (name,) = journey(plan, dict.fromkeys("abc", "connection"), health=health, now=now).asked
         asked.append(name)
     assert asked == ["a", "b", "c", "a"]
@@ -786,7 +794,7 @@ class Observer:
         person mends, one is asked only where there are no others."""
         others = [other for name in self.candidates() if not (other := self.block(name)).return_known]
         hopeful = [other for other in others if not other.needs_a_person]
-        assert block.asked_at == min(other.asked_at for other in hopeful or others)
+        assert block.last_request == min(other.last_request for other in hopeful or others)
 
     def check_wait(self, step):
         self.passed_over |= {who.name for who in self.untried(self.route)}

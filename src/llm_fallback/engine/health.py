@@ -19,7 +19,7 @@ from llm_fallback.engine.retry import FAILURES, RetryBudget, recent_count
 from llm_fallback.engine.sliding_window import RateWindow, RunningMean
 from llm_fallback.events import Failure, SkipReason
 from llm_fallback.plan.cold_start import WarmUp
-from llm_fallback.plan.plan import Target
+from llm_fallback.plan.plan import RETRY_FLOOR, RETRY_SHARE, Target
 from llm_fallback.spec import Limits
 
 _REMEMBERED_TIMES = 256
@@ -36,8 +36,8 @@ class Unavailable:
     failure: Failure = "rate_limited"
     """What the call has failed by, should nothing else be left."""
     warming_up: bool = False
-    asked_at: float = -math.inf
-    """When it was last asked; never, if minus infinity."""
+    last_request: tuple[float, int] = (-math.inf, 0)
+    """When it was last asked, minus infinity for never, and how often in all: the order in which calls go round."""
 
     @property
     def needs_a_person(self) -> bool:
@@ -52,7 +52,7 @@ class DeploymentHealth:
         self.breaker = breaker
         self.limits = limits
         self.in_flight = 0
-        self._asked_at = -math.inf
+        self._last_request = (-math.inf, 0)
         self.hedges_sent = self.hedges_won = self.stitched = 0
         self._rate = RateWindow()
         self._first_tokens: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
@@ -67,7 +67,7 @@ class DeploymentHealth:
             warming_up = self.breaker.is_warming_up(now)
             # Once the time it named has come and a probe is in flight, it has named none.
             named = self.breaker.retry_after_given and self.breaker.state(now) == "open"
-            return Unavailable("breaker_open", reopens, warming_up or named, failure, warming_up, self._asked_at)
+            return Unavailable("breaker_open", reopens, warming_up or named, failure, warming_up, self._last_request)
         free = self._free_at(now, tokens)
         return None if free is None else Unavailable("limit", free)
 
@@ -81,7 +81,7 @@ class DeploymentHealth:
     def begin(self, now: float, tokens: int = 0) -> Permit:
         """Count a request that is about to be sent."""
         self.in_flight += 1
-        self._asked_at = now
+        self._last_request = (now, self._last_request[1] + 1)
         if self.limits is not None:
             self._rate.add(now, tokens)
         return self.breaker.acquire(now)
@@ -175,7 +175,7 @@ class Health:
         self._of = dict(deployments)
         self._waiters: list[Callable[[], object]] = []
         self._calls = recent_count()
-        self.retry_budget = RetryBudget(self._calls, share=0.2, floor=10)
+        self.retry_budget = RetryBudget(self._calls, share=RETRY_SHARE, floor=RETRY_FLOOR)
         """For repeats and hedges together."""
         self.hedge_budget = RetryBudget(self._calls, share=0.1, floor=3)
 

@@ -23,7 +23,7 @@ from llm_fallback.engine.retry import FAILURES, Consequences
 from llm_fallback.engine.transport import Fault
 from llm_fallback.events import Failure, Skip, SkipReason
 from llm_fallback.plan.cold_start import warmup_retries_within
-from llm_fallback.plan.plan import ChainPlan, Feature, Member, Tier, Tiers
+from llm_fallback.plan.plan import RETRY_RULE, ChainPlan, Feature, Member, Tier, Tiers
 
 
 class Try(NamedTuple):
@@ -297,7 +297,7 @@ class FallbackPolicy:
         hopeful = [block for block in others if not block.needs_a_person]
         if returning and not hopeful:
             return min(returning, key=lambda block: block.until)
-        return min(hopeful or others, key=lambda block: block.asked_at, default=None)
+        return min(hopeful or others, key=lambda block: block.last_request, default=None)
 
     def _first_request(
         self, member: Member, blocked: Unavailable | None, next_in_outage: Unavailable | None, now: float
@@ -350,9 +350,16 @@ class FallbackPolicy:
 
     def _stop(self, now: float, candidates: list[_Candidate]) -> Stop:
         if self._last is not None:
-            return Stop(self._last, self._over or "")
+            return Stop(self._last, self._over or self._why_not_repeated(now))
         again = f"; the first is free in {candidates[0].at - now:.1f} s" if candidates else ""
         return Stop(self._reason_to_skip_all(now), f"every deployment was passed over{again}")
+
+    def _why_not_repeated(self, now: float) -> str:
+        """That the calls of the last minute were repeated often enough, if that is why this one ends; else nothing."""
+        if self._in_side_route or self.repeats >= self._chain.retries.max or self._may_repeat(now):
+            return ""
+        is_withheld = any(self._is_worth_repeating(member) for member in self._asked_here.values())
+        return f"the retry budget withheld repeats: {RETRY_RULE}" if is_withheld else ""
 
     def _reason_to_skip_all(self, now: float) -> Failure:
         for member in self._passed.values():

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llm_fallback.plan.cold_start import warmup_retries_within
-from llm_fallback.plan.plan import ChainPlan, Member, Tiers
+from llm_fallback.plan.plan import RETRY_RULE, ChainPlan, Member, Tiers
 from llm_fallback.plan.profiles import passed_over
 from llm_fallback.plan.resolve import resolve_spec
 from llm_fallback.spec import Budget, Spec
@@ -38,6 +38,8 @@ def _notes(chain: ChainPlan) -> list[str]:
     notes = [f"{len(chain.members)} deployments are asked at most once each, in order, without a pause"]
     if chain.retries.max:
         notes.append(f"then at most {chain.retries.max} repeats, with backoff, if they fit in total_s")
+    if chain.retries.max or chain.hedge is not None:
+        notes.append(f"the retry budget of all calls: {RETRY_RULE}")
     notes += [
         f"{member.name} is waited for while it starts, asked again at most {_warmup_retries(chain, member)} times"
         for member in chain.members

@@ -105,6 +105,12 @@ class Tier:
 
 Tiers = tuple[Tier, ...]
 
+RETRY_SHARE, RETRY_FLOOR = 0.2, 10
+RETRY_RULE = (
+    f"repeats and hedges together are at most {RETRY_SHARE:.0%} of the calls of the last minute, or {RETRY_FLOOR}"
+)
+"""What all calls of a model together may ask for beyond their first requests; the floor holds while traffic is small."""
+
 
 @dataclass(frozen=True, eq=False)
 class ChainPlan:
