@@ -30,9 +30,10 @@ SCRIPTS: dict[str, Scripted] = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served() -> Iterator[FakeServer]:
-    """One server for all facts; a deployment per script."""
+    """One server for all facts of a module; a deployment per script. Gone after it: tests that look for servers that
+    were left running may come next."""
     with FakeServer(SCRIPTS) as server:
         yield server
 
