@@ -1,4 +1,4 @@
-"""One request to one deployment: read as it comes, within its limits, and judged.
+"""One request to one deployment: read as it comes, within its limits, judged, and what it cost.
 
 `AttemptExecution` reads and keeps time, `ReaderPauses` knows how long the caller was away meanwhile, `Settlement` gives
 back what the attempt holds.
@@ -47,7 +47,7 @@ class AttemptRequest(NamedTuple):
     """Messages, tools and parameters."""
     streamed: bool
     tokens: int
-    """About how many tokens the request will use."""
+    """About how many tokens its prompt has."""
     deadline: Callable[[], float]
     """When the call has to end; a slow reader moves it."""
     total_s: float
@@ -138,15 +138,18 @@ class AttemptExecution:
 
     async def close(self) -> None:
         """Drop the request if it is still under way."""
-        if self._exchange is not None and not self._ended:
-            self._ended = True
-            await shielded(self._close(self._exchange))
+        if self.is_open:
+            await shielded(self.close_unshielded())
 
-    async def _close(self, exchange: Exchange) -> None:
+    async def close_unshielded(self) -> None:
+        """Like close, for who shields it already: each shield takes turns of the event loop."""
+        if self._exchange is None or self._ended:
+            return
+        self._ended = True
         clock = self._engine.clock
         with suppress(TimeoutError):
             async with clock.deadline(clock.now() + CLOSE_TIMEOUT_S, for_others=True):
-                await exchange.close()
+                await self._exchange.close()
 
     # Reading.
 
@@ -348,7 +351,7 @@ class AttemptExecution:
         return None if prices is None else prices.cost(usage, seconds)
 
     def _usage(self, outcome: Outcome) -> tuple[Usage, bool]:
-        """What the attempt used, and whether that is an estimate: a reply broken off never reports it."""
+        """What the attempt used, and whether that is an estimate, because the reply ended before the server said it."""
         if self.partial.usage is not None:
             return self.partial.usage, False
         if self.partial.is_empty and outcome == "failed":

@@ -168,8 +168,8 @@ class CallExecution:
                 return reservation
             if step.repeat:
                 health.retry_budget.spend(now)
-            permit = health[step.member.name].begin(now, self.call.tokens)
-        settlement = Settlement(self.engine, step.member.name, permit, reservation, self.call.tokens)
+            permit = health[step.member.name].begin(now, request.tokens)
+        settlement = Settlement(self.engine, step.member.name, permit, reservation, request.tokens)
         return AttemptExecution(self.engine, step.member, request, settlement)
 
     def _sync_budgets(self) -> None:
@@ -183,8 +183,7 @@ class CallExecution:
             return Reservation()
         target, health = member.target, self.engine.health[member.name]
         prices = self.engine.prices(target)
-        tokens = self.call.tokens + estimate_prompt_tokens(len(self._delivered.text))
-        usd = None if prices is None else estimate_cost(prices, target, request.body, tokens, health)
+        usd = None if prices is None else estimate_cost(prices, target, request.body, request.tokens, health)
         reservation = reserve(self._limits, self.call.spender, usd)
         if isinstance(reservation, BudgetShortfall):
             self.policy.over_budget(member)
@@ -209,15 +208,16 @@ class CallExecution:
             health.remove_waiter(self._notify)
 
     def _request(self, member: Member, *, is_hedge: bool = False) -> AttemptRequest:
-        call, body, trimmer = self.call, self.call.request, None
+        call, body, tokens, trimmer = self.call, self.call.request, self.call.tokens, None
         if self._delivered_anything:
-            prefill = self.engine.catalogue.prefill(member.target)
-            body = continuation_request(body, self._delivered.text, prefill)
-            trimmer = OverlapTrimmer(self._delivered.text, exact=prefill is not None)
+            delivered, prefill = self._delivered.text, self.engine.catalogue.prefill(member.target)
+            body = continuation_request(body, delivered, prefill)
+            tokens += estimate_prompt_tokens(len(delivered))
+            trimmer = OverlapTrimmer(delivered, exact=prefill is not None)
         return AttemptRequest(
             body=body,
             streamed=call.streamed,
-            tokens=call.tokens,
+            tokens=tokens,
             deadline=lambda: self.policy.deadline,
             total_s=call.chain.total_s,
             call_began=self.began,
@@ -266,8 +266,8 @@ class CallExecution:
                 return None
             health.hedge_budget.spend(now)
             health.retry_budget.spend(now)
-            permit = health[step.member.name].begin_hedge(now, self.call.tokens)
-        settlement = Settlement(self.engine, step.member.name, permit, reservation, self.call.tokens)
+            permit = health[step.member.name].begin_hedge(now, request.tokens)
+        settlement = Settlement(self.engine, step.member.name, permit, reservation, request.tokens)
         return AttemptExecution(self.engine, step.member, request, settlement)
 
     # Concluding.

@@ -146,7 +146,7 @@ class HedgedAttempt:
                 async with self._clock.deadline(self._clock.now() + CLOSE_TIMEOUT_S, for_others=True):
                     await asyncio.wait(tasks)
         for attempt in attempts:
-            await attempt.close()
+            await attempt.close_unshielded()
 
     def _start(self, attempt: AttemptExecution) -> asyncio.Task[Any]:
         task = self._tasks[attempt] = asyncio.ensure_future(attempt.until_content())

@@ -25,6 +25,71 @@ from llm_fallback.spec.providers import BACKENDS, split_model
 
 TIMEOUT_S = 10.0
 _QUESTION = [{"role": "user", "content": "ping"}]
+_VERSION_AT_END = re.compile(r"/v\d[^/]*$")
+_OPENAI_LIKE = ("openai", "hosted_vllm", "litellm_proxy")
+_NO_ANSWER = ("connection", "timeout")
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """What is known of a deployment after a look at it. None: not known. Times in seconds."""
+
+    deployment: str
+    model: str
+    works: bool
+    """Whether it answered a request."""
+    reachable: bool | None
+    ready: bool | None
+    """By its own health page, unless it answered."""
+    served: bool | None
+    """Whether it has the model."""
+    key_accepted: bool | None
+    """None also where no key is sent."""
+    round_trip_s: float | None
+    first_token_s: float | None
+    failure: Failure | None = None
+    status: int | None = None
+    message: str | None = None
+    remedy: str | None = None
+    serves: tuple[str, ...] = field(default=())
+    """Models the server lists."""
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain, JSON-serialisable data."""
+        rounded = {
+            name: None if (seconds := getattr(self, name)) is None else round(seconds, 6)
+            for name in ("round_trip_s", "first_token_s")
+        }
+        return {**asdict(self), **rounded, "serves": list(self.serves)}
+
+
+@dataclass(frozen=True, slots=True)
+class HttpPage:
+    """What a GET brought."""
+
+    status: int
+    data: Any = None
+    """The body, if it is JSON."""
+    took_s: float | None = None
+
+
+@dataclass(slots=True)
+class EndpointChecks:
+    """What the server's own pages say."""
+
+    round_trip_s: float | None = None
+    """Until the first page came."""
+    health: int | None = None
+    listing: int | None = None
+    serves: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What came of the request for one token."""
+
+    first_token_s: float | None = None
+    fault: Fault | None = None
 
 
 class PingTransport(Transport, Protocol):
@@ -123,73 +188,6 @@ def _request(target: Target) -> Mapping[str, Any]:
     known = "max_completion_tokens"
     limit = known if known in target.parameters else "max_tokens"
     return {"messages": _QUESTION, "stream": True, limit: 1}
-
-
-_VERSION_AT_END = re.compile(r"/v\d[^/]*$")
-_OPENAI_LIKE = ("openai", "hosted_vllm", "litellm_proxy")
-_NO_ANSWER = ("connection", "timeout")
-
-
-@dataclass(frozen=True, slots=True)
-class HttpPage:
-    """What a GET brought."""
-
-    status: int
-    data: Any = None
-    """The body, if it is JSON."""
-    took_s: float | None = None
-
-
-@dataclass(slots=True)
-class EndpointChecks:
-    """What the server's own pages say."""
-
-    round_trip_s: float | None = None
-    """Until the first page came."""
-    health: int | None = None
-    listing: int | None = None
-    serves: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """What came of the request for one token."""
-
-    first_token_s: float | None = None
-    fault: Fault | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """What is known of a deployment after a look at it. None: not known. Times in seconds."""
-
-    deployment: str
-    model: str
-    works: bool
-    """Whether it answered a request."""
-    reachable: bool | None
-    ready: bool | None
-    """By its own health page, unless it answered."""
-    served: bool | None
-    """Whether it has the model."""
-    key_accepted: bool | None
-    """None also where no key is sent."""
-    round_trip_s: float | None
-    first_token_s: float | None
-    failure: Failure | None = None
-    status: int | None = None
-    message: str | None = None
-    remedy: str | None = None
-    serves: tuple[str, ...] = field(default=())
-    """Models the server lists."""
-
-    def as_data(self) -> dict[str, Any]:
-        """Plain, JSON-serialisable data."""
-        rounded = {
-            name: None if (seconds := getattr(self, name)) is None else round(seconds, 6)
-            for name in ("round_trip_s", "first_token_s")
-        }
-        return {**asdict(self), **rounded, "serves": list(self.serves)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ RETRY_SHARE, RETRY_FLOOR = 0.2, 10
 RETRY_RULE = (
     f"repeats and hedges together are at most {RETRY_SHARE:.0%} of the calls of the last minute, or {RETRY_FLOOR}"
 )
-"""What all calls of a model together may ask for beyond their first requests; the floor holds while traffic is small."""
+"""What all calls of a model together may send beyond their first requests; the floor is for small traffic."""
 
 
 @dataclass(frozen=True, eq=False)
