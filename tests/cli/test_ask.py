@@ -1,4 +1,4 @@
-"""`llm-fallback ask`: the answer on stdout, the course of the call on stderr."""
+"""`llm-fallback ask`: the answer on stdout, the steps of the call on stderr."""
 
 import json
 

@@ -76,7 +76,7 @@ class ChainChatModel(BaseChatModel):
     def with_chain(self, chain: str) -> Self:
         """A chat model on another chain of the same spec, with the same state. What is bound, tools too, is bound to
         what this returns: LangChain's bindings hand on the methods of a model, and forget themselves by it."""
-        name = self._chain_called(chain)
+        name = self._chain_name(chain)
         return self.model_copy(update={"chain": name, "model": name})
 
     def explain(self, chain: str | None = None) -> dict[str, Any]:
@@ -237,7 +237,7 @@ class ChainChatModel(BaseChatModel):
         reject_misplaced(kwargs)
         chosen = kwargs.pop("chain", None) or kwargs.get("model") or config.get("configurable", {}).get("chain")
         if chosen is not None:
-            kwargs["model"] = self._chain_called(chosen)
+            kwargs["model"] = self._chain_name(chosen)
         if self.structured is not None and self.structured.trace_format is not None:
             kwargs.setdefault("ls_structured_output_format", self.structured.trace_format)
         return config, kwargs
@@ -254,7 +254,7 @@ class ChainChatModel(BaseChatModel):
         """Of the chain, or of this model's own, which a reload by a copy of it may have taken away."""
         return self.runtime.state.plan.chain(chain or self.chain)
 
-    def _chain_called(self, name: str) -> str:
+    def _chain_name(self, name: str) -> str:
         return self.runtime.state.plan.chain(name).name
 
     # Requests and what comes back.
@@ -263,7 +263,7 @@ class ChainChatModel(BaseChatModel):
         """A call's parameters over the model's, with the chain it asks for as `model`, LangChain's word."""
         reject_misplaced(words)
         chosen = words.get("chain") or words.get("model") or self.chain
-        return {**own, **words, "model": self._chain_called(chosen)}
+        return {**own, **words, "model": self._chain_name(chosen)}
 
     def _ask(self, words: dict[str, Any], run_manager: CallbackManagerForLLMRun | None) -> Any:
         """One call through the chain: its chunks, or the whole reply if it is not streamed."""

@@ -12,7 +12,7 @@ import click
 
 from llm_fallback.cli.shared import (
     FOUND,
-    chain_called,
+    chain_named,
     chain_option,
     console,
     files_option,
@@ -41,10 +41,10 @@ def command(
 ) -> None:
     """Ask a chain a question.
 
-    The answer goes to stdout, the course of the call to stderr. A QUESTION of - is read from stdin.
+    The answer goes to stdout, the steps of the call to stderr. A QUESTION of - is read from stdin.
     """
     spec = load_spec(*files)
-    name = chain_called(spec, chain)
+    name = chain_named(spec, chain)
     text = sys.stdin.read() if question == "-" else question
     # `accept` may name a function in a module beside the spec; `python -m` would find it, too.
     sys.path.insert(0, os.getcwd())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm_fallback.cli.shared import (
-    chain_called,
+    chain_named,
     chain_option,
     console,
     files_option,
@@ -34,7 +34,7 @@ def command(files: tuple[Path, ...], chain: str | None, as_json: bool) -> None:
     Who is asked, how often and for how long. Nothing is sent, and variables need not be set.
     """
     spec = load_spec(*files)
-    name = chain_called(spec, chain)
+    name = chain_named(spec, chain)
     explained = explain_unresolved(spec, name)
     if as_json:
         print_json(explained)

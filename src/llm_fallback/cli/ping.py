@@ -13,7 +13,7 @@ import click
 
 from llm_fallback.cli.shared import (
     FOUND,
-    chain_called,
+    chain_named,
     chain_option,
     console,
     files_option,
@@ -74,7 +74,7 @@ def command(ctx: click.Context, files: tuple[Path, ...], chain: str | None, time
     Exit code 1 if a chain has no deployment that works.
     """
     spec = load_spec(*files)
-    names = [chain_called(spec, chain)] if chain or not spec.chains else list(spec.chains)
+    names = [chain_named(spec, chain)] if chain or not spec.chains else list(spec.chains)
     with loading_litellm():
         from llm_fallback.litellm_adapter.build import build_chat_model
 

@@ -95,7 +95,7 @@ def chain_option(command: _Function) -> _Function:
     return click.option("--chain", metavar="NAME", help="Another chain than the default one.")(command)
 
 
-def chain_called(spec: Spec, name: str | None) -> str:
+def chain_named(spec: Spec, name: str | None) -> str:
     """The chain of that name, without one the default; wrong usage if there is none."""
     if not spec.chains:
         raise click.UsageError("the spec has no chain, so nothing can be asked; write one that has tiers")

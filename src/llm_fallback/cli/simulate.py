@@ -11,7 +11,7 @@ from typing import cast
 
 import click
 
-from llm_fallback.cli.shared import FOUND, chain_called, chain_option, files_option, json_option, print_json
+from llm_fallback.cli.shared import FOUND, chain_named, chain_option, files_option, json_option, print_json
 from llm_fallback.events import Failure
 from llm_fallback.simulate import Outcome, Trouble, simulate
 from llm_fallback.simulate.troubles import FAILURES
@@ -68,7 +68,7 @@ def command(
     llm-fallback simulate --fail claude=rate_limited:30% --slow llama=4s
     llm-fallback simulate --down claude@30s-2m --calls 5000 --rate 50/s
 
-    The calls take the course that real ones would; the deployments and the clock are pretended, and nothing is sent.
+    The calls go as real ones would; the deployments and the clock are pretended, and nothing is sent.
     --down, --fail and --slow may be repeated, and end in @FROM-TO for a trouble that passes. A deployment without
     trouble begins after about half a second and writes for one and a half.
 
@@ -76,7 +76,7 @@ def command(
     """
     named, allowed, per_second = troubles(down, fail, slow), percent(allow, "--allow"), rate(pace, "--rate")
     spec = load_spec(*files)
-    name = chain_called(spec, chain)
+    name = chain_named(spec, chain)
     outcome = _simulated(spec, name, named, calls=calls, per_second=per_second, streamed=stream, seed=seed)
     if as_json:
         print_json(outcome.as_dict())

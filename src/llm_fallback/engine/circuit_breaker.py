@@ -1,4 +1,4 @@
-"""May this deployment be asked now?
+"""The circuit breaker of one deployment: its failures decide whether requests may pass.
 
 Three states, in the words of the pattern: *closed*, requests pass and their failures are counted; *open*, none pass
 until a time; *half-open*, that time is over and one request, the probe, finds out. A deployment that is warming up is

@@ -1,4 +1,4 @@
-"""What a built model remembers of its deployments between calls: breakers, limits, speeds.
+"""What a built model knows of its deployments: who may be asked now, how fast they are, how many repeats are left.
 
 Shared by every copy of the model and by every thread and event loop that uses it, so whoever reads or writes it
 holds `Health.lock`; nothing waits under that lock.

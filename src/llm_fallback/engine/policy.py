@@ -53,7 +53,7 @@ NextStep = Try | Wait | Stop
 
 
 class Availability(Protocol):
-    """The health of deployments, as far as the policy asks for it."""
+    """Why a deployment cannot be asked now; None if it can. `DeploymentHealth.unavailable` by name."""
 
     def __call__(self, deployment: str, now: float) -> Unavailable | None: ...
 

@@ -73,6 +73,7 @@ def _findings(spec: Spec, severity: Severity, results: _Results) -> Iterator[Fin
 
 
 def _nothing_to_ask(spec: Spec) -> _Results:
+    """A spec without a chain, and chains whose deployments are never asked."""
     if not spec.chains:
         yield ("chains",), "there is no chain, so nothing can be asked"
     for name, chain in spec.chains.items():
@@ -81,18 +82,21 @@ def _nothing_to_ask(spec: Spec) -> _Results:
 
 
 def _of_variables(spec: Spec, environ: Mapping[str, str]) -> _Results:
+    """What only the environment can tell."""
     yield from _unset(spec, environ)
     yield from misaddressed(spec, environ)
     yield from _no_key(spec, environ)
 
 
 def _unset(spec: Spec, environ: Mapping[str, str]) -> _Results:
+    """Variables that are named and not set."""
     for path, reference in spec.references():
         if reference.value(environ) is None:
             yield path, reference.missing()
 
 
 def _no_key(spec: Spec, environ: Mapping[str, str]) -> _Results:
+    """Hosted deployments without a key, neither their own nor in their provider's variable."""
     for name, deployment in spec.deployments.items():
         variables = KEY_VARIABLES.get(_provider(deployment) or "", ())
         has_own = deployment.api_key is not None or deployment.api_base is not None
@@ -101,6 +105,7 @@ def _no_key(spec: Spec, environ: Mapping[str, str]) -> _Results:
 
 
 def _unused(spec: Spec) -> _Results:
+    """Deployments in no chain."""
     used = {name for chain in spec.chains.values() for name in chain.deployments()}
     for name in spec.deployments if spec.chains else ():
         if name not in used:
@@ -108,6 +113,7 @@ def _unused(spec: Spec) -> _Results:
 
 
 def _alone(spec: Spec) -> _Results:
+    """Chains of one deployment."""
     for name, chain in spec.chains.items():
         if len(chain.deployments()) == 1:
             yield (
@@ -117,6 +123,7 @@ def _alone(spec: Spec) -> _Results:
 
 
 def _out_of_rotation(spec: Spec) -> _Results:
+    """Tiers whose deployments all have weight 0."""
     for name, chain in spec.chains.items():
         for index, tier in enumerate(chain.tiers):
             if all(spec.deployments[member].weight == 0 for member in tier):
@@ -127,6 +134,7 @@ def _out_of_rotation(spec: Spec) -> _Results:
 
 
 def _attempt_beyond_total(spec: Spec) -> _Results:
+    """Limits of time that never apply, because a wider one is shorter."""
     for name, chain in spec.chains.items():
         for deployment in chain.deployments():
             limits, path = spec.timeouts(name, deployment), ("chains", name, "timeouts")
@@ -147,6 +155,7 @@ def _beyond(inner: float | None, outer: float | None) -> bool:
 
 
 def _never_reached(spec: Spec) -> _Results:
+    """Chains whose first deployments, when they hang, leave the last ones no time."""
     for name, chain in spec.chains.items():
         order = [member for tier in chain.tiers for member in tier if spec.deployments[member].weight > 0]
         attempts = [_attempt(spec.timeouts(name, member)) for member in order]
@@ -178,6 +187,7 @@ def _written(spec: Spec, name: str, deployment: str | None, field: str) -> bool:
 
 
 def _waits(spec: Spec) -> _Results:
+    """Waits whose first is longer than their longest."""
     for name in spec.chains:
         retries = spec.retries(name)
         if retries.wait_initial_s > retries.wait_max_s:
@@ -186,6 +196,7 @@ def _waits(spec: Spec) -> _Results:
 
 
 def _small_window(spec: Spec) -> _Results:
+    """Deployments for long prompts that take no longer ones."""
     for name, chain in spec.chains.items():
         usual = [spec.deployments[member].context_window for tier in chain.tiers for member in tier]
         widest = max((window for window in usual if window is not None), default=None)
@@ -198,6 +209,7 @@ def _small_window(spec: Spec) -> _Results:
 
 
 def _not_found(spec: Spec) -> _Results:
+    """Import paths that lead nowhere."""
     validators = {("chains", name, "accept"): spec.accept(name) for name in spec.chains}
     outputs = {("runnables", name, "output"): runnable.output for name, runnable in spec.runnables.items()}
     for path, written in {**validators, **outputs}.items():
@@ -207,6 +219,7 @@ def _not_found(spec: Spec) -> _Results:
 
 
 def _in_clear(spec: Spec) -> _Results:
+    """Secrets written into a file."""
     for name, deployment in spec.deployments.items():
         secrets = {"api_key": deployment.api_key, "params": deployment.params}
         for path, secret in _secrets(secrets, ("deployments", name)):
@@ -226,6 +239,7 @@ def _is_literal(secret: str) -> bool:
 
 
 def _bare_variable(spec: Spec) -> _Results:
+    """`$NAME` where `${NAME}` was meant."""
     for name, deployment in spec.deployments.items():
         for field in ("api_key", "api_base", "model"):
             value = getattr(deployment, field)
@@ -235,6 +249,7 @@ def _bare_variable(spec: Spec) -> _Results:
 
 
 def _password_in_address(spec: Spec) -> _Results:
+    """Passwords in addresses."""
     for name, deployment in spec.deployments.items():
         user, at, _ = (deployment.api_base or "").partition("@")
         if at and ":" in user.partition("://")[2] and not references(user):
@@ -245,6 +260,7 @@ def _password_in_address(spec: Spec) -> _Results:
 
 
 def _free_but_hosted(spec: Spec) -> _Results:
+    """Hosted deployments that are called free."""
     for name, deployment in spec.deployments.items():
         provider = _provider(deployment)
         is_self_hosted = deployment.api_base is not None or provider is None or provider in LOCAL
@@ -256,6 +272,7 @@ def _free_but_hosted(spec: Spec) -> _Results:
 
 
 def _budget_of_no_day(spec: Spec) -> _Results:
+    """Budgets that limit nothing, or keep what they do not limit."""
     for name in spec.chains:
         budget = spec.budget(name)
         if budget is not None and budget.file is not None and budget.usd_per_day is None:
@@ -265,6 +282,7 @@ def _budget_of_no_day(spec: Spec) -> _Results:
 
 
 def _budget_out_of_reach(spec: Spec) -> _Results:
+    """Limits of money that another one always ends first."""
     for name in spec.chains:
         budget = spec.budget(name)
         limits = list(budget.limits.items()) if budget is not None else []
@@ -277,6 +295,7 @@ def _budget_out_of_reach(spec: Spec) -> _Results:
 
 
 def _unknown_provider(spec: Spec) -> _Results:
+    """Models of providers that litellm does not know."""
     for name, deployment in spec.deployments.items():
         provider = _provider(deployment)
         if provider is not None and provider not in PROVIDERS:

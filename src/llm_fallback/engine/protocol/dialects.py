@@ -94,7 +94,7 @@ DIALECTS = (
         },
     ),
     Dialect(
-        "Google",
+        "Google (Gemini, Vertex)",
         codes={"auth": ("api_key_invalid",)},
         wordings={
             "context_window": (r"input token count.{0,40}exceeds the maximum",),

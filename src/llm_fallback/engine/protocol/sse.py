@@ -1,4 +1,7 @@
-"""OpenAI's chat protocol, read: what the bytes of a response say, whoever carried them.
+"""Streams of OpenAI's chat protocol: server-sent events taken apart, and what they say of the reply.
+
+From the first flaw on, the bytes are withheld from whoever reads behind us: an event that does not parse, an error in
+a stream that began with 200, a reply that ended by a word which means it was cut.
 
 No I/O and nothing of any library: the adapter reads a real server with it, the fakes their scripts, so that both come
 to the same words.
