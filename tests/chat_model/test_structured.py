@@ -79,16 +79,18 @@ def test_a_whole_tool_call_is_one(arguments):
 @pytest.mark.parametrize(
     ("arguments", "is_one"), [("", False), ('{"text"', False), ("{}", True), ('{"text": "a"}', True)]
 )
-def test_a_call_in_a_reply_that_broke_off_is_one_if_it_was_over_by_then(arguments, is_one):
+@pytest.mark.parametrize("finish", ["length", "model_context_window_exceeded"])
+def test_a_call_in_a_reply_that_broke_off_is_one_if_it_was_over_by_then(arguments, is_one, finish):
     """Without a word of its arguments it was not, though the schema would do without any."""
     form = OutputFormat(PydanticToolsParser(tools=[Note], first_tool_only=True), {"schema": {}})
-    assert (form.validate(called(arguments, finish="length")) is True) == is_one
+    assert (form.validate(called(arguments, finish=finish)) is True) == is_one
 
 
 @pytest.mark.parametrize(("text", "is_one"), [("12", False), ("1.5", False), ("true", True), ("[12]", True)])
-def test_a_number_that_may_have_broken_off_is_none(text, is_one):
+@pytest.mark.parametrize("finish", ["length", "model_context_window_exceeded"])
+def test_a_number_that_may_have_broken_off_is_none(text, is_one, finish):
     """12 may be the beginning of 123; what has an end shows it."""
-    message = to_message(PartialReply(Reply(None, text=text, finish="length")))
+    message = to_message(PartialReply(Reply(None, text=text, finish=finish)))
     assert (OutputFormat(JsonOutputParser()).validate(message) is True) == is_one
     assert OutputFormat(JsonOutputParser()).validate(AIMessage(text)) is True
 

@@ -36,6 +36,11 @@ REPLIES: dict[str, Step] = {
     "a tool call with a list": Reply(tool_calls=[{"name": "weather", "args": "[1]"}]),
     "cached tokens": Reply("x", usage={"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}),
     "too long": Reply("one", finish="length"),
+    "too long, in other words": Reply("one", finish="max_tokens"),
+    "too long for the window": Reply("one", finish="model_context_window_exceeded"),
+    "no room for a tool call": Reply(
+        tool_calls=[{"name": "weather", "args": ""}], finish="model_context_window_exceeded"
+    ),
     "refused in the end": Reply("one", finish="content_filter"),
     "by another model": Reply("x", model="other-7b"),
     "empty": Empty(),

@@ -607,6 +607,18 @@ async def test_a_rival_without_a_key_is_none_and_the_first_goes_on(streamed, cap
     on.check_nothing_is_left()
 
 
+async def test_a_hedge_that_was_never_sent_is_not_counted():
+    """Not against a limit, not against what hedges may be, not in what is shown of the deployment."""
+    sealed = member("b", api_key=no_key, limits=Limits(rpm=1, tpm=10))
+    on = stage(chain(member("a"), sealed, hedge=Hedge(after_s=1.0)), a=[5.0, *say("fine")])
+    for _ in range(5):
+        assert (await on.call(tokens=5)).attempts == [("a", "succeeded")]
+    now = on.clock.now()
+    assert on.health["b"].hedges_sent == 0
+    assert on.health["b"].unavailable(now, 10) is None
+    assert on.health.hedge_budget.allows(now)
+
+
 @pytest.mark.parametrize("key", [no_key, no_key_after_a_while])
 async def test_a_rival_s_key_may_fail_late_and_a_task_s_call_goes_on_too(key):
     """Async key functions are the task's own to wait for."""
@@ -650,6 +662,17 @@ async def test_a_key_that_takes_all_of_the_call_s_time_opens_no_breaker():
     out = await on[0].call()
     assert (type(out.end), out.end.out_of_time) == (Failed, True)
     assert on[0].health["a"].breaker.state(30.0) == "closed"
+
+
+@BOTH
+async def test_a_key_function_may_say_that_no_key_is_needed(streamed):
+    """None is no key, and not the four letters of its name; it is asked again for the next attempt."""
+    asked = []
+    keyless = member("a", api_key=lambda: asked.append("a"))
+    on = stage(chain(keyless, member("b"), retries=0), a=say("fine"))
+    await on.call(streamed=streamed)
+    await on.call(streamed=streamed)
+    assert (on.transport.keys, asked) == ([None, None], ["a", "a"])
 
 
 async def test_a_key_of_the_spec_is_nobody_s_question():
@@ -972,6 +995,20 @@ async def test_a_deployment_that_is_awaited_was_busy_while_its_reader_was():
     record = (await on.call(reading_takes=1.0)).end.record
     # All but the pauses before the last two pieces, which came at once.
     assert (record.attempts[0].latency_s, record.cost_usd) == (7.0, Decimal(7 - 2))
+
+
+async def test_a_reader_who_leaves_a_reply_that_was_read_before_pays_for_the_reply():
+    """What it sat over it began after the last byte, so there is nothing to take off."""
+    on = stage(
+        chain(member("a", prices=BY_SECOND), on_stream_break="hold"), a=[2.0, *say("one", "two", usage=Usage(1, 12))]
+    )
+    run = on.start(tokens=5)
+    items = run.steps()
+    await anext(items)
+    on.clock.advance(100.0)
+    await items.aclose()
+    attempt = run.attempts[0]
+    assert (attempt.outcome, attempt.busy_s, attempt.paused_s, attempt.cost_usd) == ("cancelled", 2.0, 0.0, Decimal(2))
 
 
 @pytest.mark.parametrize(("pause", "cost"), [(1000.0, 2), (0.0, 2)])

@@ -32,7 +32,7 @@ from llm_fallback.chat_model.structured import OutputFormat, structured
 from llm_fallback.engine.engine import Answered, CallerQuestion
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.ping import TIMEOUT_S
-from llm_fallback.plan.credential import as_secret_or_none
+from llm_fallback.plan.credential import as_secret
 from llm_fallback.plan.explain import explain
 from llm_fallback.plan.plan import ChainPlan, Target
 from llm_fallback.plan.profiles import chain_profile
@@ -96,17 +96,14 @@ class ChainChatModel(BaseChatModel):
         nor told.
         """
         targets = self._targets(chain)
-        keys = {
-            target.name: as_secret_or_none(answer_question(CallerQuestion(target.credential.ask))) for target in targets
-        }
+        keys = {target.name: as_secret(answer_question(CallerQuestion(target.credential.ask))) for target in targets}
         return portal().run(self._pinged(targets, keys, timeout_s), copy_context())
 
     async def aping(self, chain: str | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, dict[str, Any]]:
         """Like ping."""
         targets = self._targets(chain)
         keys = {
-            target.name: as_secret_or_none(await aanswer_question(CallerQuestion(target.credential.ask)))
-            for target in targets
+            target.name: as_secret(await aanswer_question(CallerQuestion(target.credential.ask))) for target in targets
         }
         return await self._pinged(targets, keys, timeout_s)
 

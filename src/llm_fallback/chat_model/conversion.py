@@ -16,8 +16,9 @@ from llm_fallback.chat_model.structured import OutputFormat
 from llm_fallback.engine.budget import Spender
 from llm_fallback.engine.engine import Answered, Call, Failed, OverBudget, StreamBrokeOff
 from llm_fallback.engine.execution import CallExecution
+from llm_fallback.engine.protocol.finishes import openai_finish
 from llm_fallback.engine.tokens import estimate_prompt_tokens
-from llm_fallback.engine.transport import PartialReply, ToolCallPart
+from llm_fallback.engine.transport import CUT_FINISHES, PartialReply, ToolCallPart
 from llm_fallback.errors import BudgetExceeded, StreamCut, StreamStalled, exhausted
 from llm_fallback.plan.plan import ChainPlan, Feature
 
@@ -136,7 +137,7 @@ async def aiter_reply(execution: CallExecution, caller: CallContext) -> AsyncGen
 
 
 def _last_item(execution: CallExecution) -> Answered | dict[str, Any]:
-    """What follows the last piece: the whole plain reply, or a chunk that carries the facts; or the failure."""
+    """What follows the last chunk: the whole plain reply, or a chunk that carries the facts; or the failure."""
     end = execution.end
     assert end is not None
     if not isinstance(end, Answered):
@@ -174,10 +175,10 @@ def to_message(partial: PartialReply) -> AIMessage:
     message = AIMessage(
         content=partial.text,
         additional_kwargs={"reasoning_content": partial.reasoning} if partial.reasoning else {},
-        response_metadata={"finish_reason": partial.finish} if partial.finish else {},
+        response_metadata={"finish_reason": openai_finish(partial.finish)} if partial.finish else {},
     )
     # Arguments of a reply that broke off may be lacking where of a whole one there are none.
-    unsaid = "" if partial.finish == "length" else "{}"
+    unsaid = "" if partial.finish in CUT_FINISHES else "{}"
     for _, part in sorted(partial.tool_calls.items()):
         _add_tool_call(message, part, unsaid)
     return message

@@ -1,6 +1,6 @@
 """Who makes a call, and how the engine's steps are driven from there, in a thread or in a task.
 
-Both drivers do the same: take the next item, tell facts, answer questions, hand on pieces, and close the engine when
+Both drivers do the same: take the next item, tell facts, answer questions, hand on chunks, and close the engine when
 the caller leaves. Whatever is the user's (listeners, handlers, predicates, logging) runs here, at the caller's; only
 the end of a stream that the garbage collector found is told from a thread of its own.
 """

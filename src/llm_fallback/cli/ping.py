@@ -22,7 +22,7 @@ from llm_fallback.cli.shared import (
     print_json,
 )
 from llm_fallback.engine.ping import TIMEOUT_S, Ping
-from llm_fallback.plan.credential import as_secret_or_none
+from llm_fallback.plan.credential import as_secret
 from llm_fallback.spec import load_spec
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ async def _ping(model: FallbackChatModel, results: Results, timeout_s: float, ou
     from rich.live import Live
 
     targets = [model.runtime.plan.targets[name] for name in results.deployments]
-    keys = {target.name: as_secret_or_none(target.credential.ask()) for target in targets}
+    keys = {target.name: as_secret(target.credential.ask()) for target in targets}
     live = Live(_table(results), console=out) if out is not None and out.is_terminal else None
     async with model:
         with live or nullcontext():

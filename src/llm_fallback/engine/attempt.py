@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from llm_fallback.engine.continuation import OverlapTrimmer
 from llm_fallback.engine.engine import CallerQuestion, Engine
@@ -20,6 +20,7 @@ from llm_fallback.engine.reader_pauses import ReaderPauses
 from llm_fallback.engine.settlement import Settlement
 from llm_fallback.engine.tokens import estimate_reply_tokens
 from llm_fallback.engine.transport import (
+    CUT_FINISHES,
     FINISHES,
     FULL_WINDOW,
     REFUSED_FINISH,
@@ -59,15 +60,51 @@ class AttemptRequest(NamedTuple):
     is_hedge: bool = False
 
 
+class OpenedAttempt(Protocol):
+    """What a call knows of the attempt it has opened: a single one, or a hedged pair."""
+
+    @property
+    def winner(self) -> AttemptExecution:
+        """The attempt that goes on once there is content."""
+        ...
+
+    @property
+    def loser(self) -> AttemptExecution | None:
+        """Of a hedged pair the one that lost."""
+        ...
+
+    @property
+    def attempts(self) -> tuple[AttemptExecution, ...]:
+        """All there are."""
+        ...
+
+    async def until_content(self) -> CallerQuestion | None:
+        """Send the request and read up to the first content, a plain reply as a whole. If the caller has to be asked
+        first, that question, unsent: `answer` it and come again."""
+        ...
+
+    def answer(self, key: Any) -> None:
+        """Take the key that was asked for; None: the deployment needs none this time."""
+        ...
+
+    def release(self) -> None:
+        """Give back what is still held. It waits for nothing."""
+        ...
+
+    async def close(self) -> None:
+        """Drop every request still under way."""
+        ...
+
+
 class AttemptExecution:
-    """One request to one deployment, under way."""
+    """One request to one deployment, under way: the `OpenedAttempt` of a chain that does not hedge."""
 
     loser = None
-    """Of a hedged pair the one that lost; a single attempt has none."""
 
     def __init__(self, engine: Engine, member: Member, request: AttemptRequest, settlement: Settlement) -> None:
         self._engine, self.member, self.request, self.settlement = engine, member, request, settlement
         self._api_key = member.target.credential.value
+        self._asks_for_key = member.target.credential.is_callable
         self.pauses = ReaderPauses(engine.clock)
         self.partial = PartialReply()
         self.reply: Reply | None = None
@@ -90,16 +127,11 @@ class AttemptExecution:
         self._ended = False
         self._timer = engine.clock.idle_timer()
 
-    # What an attempt and a hedged pair have in common.
-
     @property
     def winner(self) -> AttemptExecution:
-        """The attempt that goes on once there is content."""
         return self
 
     async def until_content(self) -> CallerQuestion | None:
-        """Send the request and read up to the first content, a plain reply as a whole. If the caller has to be asked
-        first, that question, unsent: `answer` it and come again."""
         question = self.credential_question()
         if question is None:
             await self._send()
@@ -107,18 +139,15 @@ class AttemptExecution:
 
     def credential_question(self, on_failure_skip: str = "") -> CallerQuestion | None:
         """The question for a key that is a function and was not asked yet."""
-        if self._api_key is not None:
+        if not self._asks_for_key:
             return None
-        credential = self.member.target.credential
-        return CallerQuestion(credential.ask, on_failure_skip) if credential.is_callable else None
+        return CallerQuestion(self.member.target.credential.ask, on_failure_skip)
 
     def answer(self, key: Any) -> None:
-        """Take the key that was asked for."""
-        self._api_key = as_secret(key)
+        self._api_key, self._asks_for_key = as_secret(key), False
 
     @property
     def attempts(self) -> tuple[AttemptExecution, ...]:
-        """All there are: this one."""
         return (self,)
 
     def release(self, why: str = "the caller left") -> None:
@@ -310,7 +339,8 @@ class AttemptExecution:
         if self._exchange is None or self.unsupported:
             return None
         now = self._engine.clock.now()
-        self.pauses.reader_gone(now)
+        if self._last_byte_at is None:
+            self.pauses.reader_gone(now)
         return self._fact("cancelled", Fault("cancelled", why), now)
 
     @property
@@ -383,7 +413,7 @@ def _flaw(reply: PartialReply, request: AttemptRequest) -> Fault | None:
     if reply.finish == FULL_WINDOW and reply.is_empty:
         return Fault("context_window", f"finish reason {FULL_WINDOW}", 200)
     is_rest = request.trimmer is not None  # To a reply that was whole but for its end, nothing need be added.
-    if reply.is_empty and reply.finish != "length" and not is_rest:
+    if reply.is_empty and reply.finish not in CUT_FINISHES and not is_rest:
         return Fault("empty_response", "no text, reasoning or tool call", 200)
     return None
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from llm_fallback.engine.attempt import AttemptExecution, AttemptRequest
+from llm_fallback.engine.attempt import AttemptExecution, AttemptRequest, OpenedAttempt
 from llm_fallback.engine.budget import BudgetShortfall, Reservation, estimate_cost, reserve
 from llm_fallback.engine.continuation import OverlapTrimmer, can_continue, continuation_request
 from llm_fallback.engine.engine import (
@@ -66,7 +66,7 @@ class CallExecution:
         self._first_token_s: float | None = None
         self._last_failure: tuple[Member, Fault] | None = None
         self._out_of_time = False
-        self._opened: AttemptExecution | HedgedAttempt | None = None
+        self._opened: OpenedAttempt | None = None
         engine.health.count_call(self.began)
 
     def record(self) -> Record:
@@ -122,7 +122,7 @@ class CallExecution:
             finally:
                 self._report_cancelled(self._opened)
 
-    async def _leave(self, opened: AttemptExecution | HedgedAttempt) -> None:
+    async def _leave(self, opened: OpenedAttempt) -> None:
         """Give back what an attempt still holds, and drop its request, however it was left."""
         try:  # Before anything is waited for, as a caller may be cancelled again while it leaves.
             self.release()
@@ -130,11 +130,12 @@ class CallExecution:
             self._opened = None  # It knows this call, and a circle is left to the garbage collector.
             await opened.close()
 
-    async def _next_attempt(self) -> AttemptExecution | HedgedAttempt | None:
+    async def _next_attempt(self) -> OpenedAttempt | None:
         """The next attempt, when its time has come; None when the call has ended."""
         while self.end is None:
             match self._decide():
                 case AttemptExecution() as attempt:
+                    self._opened = attempt  # Held from here on, whatever keeps it from being hedged.
                     self._opened = self._hedged(attempt)
                     return self._opened
                 case Wait(until):
@@ -162,15 +163,20 @@ class CallExecution:
                 self._await_notification()
             if not isinstance(step, Try):
                 return step
-            request = self._request(step.member)
-            reservation = self._reserve(step.member, request)
-            if isinstance(reservation, BudgetShortfall):
-                return reservation
-            if step.repeat:
+            attempt = self._open(step.member, now)
+            if step.repeat and isinstance(attempt, AttemptExecution):
                 health.retry_budget.spend(now)
-            permit = health[step.member.name].begin(now, request.tokens)
-        settlement = Settlement(self.engine, step.member.name, permit, reservation, request.tokens)
-        return AttemptExecution(self.engine, step.member, request, settlement)
+            return attempt
+
+    def _open(self, member: Member, now: float, *, is_hedge: bool = False) -> AttemptExecution | BudgetShortfall:
+        """An attempt with a permit and money for it, or what is lacking. Called with the lock of health held."""
+        request = self._request(member, is_hedge=is_hedge)
+        reservation = self._reserve(member, request)
+        if isinstance(reservation, BudgetShortfall):
+            return reservation
+        permit = self.engine.health[member.name].begin(now, request.tokens)
+        settlement = Settlement(self.engine, member.name, permit, reservation, request.tokens)
+        return AttemptExecution(self.engine, member, request, settlement)
 
     def _sync_budgets(self) -> None:
         """Before any lock is taken, because an account may have to read a file."""
@@ -199,7 +205,8 @@ class CallExecution:
         """Wait until that time, or until some request ends and may have left a free place."""
         clock, health = self.engine.clock, self.engine.health
         # Where nobody is under way there is nobody to wait for, but only time to pass.
-        others = any(health[member.name].in_flight for member in self.call.chain.members)
+        with health.lock:
+            others = any(health[member.name].in_flight for member in self.call.chain.members)
         try:
             with suppress(TimeoutError):
                 async with clock.deadline(min(until, self.policy.deadline), for_others=others):
@@ -240,15 +247,16 @@ class CallExecution:
 
     # Hedging.
 
-    def _hedged(self, attempt: AttemptExecution) -> AttemptExecution | HedgedAttempt:
+    def _hedged(self, attempt: AttemptExecution) -> OpenedAttempt:
         """The attempt, with a second one after a while where the chain hedges."""
         hedge, engine = self.call.chain.hedge, self.engine
         if hedge is None or self._delivered_anything:
             return attempt
-        after_s = hedge_after(hedge, engine.health[attempt.member.name], streamed=self.call.streamed)
+        with engine.health.lock:
+            after_s = hedge_after(hedge, engine.health[attempt.member.name], streamed=self.call.streamed)
         if after_s is None or engine.clock.now() + after_s >= self.policy.deadline:
             return attempt
-        return HedgedAttempt(attempt, engine.clock, after_s, self._start_hedge, self.policy.withdraw)
+        return HedgedAttempt(attempt, engine.clock, after_s, self._start_hedge, self._withdraw_hedge)
 
     def _start_hedge(self) -> AttemptExecution | None:
         """Another deployment's attempt, if one is healthy and the budget for hedges allows it."""
@@ -260,15 +268,18 @@ class CallExecution:
             step = self.policy.next_untried(now)
             if step is None:
                 return None
-            request = self._request(step.member, is_hedge=True)
-            reservation = self._reserve(step.member, request)
-            if isinstance(reservation, BudgetShortfall):
+            hedge = self._open(step.member, now, is_hedge=True)
+            if isinstance(hedge, BudgetShortfall):
                 return None
-            health.hedge_budget.spend(now)
-            health.retry_budget.spend(now)
-            permit = health[step.member.name].begin_hedge(now, request.tokens)
-        settlement = Settlement(self.engine, step.member.name, permit, reservation, request.tokens)
-        return AttemptExecution(self.engine, step.member, request, settlement)
+            health.count_hedge(step.member.name, now)
+        return hedge
+
+    def _withdraw_hedge(self, member: Member) -> None:
+        """A hedge was not sent after all, because its key function failed."""
+        self.policy.withdraw(member)
+        health = self.engine.health
+        with health.lock:
+            health.count_hedge(member.name, self.engine.clock.now(), -1)
 
     # Concluding.
 
@@ -336,7 +347,7 @@ class CallExecution:
         self.attempts.append(fact)
         return fact
 
-    def _report_cancelled(self, opened: AttemptExecution | HedgedAttempt) -> None:
+    def _report_cancelled(self, opened: OpenedAttempt) -> None:
         for attempt in opened.attempts:
             fact = attempt.settlement.attempt
             if fact is not None and fact.outcome == "cancelled" and not any(fact is known for known in self.attempts):

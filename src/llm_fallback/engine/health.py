@@ -86,11 +86,6 @@ class DeploymentHealth:
             self._rate.add(now, tokens)
         return self.breaker.acquire(now)
 
-    def begin_hedge(self, now: float, tokens: int = 0) -> Permit:
-        """Count a request sent because another deployment is slow."""
-        self.hedges_sent += 1
-        return self.begin(now, tokens)
-
     def succeeded(
         self, permit: Permit, now: float, first_token_s: float | None = None, reply_s: float | None = None
     ) -> None:
@@ -114,6 +109,12 @@ class DeploymentHealth:
         """Count a request whose caller left; the deployment is none the worse for it."""
         self.in_flight -= 1
         self.breaker.cancelled(permit)
+
+    def withdraw(self, permit: Permit, now: float, tokens: int) -> None:
+        """Take back a request that was counted by `begin` and not sent after all."""
+        self.cancelled(permit)
+        if self.limits is not None:
+            self._rate.remove(permit.at, tokens, now)
 
     def correct_tokens(self, permit: Permit, tokens: int, now: float) -> None:
         """Count what a request used beyond the estimate it began with (negative: less)."""
@@ -194,6 +195,13 @@ class Health:
         """Count a call, of which repeats and hedges may be a share."""
         with self.lock:
             self._calls.add(now, 1)
+
+    def count_hedge(self, deployment: str, now: float, count: int = 1) -> None:
+        """Count a request sent because another deployment is slow; -1 for one that was not sent after all. Called with
+        the lock held."""
+        self.hedge_budget.spend(now, count)
+        self.retry_budget.spend(now, count)
+        self._of[deployment].hedges_sent += count
 
     def add_waiter(self, wake: Callable[[], object]) -> None:
         """Call `wake` once, from whichever thread, when some request has ended.

@@ -74,8 +74,9 @@ class RetryBudget:
         (spent,), (calls,) = self._spent.totals(now), self._calls.totals(now)
         return spent + 1 <= max(self._floor, self._share * calls)
 
-    def spend(self, now: float) -> None:
-        self._spent.add(now, 1)
+    def spend(self, now: float, count: int = 1) -> None:
+        """Count extra requests; -1 takes one back that was not sent after all."""
+        self._spent.add(now, count)
 
 
 def recent_count() -> SlidingCounter:

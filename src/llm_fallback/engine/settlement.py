@@ -20,7 +20,7 @@ class Settlement:
     ) -> None:
         self._engine, self._deployment, self._permit, self._reservation = engine, deployment, permit, reservation
         self._expected_tokens = expected_tokens
-        self.is_settled = False
+        self.is_settled = self._was_unsent = False
         self.attempt: Attempt | None = None
         """The fact, once it is settled; None for an attempt that was never sent."""
 
@@ -57,7 +57,7 @@ class Settlement:
 
     def cancel(self, attempt: Attempt | None) -> None:
         """The caller left, or another deployment was quicker; None for an attempt that was never sent."""
-        self.attempt = attempt
+        self.attempt, self._was_unsent = attempt, attempt is None
         self._reservation.settle(attempt.cost_usd if attempt else Decimal(0))
 
     def release(self) -> None:
@@ -69,7 +69,10 @@ class Settlement:
         self._reservation.settle(None)  # Only what is not settled yet.
         health = self._engine.health
         with health.lock:
-            health[self._deployment].cancelled(self._permit)
+            if self._was_unsent:
+                health[self._deployment].withdraw(self._permit, self._engine.clock.now(), self._expected_tokens)
+            else:
+                health[self._deployment].cancelled(self._permit)
         health.notify_waiters()
 
     def _book(self, attempt: Attempt) -> None:

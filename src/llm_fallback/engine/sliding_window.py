@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 MINUTE_S = 60.0
@@ -53,6 +54,12 @@ class RateWindow:
         """Count a request and the tokens it is expected to use."""
         self._requests.append(now)
         self._spend(now, tokens)
+
+    def remove(self, began: float, tokens: int, now: float) -> None:
+        """Take back a request that was counted then, and was not sent."""
+        with suppress(ValueError):  # The window has moved on without it.
+            self._requests.remove(began)
+        self.correct(-tokens, began, now)
 
     def correct(self, tokens: int, began: float, now: float) -> None:
         """Correct what was expected of the request that began then: tokens beyond it (positive) count from now on,

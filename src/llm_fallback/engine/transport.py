@@ -1,4 +1,4 @@
-"""What passes between the engine and a deployment: one request, and the pieces of its answer.
+"""What passes between the engine and a deployment: one request, and its answer, whole or in chunks.
 
 A transport is anything that opens exchanges. It never lets an exception of somebody else's out: what went wrong
 comes back as a `Fault`, so no traceback with credentials in its frames can travel up from here.
@@ -48,6 +48,9 @@ REFUSED_FINISH = "content_filter"
 
 FULL_WINDOW = "model_context_window_exceeded"
 """The finish reason of a reply for which there was no more room in the model's window, or none at all."""
+
+CUT_FINISHES = frozenset({"length", FULL_WINDOW})
+"""Finish reasons of a reply that is as long as it may be, and perhaps breaks off in a word."""
 
 FINISHES = frozenset({"stop", "length", "tool_calls", REFUSED_FINISH, FULL_WINDOW})
 """Finish reasons by which a reply has ended. By any other, or none, the server stopped in the middle."""
@@ -145,11 +148,11 @@ class PartialReply:
 
     @property
     def text(self) -> str:
-        return _joined(self._text)
+        return _merge_parts(self._text)
 
     @property
     def reasoning(self) -> str:
-        return _joined(self._reasoning)
+        return _merge_parts(self._reasoning)
 
     @property
     def tool_calls(self) -> dict[int, ToolCallPart]:
@@ -159,7 +162,7 @@ class PartialReply:
     @property
     def output_characters(self) -> int:
         """Of text, reasoning, and names and arguments of tool calls."""
-        calls = sum(len(call.name or "") + len(_joined(call.arguments)) for call in self._calls.values())
+        calls = sum(len(call.name or "") + len(_merge_parts(call.arguments)) for call in self._calls.values())
         return len(self.text) + len(self.reasoning) + calls
 
     @property
@@ -183,10 +186,10 @@ class _GrowingToolCall:
         self.arguments.append(part.arguments)
 
     def as_part(self, index: int) -> ToolCallPart:
-        return ToolCallPart(index, self.id, self.name, _joined(self.arguments))
+        return ToolCallPart(index, self.id, self.name, _merge_parts(self.arguments))
 
 
-def _joined(parts: list[str]) -> str:
+def _merge_parts(parts: list[str]) -> str:
     if len(parts) > 1:
         parts[:] = ["".join(parts)]
     return parts[0] if parts else ""
@@ -208,8 +211,8 @@ class Exchange(Protocol):
         """The next chunk; the first call sends the request."""
         ...
 
-    def with_text(self, piece: Chunk, text: str) -> Chunk:
-        """The piece with that text in place of its own, and without its reasoning."""
+    def with_text(self, chunk: Chunk, text: str) -> Chunk:
+        """The chunk with that text in place of its own, and without its reasoning."""
         ...
 
     async def close(self) -> None:

@@ -118,7 +118,7 @@ class DirectExchange:
         return None
 
     def _take(self, frame: dict[str, Any]) -> None:
-        chunk = self._reader.piece(frame)
+        chunk = self._reader.read(frame)
         if chunk is not None:
             self._ready.append(chunk)
 

@@ -61,13 +61,13 @@ class LiteLLMExchange:
                 self._content_came = self._content_came or converted.has_content
                 return converted
 
-    def with_text(self, converted: Chunk, text: str) -> Chunk:
-        raw = converted.raw.model_copy(deep=True)
+    def with_text(self, chunk: Chunk, text: str) -> Chunk:
+        raw = chunk.raw.model_copy(deep=True)
         delta = raw.choices[0].delta
         delta.content = text
         if getattr(delta, "reasoning_content", None):
             del delta.reasoning_content
-        return converted._replace(raw=raw, text=text, reasoning="")
+        return chunk._replace(raw=raw, text=text, reasoning="")
 
     async def close(self) -> None:
         response, stream, self._stream = self._wire.response, self._stream, None
@@ -107,7 +107,7 @@ class LiteLLMExchange:
     # Reading.
 
     def _converted(self, chunk: Any) -> Chunk | None:
-        """A chunk of litellm's as a piece; None for a finish or a count that litellm invented."""
+        """A chunk of litellm's as ours; None for a finish or a count that litellm invented."""
         usage = usage_of(getattr(chunk, "usage", None))
         if usage is not None and self._wire.is_readable and self._wire.usage is None:
             return None  # Where the server did not count, litellm counts, and would have us bill what nobody did.

@@ -31,11 +31,6 @@ class Credential:
         return self.source() if callable(self.source) else self.source
 
 
-def as_secret(answer: Any) -> SecretStr:
-    """What a key function returned, as a secret."""
-    return answer if isinstance(answer, SecretStr) else SecretStr(str(answer))
-
-
-def as_secret_or_none(answer: Any) -> SecretStr | None:
+def as_secret(answer: Any) -> SecretStr | None:
     """What `Credential.ask` returned, as a secret; None where there is no key."""
-    return None if answer is None else as_secret(answer)
+    return answer if answer is None or isinstance(answer, SecretStr) else SecretStr(str(answer))

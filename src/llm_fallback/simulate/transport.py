@@ -74,8 +74,8 @@ class SimulatedExchange:
             whole.add(item)
         return item if isinstance(item, Fault) else Reply(whole.text, whole.text, finish=item.finish)
 
-    def with_text(self, piece: Chunk, text: str) -> Chunk:
-        return piece._replace(text=text)
+    def with_text(self, chunk: Chunk, text: str) -> Chunk:
+        return chunk._replace(text=text)
 
     async def close(self) -> None:
         """There is no connection."""

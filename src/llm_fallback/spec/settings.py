@@ -83,7 +83,7 @@ class AttemptTimeouts(Part):
         "None unless given. Plain calls have no first token.",
     )
     idle_s: Seconds | None = Field(
-        60, description="Seconds a stream may be silent between two pieces once it has begun."
+        60, description="Seconds a stream may be silent between two chunks once it has begun."
     )
 
 

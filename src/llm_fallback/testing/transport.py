@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.protocol.chunks import ChunkReader, reply_in
-from llm_fallback.engine.protocol.faults import FaultCleaner
+from llm_fallback.engine.protocol.faults import LEAST_ERROR, FaultCleaner
 from llm_fallback.engine.protocol.sse import ResponseState, SSEParser, as_stream_fault
 from llm_fallback.engine.transport import Chunk, Fault, Reply, StreamEnd
 from llm_fallback.plan.plan import Target
@@ -86,8 +86,8 @@ class ScriptedExchange:
                 return self._clean(as_stream_fault(fault, content_came=self._chunks.content_came))
         return self._unread.popleft()
 
-    def with_text(self, piece: Chunk, text: str) -> Chunk:
-        return self._chunks.with_text(piece, text)
+    def with_text(self, chunk: Chunk, text: str) -> Chunk:
+        return self._chunks.with_text(chunk, text)
 
     async def close(self) -> None:
         if self._actions is not None and not self._is_over:
@@ -139,7 +139,7 @@ class ScriptedExchange:
             await asyncio.get_running_loop().create_future()
 
     def _receive(self, data: bytes) -> None:
-        if self._response.status is not None and self._response.status >= 400:
+        if self._response.status is not None and self._response.status >= LEAST_ERROR:
             self._response.remember(data)
         elif not self._response.streamed:
             self._document += data
@@ -147,7 +147,7 @@ class ScriptedExchange:
             self._finish()  # The parser stops at a fault, or at a finish reason that is no finish.
 
     def _on_frame(self, document: dict[str, Any]) -> None:
-        chunk = self._chunks.piece(document)
+        chunk = self._chunks.read(document)
         if chunk is not None:
             self._unread.append(chunk)
 

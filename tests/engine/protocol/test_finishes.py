@@ -61,5 +61,5 @@ def test_a_refusal_in_a_field_of_its_own_is_a_refusal_though_it_says_stop():
     for delta, finish in (({"refusal": "I can"}, None), ({"refusal": "not."}, None), ({}, "stop")):
         frame = {"choices": [{"delta": delta, "finish_reason": finish}]}
         parser.feed(f"data: {json.dumps(frame)}\n\n".encode())
-        reader.piece(frame)
+        reader.read(frame)
     assert response.end(content_came=reader.content_came) == StreamEnd(REFUSED_FINISH)

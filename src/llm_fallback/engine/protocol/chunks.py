@@ -6,44 +6,44 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from llm_fallback.engine.protocol.finishes import read_finish
-from llm_fallback.engine.transport import FULL_WINDOW, REFUSED_FINISH, Chunk, Fault, Reply, ToolCallPart
+from llm_fallback.engine.protocol.finishes import openai_finish, read_finish
+from llm_fallback.engine.transport import REFUSED_FINISH, Chunk, Fault, Reply, ToolCallPart
 from llm_fallback.events import Usage
 
 _NO_SIGN_OF_LIFE = frozenset({"role"})
 
 
 class ChunkReader:
-    """Frames of one stream as pieces."""
+    """The events of one stream as chunks."""
 
     def __init__(self) -> None:
         self.content_came = False
         self._calls_came = self._usage_came = False
 
-    def piece(self, frame: Mapping[str, Any]) -> Chunk | None:
-        """What a frame brings; None if that is nothing, and no sign of life: a role alone, or usage.
+    def read(self, frame: Mapping[str, Any]) -> Chunk | None:
+        """The chunk in an event; None if it has no content and is no sign of life: a role alone, or usage.
 
-        Usage is left to the end: it may stand in every frame, each with the sum so far.
+        Usage is left to the end: it may stand in every event, each with the sum so far.
         """
         choices = frame.get("choices")
         if not choices:
             return None
-        said = choices[0].get("delta") or {}
-        if not (choices[0].get("finish_reason") or any(map(said.get, said.keys() - _NO_SIGN_OF_LIFE))):
+        delta = choices[0].get("delta") or {}
+        if not (choices[0].get("finish_reason") or any(map(delta.get, delta.keys() - _NO_SIGN_OF_LIFE))):
             return None
-        delta = _delta_of(said)
+        delta = _delta_of(delta)
         calls = tool_calls(delta.get("tool_calls"))
         self._calls_came = self._calls_came or bool(calls)
         finish = self._finish_of(choices[0])
-        piece = Chunk(
-            raw={"choices": [{"delta": delta, "finish_reason": "length" if finish == FULL_WINDOW else finish}]},
+        chunk = Chunk(
+            raw={"choices": [{"delta": delta, "finish_reason": openai_finish(finish) if finish else None}]},
             text=text_of(delta.get("content")),
             reasoning=delta.get("reasoning_content") or "",
             tool_calls=calls,
             finish=finish,
         )
-        self.content_came = self.content_came or piece.has_content
-        return piece
+        self.content_came = self.content_came or chunk.has_content
+        return chunk
 
     def usage(self, usage: dict[str, Any] | None) -> Chunk | None:
         """The usage of the whole stream, once."""
@@ -52,11 +52,11 @@ class ChunkReader:
         self._usage_came = True
         return Chunk({"choices": [], "usage": integral_usage(usage)}, usage=usage_of(usage))
 
-    def with_text(self, piece: Chunk, text: str) -> Chunk:
-        choice = piece.raw["choices"][0]
+    def with_text(self, chunk: Chunk, text: str) -> Chunk:
+        choice = chunk.raw["choices"][0]
         delta = {name: value for name, value in choice["delta"].items() if name != "reasoning_content"}
         raw = {"choices": [{**choice, "delta": {**delta, "content": text}}]}
-        return piece._replace(raw=raw, text=text, reasoning="")
+        return chunk._replace(raw=raw, text=text, reasoning="")
 
     def _finish_of(self, choice: Mapping[str, Any]) -> str | None:
         word = choice.get("finish_reason")
@@ -114,15 +114,17 @@ def usage_of(usage: Any) -> Usage | None:
     than whole numbers from 0 on, nothing is known: what it says would be billed.
     """
     try:
-        given, made, written = _counts(usage, "prompt_tokens", "completion_tokens", "cache_creation_input_tokens")
-        if not (given or made):
+        prompt, completion, written = _counts(
+            usage, "prompt_tokens", "completion_tokens", "cache_creation_input_tokens"
+        )
+        if not (prompt or completion):
             return None
-        of_given, of_made = _of(usage, "prompt_tokens_details"), _of(usage, "completion_tokens_details")
-        cached, cache_written, heard = _counts(of_given, "cached_tokens", "cache_creation_tokens", "audio_tokens")
-        reasoned, spoken = _counts(of_made, "reasoning_tokens", "audio_tokens")
+        details = _field(usage, "prompt_tokens_details")
+        cached, cache_written, audio_in = _counts(details, "cached_tokens", "cache_creation_tokens", "audio_tokens")
+        reasoning, audio_out = _counts(_field(usage, "completion_tokens_details"), "reasoning_tokens", "audio_tokens")
     except _NO_COUNT:
         return None
-    return Usage(given, made, cached, cache_written or written, reasoned, heard, spoken)
+    return Usage(prompt, completion, cached, cache_written or written, reasoning, audio_in, audio_out)
 
 
 def integral_usage(usage: Any) -> dict[str, Any] | None:
@@ -130,10 +132,15 @@ def integral_usage(usage: Any) -> dict[str, Any] | None:
     if not isinstance(usage, dict):
         return None
     try:
-        given, made, total = _counts(usage, "prompt_tokens", "completion_tokens", "total_tokens")
+        prompt, completion, total = _counts(usage, "prompt_tokens", "completion_tokens", "total_tokens")
     except _NO_COUNT:
         return None
-    return {**usage, "prompt_tokens": given, "completion_tokens": made, "total_tokens": total or given + made}
+    return {
+        **usage,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": total or prompt + completion,
+    }
 
 
 _NO_COUNT = (TypeError, ValueError, OverflowError)
@@ -143,19 +150,19 @@ def _counts(source: Any, *names: str) -> list[int]:
     """Numbers of tokens, 0 where nothing is said. Raises one of _NO_COUNT for what is none."""
     if source is None:
         return [0] * len(names)
-    said = map(source.get, names) if isinstance(source, dict) else [getattr(source, name, None) for name in names]
-    return [0 if value is None else value if type(value) is int and value >= 0 else _whole(value) for value in said]
+    values = map(source.get, names) if isinstance(source, dict) else [getattr(source, name, None) for name in names]
+    return [0 if value is None else value if type(value) is int and value >= 0 else _whole(value) for value in values]
 
 
 def _whole(value: Any) -> int:
-    """A number in another dress, as JSON writers make them: 12.0, "12"."""
+    """A whole number that some JSON writer spelled otherwise: 12.0, "12"."""
     count = int(value)
     if count < 0 or count != float(value):
         raise ValueError(f"{value!r} is no number of tokens")
     return count
 
 
-def _of(source: Any, name: str) -> Any:
+def _field(source: Any, name: str) -> Any:
     return source.get(name) if isinstance(source, dict) else getattr(source, name, None)
 
 
@@ -174,12 +181,13 @@ def reply_in(body: bytes) -> Reply | Fault:
     choices = document.get("choices") if isinstance(document, dict) else None
     if not choices:
         return Fault("invalid_response", "a reply without choices", 200)
-    message = choices[0].get("message") or {}
+    message, finish = choices[0].get("message") or {}, finish_of_choice(choices[0])
+    choices[0]["finish_reason"] = openai_finish(finish)
     return Reply(
         raw=document,
         text=text_of(message.get("content")),
         reasoning=message.get("reasoning_content") or "",
         tool_calls=tool_calls(message.get("tool_calls")),
-        finish=finish_of_choice(choices[0]),
+        finish=finish,
         usage=usage_of(document.get("usage")),
     )

@@ -45,3 +45,8 @@ def read_finish(word: object) -> str | None:
         return None
     text = str(word)
     return _SPELLING.get(text.lower(), text)
+
+
+def openai_finish(finish: str | None) -> str | None:
+    """The word OpenAI's clients know, LangChain among them, for one that only we tell apart."""
+    return "length" if finish == FULL_WINDOW else finish
