@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from llm_fallback.errors import did_you_mean
+from llm_fallback.errors import did_you_mean, unknown_chain
 from llm_fallback.spec.error_messages import OWNED_PARAMETERS
 from llm_fallback.spec.locations import Path, Problem, children, dotted
 from llm_fallback.spec.providers import BACKENDS, backend_called, likely_provider, with_slash
@@ -235,4 +235,4 @@ def _runnable(runnable: Mapping[str, Any], path: Path, data: Mapping[str, Any]) 
 
 def _known_chain(name: str, path: Path, chains: Mapping[str, Any]) -> Iterator[Problem]:
     if name not in chains:
-        yield Problem(path, f"no chain is called {name!r}", suggest(name, chains))
+        yield Problem(path, *unknown_chain(name, chains))
