@@ -12,9 +12,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from langchain_core import exceptions as langchain
@@ -82,10 +83,10 @@ def did_you_mean(word: object, known: Iterable[str], otherwise: str = "") -> str
     return f"did you mean {nearest[0]!r}?" if nearest else otherwise
 
 
-def unknown_chain(name: object, chains: Collection[str]) -> Mistake:
-    """The mistake of naming a chain that a spec does not have."""
-    remedy = did_you_mean(name, chains, f"there are {', '.join(map(repr, chains))}")
-    return Mistake("chain", f"no chain is called {name!r}", remedy)
+def unknown_chain(name: object, chains: Mapping[str, object]) -> tuple[str, str | None]:
+    """Problem and remedy where a chain is named that a spec does not have; at most twelve that it has are listed."""
+    known = ", ".join(map(repr, islice(chains, 12)))
+    return f"no chain is called {name!r}", did_you_mean(name, chains, f"there are {known}" if known else "") or None
 
 
 class ChainExhausted(LLMFallbackError):

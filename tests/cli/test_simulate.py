@@ -93,6 +93,15 @@ def test_wrong_words_are_wrong_usage(write, run, arguments, message):
     assert message in " ".join(result.stderr.split())
 
 
+def test_without_a_chain_there_is_nothing_to_simulate(write, run):
+    """Whatever is named; a spec without chains is none the less one."""
+    write({"deployments": {"own": {"model": "openai/gpt-4.1"}}})
+    for arguments in ([], ["--chain", "assistant"]):
+        result = run("simulate", *arguments)
+        assert result.exit_code == 2
+        assert "chains: there is none, so nothing can be asked; write one that has tiers" in result.stderr
+
+
 def test_a_wrong_spec_is_told_like_everywhere(write, run):
     """Its mistakes, and no traceback."""
     write({"deployments": {}})

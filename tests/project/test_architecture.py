@@ -1,4 +1,7 @@
-"""docs/architecture.md: it lists every module, shows the floors that are enforced, and names only what there is."""
+"""docs/architecture.md: it lists every module, shows the floors that are enforced, and names only what there is.
+
+CONTRIBUTING.md: it says of every module where its tests are.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,15 @@ def parts() -> tuple[str, str]:
     before, _, rest = text.partition(generate.START)
     listed, _, after = rest.partition(generate.END)
     return listed, before + after
+
+
+def in_full(cell: str) -> list[str]:
+    """The paths in a cell; one without a folder is in the folder of the one before."""
+    full: list[str] = []
+    for path in re.findall(r"`([^`]+)`", cell):
+        folder = full[-1].rpartition("/")[0] if full and "/" not in path else ""
+        full.append(f"{folder}/{path}".lstrip("/"))
+    return full
 
 
 def is_there(path: str) -> bool:
@@ -72,3 +84,21 @@ def test_what_the_walks_and_the_glossary_name_is_there():
     names = set(re.findall(rf"`((?:{PACKAGES})(?:\.\w+)+)`", parts()[1]))
     assert len(names) > 50
     assert sorted(name for name in names if not is_there(name)) == []
+
+
+def test_every_module_has_a_test_file_or_a_row_that_says_where_it_is_tested():
+    """In CONTRIBUTING.md; never both, and no row names what is not there. A folder's row is for the rest of it."""
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("| module | tests |\n|---|---|\n")[2]
+    rows = [row.strip("|").split("|") for row in table.partition("\n\n")[0].splitlines()]
+    told = [path for modules, _ in rows for path in in_full(modules)]
+    source = ROOT / "src/llm_fallback"
+    modules = {path.relative_to(source) for path in source.rglob("*.py") if not path.name.startswith("__")}
+    named = {path for path in told if not path.endswith("/")}
+    untested = {
+        path.with_suffix("").as_posix(): f"{path.parent.as_posix()}/"
+        for path in modules
+        if not (ROOT / "tests" / path.with_name(f"test_{path.name}")).exists()
+    }
+    assert named - set(untested) == set(), "a row, though there is a test file or no such module"
+    assert [path for path, folder in untested.items() if path not in named and folder not in told] == []
+    assert [path for _, tests in rows for path in in_full(tests) if not (ROOT / path).exists()] == []

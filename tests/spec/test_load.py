@@ -448,7 +448,7 @@ class TestMistakes:
             ({"default_chain": "mian"}, "default_chain: no chain is called 'mian'; did you mean 'main'?"),
             (
                 {"runnables": {"r": {"chain": "cheap", "prompt": "{x}"}}},
-                "runnables.r.chain: no chain is called 'cheap'; known are 'main'",
+                "runnables.r.chain: no chain is called 'cheap'; there are 'main'",
             ),
             (
                 {"runnables": {"r": {"prompt": "{x}", "output": "xml"}}},

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from llm_fallback._imports import collecting_later
-from llm_fallback.errors import LLMFallbackError, unknown_chain
+from llm_fallback.errors import LLMFallbackError, SpecError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,15 +97,13 @@ def chain_option(command: _Function) -> _Function:
 
 def chain_named(spec: Spec, name: str | None) -> str:
     """The chain of that name, without one the default; wrong usage if there is none."""
-    if not spec.chains:
-        raise click.UsageError("the spec has no chain, so nothing can be asked; write one that has tiers")
-    if name is None and spec.default_chain is None:
-        raise click.UsageError(f"there is no default_chain; name one with --chain: {', '.join(spec.chains)}")
-    chosen = name or str(spec.default_chain)
-    if chosen in spec.chains:
-        return chosen
-    mistake = unknown_chain(chosen, spec.chains)
-    raise click.BadParameter(f"{mistake.problem}; {mistake.remedy}", param_hint="--chain")
+    try:
+        return spec.chain_name(name)
+    except SpecError as error:
+        (mistake,) = error.mistakes
+    if spec.chains:
+        raise click.BadParameter(f"{mistake.problem}; {mistake.remedy}", param_hint="--chain")
+    raise click.UsageError(str(mistake))
 
 
 def print_json(data: Any) -> None:

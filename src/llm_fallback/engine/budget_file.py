@@ -2,7 +2,7 @@
 
 The first line says which day it is, every other is an amount: of which chain, whose, how many US dollars. The first
 amount of a new day empties the file. Amounts are appended under a lock of the file, so that none gets lost between
-processes; on Windows, which has no such locks, give each process a file of its own.
+processes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from io import FileIO
 from pathlib import Path
@@ -56,14 +58,13 @@ class DailySpendFile:
                 self._day, self._read_to, self._unwritten = day, 0, []
             self._unwritten += amounts
             try:
-                with self._path.open("a+b", buffering=0) as file:
-                    _lock(file)
-                    return self._exchanged(file)
+                with self._path.open("a+b", buffering=0) as file, _locked(file):
+                    return self._append_and_read_locked(file)
             except OSError as error:
                 self._warn_once(error)
                 return []
 
-    def _exchanged(self, file: FileIO) -> list[Amount]:
+    def _append_and_read_locked(self, file: FileIO) -> list[Amount]:
         file.seek(0)
         first = file.read(_LONGEST_HEADER).partition(b"\n")[0]
         is_todays = self._day_of(file, first) == self._day
@@ -139,13 +140,41 @@ def _amount(line: bytes) -> tuple[str, Amount] | None:
 
 
 if sys.platform == "win32":
+    import msvcrt
 
-    def _lock(file: FileIO) -> None:
-        pass
+    _LOCKED_BYTE = 1 << 30
+    """Beyond what is written, because nobody else can read a byte that is locked."""
+    _LONGEST_WAIT_S = 10
+
+    @contextmanager
+    def _locked(file: FileIO) -> Iterator[None]:
+        """Our turn with the file. OSError if it does not come: who holds it that long is stuck."""
+        # `LK_LOCK` would sleep a second between two tries.
+        until = time.monotonic() + _LONGEST_WAIT_S
+        while not _is_our_turn(file):
+            if time.monotonic() > until:
+                raise OSError("another process holds the lock")
+            time.sleep(0.001)
+        try:
+            yield
+        finally:
+            # Closing the file gives the lock back as well, but Windows does not say when.
+            file.seek(_LOCKED_BYTE)
+            msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+
+    def _is_our_turn(file: FileIO) -> bool:
+        file.seek(_LOCKED_BYTE)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
 
 else:
     import fcntl
 
-    def _lock(file: FileIO) -> None:
-        """Wait for our turn; it ends when the file is closed."""
+    @contextmanager
+    def _locked(file: FileIO) -> Iterator[None]:
+        """Our turn with the file; it ends when the file is closed."""
         fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from llm_fallback.events import CallEnded, Outcome
-from llm_fallback.spec.providers import BACKENDS, PROVIDERS, likely_provider, with_slash
+from llm_fallback.spec.providers import BACKENDS, PROVIDERS, likely_provider, split_model, with_slash
 
 # OpenTelemetry's metrics. Each is of one attempt: one request to one deployment.
 OPERATION_DURATION: Final = "gen_ai.client.operation.duration"
@@ -98,8 +98,9 @@ def provider_and_model(model: str, served_by: str = "") -> tuple[str, str]:
     """
     if served_by in BACKENDS:
         return (OPENAI_COMPATIBLE if served_by == "openai-compatible" else served_by), model
-    provider, _, name = with_slash(model).partition("/")
-    if provider in PROVIDERS and name:
+    written = with_slash(model)
+    provider, name = split_model(written)
+    if provider in PROVIDERS and name != written:
         return _PROVIDER_NAMES.get(provider, provider), name
     family = None if "/" in model else likely_provider(model)
     return (OPENAI_COMPATIBLE if family is None else _PROVIDER_NAMES.get(family, family)), model

@@ -12,6 +12,7 @@ from llm_fallback.plan.plan import ChainPlan, Target, Tiers
 from llm_fallback.plan.resolve import resolve_spec
 from llm_fallback.spec.overrides import read_spec
 from llm_fallback.spec.secrets import unmask
+from llm_fallback.spec.settings import ROUTES, SIDE_ROUTES
 
 
 def build_router(source: Any) -> litellm.Router:
@@ -22,14 +23,14 @@ def build_router(source: Any) -> litellm.Router:
     """
     plan = resolve_spec(read_spec(source), os.environ)
     entries: list[dict[str, Any]] = []
-    fallbacks: dict[str, list[dict[str, list[str]]]] = {"plain": [], "window": [], "policy": []}
+    fallbacks: dict[str, list[dict[str, list[str]]]] = {route: [] for route in ROUTES}
     for chain in plan.chains.values():
         _add_chain(chain, entries, fallbacks)
     return litellm.Router(
         model_list=entries,
-        fallbacks=fallbacks["plain"],
-        context_window_fallbacks=fallbacks["window"],
-        content_policy_fallbacks=fallbacks["policy"],
+        fallbacks=fallbacks["tiers"],
+        context_window_fallbacks=fallbacks["on_context_window"],
+        content_policy_fallbacks=fallbacks["on_content_policy"],
         num_retries=0,
         disable_cooldowns=True,
     )
@@ -40,14 +41,12 @@ def _add_chain(
 ) -> None:
     groups = _add_route(chain, chain.name, chain.tiers, entries)
     if len(groups) > 1:
-        fallbacks["plain"].append({chain.name: groups[1:]})
-    for kind, suffix, tiers in (
-        ("window", "on_context_window", chain.on_context_window),
-        ("policy", "on_content_policy", chain.on_content_policy),
-    ):
+        fallbacks["tiers"].append({chain.name: groups[1:]})
+    for route in SIDE_ROUTES:
+        tiers: Tiers | None = getattr(chain, route)
         if tiers:
-            side = _add_route(chain, f"{chain.name}/{suffix}", tiers, entries)
-            fallbacks[kind].append({chain.name: side})
+            side = _add_route(chain, f"{chain.name}/{route}", tiers, entries)
+            fallbacks[route].append({chain.name: side})
 
 
 def _add_route(chain: ChainPlan, group: str, tiers: Tiers, entries: list[dict[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import SecretStr
 
-from llm_fallback.errors import unknown_chain
+from llm_fallback.errors import Mistake, unknown_chain
 from llm_fallback.plan.credential import Credential
 from llm_fallback.plan.pricing import Prices
 from llm_fallback.spec import Breaker, Budget, ColdStart, Hedge, Limits, Retries, Timeouts
@@ -159,8 +159,7 @@ class Plan:
     def chain(self, name: str) -> ChainPlan:
         """The chain of that name; ValueError naming the nearest if there is none."""
         if name not in self.chains:
-            mistake = unknown_chain(name, self.chains)
-            raise ValueError(f"{mistake.problem}; {mistake.remedy}")
+            raise ValueError(str(Mistake("", *unknown_chain(name, self.chains))))
         return self.chains[name]
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from llm_fallback.errors import did_you_mean
+from llm_fallback.errors import did_you_mean, unknown_chain
 from llm_fallback.spec.error_messages import OWNED_PARAMETERS
 from llm_fallback.spec.locations import Path, Problem, children, dotted
-from llm_fallback.spec.providers import BACKENDS, backend_called, likely_provider, with_slash
+from llm_fallback.spec.providers import BACKENDS, backend_called, likely_provider, split_model, with_slash
 from llm_fallback.spec.secrets import safe_repr
 from llm_fallback.spec.settings import ROUTES
 from llm_fallback.spec.variables import malformed, references
@@ -90,16 +90,17 @@ def _model(deployment: Mapping[str, Any], path: Path) -> Iterator[Problem]:
 
 
 def _served_name(model: str, backend: str, path: Path) -> Iterator[Problem]:
-    prefix, _, served = model.partition("/")
-    if prefix in ("hosted_vllm", "litellm_proxy"):
+    prefix, served = split_model(model)
+    if prefix in ("hosted_vllm", "litellm_proxy") and served != model:
         yield Problem(path, f"with backend {backend!r} the model is the name it is served under", f"write {served!r}")
 
 
 def _hosted_model(model: str, path: Path) -> Iterator[Problem]:
-    provider, slash, served = with_slash(model).partition("/")
-    if not slash:
+    written = with_slash(model)
+    provider, served = split_model(written)
+    if "/" not in written:
         yield Problem(path, f"{safe_repr(model, path) or 'the model'} names no provider", _provider_for(model))
-    elif not provider or not served:
+    elif not provider or served == written:
         yield Problem(path, "must be 'provider/model'", _provider_for(model.strip("/")))
     elif provider in _NO_PROVIDER:
         remedy = f"write backend: {backend_called(provider)}, model: {served}, and its api_base"
@@ -235,4 +236,4 @@ def _runnable(runnable: Mapping[str, Any], path: Path, data: Mapping[str, Any]) 
 
 def _known_chain(name: str, path: Path, chains: Mapping[str, Any]) -> Iterator[Problem]:
     if name not in chains:
-        yield Problem(path, f"no chain is called {name!r}", suggest(name, chains))
+        yield Problem(path, *unknown_chain(name, chains))

@@ -6,13 +6,12 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from datetime import date, time
-from difflib import get_close_matches
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import BaseModel
 
-from llm_fallback.errors import Location, Mistake
+from llm_fallback.errors import Location, Mistake, did_you_mean
 from llm_fallback.spec.locations import Path, dotted, paths
 from llm_fallback.spec.parsers import Document, read_json, read_yaml, unreadable
 
@@ -105,6 +104,4 @@ def _other_source(file: str) -> str | None:
 
 def _neighbour(path: FilePath) -> str | None:
     folder = path.parent
-    neighbours = {entry.name: str(path.with_name(entry.name)) for entry in folder.iterdir()} if folder.is_dir() else {}
-    nearest = get_close_matches(path.name, neighbours, n=1)
-    return f"did you mean {neighbours[nearest[0]]!r}?" if nearest else None
+    return did_you_mean(path.name, (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()) or None

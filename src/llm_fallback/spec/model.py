@@ -86,7 +86,7 @@ class Spec(Part):
         chosen = self.default_chain if name is None else name
         if chosen in self.chains:
             return str(chosen)
-        raise SpecError([unknown_chain(chosen, self.chains) if self.chains else NO_CHAIN])
+        raise SpecError([Mistake("chain", *unknown_chain(chosen, self.chains)) if self.chains else NO_CHAIN])
 
     def timeouts(self, chain: str, deployment: str | None = None) -> Timeouts:
         """The timeouts of a call of the chain, or of its attempts at one deployment."""
@@ -167,7 +167,7 @@ class Spec(Part):
 
     def _overridden(self, chain: str, settings: Mapping[str, Any]) -> "Spec | list[Problem]":
         if chain not in self.chains:
-            return [Problem(("chain",), f"no chain is called {chain!r}", consistency.suggest(chain, self.chains))]
+            return [Problem(("chain",), *unknown_chain(chain, self.chains))]
         overrides = validate(ChainSettings, settings, whole=Spec)
         if not isinstance(overrides, ChainSettings):
             return overrides

@@ -99,7 +99,10 @@ def likely_provider(model: str) -> str | None:
 
 
 def split_model(model: str) -> tuple[str, str]:
-    """The provider and the name of litellm's `provider/model`; without a slash the whole text is both."""
+    """The provider and the name of litellm's `provider/model`; without a slash the whole text is both.
+
+    With nothing after the slash the name is the whole text, too: `name == model` means that no name follows a provider.
+    """
     provider, _, name = model.partition("/")
     return provider, name or model
 

@@ -23,7 +23,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-ROUTES = ("tiers", "on_context_window", "on_content_policy")
+SIDE_ROUTES = ("on_context_window", "on_content_policy")
+"""Fields of a chain that name the deployments asked instead of its tiers after failures of one kind."""
+ROUTES = ("tiers", *SIDE_ROUTES)
 """Fields of a chain that name deployments."""
 
 

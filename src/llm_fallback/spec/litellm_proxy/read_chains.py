@@ -10,7 +10,7 @@ from llm_fallback.spec.litellm_proxy.draft import Draft, LossReport
 from llm_fallback.spec.litellm_proxy.fallbacks import FallbackGraph, Fallbacks, Tiers, each_once
 from llm_fallback.spec.litellm_proxy.read_deployments import Deployments
 from llm_fallback.spec.locations import Path
-from llm_fallback.spec.settings import Timeouts
+from llm_fallback.spec.settings import SIDE_ROUTES, Timeouts
 
 Kinds = Mapping[str, Fallbacks]
 
@@ -49,7 +49,7 @@ def most_hops(spec: Draft) -> int:
 def _chain(group: str, graph: FallbackGraph, kinds: Kinds) -> dict[str, Any]:
     plain = graph.route(group, [kinds["tiers"]])
     chain: dict[str, Any] = {"tiers": dump_tiers(each_once([*graph.tiers(group), *(plain or [])]))}
-    for name in ("on_context_window", "on_content_policy"):
+    for name in SIDE_ROUTES:
         route = graph.route(group, [kinds[name], kinds["tiers"]])
         # A route equal to the usual fallbacks is what happens without writing it.
         if route is not None and (route != plain or not route) and _is_meant(route, kinds[name], graph, group):

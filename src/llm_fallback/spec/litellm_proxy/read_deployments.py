@@ -17,6 +17,7 @@ from typing import Any
 from llm_fallback.spec.litellm_proxy.draft import Draft, LossReport
 from llm_fallback.spec.litellm_proxy.fallbacks import Fallbacks, Tiers
 from llm_fallback.spec.litellm_proxy.read_rows import Row
+from llm_fallback.spec.settings import SIDE_ROUTES
 
 Groups = Mapping[str, list[list[Row]]]
 
@@ -143,7 +144,7 @@ def _weigh(tier: list[Row], key: str | None) -> None:
             row.draft.data["weight"] = share
 
 
-_END = r"/+(\d+|(on_context_window|on_content_policy)(/+\d+)?)"
+_END = rf"/+(\d+|({'|'.join(SIDE_ROUTES)})(/+\d+)?)"
 _OF_A_CHAIN, _OF_SOME_CHAIN = re.compile(_END), re.compile(f"{_END}$")
 
 

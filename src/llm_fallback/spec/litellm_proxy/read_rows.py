@@ -26,7 +26,7 @@ from llm_fallback.spec.litellm_proxy.words import (
     parse_number,
 )
 from llm_fallback.spec.locations import Path, Problem
-from llm_fallback.spec.providers import BACKENDS, likely_provider
+from llm_fallback.spec.providers import BACKENDS, likely_provider, split_model
 from llm_fallback.spec.variables import references
 
 _CHATS = (None, "chat", "completion", "responses")
@@ -116,7 +116,7 @@ def put_address(draft: Draft, params: Section, info: Section, losses: LossReport
     `openai/` row does not, so such a row stays a provider's model.
     """
     model = _with_provider(convert_references(params.take("model")), params.take("custom_llm_provider"))
-    provider, _, served = model.partition("/")
+    provider, served = split_model(model)
     address = _address(params)
     if address is None:
         address = words.ADDRESSES.get(provider)
