@@ -28,7 +28,7 @@ def joined(delivered: str, *parts: str, exact: bool = False) -> str:
     return "".join([*(trimmer.feed(part) for part in parts), trimmer.flush()])
 
 
-def test_what_is_said_again_at_the_joint_is_said_once():
+def test_what_is_said_again_at_the_stitch_is_said_once():
     """From the start, from a word, or from the middle of the cut word on."""
     assert joined("The quick", " brown fox") == " brown fox"
     assert joined("The quick", "The quick brown fox") == " brown fox"

@@ -573,7 +573,7 @@ async def test_the_time_a_key_takes_is_not_the_deployment_s(streamed):
 
 
 @BOTH
-async def test_nor_is_the_time_a_rival_s_key_takes(streamed):
+async def test_nor_is_the_time_a_hedge_s_key_takes(streamed):
     """The hedge has all of its own limits, and the first goes on meanwhile."""
     on = []
     slow = member("b", Timeouts(attempt_s=1.0, first_token_s=0.5), api_key=slow_key(on, 3.0))
@@ -595,7 +595,7 @@ async def no_key_after_a_while() -> str:
 
 
 @BOTH
-async def test_a_rival_without_a_key_is_none_and_the_first_goes_on(streamed, caplog):
+async def test_a_hedge_without_a_key_is_none_and_the_first_goes_on(streamed, caplog):
     """Nothing was wrong with the call. The error is in the log, and of the hedge nothing is left."""
     plan = chain(member("a"), member("b", api_key=no_key), hedge=Hedge(after_s=1.0))
     on = stage(plan, a=[5.0, *say("fine")])
@@ -608,7 +608,7 @@ async def test_a_rival_without_a_key_is_none_and_the_first_goes_on(streamed, cap
 
 
 @pytest.mark.parametrize("key", [no_key, no_key_after_a_while])
-async def test_a_rival_s_key_may_fail_late_and_a_task_s_call_goes_on_too(key):
+async def test_a_hedge_s_key_may_fail_late_and_a_task_s_call_goes_on_too(key):
     """Async key functions are the task's own to wait for."""
     plan = chain(member("a"), member("b", api_key=key), hedge=Hedge(after_s=1.0))
     on = stage(plan, a=[5.0, *say("fine")])
@@ -617,7 +617,7 @@ async def test_a_rival_s_key_may_fail_late_and_a_task_s_call_goes_on_too(key):
 
 
 @BOTH
-async def test_whoever_was_no_rival_for_want_of_a_key_is_asked_when_the_first_has_failed(streamed):
+async def test_whoever_was_no_hedge_for_want_of_a_key_is_asked_when_the_first_has_failed(streamed):
     """By then the vault may be open again; nobody has asked that deployment yet."""
     keys = iter([OSError("vault is down"), "key"])
 
