@@ -91,15 +91,15 @@ class InstantTransport:
 
 
 class Bench:
-    """An engine over two deployments, and a caller who keeps books or does not."""
+    """An engine over two deployments, and a caller with a ledger or without."""
 
-    def __init__(self, *, books: bool) -> None:
+    def __init__(self, *, has_ledger: bool) -> None:
         plan = resolve_spec(load_spec(SPEC), os.environ)
         health = Health.of_targets(plan.targets.values())
         catalogue = ListCatalogue(lambda name: None)
         self._chain = plan.chains["c"]
         self._engine = Engine(InstantTransport(), catalogue, health, RealClock(), ChainBudgets(time.time), Random(1))
-        self._listeners = [Ledger()] if books else []
+        self._listeners = [Ledger()] if has_ledger else []
 
     async def call(self) -> None:
         await self._drive(streamed=False)
@@ -133,16 +133,16 @@ async def us_per(work: Callable[[], Awaitable[None]], count: int) -> float:
     return min(rounds)
 
 
-async def shares(*, books: bool) -> tuple[float, float, float]:
+async def shares(*, has_ledger: bool) -> tuple[float, float, float]:
     """Microseconds of a call, of a chunk, and of the wait for a first chunk that is there."""
-    bench = Bench(books=books)
+    bench = Bench(has_ledger=has_ledger)
     call, stream = await us_per(bench.call, 50), await us_per(bench.stream, 2)
     first = statistics.median([await bench.first() for _ in range(1000)])
     return call, (stream - call) / CHUNKS, first
 
 
 async def profile(kind: str) -> None:
-    bench = Bench(books=True)
+    bench = Bench(has_ledger=True)
     work, times = (bench.call, 2000) if kind == "call" else (bench.stream, 50)
     await work()
     profiler = cProfile.Profile()
@@ -160,9 +160,9 @@ def main() -> None:
         asyncio.run(profile(kind))
         return
     rows = []
-    for books in (False, True):
-        call, chunk, first = asyncio.run(shares(books=books))
-        rows.append(("with a ledger" if books else "alone", f"{call:.1f}", f"{chunk:.2f}", f"{first:.1f}"))
+    for has_ledger in (False, True):
+        call, chunk, first = asyncio.run(shares(has_ledger=has_ledger))
+        rows.append(("with a ledger" if has_ledger else "alone", f"{call:.1f}", f"{chunk:.2f}", f"{first:.1f}"))
     heads = ("µs per call", GOAL_CALL_US), ("per chunk", GOAL_CHUNK_US), ("first chunk comes later by", GOAL_FIRST_US)
     print(table(("the engine", *(f"{head} (goal: {goal:g})" for head, goal in heads)), rows))
 

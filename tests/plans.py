@@ -22,7 +22,7 @@ WARMING_UP = frozenset(failure for failure, follows in FAILURES.items() if follo
 
 
 def target(name: str, *, model_identity: str | None = None, policy: Breaker | None = POLICY, **settings: Any) -> Target:
-    """A deployment named like its model; each serves a model of its own unless `served` says otherwise."""
+    """A deployment named like its model; each serves a model of its own unless `model_identity` says otherwise."""
     model = f"openai/{name}"
     return Target(name, model, model_identity or name, {"model": model}, breaker=policy, **settings)
 

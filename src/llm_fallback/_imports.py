@@ -44,10 +44,10 @@ def is_found(path: str) -> bool:
     for part in path.partition(":")[0].split("."):
         name = f"{name}.{part}" if name else part
         # By hand, because importlib.util.find_spec imports the packages on its way.
-        found = next(filter(None, (finder.find_spec(name, inside) for finder in sys.meta_path)), None)
-        if found is None and name not in sys.modules:
+        module_spec = next(filter(None, (finder.find_spec(name, inside) for finder in sys.meta_path)), None)
+        if module_spec is None and name not in sys.modules:
             return False
-        inside = found.submodule_search_locations if found else getattr(sys.modules[name], "__path__", None)
+        inside = module_spec.submodule_search_locations if module_spec else getattr(sys.modules[name], "__path__", None)
         inside = list(inside or ())
     return True
 

@@ -112,7 +112,7 @@ class TestManyAtOnce:
 @pytest.mark.parametrize("mode", ["ainvoke", "astream"])
 @pytest.mark.parametrize("hedge", [None, {"after_s": 0.05}], ids=["alone", "hedged"])
 async def test_calls_cut_by_a_cancel_scope_leave_no_money_set_aside(mode, hedge):
-    """anyio's scopes cancel until the task is out. Each call is in the books, and its places are free."""
+    """anyio's scopes cancel until the task is out. Each call is counted, and its places are free."""
     with FakeServer({"a": Stall(), "b": Stall()}) as server:
         spec = server.spec(deployments=dict.fromkeys("ab", PRICED), **({} if hedge is None else {"hedge": hedge}))
         model, ledger, budget = build_chat_model(spec), Ledger(), BudgetCallbackHandler(limit_usd=1)
@@ -181,8 +181,12 @@ class TestEndOfTheMoney:
                 False,
                 False,
             ]
-        books = ledger.snapshot()
-        assert (books.total.calls, dict(books.total.unanswered), dict(books.total.failures)) == (3, {"budget": 2}, {})
+        total = ledger.snapshot().total
+        assert (total.calls, dict(total.unanswered), dict(total.failures)) == (
+            3,
+            {"budget": 2},
+            {},
+        )
 
     def test_a_hedge_that_would_go_over_is_told_among_what_was_skipped(self):
         """The reply's metadata has it, with its reason."""

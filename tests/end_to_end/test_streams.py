@@ -134,7 +134,7 @@ async def test_a_stall_breaks_a_stream_like_a_cut(mode):
 
 @pytest.mark.parametrize("mode", STREAMED)
 async def test_a_server_without_prefill_is_told_to_go_on_and_its_repetition_is_trimmed(mode):
-    """It gets what was delivered and an instruction; what it says again at the joint is said once."""
+    """It gets what was delivered and an instruction; what it says again at the stitch is said once."""
     broken = Cut(after_chunks=3, reply=Reply(WHOLE, chunks=WORDS))
     for rest in ("four five", "three four five", "two three four five", WHOLE):
         with FakeServer({"a": broken, "b": rest}) as server:

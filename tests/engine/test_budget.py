@@ -24,14 +24,15 @@ def dollars(text):
 
 
 def budget_limit(limit, window="none", **settings):
-    """A limit on a purse of its own."""
+    """A limit with an account of its own."""
     return BudgetLimit(dollars(limit), Account(window, **settings), f"test, per {window}")
 
 
 def total(of):
-    """What all sums of a cap's purse come to: spent and set aside."""
+    """What all balances of a limit's account add up to: spent and set aside."""
     balances = of.account.balances()
-    return sum((own.spent for own in balances), Decimal(0)), sum((own.reserved for own in balances), Decimal(0))
+    spent = sum((balance.spent for balance in balances), Decimal(0))
+    return spent, sum((balance.reserved for balance in balances), Decimal(0))
 
 
 class Wall:
@@ -80,7 +81,7 @@ class TestReserving:
         assert isinstance(reserve([one], Spender(), None), BudgetShortfall)
         assert [own.unpriced for own in one.account.balances()] == [1]
 
-    def test_money_is_taken_from_all_purses_or_from_none(self):
+    def test_money_is_taken_from_all_accounts_or_from_none(self):
         """The refusal names the one that has too little."""
         rich, poor = budget_limit("1", "none"), budget_limit("0.01", "day")
         spender = Spender()
@@ -99,7 +100,7 @@ class TestReserving:
 
     @pytest.mark.parametrize("spare", [0, 1])
     def test_of_many_threads_exactly_as_many_get_money_as_there_is_money_for(self, spare):
-        """All ask at the same moment; some need a second purse, in either order."""
+        """All ask at the same moment; some need a second account, in either order."""
         one, other = budget_limit("0.50"), budget_limit("10")
         start = threading.Barrier(200)
 
@@ -188,7 +189,7 @@ AMOUNTS = st.integers(0, 2000).map(lambda mills: Decimal(mills) / 1000)
 TENANTS = st.sampled_from(("acme", "umbrella", None))
 
 
-class Books(RuleBasedStateMachine):
+class BudgetLimits(RuleBasedStateMachine):
     """Three limits of different windows over one clock, and a plain account of what they should hold."""
 
     holds = Bundle("holds")
@@ -204,7 +205,7 @@ class Books(RuleBasedStateMachine):
         self.open: list[tuple[Reservation, tuple, Decimal]] = []
         self.spent: dict[tuple, Decimal] = {}
         self.short: dict[tuple, Decimal] = {}
-        """By how much estimates were short of costs, for each sum."""
+        """By how much estimates were short of costs, for each key."""
 
     def keys(self, tenant, run):
         return ("all",), ("day", self.wall.now // DAY_S, tenant), ("run", run)
@@ -265,8 +266,8 @@ class Books(RuleBasedStateMachine):
         yield from ((("run", run), runs.of(Spender(run))) for run in "rst")
 
 
-TestBooks = Books.TestCase
-TestBooks.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)
+TestBudgetLimits = BudgetLimits.TestCase
+TestBudgetLimits.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)
 
 
 @given(st.lists(st.decimals(0, 1, places=15), max_size=30))

@@ -38,10 +38,11 @@ def piece(text):
 
 
 def spent(on, plan=None):
-    """What the chain's purses hold: spent and set aside."""
+    """What the chain's accounts hold: spent and set aside."""
     limits = on.engine.budgets.limits(plan or on.plan)
-    balances = [own for budget_limit in limits for own in budget_limit.account.balances()]
-    return sum((own.spent for own in balances), Decimal(0)), sum((own.reserved for own in balances), Decimal(0))
+    balances = [balance for budget_limit in limits for balance in budget_limit.account.balances()]
+    settled = sum((balance.spent for balance in balances), Decimal(0))
+    return settled, sum((balance.reserved for balance in balances), Decimal(0))
 
 
 class TestEndOfTheMoney:

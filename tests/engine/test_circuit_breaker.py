@@ -32,9 +32,9 @@ def opened(at: float = 0.0, policy: Breaker = POLICY) -> CircuitBreaker:
 
 
 def probe(breaker: CircuitBreaker, now: float) -> Permit:
-    ticket = breaker.acquire(now)
-    assert ticket.kind == "probe"
-    return ticket
+    permit = breaker.acquire(now)
+    assert permit.kind == "probe"
+    return permit
 
 
 def test_a_new_breaker_lets_everything_pass():
@@ -170,9 +170,9 @@ def test_a_forced_request_given_up_leaves_the_probe_its_place():
 def test_the_success_of_a_request_forced_through_closes_it():
     """Whoever got an answer from an open deployment has shown that it is back."""
     breaker = opened()
-    ticket = breaker.acquire(5)
-    assert ticket.kind == "forced"
-    breaker.succeeded(ticket, 6)
+    permit = breaker.acquire(5)
+    assert permit.kind == "forced"
+    breaker.succeeded(permit, 6)
     assert breaker.state(6) == "closed"
 
 
@@ -198,11 +198,11 @@ def test_results_that_come_after_the_breaker_moved_on_do_not_count():
     """Ten calls under way at once: the third failure opens, the other seven neither prolong nor close."""
     breaker = CircuitBreaker(POLICY)
     under_way = [breaker.acquire(0) for _ in range(10)]
-    assert [breaker.failed(ticket, 1, "timeout") for ticket in under_way[:3]] == [False, False, True]
-    assert not any(breaker.failed(ticket, 20, "auth") for ticket in under_way[3:6])
-    for ticket in under_way[6:]:
-        breaker.succeeded(ticket, 20)
-        breaker.cancelled(ticket)
+    assert [breaker.failed(permit, 1, "timeout") for permit in under_way[:3]] == [False, False, True]
+    assert not any(breaker.failed(permit, 20, "auth") for permit in under_way[3:6])
+    for permit in under_way[6:]:
+        breaker.succeeded(permit, 20)
+        breaker.cancelled(permit)
     assert (breaker.state(20), breaker.blocked_until(20)) == ("open", 31)
 
 
@@ -229,7 +229,7 @@ def test_a_breaker_that_is_off_never_opens(failure):
 
 
 def test_memory_does_not_grow_with_the_number_of_calls():
-    """A hundred calls a second for an hour of the breaker's time leave no more behind than a few seconds of them."""
+    """A hundred calls a second for an hour of the breaker's time issued no more behind than a few seconds of them."""
     breaker = CircuitBreaker(Breaker(failures=1000, failure_ratio=1.0))
 
     def calls(seconds):
@@ -262,17 +262,17 @@ def test_the_window_counts_what_is_in_it_to_a_tenth_of_its_length():
 
 
 @dataclass
-class Leave:
-    """A ticket, and what the model knows of it."""
+class IssuedPermit:
+    """A permit, and what the model knows of it."""
 
-    ticket: Permit
+    permit: Permit
     generation: int
 
 
 class Histories(RuleBasedStateMachine):
     """Any interleaving of calls, answers and time, against a model that keeps every single result."""
 
-    leaves = Bundle("leaves")
+    permits = Bundle("permits")
     WINDOW, COOLDOWN = 60.0, 30.0
 
     def __init__(self) -> None:
@@ -282,46 +282,48 @@ class Histories(RuleBasedStateMachine):
         self.generation = 0
         self.until: float | None = None
         self.cooldown = 0.0
-        self.probe: Leave | None = None
+        self.probe: IssuedPermit | None = None
         self.seen: list[tuple[float, bool]] = []
 
     @rule(seconds=st.sampled_from([0.25, 1, 5.75, 6, 29, 30, 31, 54, 60, 61, 120, 299, 300, 599, 600]))
     def time_passes(self, seconds):
         self.now += seconds
 
-    @rule(target=leaves)
+    @rule(target=permits)
     def begin(self):
         expected = self._kind()
-        ticket = self.breaker.acquire(self.now)
-        assert ticket.kind == expected
-        leave = Leave(ticket, self.generation)
+        permit = self.breaker.acquire(self.now)
+        assert permit.kind == expected
+        issued = IssuedPermit(permit, self.generation)
         if expected == "probe":
-            self.probe = leave
-        return leave
+            self.probe = issued
+        return issued
 
     def _kind(self):
         if self.until is None:
             return "closed"
         return "probe" if self.now >= self.until and self.probe is None else "forced"
 
-    @rule(leave=consumes(leaves))
-    def succeeds(self, leave):
-        self.breaker.succeeded(leave.ticket, self.now)
-        if leave.generation != self.generation:
+    @rule(issued=consumes(permits))
+    def succeeds(self, issued):
+        self.breaker.succeeded(issued.permit, self.now)
+        if issued.generation != self.generation:
             return
-        if leave.ticket.kind == "closed":
+        if issued.permit.kind == "closed":
             self.seen.append((self.now, False))
         else:
             self._moved(None)
 
     @rule(
-        leave=consumes(leaves), failure=st.sampled_from(sorted(COUNTED)), retry=st.sampled_from([None, None, 0, 7, 9e9])
+        issued=consumes(permits),
+        failure=st.sampled_from(sorted(COUNTED)),
+        retry=st.sampled_from([None, None, 0, 7, 9e9]),
     )
-    def fails(self, leave, failure, retry):
-        did_open = self.breaker.failed(leave.ticket, self.now, failure, retry)
-        if leave.generation != self.generation or leave.ticket.kind == "forced":
+    def fails(self, issued, failure, retry):
+        did_open = self.breaker.failed(issued.permit, self.now, failure, retry)
+        if issued.generation != self.generation or issued.permit.kind == "forced":
             assert not did_open
-        elif leave.ticket.kind == "probe":
+        elif issued.permit.kind == "probe":
             assert did_open
             self._opened(self._doubled(), retry)
         else:
@@ -337,29 +339,29 @@ class Histories(RuleBasedStateMachine):
             results = [bad for at, bad in self.seen if at > start]
             yield sum(results) >= 3 and sum(results) >= 0.5 * len(results)
 
-    @rule(leave=consumes(leaves), failure=st.sampled_from(sorted(OPENING)))
-    def fails_for_long(self, leave, failure):
-        assert self.breaker.failed(leave.ticket, self.now, failure) == (leave.generation == self.generation)
-        if leave.generation == self.generation:
+    @rule(issued=consumes(permits), failure=st.sampled_from(sorted(OPENING)))
+    def fails_for_long(self, issued, failure):
+        assert self.breaker.failed(issued.permit, self.now, failure) == (issued.generation == self.generation)
+        if issued.generation == self.generation:
             self._opened(300, None)
 
-    @rule(leave=consumes(leaves), retry=st.sampled_from([None, 0.5, 45, 1e6]))
-    def is_rate_limited(self, leave, retry):
-        assert self.breaker.failed(leave.ticket, self.now, "rate_limited", retry) == (
-            leave.generation == self.generation
+    @rule(issued=consumes(permits), retry=st.sampled_from([None, 0.5, 45, 1e6]))
+    def is_rate_limited(self, issued, retry):
+        assert self.breaker.failed(issued.permit, self.now, "rate_limited", retry) == (
+            issued.generation == self.generation
         )
-        if leave.generation == self.generation:
+        if issued.generation == self.generation:
             kinds = {"closed": self.COOLDOWN, "forced": max(self.cooldown, self.COOLDOWN), "probe": self._doubled()}
-            self._opened(kinds[leave.ticket.kind], retry)
+            self._opened(kinds[issued.permit.kind], retry)
 
-    @rule(leave=consumes(leaves))
-    def caller_leaves(self, leave):
-        self.breaker.cancelled(leave.ticket)
-        if leave is self.probe:
+    @rule(issued=consumes(permits))
+    def caller_leaves(self, issued):
+        self.breaker.cancelled(issued.permit)
+        if issued is self.probe:
             self.probe = None
 
     @precondition(lambda self: self.until is not None)
-    @rule(target=leaves)
+    @rule(target=permits)
     def the_cooldown_ends_and_calls_race(self):
         """Of many calls that come at once only one is the probe."""
         self.now = max(self.now, self.until)
@@ -411,37 +413,37 @@ class ColdStarts(Histories):
         self.began: float | None = None
         self.refused_at = 0.0
         self.pause = 0.0
-        self.knocking = False
+        self.probing = False
 
     @rule(
-        leave=consumes(Histories.leaves),
+        issued=consumes(Histories.permits),
         failure=st.sampled_from(sorted(WARMING_UP)),
         retry=st.sampled_from([None, None, 0, 7, 9e9]),
     )
-    def is_refused(self, leave, failure, retry):
-        if leave.generation == self.generation and leave.ticket.kind != "forced" and self._refused():
-            assert self.breaker.failed(leave.ticket, self.now, failure, retry) == (leave.ticket.kind == "closed")
+    def is_refused(self, issued, failure, retry):
+        if issued.generation == self.generation and issued.permit.kind != "forced" and self._refused():
+            assert self.breaker.failed(issued.permit, self.now, failure, retry) == (issued.permit.kind == "closed")
             self._opened(self.pause, None if retry is None else max(retry, 0.5))
-            self.knocking = True
+            self.probing = True
         else:
-            self._fails_otherwise(leave, failure, retry)
+            self._fails_otherwise(issued, failure, retry)
 
     @rule(
-        leave=consumes(Histories.leaves),
+        issued=consumes(Histories.permits),
         failure=st.sampled_from(sorted(COUNTED - WARMING_UP)),
         retry=st.sampled_from([None, 7]),
     )
-    def fails(self, leave, failure, retry):
-        self._fails_otherwise(leave, failure, retry)
+    def fails(self, issued, failure, retry):
+        self._fails_otherwise(issued, failure, retry)
 
-    def _fails_otherwise(self, leave, failure, retry):
-        super().fails(leave, failure, retry)
+    def _fails_otherwise(self, issued, failure, retry):
+        super().fails(issued, failure, retry)
 
-    @rule(leave=consumes(Histories.leaves))
-    def succeeds(self, leave):
-        if leave.generation == self.generation:
+    @rule(issued=consumes(Histories.permits))
+    def succeeds(self, issued):
+        if issued.generation == self.generation:
             self.began = None
-        super().succeeds(leave)
+        super().succeeds(issued)
 
     def _refused(self) -> bool:
         if self.began is None or self.now - self.refused_at > 600:
@@ -453,12 +455,12 @@ class ColdStarts(Histories):
 
     def _moved(self, until):
         super()._moved(until)
-        self.knocking = False
+        self.probing = False
 
     @invariant()
     def says_whether_it_is_starting(self):
         under_way = self.began is not None and self.now < self.began + self.MAX_WAIT
-        assert self.breaker.is_warming_up(self.now) == (self.knocking and under_way)
+        assert self.breaker.is_warming_up(self.now) == (self.probing and under_way)
 
 
 class TestColdStarts(ColdStarts.TestCase):

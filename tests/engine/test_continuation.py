@@ -1,4 +1,4 @@
-"""Going on with a reply that broke off: the joint, the request, and whole chains that break at random places."""
+"""Going on with a reply that broke off: the stitch, the request, and whole chains that break at random places."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ WHOLE = "".join(WORDS)
 
 
 def joined(delivered: str, *parts: str, exact: bool = False) -> str:
-    joint = OverlapTrimmer(delivered, exact=exact)
-    return "".join([*(joint.feed(part) for part in parts), joint.flush()])
+    trimmer = OverlapTrimmer(delivered, exact=exact)
+    return "".join([*(trimmer.feed(part) for part in parts), trimmer.flush()])
 
 
-def test_what_is_said_again_at_the_joint_is_said_once():
+def test_what_is_said_again_at_the_stitch_is_said_once():
     """From the start, from a word, or from the middle of the cut word on."""
     assert joined("The quick", " brown fox") == " brown fox"
     assert joined("The quick", "The quick brown fox") == " brown fox"

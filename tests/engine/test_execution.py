@@ -573,8 +573,8 @@ async def test_the_time_a_key_takes_is_not_the_deployment_s(streamed):
 
 
 @BOTH
-async def test_nor_is_the_time_a_rival_s_key_takes(streamed):
-    """The rival has all of its own limits, and the first goes on meanwhile."""
+async def test_nor_is_the_time_a_hedge_s_key_takes(streamed):
+    """The hedge has all of its own limits, and the first goes on meanwhile."""
     on = []
     slow = member("b", Timeouts(attempt_s=1.0, first_token_s=0.5), api_key=slow_key(on, 3.0))
     plan = chain(member("a"), slow, hedge=Hedge(after_s=1.0))
@@ -595,8 +595,8 @@ async def no_key_after_a_while() -> str:
 
 
 @BOTH
-async def test_a_rival_without_a_key_is_none_and_the_first_goes_on(streamed, caplog):
-    """Nothing was wrong with the call. The error is in the log, and of the rival nothing is left."""
+async def test_a_hedge_without_a_key_is_none_and_the_first_goes_on(streamed, caplog):
+    """Nothing was wrong with the call. The error is in the log, and of the hedge nothing is left."""
     plan = chain(member("a"), member("b", api_key=no_key), hedge=Hedge(after_s=1.0))
     on = stage(plan, a=[5.0, *say("fine")])
     out = await on.call(streamed=streamed)
@@ -620,7 +620,7 @@ async def test_a_hedge_that_was_never_sent_is_not_counted():
 
 
 @pytest.mark.parametrize("key", [no_key, no_key_after_a_while])
-async def test_a_rival_s_key_may_fail_late_and_a_task_s_call_goes_on_too(key):
+async def test_a_hedge_s_key_may_fail_late_and_a_task_s_call_goes_on_too(key):
     """Async key functions are the task's own to wait for."""
     plan = chain(member("a"), member("b", api_key=key), hedge=Hedge(after_s=1.0))
     on = stage(plan, a=[5.0, *say("fine")])
@@ -629,7 +629,7 @@ async def test_a_rival_s_key_may_fail_late_and_a_task_s_call_goes_on_too(key):
 
 
 @BOTH
-async def test_whoever_was_no_rival_for_want_of_a_key_is_asked_when_the_first_has_failed(streamed):
+async def test_whoever_was_no_hedge_for_want_of_a_key_is_asked_when_the_first_has_failed(streamed):
     """By then the vault may be open again; nobody has asked that deployment yet."""
     keys = iter([OSError("vault is down"), "key"])
 
@@ -756,15 +756,15 @@ async def test_a_place_that_becomes_free_ends_a_wait_for_something_later():
 async def test_a_place_freed_between_the_decision_to_wait_and_the_waiting_is_not_missed():
     """Another thread's call may end in between; here it does, at exactly that moment."""
     on = stage(chain(member("a", limits=Limits(max_parallel=1))), a=say("fine"))
-    ticket = on.health["a"].begin(0.0)
-    on.health.lock = LockFollowedBy(1, lambda: _release(on, ticket))
+    permit = on.health["a"].begin(0.0)
+    on.health.lock = LockFollowedBy(1, lambda: _release(on, permit))
     out = await on.call()
     assert (type(out.end), out.took) == (Answered, 0.0)
 
 
-def _release(on, ticket):
+def _release(on, permit):
     with on.health.lock:
-        on.health["a"].succeeded(ticket, 0.0)
+        on.health["a"].succeeded(permit, 0.0)
     on.health.notify_waiters()
 
 
@@ -851,7 +851,7 @@ async def test_a_caller_cancelled_again_and_again_leaves_nothing_behind(streamed
 
 
 async def test_a_call_whose_caller_is_cancelled_again_while_it_leaves_is_in_the_books():
-    """Here while it waits for a rival's key, and the first request is under way."""
+    """Here while it waits for a hedge's key, and the first request is under way."""
     key, events = asyncio.Event(), []
     plan = chain(member("a"), member("b", api_key=key.wait), hedge=Hedge(after_s=1.0))
     on = stage(plan, a=[HANG])

@@ -192,7 +192,7 @@ def test_a_snapshot_is_the_plain_data_of_the_contract():
             "b": DeploymentHealth(CircuitBreaker(None), Limits(max_parallel=1)),
         }
     )
-    ticket = both["a"].begin(0.0)
+    permit = both["a"].begin(0.0)
     both["a"].failed(both["a"].begin(0.0), 0.0, "timeout", None)
     both["b"].succeeded(both["b"].begin(0.0), 0.4, 0.25)
     plain = {"breaker": "closed", "retry_in_s": None, "failures": 0, "in_flight": 0, "first_token_p95_s": None}
@@ -202,7 +202,7 @@ def test_a_snapshot_is_the_plain_data_of_the_contract():
 
     assert state("a", 1.0) == plain | {"failures": 1, "in_flight": 1}
     assert state("b", 1.0) == plain | {"first_token_p95_s": 0.25}
-    both["a"].failed(ticket, 1.0, "not_found", None)
+    both["a"].failed(permit, 1.0, "not_found", None)
     assert state("a", 1.5) == plain | {"breaker": "open", "retry_in_s": 299.5, "failures": 1}
     assert state("a", 301.0) == plain | {"breaker": "half_open", "failures": 0}
     assert list(both.snapshot(1.0)) == list(both) == ["a", "b"]
@@ -259,7 +259,7 @@ def test_health_that_is_inherited_is_one_with_the_old():
             "gone": DeploymentHealth(CircuitBreaker(None), None),
         }
     )
-    ticket = old["a"].begin(0.0)
+    permit = old["a"].begin(0.0)
     new = Health(
         {
             "a": DeploymentHealth(CircuitBreaker(None), Limits(max_parallel=1)),
@@ -272,7 +272,7 @@ def test_health_that_is_inherited_is_one_with_the_old():
     new.add_waiter(lambda: woken.append("new"))
     old.add_waiter(lambda: woken.append("old"))
     with old.lock:
-        old["a"].succeeded(ticket, 1.0)
+        old["a"].succeeded(permit, 1.0)
         assert not new.lock.acquire(blocking=False)
     old.notify_waiters()
     assert woken == ["new", "old"]

@@ -102,9 +102,9 @@ def _go_on(so_far, script, took):
 
 def _ask(so_far, step, said, took):
     name, own = step.member.name, so_far.health[step.member.name]
-    ticket = own.begin(so_far.now)
+    permit = own.begin(so_far.now)
     if said == UNSUPPORTED:
-        own.cancelled(ticket)
+        own.cancelled(permit)
         so_far.course.unsupported(step.member)
         return
     so_far.asked.append(name)
@@ -113,11 +113,11 @@ def _ask(so_far, step, said, took):
         so_far.repeats.append(name)
     so_far.now += took
     if said == OK:
-        own.succeeded(ticket, so_far.now)
+        own.succeeded(permit, so_far.now)
         so_far.answered = name
         return
     fault = said if isinstance(said, Fault) else Fault(said, "no")
-    own.failed(ticket, so_far.now, fault.failure, fault.retry_after_s)
+    own.failed(permit, so_far.now, fault.failure, fault.retry_after_s)
     so_far.course.failed(step.member, fault, so_far.now)
 
 
@@ -515,12 +515,12 @@ def test_a_place_that_only_a_release_can_free_is_waited_for_without_a_time():
     """And taken as soon as it is there."""
     plan = chain(member("a", limits=Limits(max_parallel=1)))
     health = health_of(plan)
-    ticket = health["a"].begin(0.0)
+    permit = health["a"].begin(0.0)
     course = FallbackPolicy(
         plan, lambda name, at: health[name].unavailable(at), rng=Random(1), backoff=float, deadline=30.0
     )
     assert course.next_step(1.0) == Wait(math.inf)
-    health["a"].succeeded(ticket, 2.0)
+    health["a"].succeeded(permit, 2.0)
     assert isinstance(course.next_step(2.0), Try)
 
 
@@ -844,12 +844,12 @@ def test_whatever_happens_a_course_keeps_the_promises_of_the_contract(data, plan
         raise AssertionError("a course has to end")
     assert len(watch.asked) <= explain(plan)["max_requests"]
     assert course.repeats <= plan.retries.max
-    knocks = {who.name: _knocks(plan, who) for who in plan.members}
-    assert all(count <= 1 + plan.retries.max + knocks[name] for name, count in Counter(watch.asked).items())
+    probes = {who.name: _probes(plan, who) for who in plan.members}
+    assert all(count <= 1 + plan.retries.max + probes[name] for name, count in Counter(watch.asked).items())
     _check_skips(watch)
 
 
-def _knocks(plan, who):
+def _probes(plan, who):
     cold_start = who.target.cold_start
     return warmup_retries_within(min(cold_start.max_wait_s, plan.total_s)) if cold_start else 0
 
@@ -859,38 +859,38 @@ def _past(data, health, names, start):
     under_way = []
     past = st.tuples(st.sampled_from(names), FAILURES, st.sampled_from([0.0, 1.0, 29.5, 90.0]), st.booleans())
     for name, failure, ago, ended in sorted(data.draw(st.lists(past, max_size=8)), key=lambda request: -request[2]):
-        ticket = health[name].begin(start - ago)
+        permit = health[name].begin(start - ago)
         if ended:
-            health[name].failed(ticket, start - ago, failure, data.draw(st.sampled_from([None, None, 3.0, 100.0])))
+            health[name].failed(permit, start - ago, failure, data.draw(st.sampled_from([None, None, 3.0, 100.0])))
         else:
-            under_way.append((name, ticket))
+            under_way.append((name, permit))
     return under_way
 
 
 def _release(watch, under_way):
     if under_way:
-        name, ticket = under_way.pop()
-        watch.health[name].succeeded(ticket, watch.now)
+        name, permit = under_way.pop()
+        watch.health[name].succeeded(permit, watch.now)
 
 
 def _answers(data, watch, step):
     """One request and what came of it; True if it answered."""
     name, own = step.member.name, watch.health[step.member.name]
-    ticket = own.begin(watch.now)
+    permit = own.begin(watch.now)
     watch.asked.append(name)
     watch.now += data.draw(st.sampled_from([0.0, 0.25, 10.0]))
     failure = data.draw(st.one_of(FAILURES, FAILURES, st.sampled_from([None, UNSUPPORTED])))
     if failure == UNSUPPORTED and watch.asked.count(name) == 1:
         watch.asked.pop()
         watch.lacking |= {name}
-        own.cancelled(ticket)
+        own.cancelled(permit)
         watch.course.unsupported(step.member)
         return False
     if failure in (None, UNSUPPORTED):
-        own.succeeded(ticket, watch.now)
+        own.succeeded(permit, watch.now)
         return True
     fault = Fault(failure, "", None, data.draw(st.sampled_from([None, None, None, 2.0, 400.0])))
-    own.failed(ticket, watch.now, failure, fault.retry_after_s)
+    own.failed(permit, watch.now, failure, fault.retry_after_s)
     watch.course.failed(step.member, fault, watch.now)
     watch.learn(step.member, failure)
     return False

@@ -34,7 +34,7 @@ def cold(name: str = "cold", max_wait_s: float = 120, **settings):
 # The start and the breaker.
 
 
-def knocked(breaker: CircuitBreaker, until: float, failure="overloaded") -> list[float]:
+def attempted(breaker: CircuitBreaker, until: float, failure="overloaded") -> list[float]:
     """When a deployment that never comes up is asked until that time, whenever it may be."""
     now, asked = 0.0, []
     while now < until:
@@ -47,20 +47,20 @@ def knocked(breaker: CircuitBreaker, until: float, failure="overloaded") -> list
 
 def test_a_start_is_looked_at_after_moments_that_grow_to_five_seconds():
     """Instead of 30, 60, 120 ... 300 s."""
-    asked = knocked(CircuitBreaker(POLICY, WarmUp(30)), 30)
+    asked = attempted(CircuitBreaker(POLICY, WarmUp(30)), 30)
     assert asked == [0, 0.5, 1.5, 3.5, 7.5, 12.5, 17.5, 22.5, 27.5]
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 0.6, 4, 30, 300, 1234])
-def test_as_often_as_it_can_be_knocked_at_it_is(seconds):
+def test_it_is_probed_as_often_as_it_can_be(seconds):
     """`explain` counts with this number."""
-    assert len(knocked(CircuitBreaker(POLICY, WarmUp(10_000)), seconds)) == 1 + warmup_retries_within(seconds)
+    assert len(attempted(CircuitBreaker(POLICY, WarmUp(10_000)), seconds)) == 1 + warmup_retries_within(seconds)
 
 
 def test_a_start_that_takes_too_long_is_an_outage():
     """After max_wait_s the cooldown is the policy's, and doubles."""
     breaker = CircuitBreaker(POLICY, WarmUp(10))
-    asked = knocked(breaker, 250)
+    asked = attempted(breaker, 250)
     assert asked[:5] == [0, 0.5, 1.5, 3.5, 7.5]
     assert asked[5:] == [12.5, 42.5, 102.5, 222.5]
     assert not breaker.is_warming_up(12.5)
@@ -79,7 +79,7 @@ def test_the_next_start_begins_after_an_answer():
 def test_the_next_start_begins_after_a_long_silence_too():
     """Nobody asked for ten minutes, so nobody knows: it may have been up meanwhile."""
     breaker = CircuitBreaker(POLICY, WarmUp(10))
-    knocked(breaker, 20)
+    attempted(breaker, 20)
     breaker.failed(breaker.acquire(700), 700, "connection")
     assert (breaker.is_warming_up(700), breaker.blocked_until(700)) == (True, 700.5)
 
@@ -118,7 +118,7 @@ def test_opening_is_told_once_for_a_start():
 def test_a_deployment_whose_breaker_is_off_is_waited_for_as_well():
     """And after max_wait_s it is as if nothing counted."""
     breaker = CircuitBreaker(None, WarmUp(10))
-    knocked(breaker, 12)
+    attempted(breaker, 12)
     assert breaker.is_warming_up(9)
     breaker.failed(breaker.acquire(12.5), 12.5, "overloaded")
     assert (breaker.state(12.5), breaker.blocked_until(12.5)) == ("closed", None)
@@ -170,12 +170,12 @@ async def test_others_answer_meanwhile_without_a_pause(streamed):
         on.clock.advance(second - on.clock.now())
         out = await on.call(streamed=streamed)
         assert (type(out.end), out.took) == (Answered, 0)
-    knocks = [0, 1, 2, 4, 8, 13, 18, 23, 28, 33, 38, 43]
-    assert [at for name, at in on.transport.asked if name == "cold"] == [*knocks, *range(44, 60)]
+    attempts = [0, 1, 2, 4, 8, 13, 18, 23, 28, 33, 38, 43]
+    assert [at for name, at in on.transport.asked if name == "cold"] == [*attempts, *range(44, 60)]
     assert out.end.record.deployment == "cold"
 
 
-async def test_of_many_that_wait_one_at_a_time_knocks():
+async def test_of_many_that_wait_one_at_a_time_probes():
     """A hundred callers do not become a hundred requests every five seconds."""
     on = waking(chain(cold(), retries=0), up_at=40)
     outs = await asyncio.gather(*(on.call() for _ in range(100)))
@@ -237,7 +237,7 @@ async def test_a_tier_for_long_prompts_may_start_too():
     assert out.text == "awake"
 
 
-def test_a_knock_is_no_repeat():
+def test_a_probe_is_no_repeat():
     """`retries.max` and the allowance of repeats are for failures, not for waiting."""
     plan = chain(cold(), retries=0)
     health = health_of(plan)
@@ -245,15 +245,15 @@ def test_a_knock_is_no_repeat():
         plan, lambda name, at: health[name].unavailable(at), rng=Random(1), backoff=float, deadline=60
     )
     step = course.next_step(0)
-    ticket = health["cold"].begin(0)
-    health["cold"].failed(ticket, 0, "connection", None)
+    permit = health["cold"].begin(0)
+    health["cold"].failed(permit, 0, "connection", None)
     course.failed(step.member, Fault("connection", ""), 0)
     assert course.next_step(0).until == 0.5
     again = course.next_step(0.5)
     assert (again.warmup_retry, again.repeat, course.repeats) == (True, False, 0)
 
 
-def test_explain_counts_the_knocks_and_says_so():
+def test_explain_counts_the_probes_and_says_so():
     """Never more requests than it says."""
     told = explain(chain(cold(max_wait_s=600), member("warm"), retries=2, total_s=30))
     assert told["max_requests"] == 2 + 2 + warmup_retries_within(30)

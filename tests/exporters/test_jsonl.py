@@ -110,7 +110,7 @@ def test_what_was_written_is_read_again(tmp_path):
 
 
 def test_how_long_a_reader_paused_is_kept(tmp_path):
-    """Or a deployment would be slower in books made from the log."""
+    """Or a deployment would be slower in counts made from the log."""
     slowly_read = replace(ANSWER, paused_s=0.25)
     with CallLog(tmp_path / "calls.jsonl") as log:
         log(replace(CALL, record=replace(RECORD, attempts=(FAILED, slowly_read))))

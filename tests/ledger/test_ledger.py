@@ -1,4 +1,4 @@
-"""The ledger: what it counts, what its percentiles are worth, and that books of several processes are one."""
+"""The ledger: what it counts, what its percentiles are worth, and that counts of several processes are one."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ class Unspeakable:
 
 class TestCounting:
     def test_a_call_that_cannot_be_booked_spoils_no_other(self, caplog):
-        """Calls are booked some at a time: each of them once, whatever is among them."""
+        """Calls are counted some at a time: each of them once, whatever is among them."""
         ledger = Ledger(by=("tenant",))
         odd = ended(answer(), metadata={"tenant": Unspeakable()})
         for place in range(41):
             ledger(odd if place == 3 else ended(answer(), metadata={"tenant": "acme"}))
         assert ledger.snapshot().by["tenant"]["acme"].calls == ledger.snapshot().by["tenant"]["acme"].answered == 40
-        assert caplog.text.count("could not be booked") == 1
+        assert caplog.text.count("could not be counted") == 1
 
     def test_a_fallback_is_booked_to_all_it_concerns(self):
         """The call as a whole to its chain, tag, run and tenant; each deployment its own attempts."""
@@ -134,7 +134,7 @@ class TestCounting:
         assert (summary.calls, summary.attempts, summary.answered, summary.failures) == (1, 2, 1, {"rate_limited": 1})
 
     def test_other_events_are_no_news(self):
-        """Only ended calls are booked."""
+        """Only ended calls are counted."""
         assert snapshot_of(FellBack("c", "a", "b", "timeout")) == snapshot_of()
 
     def test_langchains_own_tags_are_left_out(self):
@@ -174,7 +174,7 @@ class TestCounting:
         assert (ledger.snapshot().total.calls, ledger.snapshot().total.cost_usd) == (4000, Decimal(40))
 
     def test_it_may_be_told_of_a_call_by_the_thread_that_is_booking_another(self):
-        """Whoever holds its lock is not waited for; what was told meanwhile is booked with the next."""
+        """Whoever holds its lock is not waited for; what was told meanwhile is counted with the next."""
         ledger = Ledger(by=("tenant",))
 
         class Telling:
@@ -310,7 +310,7 @@ class TestCost:
         assert _held(ledger) < early * 1.2
 
     def test_the_percentiles_of_many_calls_are_those_of_their_times(self):
-        """To 1 %, with a tail as long as real ones; benchmarks/books.py shows it for a million calls."""
+        """To 1 %, with a tail as long as real ones; benchmarks/ledger.py shows it for a million calls."""
         rng, ledger, known = Random(7), Ledger(), {"a": [], "b": []}
         for number in range(30_000):
             latency_s, name = rng.lognormvariate(0.0, 1.0), "ab"[number % 3 == 0]

@@ -253,7 +253,7 @@ async def test_rules_given_to_litellm_are_asked(listed, monkeypatch):
 
 
 async def test_a_routers_own_callbacks_are_nobody_who_listens():
-    """`model.router` registers its book-keeping with litellm; calls of ours keep their way."""
+    """`model.router` registers its counters with litellm; calls of ours keep their way."""
     with FakeServer({"a": "fine"}) as server:
         async with build_chat_model(server.spec(backend="vllm")) as model:
             assert model.router.model_list

@@ -86,10 +86,10 @@ def test_a_new_variable_never_has_the_name_of_one_there_is():
     assert data["deployments"]["b"]["api_key"] == "${B_API_KEY_2}"
 
 
-@pytest.mark.parametrize(("judge", "kept"), [(is_good, True), (lambda reply: True, False)])
-def test_a_function_is_written_by_its_name_if_it_has_one(judge, kept):
+@pytest.mark.parametrize(("predicate", "kept"), [(is_good, True), (lambda reply: True, False)])
+def test_a_function_is_written_by_its_name_if_it_has_one(predicate, kept):
     """A lambda is left out, and that is told."""
-    spec = spec_of().with_chain_settings("c", accept=judge)
+    spec = spec_of().with_chain_settings("c", accept=predicate)
     data, notes = dump_spec(spec)
     assert data["chains"]["c"].get("accept") == ("tests.spec.test_dump:is_good" if kept else None)
     assert [note.path for note in notes] == ([] if kept else ["chains.c.accept"])

@@ -120,7 +120,7 @@ async def test_the_name_of_the_model_stands_on_the_first_chunk_alone():
 
 
 async def test_every_raw_chunk_with_something_in_it_becomes_one_chunk():
-    """Pieces come out in their order and one by one, text, usage and our farewell too."""
+    """Pieces come out in their order and one by one, text, usage and our last chunk too."""
     for chunks in await both(Scripted(router=NoRouter())):
         assert [chunk.text for chunk in chunks] == ["Hel", "lo", "", ""]
         assert all(isinstance(chunk.message, AIMessageChunk) for chunk in chunks)

@@ -61,7 +61,8 @@ class _LedgerHandler(CallObserver):
 class CostCallbackHandler(_LedgerHandler):
     """What calls cost: in total, by chain, deployment, model, tag, and by the keys of `config["metadata"]` in `by`.
 
-    Attempts that failed, broke off or lost a race are included. A cost that is not known never counts as 0.
+    Attempts that failed, broke off or were overtaken by another deployment are included. A cost that is not known
+    never counts as 0.
     """
 
     @property

@@ -164,11 +164,11 @@ class ChainChatModel(BaseChatModel):
     ) -> Runnable[LanguageModelInput, Any]:
         """LangChain's, and a reply that does not parse or validate counts as `rejected`: the next deployment
         is asked with the same request. Streamed replies are held until they are judged."""
-        asked = {"method": method, "strict": strict, **kwargs}
+        options = {"method": method, "strict": strict, **kwargs}
         trace_format = {"kwargs": {"method": method, "strict": strict}, "schema": convert_to_openai_tool(schema)}
-        form = structured(super().with_structured_output(schema, **asked), trace_format)
+        form = structured(super().with_structured_output(schema, **options), trace_format)
         strictly = self.model_copy(update={"structured": form})
-        return super(ChainChatModel, strictly).with_structured_output(schema, include_raw=include_raw, **asked)
+        return super(ChainChatModel, strictly).with_structured_output(schema, include_raw=include_raw, **options)
 
     # LangChain's entries, overridden only to learn the run and the chain that a config names. BaseChatModel hands no
     # run manager to `_generate` and `_stream` of ChatLiteLLM's that would reach `completion_with_retry`, so who calls
@@ -256,29 +256,29 @@ class ChainChatModel(BaseChatModel):
 
     # Requests and what comes back.
 
-    def _merged(self, own: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
+    def _merged(self, defaults: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """A call's parameters over the model's, with the chain it asks for as `model`, LangChain's word."""
-        reject_misplaced(words)
-        chosen = words.get("chain") or words.get("model") or self.chain
-        return {**own, **words, "model": self._chain_name(chosen)}
+        reject_misplaced(kwargs)
+        chosen = kwargs.get("chain") or kwargs.get("model") or self.chain
+        return {**defaults, **kwargs, "model": self._chain_name(chosen)}
 
-    def _ask(self, words: dict[str, Any], run_manager: CallbackManagerForLLMRun | None) -> Any:
+    def _ask(self, kwargs: dict[str, Any], run_manager: CallbackManagerForLLMRun | None) -> Any:
         """One call through the chain: its chunks, or the whole reply if it is not streamed."""
         caller = self._caller(run_manager)
-        answer = iter_reply(self._start(words, caller), caller)
-        return answer if words.get("stream") else list(answer)[-1]
+        answer = iter_reply(self._start(kwargs, caller), caller)
+        return answer if kwargs.get("stream") else list(answer)[-1]
 
-    async def _aask(self, words: dict[str, Any], run_manager: AsyncCallbackManagerForLLMRun | None) -> Any:
+    async def _aask(self, kwargs: dict[str, Any], run_manager: AsyncCallbackManagerForLLMRun | None) -> Any:
         """Like `_ask`."""
         caller = self._caller(run_manager)
-        answer = caller.answer = aiter_reply(self._start(words, caller), caller)
-        return answer if words.get("stream") else [item async for item in answer][-1]
+        answer = caller.answer = aiter_reply(self._start(kwargs, caller), caller)
+        return answer if kwargs.get("stream") else [item async for item in answer][-1]
 
-    def _start(self, words: dict[str, Any], caller: CallContext) -> CallExecution:
-        """The call that merged words ask for."""
+    def _start(self, kwargs: dict[str, Any], caller: CallContext) -> CallExecution:
+        """The call that merged kwargs ask for."""
         self._check_open()
         _, plan, engine = self.runtime.state
-        return CallExecution(engine, to_call(words, plan.chain(words["model"]), self.structured, caller.spender()))
+        return CallExecution(engine, to_call(kwargs, plan.chain(kwargs["model"]), self.structured, caller.spender()))
 
     def _check_open(self) -> None:
         if self.runtime.is_closed:

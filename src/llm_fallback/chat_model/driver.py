@@ -1,4 +1,4 @@
-"""Who makes a call, and how the engine's steps are driven from there, in a thread or in a task.
+"""Runs a call's engine steps from the caller's thread or task, and emits its events there.
 
 Both drivers do the same: take the next item, tell facts, answer questions, hand on chunks, and close the engine when
 the caller leaves. Whatever is the user's (listeners, handlers, predicates, logging) runs here, at the caller's; only
@@ -139,14 +139,14 @@ async def _close(steps: AsyncGenerator[Any, Any]) -> None:
 
 
 def _drop(
-    loop: Portal,
+    closer: Portal,
     context: contextvars.Context,
     execution: CallExecution,
     caller: CallContext,
     steps: AsyncGenerator[Any, Any],
 ) -> None:
     """Have the portal close a call that nobody holds any more. Waits for nothing, because a finaliser calls it."""
-    loop.send(_close_dropped(steps, execution, caller), context)
+    closer.send(_close_dropped(steps, execution, caller), context)
 
 
 async def _close_dropped(steps: AsyncGenerator[Any, Any], execution: CallExecution, caller: CallContext) -> None:

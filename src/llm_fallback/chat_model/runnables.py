@@ -44,14 +44,14 @@ class FallbackSequence(RunnableSequence[Any, Any]):
     def _over(self, model: Runnable[Any, Any]) -> Self:
         return self.model_copy(update={"middle": [model, *self.middle[1:]]})
 
-    def _told(self, words: Mapping[str, Any]) -> Self:
-        return self._over(self.middle[0].bind(**words)) if words else self
+    def _bound(self, kwargs: Mapping[str, Any]) -> Self:
+        return self._over(self.middle[0].bind(**kwargs)) if kwargs else self
 
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **words: Any) -> Any:
-        return super(FallbackSequence, self._told(words)).invoke(input, config)
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        return super(FallbackSequence, self._bound(kwargs)).invoke(input, config)
 
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **words: Any) -> Any:
-        return await super(FallbackSequence, self._told(words)).ainvoke(input, config)
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        return await super(FallbackSequence, self._bound(kwargs)).ainvoke(input, config)
 
     def batch(
         self,
@@ -59,9 +59,9 @@ class FallbackSequence(RunnableSequence[Any, Any]):
         config: RunnableConfig | list[RunnableConfig] | None = None,
         *,
         return_exceptions: bool = False,
-        **words: Any,
+        **kwargs: Any,
     ) -> list[Any]:
-        return super(FallbackSequence, self._told(words)).batch(inputs, config, return_exceptions=return_exceptions)
+        return super(FallbackSequence, self._bound(kwargs)).batch(inputs, config, return_exceptions=return_exceptions)
 
     async def abatch(
         self,
@@ -69,23 +69,23 @@ class FallbackSequence(RunnableSequence[Any, Any]):
         config: RunnableConfig | list[RunnableConfig] | None = None,
         *,
         return_exceptions: bool = False,
-        **words: Any,
+        **kwargs: Any,
     ) -> list[Any]:
-        told = self._told(words)
-        return await super(FallbackSequence, told).abatch(inputs, config, return_exceptions=return_exceptions)
+        bound = self._bound(kwargs)
+        return await super(FallbackSequence, bound).abatch(inputs, config, return_exceptions=return_exceptions)
 
-    def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **words: Any) -> Iterator[Any]:
-        return super(FallbackSequence, self._told(words)).transform(input, config)
+    def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
+        return super(FallbackSequence, self._bound(kwargs)).transform(input, config)
 
     def atransform(
-        self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **words: Any
+        self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
-        return super(FallbackSequence, self._told(words)).atransform(input, config)
+        return super(FallbackSequence, self._bound(kwargs)).atransform(input, config)
 
 
 class FallbackRunnable(RunnableBinding[Any, Any]):  # type: ignore[no-redef] # pydantic's plugin and a field `kwargs`
     """A FallbackSequence that stays one where it becomes a step of another sequence, which would take its steps apart
-    and say the words of a call to the first of them."""
+    and pass the keywords of a call to the first of them."""
 
     def with_chain(self, chain: str) -> Self:
         """This runnable on another chain of the same spec, with the same state. ValueError with the nearest for a name
@@ -100,8 +100,8 @@ def declared_runnables(source: Any, build: Callable[[Spec], ChainChatModel]) -> 
     outputs = _outputs(spec)
     model = build(spec)
     return {
-        name: _joined(own.prompt, model.with_chain(own.chain or model.chain), outputs[name], name)
-        for name, own in spec.runnables.items()
+        name: _joined(declared.prompt, model.with_chain(declared.chain or model.chain), outputs[name], name)
+        for name, declared in spec.runnables.items()
     }
 
 
@@ -130,11 +130,13 @@ def _on_chain(runnable: Any, chain: str) -> Any:
     """A runnable on another chain, with all that is bound to it."""
     if isinstance(runnable, RunnableBindingBase):
         # But for a chain bound to it before, which would be asked in spite of this one.
-        words = {name: value for name, value in runnable.kwargs.items() if name not in ("chain", "model")}
-        told = {name: value for name, value in runnable.config.get("configurable", {}).items() if name != "chain"}
-        config = {**runnable.config, "configurable": told}
+        kwargs = {name: value for name, value in runnable.kwargs.items() if name not in ("chain", "model")}
+        configurable = {
+            name: value for name, value in runnable.config.get("configurable", {}).items() if name != "chain"
+        }
+        config = {**runnable.config, "configurable": configurable}
         return runnable.model_copy(
-            update={"bound": _on_chain(runnable.bound, chain), "kwargs": words, "config": config}
+            update={"bound": _on_chain(runnable.bound, chain), "kwargs": kwargs, "config": config}
         )
     return runnable.with_chain(chain)
 
@@ -184,10 +186,10 @@ def _is_schema(output: Any) -> bool:
 def _outputs(spec: Spec) -> dict[str, Any]:
     """The output of each runnable, imported where it is an import path."""
     mistakes: list[Mistake] = []
-    found = {name: _imported(spec, name, own.output, mistakes) for name, own in spec.runnables.items()}
+    outputs = {name: _imported(spec, name, declared.output, mistakes) for name, declared in spec.runnables.items()}
     if mistakes:
         raise SpecError(mistakes)
-    return found
+    return outputs
 
 
 def _imported(spec: Spec, name: str, output: str, mistakes: list[Mistake]) -> Any:

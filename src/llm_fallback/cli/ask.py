@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm_fallback.cli.shared import (
-    FOUND,
+    EXIT_FAILED,
     chain_named,
     chain_option,
     console,
@@ -81,7 +81,7 @@ def _ask(model: BaseChatModel, question: str, stream: bool, records: list[Record
     out.print(summary(records[-1]))
     if error is not None:
         out.print(str(error), style="red", markup=False, soft_wrap=not out.is_terminal)
-    return FOUND if error else 0
+    return EXIT_FAILED if error else 0
 
 
 def _answer(model: BaseChatModel, question: str, stream: bool) -> Iterator[str]:
@@ -97,7 +97,7 @@ def _ask_as_json(model: BaseChatModel, question: str, records: list[Record]) -> 
         reply: AIMessage = model.invoke(question)
     except (BudgetExceeded, ChainExhausted) as error:
         print_json({"answer": None, "error": str(error), **_metadata(records)})
-        return FOUND
+        return EXIT_FAILED
     print_json({"answer": str(reply.text), "usage_metadata": reply.usage_metadata, **_metadata(records)})
     return 0
 

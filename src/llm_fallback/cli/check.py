@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from llm_fallback.cli.shared import FOUND, files_option, json_option, print_json
+from llm_fallback.cli.shared import EXIT_FAILED, files_option, json_option, print_json
 from llm_fallback.errors import Location, Mistake, SpecError
 from llm_fallback.plan.checks import Finding, check
 from llm_fallback.spec import load_spec
@@ -52,7 +52,7 @@ def command(ctx: click.Context, files: tuple[Path, ...], env: bool, strict: bool
         print_json({"ok": fine, "findings": findings, "chains": report.chains})
     else:
         _print(report, ", ".join(map(str, files)))
-    ctx.exit(0 if fine else FOUND)
+    ctx.exit(0 if fine else EXIT_FAILED)
 
 
 def examine(files: Sequence[Path], *, env: bool) -> Report:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm_fallback.cli.shared import (
-    FOUND,
+    EXIT_FAILED,
     chain_named,
     chain_option,
     console,
@@ -85,7 +85,7 @@ def command(ctx: click.Context, files: tuple[Path, ...], chain: str | None, time
         print_json(_data(results))
     else:
         _print_summary(results, console())
-    ctx.exit(0 if results.is_fine else FOUND)
+    ctx.exit(0 if results.is_fine else EXIT_FAILED)
 
 
 def _no_results(model: FallbackChatModel, names: list[str]) -> Results:

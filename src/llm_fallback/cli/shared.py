@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llm_fallback.spec import Spec
 
 DEFAULT_FILE = "llm-fallback.yaml"
-FOUND = 1
+EXIT_FAILED = 1
 """Exit code for a finding or a failed call. Success is 0, wrong usage 2."""
 INTERRUPTED = 130
 
@@ -55,12 +55,12 @@ class Commands(click.Group):
             ctx.exit(INTERRUPTED)
         except LLMFallbackError as error:
             click.echo(f"{ctx.command_path}: {error}", err=True)
-            ctx.exit(FOUND)
+            ctx.exit(EXIT_FAILED)
         except OSError as error:
             if error.filename is None:  # As of a closed pipe, which click handles.
                 raise
             click.echo(f"{ctx.command_path}: {error.filename}: {error.strerror}", err=True)
-            ctx.exit(FOUND)
+            ctx.exit(EXIT_FAILED)
 
 
 def _files(ctx: click.Context, option: click.Parameter, given: tuple[Path, ...]) -> tuple[Path, ...]:

@@ -11,7 +11,7 @@ from typing import cast
 
 import click
 
-from llm_fallback.cli.shared import FOUND, chain_named, chain_option, files_option, json_option, print_json
+from llm_fallback.cli.shared import EXIT_FAILED, chain_named, chain_option, files_option, json_option, print_json
 from llm_fallback.events import Failure
 from llm_fallback.simulate import Outcome, Trouble, simulate
 from llm_fallback.simulate.troubles import FAILURES
@@ -84,7 +84,7 @@ def command(
         from llm_fallback.cli.simulate_table import show
 
         show(outcome)
-    ctx.exit(FOUND if outcome.unanswered > allowed * calls else 0)
+    ctx.exit(EXIT_FAILED if outcome.unanswered > allowed * calls else 0)
 
 
 def troubles(down: Iterable[str], fail: Iterable[str], slow: Iterable[str]) -> list[Trouble]:

@@ -1,4 +1,4 @@
-"""One look at a deployment: is it there, is it ready, does it serve the model, does it take the key, does it answer?
+"""Whether a deployment works: is it there, is it ready, does it serve the model, does it take the key, does it answer?
 
 Health endpoints say 200 while the engine is dead or the model not loaded, and listings name models that do not answer.
 So both are only read for what they tell of a failure; whether a deployment works is said by a request for one token. A
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from pydantic import SecretStr
 
 from llm_fallback.engine.clock import Clock
-from llm_fallback.engine.remedies import remedy
+from llm_fallback.engine.remedies import FailureContext, remedy
 from llm_fallback.engine.transport import FINISHES, Chunk, Fault, StreamEnd, Transport, Unsupported
 from llm_fallback.events import Failure
 from llm_fallback.plan.plan import Target
@@ -32,7 +32,7 @@ _NO_ANSWER = ("connection", "timeout")
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """What is known of a deployment after a look at it. None: not known. Times in seconds."""
+    """What is known of a deployment after its ping. None: not known. Times in seconds."""
 
     deployment: str
     model: str
@@ -93,7 +93,7 @@ class ProbeResult:
 
 
 class PingTransport(Transport, Protocol):
-    """A transport that can also look at a page of a deployment's server."""
+    """A transport that can also get a page of a deployment's server."""
 
     async def get_page(self, target: Target, url: str, api_key: SecretStr | None) -> HttpPage | Fault | None:
         """The page at a URL of the server; None where there is no server."""
@@ -110,7 +110,7 @@ async def pings(
     """All of them at once, each as soon as it is known."""
     # All are made before any is started: to put a first request together takes longer than to have it answered.
     pingers = [_Pinger(transport, clock, target, keys[target.name], timeout_s) for target in targets]
-    under_way = [asyncio.ensure_future(watch.ping()) for watch in pingers]
+    under_way = [asyncio.ensure_future(pinger.ping()) for pinger in pingers]
     try:
         for ping in asyncio.as_completed(under_way):
             yield await ping
@@ -121,7 +121,7 @@ async def pings(
 
 
 class _Pinger:
-    """One deployment, looked at until a moment."""
+    """One ping, with its own time limit."""
 
     def __init__(
         self, transport: PingTransport, clock: Clock, target: Target, key: SecretStr | None, timeout_s: float
@@ -218,7 +218,7 @@ def models_in(data: Any) -> tuple[str, ...]:
 
 
 def ping_result(target: Target, checks: EndpointChecks, answer: ProbeResult, *, key: SecretStr | None) -> Ping:
-    """What sight and answer amount to."""
+    """The ping that endpoint checks and probe result add up to."""
     fault = answer.fault
     works = fault is None
     reachable = _reachable(checks, fault)
@@ -235,7 +235,7 @@ def ping_result(target: Target, checks: EndpointChecks, answer: ProbeResult, *, 
         failure=None if fault is None else fault.failure,
         status=None if fault is None else fault.status,
         message=None if fault is None else fault.message,
-        remedy=None if fault is None else remedy(target, fault, checks.serves, key=key, reachable=reachable),
+        remedy=None if fault is None else remedy(FailureContext(target, fault, checks.serves, key, reachable)),
         serves=checks.serves,
     )
 

@@ -17,7 +17,7 @@ _MOST_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class FailureContext:
     """One failure, and what is known around it."""
 
     target: Target
@@ -33,67 +33,67 @@ class Case:
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else ""
 
 
-def remedy(
-    target: Target, fault: Fault, serves: Sequence[str], *, key: SecretStr | None, reachable: bool | None
-) -> str | None:
+def remedy(failure: FailureContext) -> str | None:
     """What to do, in one line; None where the server's own words say it best."""
-    say = _REMEDIES.get(fault.failure)
-    return None if say is None else say(Case(target, fault, serves, key, reachable))
+    say = _REMEDIES.get(failure.fault.failure)
+    return None if say is None else say(failure)
 
 
-def _connection(case: Case) -> str:
-    if case.reachable:
+def _connection(failure: FailureContext) -> str:
+    if failure.reachable:
         return "the server breaks the connection instead of answering: its log says more"
-    if not case.address:
+    if not failure.address:
         return "there is no connection to the provider: is there a network?"
-    return f"nothing answers at {case.address}: is the server up, and is api_base right?"
+    return f"nothing answers at {failure.address}: is the server up, and is api_base right?"
 
 
-def _timeout(case: Case) -> str:
-    if case.reachable:
+def _timeout(failure: FailureContext) -> str:
+    if failure.reachable:
         return "the server is up and does not answer: it is loading the model, or overloaded"
-    return f"no word from {case.address or 'the provider'}: is it up, and does a firewall stand in between?"
+    return f"no word from {failure.address or 'the provider'}: is it up, and does a firewall stand in between?"
 
 
-def _auth(case: Case) -> str:
-    if case.key is not None:
-        return "the server refuses the key in api_key" if case.fault.status != 403 else "the key may not use this model"
-    variables = KEY_VARIABLES.get(case.target.provider, ()) if case.target.uses_provider_credentials else ()
+def _auth(failure: FailureContext) -> str:
+    if failure.key is not None:
+        return (
+            "the server refuses the key in api_key" if failure.fault.status != 403 else "the key may not use this model"
+        )
+    variables = KEY_VARIABLES.get(failure.target.provider, ()) if failure.target.uses_provider_credentials else ()
     if variables:
         return f"the provider refuses the key in {variables[0]}, or it is not set"
     return "the server asks for a key: write it as api_key"
 
 
-def _not_found(case: Case) -> str:
-    name = case.target.model_name
-    if name in case.serves:
+def _not_found(failure: FailureContext) -> str:
+    name = failure.target.model_name
+    if name in failure.serves:
         return f"the server lists model {name!r} and does not answer for it: is api_base right?"
-    if case.serves:
-        others = ", ".join(case.serves[:_MOST_NAMED])
+    if failure.serves:
+        others = ", ".join(failure.serves[:_MOST_NAMED])
         return f"model {name!r} is not served here; it serves: {others}"
     return f"model {name!r} is not served here, or api_base is not right"
 
 
-def _rate_limited(case: Case) -> str:
-    wait = case.fault.retry_after_s
+def _rate_limited(failure: FailureContext) -> str:
+    wait = failure.fault.retry_after_s
     return "it is throttled" if wait is None else f"it is throttled, and asks for {wait:g} s of patience"
 
 
-def _not_a_completion(case: Case) -> str:
-    where = f"{case.address}/chat/completions" if case.address else "the provider"
+def _not_a_completion(failure: FailureContext) -> str:
+    where = f"{failure.address}/chat/completions" if failure.address else "the provider"
     return f"what {where} answers is no chat completion: is api_base right?"
 
 
-_REMEDIES: Mapping[Failure, Callable[[Case], str]] = {
+_REMEDIES: Mapping[Failure, Callable[[FailureContext], str]] = {
     "connection": _connection,
     "timeout": _timeout,
     "auth": _auth,
     "not_found": _not_found,
     "rate_limited": _rate_limited,
-    "quota_exhausted": lambda case: "the account has no credit left, or no billing",
-    "overloaded": lambda case: "the server is up and takes no requests: it is still starting, or full",
-    "server_error": lambda case: "the server fails by itself: its log says more",
-    "bad_request": lambda case: "the server does not take the request: are model and params right?",
+    "quota_exhausted": lambda failure: "the account has no credit left, or no billing",
+    "overloaded": lambda failure: "the server is up and takes no requests: it is still starting, or full",
+    "server_error": lambda failure: "the server fails by itself: its log says more",
+    "bad_request": lambda failure: "the server does not take the request: are model and params right?",
     "invalid_response": _not_a_completion,
     "empty_response": _not_a_completion,
     "stream_broken": _not_a_completion,

@@ -13,7 +13,7 @@ from llm_fallback.events import Attempt
 
 
 class Settlement:
-    """Settles one attempt, once: books its cost, and tells health what came of it."""
+    """Settles one attempt, once: records its cost, and tells health what came of it."""
 
     def __init__(
         self, engine: Engine, deployment: str, permit: Permit, reservation: Reservation, expected_tokens: int
@@ -26,7 +26,7 @@ class Settlement:
 
     def succeed(self, attempt: Attempt, now: float) -> None:
         """The deployment answered."""
-        self._book(attempt)
+        self._record_cost(attempt)
         health = self._engine.health
         try:
             with health.lock:
@@ -40,7 +40,7 @@ class Settlement:
 
     def fail(self, attempt: Attempt, fault: Fault, now: float, *, is_to_blame: bool) -> float | None:
         """The attempt failed, by the deployment's doing or not; seconds until it reopens if that opened its breaker."""
-        self._book(attempt)
+        self._record_cost(attempt)
         health = self._engine.health
         try:
             with health.lock:
@@ -75,7 +75,7 @@ class Settlement:
                 health[self._deployment].cancelled(self._permit)
         health.notify_waiters()
 
-    def _book(self, attempt: Attempt) -> None:
+    def _record_cost(self, attempt: Attempt) -> None:
         self.attempt = attempt
         self._reservation.settle(attempt.cost_usd)
 

@@ -1,4 +1,4 @@
-"""What happened lately: counts, rates and means over a window that moves with the time it is told."""
+"""Counts, rates and means over recent time. The caller passes the time."""
 
 from __future__ import annotations
 

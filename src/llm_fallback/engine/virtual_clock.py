@@ -17,10 +17,10 @@ from llm_fallback.engine.clock import IdleTimer, T
 
 
 class JumpingClock:
-    """Time that passes only when nobody has anything else to do: it jumps to the next moment somebody waits for.
+    """Time that passes only when nobody has anything else to do: it jumps to the next wake-up somebody waits for.
 
     For work that waits on nothing but this clock; a task waiting for a socket would be jumped over. Several event
-    loops may share one: each jumps to its own moments only, and sees the time the others have jumped to. What others
+    loops may share one: each jumps to its own wake-ups only, and sees the time the others have jumped to. What others
     do in the meantime, on another loop or in the thread of a caller, takes real time, and no jump is made over it
     before nothing stirred for some: `patience_s`. No longer, because whoever does it may be waiting for the jump.
     """
@@ -37,8 +37,8 @@ class JumpingClock:
         """When, in real time, somebody last did something that shows here."""
         self._lock = threading.Lock()
         self._order = itertools.count()
-        self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[float, int, _Timer]]] = {}
-        """The moments of each loop on which somebody waits; no loop may wake what belongs to another."""
+        self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[float, int, _WakeUp]]] = {}
+        """The wake-ups of each loop by time; no loop may wake what belongs to another."""
 
     def now(self) -> float:
         return self._now
@@ -54,11 +54,11 @@ class JumpingClock:
 
     async def sleep(self, seconds: float) -> None:
         woken = asyncio.get_running_loop().create_future()
-        moment = self.call_at(self._now + seconds, lambda: _wake(woken))
+        wake_up = self.call_at(self._now + seconds, lambda: _wake(woken))
         try:
             await woken
         finally:
-            moment.forget()
+            wake_up.forget()
 
     def deadline(self, at: float, *, for_others: bool = False) -> AbstractAsyncContextManager[Any]:
         return _JumpedDeadline(self, at, for_others=for_others)
@@ -66,17 +66,17 @@ class JumpingClock:
     def idle_timer(self) -> IdleTimer:
         return _JumpedTimer(self)
 
-    def call_at(self, when: float, wake: Callable[[], object], *, for_others: bool = False) -> _Timer:
-        """Call `wake` when time has come there; whoever no longer waits for the moment forgets it."""
+    def call_at(self, when: float, wake: Callable[[], object], *, for_others: bool = False) -> _WakeUp:
+        """Call `wake` when time has come there; whoever no longer waits for the wake-up forgets it."""
         loop = asyncio.get_running_loop()
         if loop not in self._waiting:
             self._forget_closed_loops()
             self._waiting[loop] = []
             self._tick(loop, self._QUIET_TURNS)
         self._stirred = time.monotonic()
-        moment = _Timer(wake, for_others=for_others)
-        heapq.heappush(self._waiting[loop], (when, next(self._order), moment))
-        return moment
+        wake_up = _WakeUp(wake, for_others=for_others)
+        heapq.heappush(self._waiting[loop], (when, next(self._order), wake_up))
+        return wake_up
 
     def _tick(self, loop: asyncio.AbstractEventLoop, left: int) -> None:
         if left:
@@ -88,28 +88,30 @@ class JumpingClock:
         if not waiting:
             del self._waiting[loop]
             return
-        when, _, moment = waiting[0]
-        if self._must_wait(loop, when, moment):
+        when, _, wake_up = waiting[0]
+        if self._must_wait(loop, when, wake_up):
             loop.call_later(self._LOOK_EVERY_S, self._tick, loop, self._QUIET_TURNS)
             return
         heapq.heappop(waiting)
         with self._lock:
             self._now, self._stirred = max(self._now, when), time.monotonic()
-        if moment.wake is not None:
-            moment.wake()
+        if wake_up.wake is not None:
+            wake_up.wake()
         loop.call_soon(self._tick, loop, self._QUIET_TURNS)
 
-    def _must_wait(self, loop: asyncio.AbstractEventLoop, when: float, moment: _Timer) -> bool:
-        """Whether a jump to the moment would go over what others may still be doing."""
-        if when <= self._now or not (moment.for_others or self._is_ahead(loop, when)):
+    def _must_wait(self, loop: asyncio.AbstractEventLoop, when: float, wake_up: _WakeUp) -> bool:
+        """Whether a jump to the wake-up would go over what others may still be doing."""
+        if when <= self._now or not (wake_up.for_others or self._is_ahead(loop, when)):
             return False
         return time.monotonic() - self._stirred < self._patience_s
 
     def _is_ahead(self, loop: asyncio.AbstractEventLoop, when: float) -> bool:
-        """Whether another loop that runs has an earlier moment to jump to, or is just at one."""
-        others = [moments for other, moments in list(self._waiting.items()) if other is not loop and other.is_running()]
-        # A copy, because another thread takes moments from the list meanwhile.
-        return any(not first or first[0][0] < when for first in (moments[:1] for moments in others))
+        """Whether another loop that runs has an earlier wake-up to jump to, or is just at one."""
+        others = [
+            wake_ups for other, wake_ups in list(self._waiting.items()) if other is not loop and other.is_running()
+        ]
+        # A copy, because another thread takes wake-ups from the list meanwhile.
+        return any(not first or first[0][0] < when for first in (wake_ups[:1] for wake_ups in others))
 
     def _forget_closed_loops(self) -> None:
         for loop in list(self._waiting):
@@ -117,7 +119,7 @@ class JumpingClock:
                 self._waiting.pop(loop, None)
 
 
-class _Timer:
+class _WakeUp:
     """A time somebody waits for. Once forgotten, no clock jumps to it."""
 
     def __init__(self, wake: Callable[[], object], *, for_others: bool) -> None:
@@ -135,7 +137,7 @@ def _wake(sleeper: asyncio.Future[None]) -> None:
 
 
 class _JumpedTimer:
-    """An idle timer on a JumpingClock, which must know each moment that somebody waits for."""
+    """An idle timer on a JumpingClock, which must know each wake-up that somebody waits for."""
 
     def __init__(self, clock: JumpingClock) -> None:
         self._clock = clock
@@ -159,7 +161,7 @@ class _JumpedDeadline:
         task = asyncio.current_task()
         assert task is not None, "a deadline holds for a task"
         self._task, self._cancelled_before = task, task.cancelling()
-        self._moment = self._clock.call_at(self._at, self._expire, for_others=self._for_others)
+        self._wake_up = self._clock.call_at(self._at, self._expire, for_others=self._for_others)
 
     def _expire(self) -> None:
         self._expired = True
@@ -168,7 +170,7 @@ class _JumpedDeadline:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._moment.forget()
+        self._wake_up.forget()
         # With more cancellations than ours under way, the task's own or an outer deadline's, theirs goes on.
         if self._expired and self._task.uncancel() <= self._cancelled_before and kind is asyncio.CancelledError:
             raise TimeoutError from error

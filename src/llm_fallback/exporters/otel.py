@@ -164,7 +164,8 @@ def _parent(call_began_ns: int) -> Context:
 
 
 def _end(span: Span, outcome: Outcome, failure: Unanswered | None, status: int | None, ends_ns: int) -> None:
-    """End a span, as an error if the call or attempt failed. A call that was left, or a lost race, is not an error."""
+    """End a span, as an error if the call or attempt failed. A call that was left, or an attempt that
+    another deployment overtook, is not an error."""
     if outcome == "failed":
         span.set_status(Status(StatusCode.ERROR, f"{failure} ({status})" if status else failure))
     span.end(ends_ns)

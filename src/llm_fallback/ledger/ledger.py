@@ -144,7 +144,7 @@ class Ledger:
             try:
                 self._count(event)
             except Exception:
-                logger.exception("a call of chain %s could not be booked", event.chain)
+                logger.exception("a call of chain %s could not be counted", event.chain)
         return events
 
     def _count(self, event: CallEnded) -> None:

@@ -62,7 +62,7 @@ class CallDelta(NamedTuple):
 
 
 def of_attempt(attempt: Attempt) -> CallDelta:
-    """What an attempt adds. One that failed, broke off or lost a race may cost money, too."""
+    """What an attempt adds. One that failed, broke off or was overtaken by another deployment may cost money, too."""
     usage, cost = attempt.usage, attempt.cost_usd
     units = round(cost * _UNITS_PER_DOLLAR) if cost else 0
     failures = (str(attempt.failure),) if attempt.outcome == "failed" else ()

@@ -83,5 +83,5 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        asked = {name: value for name, value in self._default_params.items() if value is not None}
-        return {**asked, **self._chain_identity()}
+        params = {name: value for name, value in self._default_params.items() if value is not None}
+        return {**params, **self._chain_identity()}

@@ -58,7 +58,7 @@ class LoopClient:
 
     def close_soon(self) -> None:
         # A loop keeps only weak references to its tasks.
-        self._last_item = asyncio.get_running_loop().create_task(self.close())
+        self._closing_soon = asyncio.get_running_loop().create_task(self.close())
 
     def _closed(self) -> asyncio.Task[None]:
         """The closing, begun once whoever asks: the owner, or the loop on its way out, which cancels tasks first."""

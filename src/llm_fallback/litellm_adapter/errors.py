@@ -51,7 +51,7 @@ def fault_of_transfer(error: Exception, classes: set[str], status: int | None) -
 
 
 def fault_of_litellm(error: Exception, classes: set[str]) -> Fault:
-    """An error of a provider whose wire nobody watched.
+    """An error of a provider whose response we could not read ourselves.
 
     litellm puts statuses of its own over the server's (529 becomes 500) and drops headers, but what it made its
     exception of still hangs on it: the response itself, or the nearest exception that knows a status.

@@ -63,7 +63,7 @@ def has_side_effects() -> bool:
 def has_callbacks() -> bool:
     """Whether a callback is registered with litellm."""
     return any(
-        not _is_nobodys(callback)
+        not _is_litellms_own(callback)
         for callbacks in (
             litellm.callbacks,
             litellm.success_callback,
@@ -76,8 +76,8 @@ def has_callbacks() -> bool:
     )
 
 
-def _is_nobodys(callback: object) -> bool:
-    """Whether a callback is litellm's own: a Router's book-keeping, which calls past the Router do not concern, or the
-    word "cache" where there is none. The modules of Gemini and Vertex put it there for everybody when they load."""
+def _is_litellms_own(callback: object) -> bool:
+    """Whether litellm registered this callback itself: a Router's counters, or `cache` without a cache (importing
+    Gemini or Vertex adds it)."""
     is_a_routers = isinstance(getattr(callback, "__self__", None), litellm.Router)
     return is_a_routers or (callback == "cache" and litellm.cache is None)

@@ -29,7 +29,8 @@ _SHAPING = frozenset(
 )
 """Parameters by which litellm is asked to make other messages of the messages."""
 _SWITCHES = ("drop_params", "modify_params", "model_alias_map", "openai_system_messages_first")
-"""Settings of litellm's module that change how it translates; they are heeded from the next request on."""
+"""Settings of litellm's module that change how it translates; part of the cache key, so a change applies to the next
+request."""
 
 _Kind: TypeAlias = tuple[Any, ...]
 """What requests with the same template have in common."""
@@ -65,7 +66,7 @@ class TranslationCache:
         known = self._known
         template = known.get(kind)
         if template is not None and template.is_proven:
-            with suppress(UnicodeEncodeError):  # Half a character; litellm has its own way with it.
+            with suppress(UnicodeEncodeError):  # A lone surrogate cannot be encoded; litellm handles it.
                 return template.filled(request.messages)
         translated = translate(request.parameters())
         if kind not in known:

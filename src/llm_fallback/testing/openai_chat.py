@@ -39,15 +39,15 @@ class OpenAIChat(BaseChatModel):
     stream_options: dict[str, Any] | None = None
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
 
-    def _ask(self, words: dict[str, Any], run_manager: CallbackManagerForLLMRun | None) -> Any:
+    def _ask(self, kwargs: dict[str, Any], run_manager: CallbackManagerForLLMRun | None) -> Any:
         """The reply to a request, or its chunks if `stream` is set in it."""
         raise NotImplementedError
 
-    async def _aask(self, words: dict[str, Any], run_manager: AsyncCallbackManagerForLLMRun | None) -> Any:
+    async def _aask(self, kwargs: dict[str, Any], run_manager: AsyncCallbackManagerForLLMRun | None) -> Any:
         raise NotImplementedError
 
-    def _merged(self, own: Mapping[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
-        return {**own, **words}
+    def _merged(self, defaults: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        return {**defaults, **kwargs}
 
     def _generate(
         self,

@@ -43,7 +43,7 @@ def usages() -> st.SearchStrategy[dict[str, object]]:
 
 @given(usages())
 def test_a_count_is_a_whole_number_from_0_on_or_not_known(said):
-    """Books are kept in whole numbers: one below 0 would borrow from its neighbours."""
+    """Usage is counted in whole numbers: one below 0 would borrow from its neighbours."""
     usage, told = usage_of(said), integral_usage(said)
     if usage is not None:
         counts = [getattr(usage, name) for name in usage.__slots__]

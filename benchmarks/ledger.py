@@ -1,6 +1,6 @@
-"""What keeping books costs, and whether they hold: a million calls in a ledger.
+"""What a ledger and a budget cost, and whether the ledger's numbers hold: a million calls.
 
-    python -m benchmarks.books [--quick]
+    python -m benchmarks.ledger [--quick]
 
 Told are the CPU of a recorded call by its number of attempts, the memory the ledger holds as calls come in, its
 percentiles beside the exact ones of the same calls, and the CPU of setting money aside for an attempt and settling it.
@@ -75,8 +75,8 @@ def recording(failures: int) -> float:
     return us_per(record, len(events))
 
 
-def paying(book: DailySpendFile | None) -> float:
-    limits = [BudgetLimit(Decimal(10**9), Account("day", book=book), "a day")]
+def paying(file: DailySpendFile | None) -> float:
+    limits = [BudgetLimit(Decimal(10**9), Account("day", file=file), "a day")]
 
     def pay() -> None:
         for _ in range(100):
