@@ -87,7 +87,7 @@ class CallExecution:
     async def steps(self) -> AsyncGenerator[Step, Any]:
         """The call, step by step. Close the generator to stop it; requests under way are then dropped.
 
-        One generator for all attempts: each one more, and each step through it, would cost every chunk.
+        All attempts run in this one generator: one more inside it would add its cost to every chunk.
         """
         call = self.call
         while (opened := await self._next_attempt()) is not None:

@@ -34,7 +34,7 @@ class Unavailable:
     return_known: bool = False
     """Whether it is known to come back: it named a time by Retry-After, or it is warming up."""
     failure: Failure = "rate_limited"
-    """What the call has failed by, should nothing else be left."""
+    """The failure a call reports if it ends because of this."""
     warming_up: bool = False
     last_request: tuple[float, int] = (-math.inf, 0)
     """When it was last asked, minus infinity for never, and how often in all: the order in which calls go round."""

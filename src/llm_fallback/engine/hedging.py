@@ -37,8 +37,8 @@ class HedgedAttempt:
         start_hedge: Callable[[], AttemptExecution | None],
         withdraw: Callable[[Member], object],
     ) -> None:
-        """`start_hedge` makes the second attempt, or says by None that there may be none; `withdraw` is told of one
-        that was not sent after all, because its key function failed."""
+        """`start_hedge` returns the second attempt, or None if there may be none. `withdraw` is called with its
+        member if its key function failed, so that nothing was sent."""
         self.winner = attempt
         """The attempt that goes on; with two in flight the first, until one of them has content."""
         self._first = attempt

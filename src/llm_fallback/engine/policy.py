@@ -286,9 +286,10 @@ class FallbackPolicy:
                 yield self._repeat(member, blocked, next_in_outage, now)
 
     def _next_in_outage(self, blocked: list[Unavailable | None]) -> Unavailable | None:
-        """If every breaker is open, whom to ask in spite of it: the one asked longest ago, so that calls go round and
-        find whoever has recovered. None is asked before the return it named: where there are no others, the first to
-        return inside the deadline is waited for. Those that only a person mends come last."""
+        """When every breaker is open, the deployment to ask all the same. First those whose cooldown is our own guess,
+        the one asked longest ago before the others, so that calls go round and find whoever has recovered. Where all
+        have named their return, the first to return inside the deadline, which is waited for. Last, those that only a
+        person can mend."""
         opened = [block for block in blocked if block is not None and block.reason == "breaker_open"]
         if len(opened) < len(blocked):
             return None

@@ -20,7 +20,7 @@ from llm_fallback.engine.transport import Fault, UpstreamError
 from llm_fallback.events import Failure
 
 LEAST_ERROR = 300
-"""The least status of a response that is none of the model's: a redirect that was not followed is an error too."""
+"""Statuses from here on are errors. So is 3xx: a redirect that arrives here was not followed."""
 
 _LONGEST_MESSAGE = 500
 
