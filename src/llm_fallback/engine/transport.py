@@ -66,27 +66,11 @@ class ToolCallPart:
     arguments: str
 
 
-class Chunk(NamedTuple):
-    """One chunk of a stream."""
+class _Content(NamedTuple):
+    """What a chunk of a reply and a whole one have in common."""
 
     raw: Any
-    """The chunk as the caller gets it."""
-    text: str = ""
-    reasoning: str = ""
-    tool_calls: Sequence[ToolCallPart] = ()
-    finish: str | None = None
-    usage: Usage | None = None
-
-    @property
-    def has_content(self) -> bool:
-        """Whether it brings something of the reply itself; roles, keep-alives and white space alone do not."""
-        return bool(self.tool_calls or self.text.strip() or self.reasoning.strip())
-
-
-class Reply(NamedTuple):
-    """A whole plain reply."""
-
-    raw: Any
+    """It as the caller gets it."""
     text: str = ""
     reasoning: str = ""
     tool_calls: Sequence[ToolCallPart] = ()
@@ -96,8 +80,20 @@ class Reply(NamedTuple):
 
     @property
     def has_content(self) -> bool:
-        """Whether it says anything; white space alone is nothing."""
+        """Whether it brings something of the reply itself; roles, keep-alives and white space alone do not."""
         return bool(self.tool_calls or self.text.strip() or self.reasoning.strip())
+
+
+class Chunk(_Content):
+    """One chunk of a stream."""
+
+    __slots__ = ()
+
+
+class Reply(_Content):
+    """A whole plain reply."""
+
+    __slots__ = ()
 
 
 class StreamEnd(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 
 import litellm
 
-from llm_fallback.engine.protocol.chunks import text_of, usage_of
+from llm_fallback.engine.protocol.chunks import text_of, tool_calls, usage_of
 from llm_fallback.engine.protocol.faults import FaultCleaner
 from llm_fallback.engine.protocol.finishes import read_finish
 from llm_fallback.engine.protocol.sse import as_stream_fault
@@ -18,7 +18,7 @@ from llm_fallback.litellm_adapter.clients import ClientPool, client_for, is_tapp
 from llm_fallback.litellm_adapter.errors import classes_of, fault_of_litellm, fault_of_transfer
 from llm_fallback.litellm_adapter.quiet import quiet_logging
 from llm_fallback.litellm_adapter.redirects import Redirects, guarding
-from llm_fallback.litellm_adapter.replies import reply_of_litellm, tool_calls_of
+from llm_fallback.litellm_adapter.replies import reply_of_litellm
 from llm_fallback.litellm_adapter.request import DeploymentRequest, deployment_headers, guarded
 from llm_fallback.litellm_adapter.wire_tap import WireTap
 
@@ -123,7 +123,7 @@ class LiteLLMExchange:
             raw=chunk,
             text=text_of(delta.content),
             reasoning=getattr(delta, "reasoning_content", None) or "",
-            tool_calls=tool_calls_of(delta),
+            tool_calls=tool_calls(getattr(delta, "tool_calls", None)),
             finish=finish,
             usage=usage,
         )

@@ -1,4 +1,4 @@
-"""Whole replies in litellm's form, which LangChain's integration reads, and parts of its chunks."""
+"""Whole replies in litellm's form, which LangChain's integration reads."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 from litellm.utils import ModelResponse, convert_to_model_response_object
 
-from llm_fallback.engine.protocol.chunks import finish_of_choice, integral_usage, text_of, usage_of
+from llm_fallback.engine.protocol.chunks import finish_of_choice, integral_usage, text_of, tool_calls, usage_of
 from llm_fallback.engine.protocol.faults import fault_in_body
 from llm_fallback.engine.protocol.finishes import read_finish
-from llm_fallback.engine.transport import REFUSED_FINISH, Fault, Reply, ToolCallPart
+from llm_fallback.engine.transport import REFUSED_FINISH, Fault, Reply
 
 
 def reply_of(completion: Any) -> Reply | Fault:
@@ -44,22 +44,7 @@ def _reply_of_choice(raw: Any) -> Reply:
         raw=raw,
         text=text_of(choice.message.content),
         reasoning=getattr(choice.message, "reasoning_content", None) or "",
-        tool_calls=tool_calls_of(choice.message),
+        tool_calls=tool_calls(getattr(choice.message, "tool_calls", None)),
         finish=choice.finish_reason,
         usage=usage_of(getattr(raw, "usage", None)),
-    )
-
-
-def tool_calls_of(message: Any) -> tuple[ToolCallPart, ...]:
-    calls = getattr(message, "tool_calls", None)
-    if not calls:
-        return ()
-    return tuple(
-        ToolCallPart(
-            index=position if getattr(call, "index", None) is None else call.index,
-            id=call.id,
-            name=call.function.name,
-            arguments=call.function.arguments or "",
-        )
-        for position, call in enumerate(calls)
     )

@@ -88,16 +88,16 @@ def _call_of(call: Mapping[str, Any], place: int) -> dict[str, Any]:
 
 
 def tool_calls(calls: Any) -> tuple[ToolCallPart, ...]:
-    """The tool calls of a message or a delta. One without an index has its position."""
+    """The tool calls of a message or a delta, the server's own or litellm's. One without an index has its position."""
     return tuple(
         ToolCallPart(
-            index=position if call.get("index") is None else call["index"],
-            id=call.get("id"),
-            name=function.get("name"),
-            arguments=function.get("arguments") or "",
+            index=position if index is None else index,
+            id=_field(call, "id"),
+            name=_field(function, "name"),
+            arguments=_field(function, "arguments") or "",
         )
         for position, call in enumerate(calls or ())
-        for function in (call.get("function") or {},)
+        for index, function in ((_field(call, "index"), _field(call, "function")),)
     )
 
 
