@@ -205,7 +205,7 @@ class AttemptExecution:
             self._on_reply(await self._timed(exchange.reply, at, failure))
             return
         while self.first_token_at is None and not self._is_done:
-            self._on_item(exchange, await self._timed(exchange.next, at, failure))
+            self._on_item(await self._timed(exchange.next, at, failure))
 
     async def complete(self) -> None:
         """Read what is left of a streamed reply, before anything of it is delivered."""
@@ -232,7 +232,7 @@ class AttemptExecution:
         clock, idle_s = self._engine.clock, self.member.timeouts.idle_s
         began = clock.now()
         at = math.inf if idle_s is None else began + idle_s
-        self._on_item(exchange, await self._timed(exchange.next, at, "idle_timeout"))
+        self._on_item(await self._timed(exchange.next, at, "idle_timeout"))
         self.pauses.chunk_arrived(clock.now() - began)
 
     def _on_reply(self, reply: Reply | Fault | Unsupported) -> None:
@@ -245,22 +245,22 @@ class AttemptExecution:
         else:
             self._on_refusal(reply)
 
-    def _on_item(self, exchange: Exchange, item: Chunk | StreamEnd | Fault | Unsupported) -> None:
+    def _on_item(self, item: Chunk | StreamEnd | Fault | Unsupported) -> None:
         if isinstance(item, Chunk):
             self.partial.add(item)
             if self.first_token_at is None and item.has_content:
                 self.first_token_at = self._engine.clock.now()
-            self._take(exchange, item)
+            self._take(item)
         elif isinstance(item, StreamEnd):
             self._ended, self._last_byte_at = True, self._engine.clock.now()
             self.partial.finish = item.finish
             self.fault = _flaw(self.partial, self.request)
             if self.fault is None:
-                self._release_held_back(exchange)
+                self._release_held_back()
         else:
             self._on_refusal(item)
 
-    def _take(self, exchange: Exchange, chunk: Chunk) -> None:
+    def _take(self, chunk: Chunk) -> None:
         """Make a chunk ready for delivery, or hold it back: what follows a tool call until the reply is whole."""
         if self.request.holds_tool_calls and (self._held_back or chunk.tool_calls):
             self._held_back.append(chunk)
@@ -268,17 +268,17 @@ class AttemptExecution:
         if self.request.trimmer is not None and (chunk.text or chunk.reasoning):
             self._last_text = chunk
             # A reply's reasoning is that of the deployment that began it; another's would not follow from it.
-            chunk = exchange.with_text(chunk, self.request.trimmer.feed(chunk.text))
+            chunk = chunk.with_text(self.request.trimmer.feed(chunk.text))
             if not (chunk.text or chunk.tool_calls or chunk.finish or chunk.usage):
                 return
         self._ready.append(chunk)
 
-    def _release_held_back(self, exchange: Exchange) -> None:
+    def _release_held_back(self) -> None:
         trimmer = self.request.trimmer
         rest = trimmer.flush() if trimmer else ""
         if rest and self._last_text is not None:
             # What the trimmer held to the very end belongs before the finish.
-            self._ready.appendleft(exchange.with_text(self._last_text, rest))
+            self._ready.appendleft(self._last_text.with_text(rest))
         self._ready.extend(self._held_back)
         self._held_back.clear()
 

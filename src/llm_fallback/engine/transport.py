@@ -70,24 +70,33 @@ class _Content(NamedTuple):
     """What a chunk of a reply and a whole one have in common."""
 
     raw: Any
-    """It as the caller gets it."""
+    """It as the caller gets it: a document in the form of OpenAI's chat completions."""
     text: str = ""
     reasoning: str = ""
     tool_calls: Sequence[ToolCallPart] = ()
     finish: str | None = None
     """The server's own word; None if it gave none."""
     usage: Usage | None = None
+    has_media: bool = False
+    """Whether it brings sound or pictures."""
 
     @property
     def has_content(self) -> bool:
         """Whether it brings something of the reply itself; roles, keep-alives and white space alone do not."""
-        return bool(self.tool_calls or self.text.strip() or self.reasoning.strip())
+        return bool(self.tool_calls or self.has_media or self.text.strip() or self.reasoning.strip())
 
 
 class Chunk(_Content):
     """One chunk of a stream."""
 
     __slots__ = ()
+
+    def with_text(self, text: str) -> Chunk:
+        """The chunk with that text in place of its own, and without its reasoning."""
+        choice = self.raw["choices"][0]
+        delta = {name: value for name, value in choice["delta"].items() if name != "reasoning_content"}
+        raw = {"choices": [{**choice, "delta": {**delta, "content": text}}]}
+        return self._replace(raw=raw, text=text, reasoning="")
 
 
 class Reply(_Content):
@@ -205,10 +214,6 @@ class Exchange(Protocol):
 
     async def next(self) -> Chunk | StreamEnd | Fault | Unsupported:
         """The next chunk; the first call sends the request."""
-        ...
-
-    def with_text(self, chunk: Chunk, text: str) -> Chunk:
-        """The chunk with that text in place of its own, and without its reasoning."""
         ...
 
     async def close(self) -> None:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import litellm
 
-from llm_fallback.engine.protocol.chunks import text_of, tool_calls, usage_of
 from llm_fallback.engine.protocol.faults import FaultCleaner
 from llm_fallback.engine.protocol.finishes import read_finish
-from llm_fallback.engine.protocol.sse import as_stream_fault
+from llm_fallback.engine.protocol.openai_chat import OpenAIReader
+from llm_fallback.engine.protocol.response import as_stream_fault
+from llm_fallback.engine.protocol.values import Unreadable
 from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Chunk, Fault, Reply, StreamEnd, Unsupported
 from llm_fallback.litellm_adapter import wire_tap
 from llm_fallback.litellm_adapter.clients import ClientPool, client_for, is_tapped
 from llm_fallback.litellm_adapter.errors import classes_of, fault_of_litellm, fault_of_transfer
+from llm_fallback.litellm_adapter.families import reader_for
 from llm_fallback.litellm_adapter.quiet import quiet_logging
 from llm_fallback.litellm_adapter.redirects import Redirects, guarding
-from llm_fallback.litellm_adapter.replies import reply_of_litellm
 from llm_fallback.litellm_adapter.request import DeploymentRequest, deployment_headers, guarded
 from llm_fallback.litellm_adapter.wire_tap import WireTap
+
+_NOTHING = object()
+"""A chunk of litellm's in which nothing of the reply stands."""
 
 
 class LiteLLMExchange:
@@ -28,10 +33,11 @@ class LiteLLMExchange:
 
     def __init__(self, clients: ClientPool, clean: FaultCleaner, wanted: DeploymentRequest) -> None:
         self._clients, self._clean, self._wanted = clients, clean, wanted
-        self._wire = WireTap(streamed=wanted.streamed, keyless=wanted.keyless)
+        self._wire = WireTap(reader_for(wanted.target), streamed=wanted.streamed, keyless=wanted.keyless)
+        self._reader = OpenAIReader(wanted.target.finish_reasons)
         self._redirects = Redirects()
         self._stream: Any = None
-        self._content_came = self._refused = False
+        self._refused = self._usage_told = False
 
     @property
     def dropped_params(self) -> tuple[str, ...]:
@@ -41,7 +47,7 @@ class LiteLLMExchange:
         answer = await self._guarded(self._send)
         if isinstance(answer, Fault | Unsupported):
             return answer
-        reply = reply_of_litellm(answer)
+        reply = await self._guarded(partial(self._read, answer))
         return self._clean(self._wire.fault() or reply) if isinstance(reply, Fault) else reply
 
     async def next(self) -> Chunk | StreamEnd | Fault | Unsupported:
@@ -51,23 +57,12 @@ class LiteLLMExchange:
                 return stream
             self._stream = stream
         while True:
-            chunk = await self._guarded(self._stream.__anext__)
+            chunk = await self._guarded(self._next_chunk)
             if isinstance(chunk, Fault):
-                return self._broken(chunk)
-            if chunk is None:
-                return self._end()
-            converted = self._converted(chunk)
-            if converted is not None:
-                self._content_came = self._content_came or converted.has_content
-                return converted
-
-    def with_text(self, chunk: Chunk, text: str) -> Chunk:
-        raw = chunk.raw.model_copy(deep=True)
-        delta = raw.choices[0].delta
-        delta.content = text
-        if getattr(delta, "reasoning_content", None):
-            del delta.reasoning_content
-        return chunk._replace(raw=raw, text=text, reasoning="")
+                return as_stream_fault(chunk, content_came=self._reader.content_came)
+            if chunk is _NOTHING:
+                continue
+            return self._end() if chunk is None else chunk
 
     async def close(self) -> None:
         response, stream, self._stream = self._wire.response, self._stream, None
@@ -104,50 +99,51 @@ class LiteLLMExchange:
             parameters["client"] = client_for(handler, target, parameters.get("api_key", ""))
         return await litellm.acompletion(**parameters)
 
-    # Reading.
+    # Reading: litellm's own documents are in OpenAI's form, and read like a server's.
 
-    def _converted(self, chunk: Any) -> Chunk | None:
-        """A chunk of litellm's as ours; None for a finish or a count that litellm invented."""
-        usage = usage_of(getattr(chunk, "usage", None))
-        if usage is not None and self._wire.is_readable and self._wire.usage is None:
-            return None  # Where the server did not count, litellm counts, and would have us bill what nobody did.
-        if not chunk.choices:
-            return Chunk(chunk, usage=usage)
-        delta, finish = chunk.choices[0].delta, chunk.choices[0].finish_reason
-        if finish == REFUSED_FINISH:
-            # litellm makes this of many words, and never of none; of Gemini's it does not tell that it received them.
-            self._refused = True
-        if finish is not None and self._finish() not in FINISHES:
-            return None
-        return Chunk(
-            raw=chunk,
-            text=text_of(delta.content),
-            reasoning=getattr(delta, "reasoning_content", None) or "",
-            tool_calls=tool_calls(getattr(delta, "tool_calls", None)),
-            finish=finish,
-            usage=usage,
-        )
+    async def _read(self, answer: Any) -> Reply | Fault:
+        document = answer.model_dump()
+        for choice in document["choices"]:
+            # litellm has a finish for every word and for none, and keeps the server's own beside it.
+            native = (choice.get("provider_specific_fields") or {}).get("native_finish_reason")
+            choice["finish_reason"] = native or choice.get("finish_reason")
+        return self._reader.read_reply(document)
+
+    async def _next_chunk(self) -> Any:
+        document = (await anext(self._stream)).model_dump()
+        for choice in document["choices"]:
+            if choice.get("finish_reason") == REFUSED_FINISH:
+                # litellm makes this of many words, and never of none; of Gemini's it does not tell that it received it.
+                self._refused = True
+            if self._finish() not in FINISHES:
+                choice["finish_reason"] = None  # It is litellm's invention.
+        return self._reader.read_event(document) or _NOTHING
 
     def _finish(self) -> str | None:
         """The finish reason the server itself gave."""
         if self._wire.is_readable:
-            return self._wire.finish
+            return self._wire.reader.finish
         if self._refused:
             return REFUSED_FINISH
-        return read_finish(getattr(self._stream, "received_finish_reason", None))
+        return read_finish(getattr(self._stream, "received_finish_reason", None), self._reader.finish_words)
 
-    def _end(self) -> StreamEnd | Fault:
-        if not self._wire.is_readable:
-            return StreamEnd(self._finish())
-        end = self._wire.end(content_came=self._content_came)
+    def _end(self) -> Chunk | StreamEnd | Fault:
+        usage = None if self._usage_told else self._usage_chunk()
+        self._usage_told = True
+        if usage is not None:
+            return usage
+        end = self._wire.end_after_usage() if self._wire.is_readable else StreamEnd(self._finish())
         return self._clean(end) if isinstance(end, Fault) else end
+
+    def _usage_chunk(self) -> Chunk | None:
+        # Where the server did not count, litellm counts, and would have us bill what nobody did.
+        return (self._wire.reader if self._wire.is_readable else self._reader).usage_chunk()
 
     # Faults.
 
-    def _broken(self, fault: Fault) -> Fault:
-        return as_stream_fault(fault, content_came=self._content_came)
-
     def _fault(self, error: Exception) -> Fault:
+        if isinstance(error, Unreadable):
+            return self._clean(Fault("invalid_response", str(error), self._wire.status or 200), error)
         classes = classes_of(error)
         fault = self._redirects.refused or self._wire.fault()
         if fault is not None:

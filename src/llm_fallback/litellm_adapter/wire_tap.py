@@ -1,82 +1,93 @@
-"""What the server itself sent, read off the wire.
+"""What the server itself sent, read off the wire while litellm reads it.
 
 litellm turns a stream that was cut short into one that says "stop", and skips frames it cannot parse. Whoever wants
-to know whether a reply is whole has to read what came: a `WireTap` is one response as it came. Where litellm reads the
-response, the tap listens by httpx's public event hooks; it knows nothing of litellm.
+to know whether a reply is whole has to read what came. A `WireTap` is one response as it came: it listens by httpx's
+public event hooks, and hands on to litellm no more than is sound.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from llm_fallback.engine.protocol.faults import LEAST_ERROR
-from llm_fallback.engine.protocol.sse import ResponseState, SSEParser
-from llm_fallback.engine.transport import Fault
+from llm_fallback.engine.protocol.reader import ReplyReader
+from llm_fallback.engine.protocol.response import Response
+from llm_fallback.engine.protocol.sse import Event
+from llm_fallback.engine.transport import FINISHES
 
 
-@dataclass(slots=True)
-class WireTap(ResponseState):
+class WireTap(Response):
     """One response as it came over the wire."""
 
-    keyless: bool = False
-    """Whether to take off the authorization header litellm invents where no key is given."""
-    extra_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Headers from the spec, re-applied here because litellm overwrites `Authorization` with the API key."""
-    sent: bool = False
-    response: httpx.Response | None = None
-    is_compressed: bool = False
-    """Whether the body comes compressed though nobody asked for that; litellm's account is all there is then."""
+    def __init__(self, reader: ReplyReader, *, streamed: bool, keyless: bool) -> None:
+        """`keyless`: whether to take off the authorization header litellm invents where no key is given."""
+        super().__init__(reader, streamed=streamed)
+        self.keyless = keyless
+        self.extra_headers: Mapping[str, str] = {}
+        """Headers from the spec, re-applied here because litellm overwrites `Authorization` with the API key."""
+        self.sent = False
+        self.response: httpx.Response | None = None
+        self.is_compressed = False
+        """Whether the body comes compressed though nobody asked for that; litellm's account is all there is then."""
 
     @property
     def is_readable(self) -> bool:
         """Whether what the server sends is read here."""
         return self.sent and not self.is_compressed
 
-    def fault(self) -> Fault | None:
-        # `super()` knows no class that dataclasses made anew for its slots.
-        return self.fault_seen if self.is_compressed else ResponseState.fault(self)
-
-    def begin(self, response: httpx.Response) -> None:
-        """Take note of how a response begins."""
-        self.status, self.headers, self.response = response.status_code, response.headers, response
-
     def listen(self, response: httpx.Response) -> None:
-        """Listen to the body of a response from here on, while somebody else reads it."""
-        self.begin(response)
+        """Listen to the body of a response from here on, while litellm reads it."""
+        self.begin(response.status_code, response.headers)
+        self.response = response
         self.body.clear()  # Of a redirect that was followed, there is one.
         self.is_compressed = response.headers.get("content-encoding", "identity") != "identity"
-        if self.is_compressed:
-            return
-        if self.streamed and response.status_code < LEAST_ERROR:
-            frames = SSEParser(self)
-            response.stream = _Tap(response.stream, frames.feed, frames.end)
-        else:
-            response.stream = _Tap(response.stream, self.remember)
+        if not self.is_compressed:
+            response.stream = _Tap(response.stream, self)
+
+    def hand_on(self, data: bytes | None) -> bytes:
+        """What of a read litellm may see; None: of the end."""
+        if not self.streamed or self.is_error:
+            return self.remember(data or b"")
+        if self.saw_done:
+            return b""
+        return b"".join(_bytes_of(event) for event, _ in self.read_events(data) if not self.is_cut)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether what follows is withheld: litellm would make a whole reply of what is none."""
+        if self.reader.is_over and self.reader.finish not in (None, *FINISHES):
+            return True
+        return self.is_over and self.fault() is not None
 
 
 class _Tap(httpx.AsyncByteStream):
-    """A stream that shows every read to a listener, which may shorten it; one cut short is over."""
+    """A body that is read on its way; one that is cut is over."""
 
-    def __init__(self, stream: Any, listen: Callable[[bytes], bytes], end: Callable[[], object] = lambda: None) -> None:
-        self._stream, self._listen, self._end = stream, listen, end
+    def __init__(self, stream: Any, wire: WireTap) -> None:
+        self._stream, self._wire = stream, wire
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for data in self._stream:
-            passed = self._listen(data)
+            passed = self._wire.hand_on(data)
             if passed:
                 yield passed
-            if len(passed) < len(data):
+            if self._wire.is_cut:
                 return
-        self._end()
+        passed = self._wire.hand_on(None)
+        if passed:
+            yield passed
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+def _bytes_of(event: Event) -> bytes:
+    name = b"event: " + event.name + b"\n" if event.name else b""
+    return name + b"data: " + event.data.replace(b"\n", b" ") + b"\n\n"
 
 
 current: ContextVar[WireTap | None] = ContextVar("llm_fallback_wire", default=None)

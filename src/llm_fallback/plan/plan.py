@@ -47,6 +47,8 @@ class Target:
     cold_start: ColdStart | None = None
     """If set, the deployment may be asleep and is waited for."""
     base_model: str | None = None
+    finish_reasons: Mapping[str, str] = field(default_factory=dict)
+    """What words of its own by which a reply ends mean, in OpenAI's spelling."""
     credential: Credential = field(init=False, repr=False)
     """`api_key`, and whether it has to be asked for."""
 

@@ -78,6 +78,7 @@ def _target(spec: Spec, name: str, variables: Environment) -> Target:
         breaker=spec.breaker(name),
         cold_start=spec.cold_start(name),
         base_model=deployment.base_model,
+        finish_reasons=deployment.finish_reasons,
     )
 
 

@@ -74,9 +74,6 @@ class SimulatedExchange:
             whole.add(item)
         return item if isinstance(item, Fault) else Reply(whole.text, whole.text, finish=item.finish)
 
-    def with_text(self, chunk: Chunk, text: str) -> Chunk:
-        return chunk._replace(text=text)
-
     async def close(self) -> None:
         """There is no connection."""
 
@@ -115,4 +112,7 @@ def response_steps(failure: Failure | None, first_s: float, writing_s: float, *,
 def _chunks(words: Sequence[str], first_s: float, writing_s: float) -> Iterator[Step]:
     """A chunk for each word: the first after `first_s` seconds, the others spread over the time of writing."""
     for number, word in enumerate(words):
-        yield (first_s if number == 0 else writing_s / (len(_WORDS) - 1)), Chunk(raw=word, text=word)
+        yield (
+            (first_s if number == 0 else writing_s / (len(_WORDS) - 1)),
+            Chunk({"choices": [{"delta": {"content": word}}]}, word),
+        )

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from string import Formatter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -126,6 +126,8 @@ BackendName = Annotated[
     str, AfterValidator(_validate_backend), WithJsonSchema({"type": "string", "enum": list(BACKENDS)})
 ]
 Parameters = Annotated[dict[str, Any], AfterValidator(mask)]
+FinishReasons = dict[Annotated[str, Field(min_length=1)], Literal["stop", "length", "tool_calls"]]
+"""Words of a server's own, and OpenAI's word for each."""
 
 
 class ChainSettings(Part):
@@ -200,6 +202,11 @@ class Deployment(DeploymentSettings):
         1, description="Share of its tier's load, relative to the others. 0: out of rotation."
     )
     timeouts: AttemptTimeouts | None = Field(None, description="How long an attempt at it may take, in seconds.")
+    finish_reasons: FinishReasons = Field(
+        default_factory=dict,
+        description="Words of its own by which it says that a reply is whole, and what they mean: `{end: stop}`. "
+        "By a word nobody knows, a reply counts as cut.",
+    )
 
     @model_validator(mode="before")
     @classmethod

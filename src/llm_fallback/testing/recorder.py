@@ -11,7 +11,8 @@ from typing import Any
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, web
 
-from llm_fallback.engine.protocol.sse import ResponseState, SSEParser
+from llm_fallback.engine.protocol.openai_chat import OpenAIReader
+from llm_fallback.engine.protocol.response import Response
 from llm_fallback.spec.providers import BACKENDS
 from llm_fallback.spec.secrets import REDACTED, Redactor, is_secret_name
 from llm_fallback.testing.deployments import RequestLog
@@ -76,14 +77,13 @@ class ExchangeRecorder:
         self._delay_s = 0.0
         self._parts: list[tuple[float, bytes]] = []
         self._length = 0
-        self._response = ResponseState(streamed=stream)
-        self._frames = SSEParser(self._response)
+        self._response = Response(OpenAIReader(), streamed=stream)
         self.end: End = "silence"
 
     def begin(self, response: ClientResponse) -> SendHead:
         """Record the status and headers."""
         self._delay_s = self._pause()
-        self._response.status = response.status
+        self._response.begin(response.status, response.headers)
         kept = {name: response.headers[name] for name in _RECORDED_HEADERS if name in response.headers}
         self._head = SendHead(response.status, response.content_type, response.content_length, kept)
         return self._head
@@ -92,8 +92,8 @@ class ExchangeRecorder:
         """Record a part of the body."""
         self._parts.append((self._pause(), data))
         self._length += len(data)
-        if self._response.streamed:
-            self._frames.feed(data)
+        if self._response.streamed and not self._response.is_over:
+            self._response.feed(data)
         if self._is_complete:
             # A client that has everything may leave before the connection says that the response has ended.
             self.end = "whole"

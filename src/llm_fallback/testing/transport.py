@@ -16,9 +16,9 @@ from typing import Any, assert_never
 from pydantic import SecretStr
 
 from llm_fallback.engine.clock import Clock
-from llm_fallback.engine.protocol.chunks import ChunkReader, reply_in
-from llm_fallback.engine.protocol.faults import LEAST_ERROR, FaultCleaner
-from llm_fallback.engine.protocol.sse import ResponseState, SSEParser, as_stream_fault
+from llm_fallback.engine.protocol.faults import FaultCleaner
+from llm_fallback.engine.protocol.openai_chat import OpenAIReader
+from llm_fallback.engine.protocol.response import Response, as_stream_fault
 from llm_fallback.engine.transport import Chunk, Fault, Reply, StreamEnd
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.secrets import Redactor, unmask
@@ -59,10 +59,8 @@ class ScriptedExchange:
     ) -> None:
         self._fakes, self._clock, self._clean, self._target = fakes, clock, clean, target
         self._body = _body(target, request)
-        self._response = ResponseState(streamed=bool(request.get("stream")))
-        self._frames = SSEParser(self._response, self._on_frame)
+        self._response = Response(OpenAIReader(target.finish_reasons), streamed=bool(request.get("stream")))
         self._document = bytearray()
-        self._chunks = ChunkReader()
         self._unread: deque[Chunk] = deque()
         self._actions: Iterator[ServerAction] | None = None
         self._number = 0
@@ -73,7 +71,7 @@ class ScriptedExchange:
             fault = await self._play(action)
             if fault is not None:
                 return self._clean(fault)
-        answer = self._response.fault() or reply_in(bytes(self._document))
+        answer = self._response.fault() or self._response.reply(bytes(self._document))
         return answer if isinstance(answer, Reply) else self._clean(answer)
 
     async def next(self) -> Chunk | StreamEnd | Fault:
@@ -83,11 +81,8 @@ class ScriptedExchange:
                 return self._end()
             fault = await self._play(action)
             if fault is not None:
-                return self._clean(as_stream_fault(fault, content_came=self._chunks.content_came))
+                return self._clean(as_stream_fault(fault, content_came=self._response.reader.content_came))
         return self._unread.popleft()
-
-    def with_text(self, chunk: Chunk, text: str) -> Chunk:
-        return self._chunks.with_text(chunk, text)
 
     async def close(self) -> None:
         if self._actions is not None and not self._is_over:
@@ -117,8 +112,7 @@ class ScriptedExchange:
         """Do it; the fault is what the caller sees, if the connection does not survive it."""
         match action:
             case SendHead():
-                self._response.status = action.status
-                self._response.headers = {name.lower(): value for name, value in action.headers.items()}
+                self._response.begin(action.status, {name.lower(): value for name, value in action.headers.items()})
             case SendBody():
                 self._receive(action.data if isinstance(action.data, bytes) else frame(action.data))
             case Pause():
@@ -139,25 +133,26 @@ class ScriptedExchange:
             await asyncio.get_running_loop().create_future()
 
     def _receive(self, data: bytes) -> None:
-        if self._response.status is not None and self._response.status >= LEAST_ERROR:
+        if self._response.is_error:
             self._response.remember(data)
         elif not self._response.streamed:
             self._document += data
-        elif len(self._frames.feed(data)) < len(data):
-            self._finish()  # The parser stops at a fault, or at a finish reason that is no finish.
+        else:
+            self._take(data)
 
-    def _on_frame(self, document: dict[str, Any]) -> None:
-        chunk = self._chunks.read(document)
-        if chunk is not None:
-            self._unread.append(chunk)
+    def _take(self, data: bytes | None) -> None:
+        if self._response.is_over:
+            return
+        self._unread += self._response.feed(data)
+        if self._response.is_over and not self._response.is_whole:
+            self._finish()  # What follows a flaw is read by nobody.
 
     def _end(self) -> Chunk | StreamEnd | Fault:
-        self._frames.end()
-        usage = None if self._response.fault_seen else self._chunks.usage(self._response.usage)
-        if usage is not None:
-            return usage
-        end = self._response.end(content_came=self._chunks.content_came)
-        return end if isinstance(end, StreamEnd) else self._clean(end)
+        self._take(None)
+        if self._unread:
+            return self._unread.popleft()
+        end = self._response.end()
+        return self._clean(end) if isinstance(end, Fault) else end
 
 
 def _body(target: Target, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,12 +39,18 @@ _DOCUMENTED: Mapping[str, tuple[str, ...]] = {
 _SPELLING = {word: finish for finish, words in _DOCUMENTED.items() for word in words}
 
 
-def read_finish(word: object) -> str | None:
-    """A server's word in OpenAI's spelling; None where it gave none; one that is no end as the server wrote it."""
+_LONGEST_WORD = 80
+
+
+def read_finish(word: object, own_words: Mapping[str, str] = _SPELLING) -> str | None:
+    """A server's word in OpenAI's spelling; None where it gave none; one that is no end as the server wrote it.
+
+    `own_words` are what a deployment's spec says beside what is known here.
+    """
     if word is None or word == "":
         return None
-    text = str(word)
-    return _SPELLING.get(text.lower(), text)
+    text = str(word)[:_LONGEST_WORD]
+    return own_words.get(text) or _SPELLING.get(text.lower(), text)
 
 
 def openai_finish(finish: str | None) -> str | None:

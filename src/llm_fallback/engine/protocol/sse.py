@@ -1,145 +1,98 @@
-"""Streams of OpenAI's chat protocol: server-sent events taken apart, and what they say of the reply.
+"""Server-sent events: bytes taken apart, whatever the reads they come in.
 
-From the first flaw on, the bytes are withheld from whoever reads behind us: an event that does not parse, an error in
-a stream that began with 200, a reply that ended by a word which means it was cut.
-
-No I/O and nothing of any library: the adapter reads a real server with it, the fakes their scripts, so that both come
-to the same words.
+After https://html.spec.whatwg.org/multipage/server-sent-events.html: a byte order mark, lines that end in CR, LF or
+both, data over several lines. Beyond it, data that are a whole JSON document are an event at once: some servers leave
+out the empty line behind it, others send it late.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, NamedTuple
 
-from llm_fallback.engine.protocol.faults import LEAST_ERROR, fault_in_body, fault_of_response
-from llm_fallback.engine.protocol.finishes import read_finish
-from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Fault, StreamEnd
+from llm_fallback.engine.protocol.values import Unreadable, decode
 
-_REMEMBERED_BODY = 16_384
-
-
-@dataclass(slots=True)
-class ResponseState:
-    """What is known of one response."""
-
-    streamed: bool
-    status: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """Names in lower case, or a mapping that does not mind."""
-    body: bytearray = field(default_factory=bytearray)
-    """The start of a plain body or an error's, or of what should have been a stream and is none."""
-    frames: int = 0
-    choices: int = 0
-    finish: str | None = None
-    usage: dict[str, Any] | None = None
-    fault_seen: Fault | None = None
-    """What is wrong with the stream, once it was seen; the bytes from there on are withheld."""
-    saw_done: bool = False
-    refused: bool = False
-    """Whether the model refuses in a field of its own, as OpenAI's do."""
-
-    @property
-    def has_no_choices(self) -> bool:
-        """Whether something came that is no stream of choices."""
-        return bool(self.body.strip()) or (self.frames > 0 and self.choices == 0)
-
-    def fault(self) -> Fault | None:
-        """What the response itself says went wrong; None if it says nothing of the kind."""
-        if self.fault_seen is not None:
-            return self.fault_seen
-        if self.status is not None and self.status >= LEAST_ERROR:
-            return fault_of_response(self.status, self.headers, bytes(self.body))
-        return self._error_with_200() if self.body else None
-
-    def _error_with_200(self) -> Fault | None:
-        try:
-            return fault_in_body(json.loads(self.body))
-        except ValueError:
-            return None
-
-    def end(self, *, content_came: bool) -> StreamEnd | Fault:
-        """What it means that nothing more comes."""
-        fault = self.fault()
-        if fault is not None:
-            return as_stream_fault(fault, content_came=content_came)
-        if self.finish is None and self.has_no_choices and not content_came:
-            return Fault("invalid_response", "the reply is no stream of choices", self.status)
-        return StreamEnd(REFUSED_FINISH if self.refused and self.finish in FINISHES else self.finish)
-
-    def remember(self, data: bytes) -> bytes:
-        """Keep the start of a body; the data as they are."""
-        self.body += data[: _REMEMBERED_BODY - len(self.body)]
-        return data
+_FIELDS = (b":", b"event:", b"id:", b"retry:")
+_MOST_LINES = 1_000
+"""Lines of data in one event; each is tried, so endless ones would take a time that grows with their square."""
 
 
-class SSEParser:
-    """Takes a stream apart into its server-sent events, whatever the reads it comes in."""
+class Mark(Enum):
+    """What stands in place of a document."""
 
-    def __init__(self, response: ResponseState, take: Callable[[dict[str, Any]], object] = lambda frame: None) -> None:
-        self._response, self._take = response, take
+    DONE = "[DONE]"
+    NO_EVENT = "a line that belongs to no event"
+    """It may be a page, or an error without a frame around it."""
+
+
+class Event(NamedTuple):
+    """One event: its data, read and as they came."""
+
+    document: Any
+    """A `Mark` where the data are no document."""
+    name: bytes
+    data: bytes
+
+
+class EventParser:
+    """Takes a stream apart into its events."""
+
+    def __init__(self) -> None:
         self._rest = b""
+        self._name = b""
+        self._data: list[bytes] = []
+        self._is_first = True
 
-    def feed(self, data: bytes) -> bytes:
-        """The part of a read that may pass: all of it, or all before the first flaw."""
-        *lines, rest = (self._rest + data).split(b"\n")
-        passed = -len(self._rest)
-        for line in lines:
-            if not self._is_sound(line):
-                return data[: max(passed, 0)]
-            passed += len(line) + 1
-        self._rest = rest
-        return data
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events that a read completes. Raises Unreadable for one whose data are no JSON."""
+        lines = (self._rest + data).splitlines(keepends=True)
+        self._rest = b""
+        for place, line in enumerate(lines):
+            if line[-1:] != b"\n" and place + 1 == len(lines):
+                self._rest = line  # Half a line, or the first half of a line's end.
+                return
+            event = self._take(line)
+            if event is not None:
+                yield event
 
-    def end(self) -> None:
-        """Take what came after the last line break, too."""
+    def end(self) -> Iterator[Event]:
+        """What the last read left: the stream has ended."""
         rest, self._rest = self._rest, b""
-        self._is_sound(rest)
+        event = self._take(rest)
+        if event is not None:
+            yield event
+        self._take(b"\n")
 
-    def _is_sound(self, line: bytes) -> bool:
-        if not line.startswith(b"data:"):
-            if line.strip() and not line.startswith((b":", b"event:", b"id:", b"retry:")):
-                self._response.body += line[:_REMEMBERED_BODY]
-            return True
-        payload = line[5:].strip()
-        if payload == b"[DONE]":
-            self._response.saw_done = True
-            return True
-        return not payload or self._takes(payload)
+    def _take(self, line: bytes) -> Event | None:
+        if self._is_first:
+            self._is_first = False
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if line.startswith(b"data:"):
+            return self._take_data(line[5:].strip())
+        if not line.strip():
+            if self._data:
+                self._data.clear()
+                raise Unreadable("a frame of the stream does not parse")
+            self._name = b""
+        elif not line.startswith(_FIELDS):
+            return Event(Mark.NO_EVENT, b"", line)
+        elif line.startswith(b"event:"):
+            self._name = line[6:].strip()
+        return None
 
-    def _takes(self, payload: bytes) -> bool:
-        response = self._response
-        response.frames += 1
+    def _take_data(self, data: bytes) -> Event | None:
+        if data == b"[DONE]":
+            return Event(Mark.DONE, self._name, data)
+        if not (data or self._data):
+            return None
+        self._data.append(data)
+        whole = data if len(self._data) == 1 else b"\n".join(self._data)
         try:
-            frame = json.loads(payload)
-        except ValueError:
-            response.fault_seen = Fault("stream_broken", "a frame of the stream does not parse", 200)
-            return False
-        if not isinstance(frame, dict):
-            return True
-        if "error" in frame or frame.get("object") == "error":
-            response.fault_seen = fault_in_body(frame)
-        if response.fault_seen is not None:
-            return False
-        response.usage = frame.get("usage") or response.usage
-        for choice in frame.get("choices") or ():
-            response.choices += 1
-            if choice.get("finish_reason"):
-                response.finish = read_finish(choice["finish_reason"])
-            if (choice.get("delta") or {}).get("refusal"):
-                response.refused = True
-        if response.finish is not None and response.finish not in FINISHES:
-            return False
-        self._take(frame)
-        return True
-
-
-def as_stream_fault(fault: Fault, *, content_came: bool) -> Fault:
-    """What the fault of a stream is to the caller: after the first content, every early end is the same."""
-    if content_came and fault.failure != "content_policy":
-        return replace(fault, failure="stream_broken")
-    if fault.failure == "stream_broken":
-        return replace(fault, failure="invalid_response")
-    return fault
+            document = decode(whole)
+        except Unreadable:
+            if len(self._data) > _MOST_LINES:
+                raise
+            return None  # The rest of it may stand on the next line.
+        self._data.clear()
+        return Event(document, self._name, whole)

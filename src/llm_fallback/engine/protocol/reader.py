@@ -1,0 +1,160 @@
+"""What readers of every protocol have in common: a reply's content as the engine's chunks and replies.
+
+A reader is one reply: `read_event` takes the documents of its stream, `read_reply` its whole document. What the caller
+gets (`raw`) is in OpenAI's form, because that is the form LangChain's integration reads; it holds nothing but values
+that were read here, each of the type it must have.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llm_fallback.engine.protocol.finishes import openai_finish, read_finish
+from llm_fallback.engine.protocol.tool_calls import ToolCallReader, documents_of
+from llm_fallback.engine.protocol.usage import fuller, usage_document
+from llm_fallback.engine.protocol.values import TextJoiner, complete
+from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Chunk, Fault, Reply, StreamEnd, ToolCallPart
+from llm_fallback.events import Usage
+
+Fields = Mapping[str, Any]
+"""Further fields of a message or a delta in OpenAI's form, for LangChain's eyes: `annotations`, `thinking_blocks`,
+`provider_specific_fields`."""
+
+_NO_FIELDS: Fields = {}
+MEDIA = ("audio", "images")
+"""Names under which sound and pictures stand in `provider_specific_fields`."""
+
+
+class ReplyReader(ABC):
+    """One reply of one server."""
+
+    def __init__(self, finish_words: Mapping[str, str] = _NO_FIELDS) -> None:
+        """`finish_words`: what words of this server's own mean, in OpenAI's spelling."""
+        self.finish_words = finish_words
+        self.content_came = False
+        self.began = False
+        """Whether something of this protocol came."""
+        self.finish: str | None = None
+        self.refused = False
+        """Whether the model refuses in a field of its own, as OpenAI's do."""
+        self.fault: Fault | None = None
+        """What the stream itself says went wrong."""
+        self.is_over = False
+        """Whether nothing behind is worth reading: an error, the stream's own end, a finish that is none."""
+        self.usage: Usage | None = None
+        self.calls = ToolCallReader()
+        self._text, self._reasoning = TextJoiner(), TextJoiner()
+        self._calls_came = False
+        self._told: set[str] = set()
+
+    @abstractmethod
+    def read_event(self, document: Mapping[str, Any]) -> Chunk | None:
+        """The content of an event of a stream; None if it brings none. Raises Unreadable."""
+
+    @abstractmethod
+    def read_reply(self, document: Mapping[str, Any]) -> Reply | Fault:
+        """A whole reply. Raises Unreadable."""
+
+    def end(self) -> StreamEnd | Fault:
+        """What it means that nothing more comes. Raises Unreadable."""
+        if self.fault is not None:
+            return self.fault
+        self.calls.end()
+        return StreamEnd(REFUSED_FINISH if self.refused and self.finish in FINISHES else self.finish)
+
+    def usage_chunk(self) -> Chunk | None:
+        """The usage of the whole stream, for its end."""
+        if self.usage is None or self.fault is not None:
+            return None
+        return Chunk({"choices": [], "usage": usage_document(self.usage)}, usage=self.usage)
+
+    # For the readers of a protocol.
+
+    def count(self, usage: Usage | None) -> None:
+        """Take an account of the tokens; it may come more than once."""
+        if usage is not None:
+            self.usage = fuller(self.usage, usage)
+
+    def end_with(self, word: object) -> str | None:
+        """Take the server's word of how the reply ended: a finish reason, or None if that is no end."""
+        finish = read_finish(word, self.finish_words)
+        if finish is None:
+            return None
+        if finish == "stop" and self._calls_came:
+            finish = "tool_calls"  # Some servers say "stop" where they called a tool; agents look at the word.
+        self.finish = finish
+        self.is_over = finish not in FINISHES
+        return None if self.is_over else finish
+
+    def chunk(
+        self,
+        text: str = "",
+        reasoning: str = "",
+        calls: Sequence[ToolCallPart] = (),
+        finish: str | None = None,
+        fields: Fields = _NO_FIELDS,
+    ) -> Chunk | None:
+        """The next chunk; None if there is nothing in it."""
+        text, reasoning = self._text.join(text), self._reasoning.join(reasoning)
+        if finish is not None:
+            text, reasoning = text + self._text.flush(), reasoning + self._reasoning.flush()
+        delta: dict[str, Any] = {"content": text}
+        if reasoning:
+            delta["reasoning_content"] = reasoning
+        if calls:
+            self._calls_came = True
+            delta["tool_calls"] = documents_of(calls)
+        elif not (text or reasoning or finish or fields):
+            return None
+        if fields:
+            delta.update(fields)
+        raw = {"choices": [{"delta": delta, "finish_reason": openai_finish(finish)}]}
+        chunk = Chunk(raw, text, reasoning, calls, finish, None, bool(fields) and has_media(fields))
+        if not self.content_came:
+            self.content_came = chunk.has_content
+        return chunk
+
+    def fields_once(self, fields: Fields) -> Fields:
+        """Fields of a delta that LangChain can merge with those before: it adds numbers up and refuses to join two
+        fractions, so what is neither text nor list is told once."""
+        specific = fields.get("provider_specific_fields")
+        if not specific:
+            return fields
+        told = {name: value for name, value in specific.items() if name not in self._told}
+        self._told |= {name for name, value in told.items() if not isinstance(value, str | list) and name != "audio"}
+        return {**fields, "provider_specific_fields": told}
+
+    def reply(
+        self,
+        text: str = "",
+        reasoning: str = "",
+        calls: Sequence[ToolCallPart] = (),
+        fields: Fields = _NO_FIELDS,
+        logprobs: Mapping[str, Any] | None = None,
+    ) -> Reply:
+        """A whole reply with the `finish` and the `usage` that were taken before."""
+        text, reasoning = complete(text), complete(reasoning)
+        finish = REFUSED_FINISH if self.refused and self.finish in FINISHES else self.finish
+        if finish == "stop" and calls:
+            finish = "tool_calls"
+        message = message_document(text, reasoning, calls, fields)
+        choice = {"index": 0, "message": message, "finish_reason": openai_finish(finish), "logprobs": logprobs}
+        raw: dict[str, Any] = {"choices": [choice], "usage": usage_document(self.usage) if self.usage else {}}
+        return Reply(raw, text, reasoning, calls, finish, self.usage, has_media(fields))
+
+
+def message_document(text: str, reasoning: str, calls: Sequence[ToolCallPart], fields: Fields) -> dict[str, Any]:
+    """A whole message in OpenAI's form."""
+    message: dict[str, Any] = {"role": "assistant", "content": text, **fields}
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    if calls:
+        message["tool_calls"] = documents_of(calls)
+    return message
+
+
+def has_media(fields: Fields) -> bool:
+    """Whether sound or pictures are among them."""
+    return any(name in fields.get("provider_specific_fields", ()) for name in MEDIA)

@@ -1,0 +1,156 @@
+"""One response, from its bytes to chunks or a whole reply: where what a server sends becomes values, or a fault.
+
+No I/O: the adapter feeds it what comes over the wire, the fakes what their scripts send, so that both come to the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from llm_fallback.engine.protocol.faults import LEAST_ERROR, fault_in_body, fault_of_response
+from llm_fallback.engine.protocol.reader import ReplyReader
+from llm_fallback.engine.protocol.sse import Event, EventParser, Mark
+from llm_fallback.engine.protocol.values import Unreadable, decode
+from llm_fallback.engine.transport import FINISHES, Chunk, Fault, Reply, StreamEnd
+
+_REMEMBERED_BODY = 16_384
+
+
+class Response:
+    """What came of one response."""
+
+    def __init__(self, reader: ReplyReader, *, streamed: bool) -> None:
+        self.reader, self.streamed = reader, streamed
+        self.status: int | None = None
+        self.headers: Mapping[str, str] = {}
+        """Names in lower case, or a mapping that does not mind."""
+        self.body = bytearray()
+        """The start of an error's body, or of what should have been a stream and is none."""
+        self.saw_done = False
+        self.is_over = False
+        """Whether nothing behind is worth reading."""
+        self._events = EventParser()
+        self._flaw: Fault | None = None
+        self._events_came = self._usage_told = False
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Take note of how it begins."""
+        self.status, self.headers = status, headers
+
+    @property
+    def is_error(self) -> bool:
+        """Whether its status is an error's."""
+        return self.status is not None and self.status >= LEAST_ERROR
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the server said that nothing follows, so that its connection is worth keeping."""
+        return self.saw_done or (self.reader.is_over and self.reader.finish in FINISHES)
+
+    def remember(self, data: bytes) -> bytes:
+        """Keep the start of a body; the data as they are."""
+        self.body += data[: _REMEMBERED_BODY - len(self.body)]
+        return data
+
+    # A stream.
+
+    def feed(self, data: bytes | None) -> list[Chunk]:
+        """The chunks that a read completes; None: that the end completes."""
+        return [chunk for _, chunk in self.read_events(data) if chunk is not None]
+
+    def read_events(self, data: bytes | None) -> list[tuple[Event, Chunk | None]]:
+        """The events of a read, as far as they are sound, and what each brings; None: of the end."""
+        came: list[tuple[Event, Chunk | None]] = []
+        reader = self.reader
+        try:
+            for event in self._events.end() if data is None else self._events.feed(data):
+                document = event.document
+                if type(document) is Mark:
+                    self._take_mark(event)
+                    if self.is_over:
+                        came.append((event, None))
+                        break
+                    continue
+                self._events_came = True
+                if type(document) is not dict:
+                    raise Unreadable("a frame of the stream is no object")
+                if event.name == b"error" and "error" not in document:
+                    document = {"error": document}
+                chunk = reader.read_event(document)
+                if reader.fault is not None:
+                    self.is_over = True
+                    break
+                came.append((event, chunk))
+                if reader.is_over:
+                    self.is_over = True
+                    break
+        except Unreadable as flaw:
+            self._flaw, self.is_over = Fault("stream_broken", str(flaw), self.status), True
+        return came
+
+    def _take_mark(self, event: Event) -> None:
+        if event.document is Mark.DONE:
+            self.saw_done = self.is_over = True
+        elif self.reader.content_came:
+            raise Unreadable("a line that is no event of the stream")
+        else:
+            self.remember(event.data)
+
+    def end(self) -> Chunk | StreamEnd | Fault:
+        """What it means that nothing more comes: the usage first, where there is one."""
+        usage = None if self._usage_told or self._flaw else self.reader.usage_chunk()
+        self._usage_told = True
+        return self.end_after_usage() if usage is None else usage
+
+    def end_after_usage(self) -> StreamEnd | Fault:
+        """What it means that nothing more comes, usage apart."""
+        reader, fault = self.reader, self.fault()
+        if fault is None and reader.finish is None and not reader.content_came and self._is_no_stream:
+            fault = Fault("invalid_response", "the reply is no stream of choices", self.status)
+        if fault is None:
+            try:
+                end = reader.end()
+            except Unreadable as flaw:
+                end = Fault("stream_broken", str(flaw), self.status)
+            fault = end if isinstance(end, Fault) else None
+        return end if fault is None else as_stream_fault(fault, content_came=reader.content_came)
+
+    @property
+    def _is_no_stream(self) -> bool:
+        """Whether something came, and nothing of the protocol."""
+        return bool(self.body.strip()) or (self._events_came and not self.reader.began)
+
+    def fault(self) -> Fault | None:
+        """What the response itself says went wrong; None if it says nothing of the kind."""
+        if self.is_error:
+            assert self.status is not None
+            return fault_of_response(self.status, self.headers, bytes(self.body))
+        return self._flaw or self.reader.fault or self._error_with_200()
+
+    def _error_with_200(self) -> Fault | None:
+        try:
+            return fault_in_body(decode(bytes(self.body))) if self.body else None
+        except Unreadable:
+            return None
+
+    # A whole reply.
+
+    def reply(self, body: bytes) -> Reply | Fault:
+        """The reply a body brings, or what is wrong with it."""
+        try:
+            document = decode(body)
+            if not isinstance(document, dict):
+                raise Unreadable("the reply is no object")
+            return self.reader.read_reply(document)
+        except Unreadable as flaw:
+            return Fault("invalid_response", str(flaw), self.status)
+
+
+def as_stream_fault(fault: Fault, *, content_came: bool) -> Fault:
+    """What the fault of a stream is to the caller: after the first content, every early end is the same."""
+    if content_came and fault.failure != "content_policy":
+        return replace(fault, failure="stream_broken")
+    if fault.failure == "stream_broken":
+        return replace(fault, failure="invalid_response")
+    return fault

@@ -1,0 +1,89 @@
+"""What a server counted, in OpenAI's words and ours.
+
+Only the books need it, so what is no count is unknown and no fault: below 0, not whole, more than any model takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from llm_fallback.events import Usage
+
+_MOST_TOKENS = 10**9
+"""Of one reply. A larger figure is an error of the server's, and would be billed."""
+
+_NO_COUNT = (TypeError, ValueError, OverflowError)
+_COUNTS = tuple(count.name for count in fields(Usage))
+
+
+def openai_usage(said: object) -> Usage | None:
+    """The usage in OpenAI's form; None if the server counted nothing, or something else than tokens.
+
+    Anthropic's cache fields stand beside OpenAI's details in what gateways send, DeepSeek's in place of them; all are
+    read. xAI leaves the tokens of reasoning out of the completion's, though it bills them.
+    """
+    if not isinstance(said, Mapping):
+        return None
+    try:
+        prompt, completion, total = _counts(said, "prompt_tokens", "completion_tokens", "total_tokens")
+        read, written, hit = _counts(
+            said, "cache_read_input_tokens", "cache_creation_input_tokens", "prompt_cache_hit_tokens"
+        )
+        details = said.get("prompt_tokens_details")
+        cached, cache_written, audio_in = _counts(details, "cached_tokens", "cache_creation_tokens", "audio_tokens")
+        reasoning, audio_out = _counts(said.get("completion_tokens_details"), "reasoning_tokens", "audio_tokens")
+    except _NO_COUNT:
+        return None
+    if not (prompt or completion):
+        return None
+    if reasoning and total == prompt + completion + reasoning:
+        completion += reasoning
+    return Usage(prompt, completion, cached or read or hit, cache_written or written, reasoning, audio_in, audio_out)
+
+
+def count(said: object) -> int:
+    """A number of tokens, 0 where nothing is said. Raises TypeError, ValueError or OverflowError for what is none."""
+    if said is None:
+        return 0
+    # Some JSON writers make floats or texts of whole numbers.
+    number = said if type(said) is int else int(said)  # type: ignore[call-overload]
+    if not 0 <= number <= _MOST_TOKENS or number != float(said):  # type: ignore[arg-type]
+        raise ValueError(f"{said!r} is no number of tokens")
+    return int(number)
+
+
+def _counts(said: object, *names: str) -> list[int]:
+    if said is None:
+        return [0] * len(names)
+    if not isinstance(said, Mapping):
+        raise TypeError
+    return [count(said.get(name)) for name in names]
+
+
+def fuller(first: Usage | None, second: Usage | None) -> Usage | None:
+    """What two accounts of one reply say together: a sum so far grows, and details may stand in either."""
+    if first is None or second is None:
+        return first or second
+    return Usage(*(max(getattr(first, name), getattr(second, name)) for name in _COUNTS))
+
+
+def usage_document(usage: Usage) -> dict[str, Any]:
+    """Usage in OpenAI's form, as LangChain's integration adds it up."""
+    document: dict[str, Any] = {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+    details = (
+        ("prompt_tokens_details", "cached_tokens", usage.cached_tokens),
+        ("prompt_tokens_details", "cache_creation_tokens", usage.cache_write_tokens),
+        ("prompt_tokens_details", "audio_tokens", usage.audio_input_tokens),
+        ("completion_tokens_details", "reasoning_tokens", usage.reasoning_tokens),
+        ("completion_tokens_details", "audio_tokens", usage.audio_output_tokens),
+    )
+    for group, name, number in details:
+        if number:
+            document.setdefault(group, {})[name] = number
+    return document

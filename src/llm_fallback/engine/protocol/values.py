@@ -1,0 +1,125 @@
+"""The border: what a server sent, as values of the types its protocol names.
+
+A reader takes nothing from a document but through here. What is of another type raises `Unreadable`, which becomes a
+fault of that deployment at one place (`response.py`): behind the border nothing can fail because of a server.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Never
+
+_DEEPEST = 200
+"""Levels of nesting. A parser of JSON recurses, and so does everybody who reads what it made."""
+
+_KINDS = {str: "a text", bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
+
+
+class Unreadable(Exception):
+    """A server sent something for which its protocol has no place. The text says what."""
+
+
+def decode(data: bytes | str) -> Any:
+    """A JSON document. Raises Unreadable for what is none, for NaN and Infinity, and for nesting without end."""
+    brackets = (b"[", b"{") if isinstance(data, bytes) else ("[", "{")
+    try:
+        document = _DECODER.decode(data.decode() if isinstance(data, bytes) else data)
+    except (ValueError, RecursionError):
+        raise Unreadable("not JSON") from None
+    if sum(map(data.count, brackets)) > _DEEPEST and _is_deeper(document, _DEEPEST):  # type: ignore[arg-type]
+        raise Unreadable(f"JSON nested deeper than {_DEEPEST} levels")
+    return document
+
+
+def _refuse(word: str) -> Never:
+    raise ValueError(f"{word} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+
+
+def _is_deeper(document: object, levels: int) -> bool:
+    level = [document]
+    for _ in range(levels):
+        level = [inner for value in level for inner in _inner(value) if isinstance(inner, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _inner(value: object) -> Sequence[object]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else ()
+
+
+def text(value: object, name: str) -> str:
+    """A text; empty where the server says nothing."""
+    if value is None:
+        return ""
+    return value if type(value) is str else _wrong(value, name, "text")
+
+
+def mapping(value: object, name: str) -> Mapping[str, Any]:
+    """An object; empty where the server says nothing."""
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) else _wrong(value, name, "object")
+
+
+def items(value: object, name: str) -> Sequence[Any]:
+    """A list; empty where the server says nothing."""
+    if value is None:
+        return ()
+    return value if isinstance(value, list) else _wrong(value, name, "list")
+
+
+def mappings(value: object, name: str) -> list[Mapping[str, Any]]:
+    """A list of objects; empty where the server says nothing."""
+    return [mapping(item, name) for item in items(value, name)]
+
+
+def index(value: object, name: str) -> int | None:
+    """A position; None where the server says nothing."""
+    if value is None or (type(value) is int and 0 <= value < 1_000_000):
+        return value
+    return _wrong(value, name, "position")
+
+
+def _wrong(value: object, name: str, expected: str) -> Never:
+    raise Unreadable(f"{name} is {_KINDS.get(type(value), 'null')}, not the {expected} it should be")
+
+
+class TextJoiner:
+    """Texts that come in parts, as they are shown: a character outside the basic plane that was cut in two is joined,
+    and half a character that stays alone becomes the replacement character, because it could not be encoded again."""
+
+    __slots__ = ("_half",)
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def join(self, part: str) -> str:
+        """What can be shown of the next part."""
+        if part.isascii() and not self._half:
+            return part
+        whole = self._half + part
+        self._half = whole[-1:] if "\ud800" <= whole[-1:] <= "\udbff" else ""
+        return complete(whole[: len(whole) - len(self._half)])
+
+    def flush(self) -> str:
+        """What is left at the end."""
+        half, self._half = self._half, ""
+        return complete(half)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def complete(whole: str) -> str:
+    """A text without half characters."""
+    if _SURROGATE.search(whole) is None:
+        return whole
+    return whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
