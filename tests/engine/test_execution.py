@@ -33,6 +33,8 @@ from tests.plans import DeclaredCatalogue, chain, health_of, member
 from tests.thinning import examples
 
 HANG = "hang"
+RAW: Mapping[str, Any] = {"choices": [{"delta": {}}]}
+"""What a caller would get; the engine only puts texts in."""
 BOTH = pytest.mark.parametrize("streamed", [False, True])
 
 Step = float | str | Chunk | StreamEnd | Fault | Unsupported | asyncio.Event
@@ -44,8 +46,8 @@ def say(*texts: str, every: float = 0.0, finish: str | None = "stop", usage: Usa
     """A reply in pieces, each after a pause; the last word is the server's finish."""
     steps: list[Step] = []
     for text in texts:
-        steps += [every, Chunk(raw=object(), text=text)]
-    return [*steps, Chunk(raw=object(), finish=finish, usage=usage), StreamEnd(finish)]
+        steps += [every, Chunk(RAW, text=text)]
+    return [*steps, Chunk(RAW, finish=finish, usage=usage), StreamEnd(finish)]
 
 
 def fail(failure: str, after: float = 0.0, **facts: Any) -> Act:
@@ -53,7 +55,7 @@ def fail(failure: str, after: float = 0.0, **facts: Any) -> Act:
 
 
 def role() -> Chunk:
-    return Chunk(raw=object())
+    return Chunk(RAW)
 
 
 class LongestBackoff(Random):
@@ -104,9 +106,6 @@ class MemoryExchange:
         if not isinstance(item, StreamEnd):
             return item
         return Reply(object(), whole.text, whole.reasoning, tuple(whole.tool_calls.values()), item.finish, whole.usage)
-
-    def with_text(self, piece: Chunk, text: str) -> Chunk:
-        return piece._replace(text=text, reasoning="")
 
     async def close(self) -> None:
         """Takes turns of the loop, as shutting a connection does. What is being read nobody can close."""
@@ -1095,13 +1094,13 @@ TIMEOUTS = st.builds(
 def acts(draw) -> Act:
     steps: list[Step] = [draw(PAUSES), *([role()] if draw(st.booleans()) else [])]
     for number in range(draw(st.integers(0, 3))):
-        steps += [draw(PAUSES), Chunk(raw=object(), text=f"{number};")]
+        steps += [draw(PAUSES), Chunk(RAW, text=f"{number};")]
     ending = draw(
         st.sampled_from(["whole", "whole", "cut", HANG, "no finish", "abort", "refused", "timeout", "rate_limited"])
     )
     match ending:
         case "whole":
-            return [*steps, Chunk(raw=object(), finish="stop"), StreamEnd("stop")]
+            return [*steps, Chunk(RAW, finish="stop"), StreamEnd("stop")]
         case "cut":
             return [*steps, Fault("stream_broken", "cut")]
         case "hang":

@@ -23,7 +23,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, SecretStr, model_validator
 
 from llm_fallback.chat_model.caller import CallContext, Listener
-from llm_fallback.chat_model.conversion import KEY, aiter_reply, attach_metadata, iter_reply, to_call
+from llm_fallback.chat_model.conversion import KEY, aiter_reply, attach_metadata, iter_reply, read_tool_calls, to_call
 from llm_fallback.chat_model.driver import aanswer_question, answer_question
 from llm_fallback.chat_model.lazy_field import LazyField
 from llm_fallback.chat_model.portal import portal
@@ -351,6 +351,8 @@ class ChainChatModel(BaseChatModel):
         """Put the metadata, and the served model's name, on a whole reply."""
         for generation in result.generations:
             attach_metadata(generation.message, answer)
+            if isinstance(generation.message, AIMessage):
+                read_tool_calls(generation.message, (generation.generation_info or {}).get("finish_reason"))
         return result
 
     @property

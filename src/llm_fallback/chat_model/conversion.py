@@ -170,6 +170,20 @@ def attach_metadata(message: BaseMessage, answer: Answered) -> None:
     message.response_metadata |= {"model_name": answer.model_name, KEY: answer.record.as_metadata()}
 
 
+def read_tool_calls(message: AIMessage, finish: str | None) -> None:
+    """Take the tool calls of a whole message from what the server sent, so that every way of asking has the same.
+
+    ChatLiteLLM takes arguments that are no object for none, and a call without arguments for an invalid one.
+    """
+    documents = message.additional_kwargs.get("tool_calls")
+    if not documents:
+        return
+    message.tool_calls, message.invalid_tool_calls = [], []
+    for document in documents:
+        function = document["function"]
+        _add_tool_call(message, ToolCallPart(0, document["id"], function["name"], function["arguments"]), finish)
+
+
 def to_message(partial: PartialReply) -> AIMessage:
     """What was delivered or is to be judged, as a message; tool calls that do not parse are invalid ones."""
     message = AIMessage(
@@ -177,15 +191,15 @@ def to_message(partial: PartialReply) -> AIMessage:
         additional_kwargs={"reasoning_content": partial.reasoning} if partial.reasoning else {},
         response_metadata={"finish_reason": openai_finish(partial.finish)} if partial.finish else {},
     )
-    # Arguments of a reply that broke off may be lacking where of a whole one there are none.
-    unsaid = "" if partial.finish in CUT_FINISHES else "{}"
     for _, part in sorted(partial.tool_calls.items()):
-        _add_tool_call(message, part, unsaid)
+        _add_tool_call(message, part, partial.finish)
     return message
 
 
-def _add_tool_call(message: AIMessage, part: ToolCallPart, unsaid: str) -> None:
+def _add_tool_call(message: AIMessage, part: ToolCallPart, finish: str | None) -> None:
     """Not by way of AIMessageChunk: that completes arguments that break off, and half a call would pass for one."""
+    # Arguments of a reply that broke off may be lacking where of a whole one there are none.
+    unsaid = "" if finish in CUT_FINISHES else "{}"
     try:
         arguments = json.loads(part.arguments or unsaid, strict=False)
     except json.JSONDecodeError:
