@@ -29,7 +29,7 @@ WAYS_TO_WRITE_IT = {
     "several lines of data": b'data: {\ndata: "a": 1\ndata: }\n\ndata: {"b":\ndata:\ndata: 2}\n\ndata: [DONE]\n\n',
     "no empty lines between": b'data: {"a": 1}\ndata: {"b": 2}\ndata: [DONE]\n',
     "no line break at the end": b'data: {"a": 1}\n\ndata: {"b": 2}\n\ndata: [DONE]',
-    "names, ids, times and comments": b': hi\nevent: x\nid: 7\nretry: 1\ndata: {"a": 1}\n\n:\ndata: {"b": 2}\n\ndata: [DONE]\n',
+    "other fields": b': hi\nevent: x\nid: 7\nretry: 1\ndata: {"a": 1}\n\n:\ndata: {"b": 2}\n\ndata: [DONE]\n',
     "empty data between": b'data: {"a": 1}\n\ndata:\n\ndata: \n\ndata: {"b": 2}\n\ndata: [DONE]\n\n',
 }
 

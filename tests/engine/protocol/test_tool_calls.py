@@ -60,7 +60,7 @@ TWICE = [*CALL, ("glob", '{"p":"b"}')]
         ([[part('{"p":"a"}', name="glob"), part('{"q":"b"}', name="list")]], TWO),
         ([[part('{"p":"a"}', name="glob", id="1")], [part('{"q":"b"}', name="list", id="2")]], TWO),
         ([[part('{"p":', name="glob", id="1")], [part('"a"}')], [part('{"q":"b"}', name="list", id="2")]], TWO),
-        ([[part('{"p":', name="glob", index=0)], [part('{"q":"b"}', name="list", index=1)], [part('"a"}', index=0)]], TWO),
+        ([[part('{"p":', name="glob")], [part('{"q":"b"}', name="list", index=1)], [part('"a"}', index=0)]], TWO),
         ([[part(index=0, id="")]], []),
         ([[]], []),
     ],

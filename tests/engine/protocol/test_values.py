@@ -98,7 +98,7 @@ def test_a_text_cut_between_the_halves_of_a_character_is_whole_again(whole, data
     assert came == whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-@pytest.mark.parametrize("half", ["\ud83d", "\ude00", "a\ud83db", "\ude00\ud83d"])
+@pytest.mark.parametrize("half", ["\ud83d", "a\ud83db", "\ude00\ud83d"])
 def test_half_a_character_is_replaced(half):
     """It could not be encoded again: not printed, not stored, not sent back in a history."""
     joiner = TextJoiner()
