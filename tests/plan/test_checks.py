@@ -36,6 +36,16 @@ def test_whatever_takes_the_place_of_a_spec_is_checked(tmp_path):
         check({"deploymints": {}})
 
 
+def test_words_by_which_a_reply_counts_as_whole_are_told():
+    """A reply that was cut would pass for one if the word meant something else."""
+    assert findings(with_a(finish_reasons={"eot": "stop"})) == [
+        "note: deployments.a.finish_reasons.eot: a reply that ends by 'eot' counts as whole (stop) because the spec "
+        "says so"
+    ]
+    with pytest.raises(SpecError, match=r"deployments\.a\.finish_reasons\.eot"):
+        load_spec(with_a(finish_reasons={"eot": "ended"}))
+
+
 def test_a_sound_spec_has_no_findings():
     """Two deployments, two providers, keys in the environment."""
     assert findings(SOUND) == []

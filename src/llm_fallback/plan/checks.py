@@ -63,7 +63,8 @@ def check(source: Source, *, env: bool = False, environ: Mapping[str, str] | Non
         *_findings(spec, "warning", joined.from_iterable(check_one(spec) for check_one in _CHECKS)),
     ]
     notes = (Finding("note", note.path, note.text, note.file, note.line) for note in spec.notes)
-    return [*sorted(findings, key=lambda finding: finding.severity), *notes]
+    own_words = _findings(spec, "note", _own_finish_reasons(spec))
+    return [*sorted(findings, key=lambda finding: finding.severity), *own_words, *notes]
 
 
 def _findings(spec: Spec, severity: Severity, results: _Results) -> Iterator[Finding]:
@@ -102,6 +103,14 @@ def _no_key(spec: Spec, environ: Mapping[str, str]) -> _Results:
         has_own = deployment.api_key is not None or deployment.api_base is not None
         if variables and not has_own and not any(environ.get(variable) for variable in variables):
             yield ("deployments", name), f"has no api_key, and {variables[0]} is not set"
+
+
+def _own_finish_reasons(spec: Spec) -> _Results:
+    """Words by which a reply counts as whole because the spec says so."""
+    for name, deployment in spec.deployments.items():
+        for word, meaning in deployment.finish_reasons.items():
+            path = ("deployments", name, "finish_reasons", word)
+            yield path, f"a reply that ends by {word!r} counts as whole ({meaning}) because the spec says so"
 
 
 def _unused(spec: Spec) -> _Results:
