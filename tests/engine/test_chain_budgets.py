@@ -34,7 +34,7 @@ def answers(*texts):
 
 
 def piece(text):
-    return Chunk(RAW, text=text)
+    return Chunk(dict(RAW), text=text)
 
 
 def spent(on, plan=None):

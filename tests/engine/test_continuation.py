@@ -97,12 +97,12 @@ class Speakers(MemoryTransport):
     def _act(self, name: str, before: int, handed: str) -> list[Any]:
         done = len(handed.split())
         said = WORDS[max(0, done - self.says_again[name]) :]
-        pieces: list[Any] = [Chunk(RAW, text=word) for word in said]
+        pieces: list[Any] = [Chunk(dict(RAW), text=word) for word in said]
         if before < len(self.breaks[name]):
             after, how = self.breaks[name][before]
             if after < len(pieces) or how is not None:
                 return [*pieces[:after], how]
-        return [*pieces, Chunk(RAW, finish="stop"), StreamEnd("stop")]
+        return [*pieces, Chunk(dict(RAW), finish="stop"), StreamEnd("stop")]
 
 
 HOWS = st.sampled_from(

@@ -46,8 +46,8 @@ def say(*texts: str, every: float = 0.0, finish: str | None = "stop", usage: Usa
     """A reply in pieces, each after a pause; the last word is the server's finish."""
     steps: list[Step] = []
     for text in texts:
-        steps += [every, Chunk(RAW, text=text)]
-    return [*steps, Chunk(RAW, finish=finish, usage=usage), StreamEnd(finish)]
+        steps += [every, Chunk(dict(RAW), text=text)]
+    return [*steps, Chunk(dict(RAW), finish=finish, usage=usage), StreamEnd(finish)]
 
 
 def fail(failure: str, after: float = 0.0, **facts: Any) -> Act:
@@ -55,7 +55,7 @@ def fail(failure: str, after: float = 0.0, **facts: Any) -> Act:
 
 
 def role() -> Chunk:
-    return Chunk(RAW)
+    return Chunk(dict(RAW))
 
 
 class LongestBackoff(Random):
@@ -1094,13 +1094,13 @@ TIMEOUTS = st.builds(
 def acts(draw) -> Act:
     steps: list[Step] = [draw(PAUSES), *([role()] if draw(st.booleans()) else [])]
     for number in range(draw(st.integers(0, 3))):
-        steps += [draw(PAUSES), Chunk(RAW, text=f"{number};")]
+        steps += [draw(PAUSES), Chunk(dict(RAW), text=f"{number};")]
     ending = draw(
         st.sampled_from(["whole", "whole", "cut", HANG, "no finish", "abort", "refused", "timeout", "rate_limited"])
     )
     match ending:
         case "whole":
-            return [*steps, Chunk(RAW, finish="stop"), StreamEnd("stop")]
+            return [*steps, Chunk(dict(RAW), finish="stop"), StreamEnd("stop")]
         case "cut":
             return [*steps, Fault("stream_broken", "cut")]
         case "hang":
