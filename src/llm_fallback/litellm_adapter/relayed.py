@@ -14,8 +14,8 @@ from llm_fallback.engine.protocol.finishes import read_finish
 from llm_fallback.engine.protocol.sse import as_stream_fault
 from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Chunk, Fault, Reply, StreamEnd, Unsupported
 from llm_fallback.litellm_adapter import wire_tap
-from llm_fallback.litellm_adapter.clients import ClientPool, client_for, is_tapped
-from llm_fallback.litellm_adapter.errors import classes_of, fault_of_litellm, fault_of_transfer
+from llm_fallback.litellm_adapter.clients import ClientPool, client_for, is_tapped, sends_by_httpx
+from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending, fault_of_litellm, fault_of_transfer
 from llm_fallback.litellm_adapter.quiet import quiet_logging
 from llm_fallback.litellm_adapter.redirects import Redirects, guarding
 from llm_fallback.litellm_adapter.replies import reply_of_litellm
@@ -155,4 +155,6 @@ class LiteLLMExchange:
         if self._wire.is_readable:
             status = self._wire.status
             return self._clean(fault_of_transfer(error, classes, status), error)
+        if not self._redirects.sent and sends_by_httpx(self._wanted.target):
+            return self._clean(fault_before_sending(error), error)
         return self._clean(fault_of_litellm(error, classes), error)
