@@ -13,6 +13,7 @@ import litellm
 import pytest
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.llms.custom_llm import CustomLLM, CustomLLMError
 from pydantic import BaseModel
 
 from llm_fallback import ChainExhausted, build_chat_model
@@ -234,6 +235,25 @@ def test_a_prompt_that_talks_of_keys_opens_no_breaker(provider, text):
             message = model.invoke([ChatMessage(role="critic", content=text)])
             assert_attempts(message, "first: bad_request", "second: succeeded")
             assert breakers(model) == {"closed"}
+
+
+class House(CustomLLM):
+    """A provider of one's own, asked by nobody knows what."""
+
+    async def acompletion(self, *args: Any, **words: Any) -> Any:
+        raise CustomLLMError(500, "the house is down")
+
+
+def test_of_a_provider_of_one_s_own_nobody_sees_what_it_sends(monkeypatch):
+    """So what it raises is its failure, but for a request that nobody could send."""
+    monkeypatch.setattr(litellm, "custom_provider_map", [{"provider": "house", "custom_handler": House()}])
+    monkeypatch.setattr(litellm, "_custom_providers", [*litellm._custom_providers, "house"])
+    monkeypatch.setattr(litellm, "provider_list", [*litellm.provider_list, "house"])
+    with FakeServer({"backup": "hi"}) as server, build_chat_model(chain_with(server, {"model": "house/m"})) as model:
+        assert_attempts(model.invoke("hi"), "main: server_error", "backup: succeeded")
+        with pytest.raises(ChainExhausted) as caught:
+            model.invoke(HALF)
+    assert [(at.deployment, at.failure, at.status) for at in caught.value.attempts] == [("main", "bad_request", None)]
 
 
 # Keys.

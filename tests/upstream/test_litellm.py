@@ -39,6 +39,12 @@ MODELS = {
     "replicate": "replicate/house/m",
 }
 """Models of providers that take no other name."""
+ALSO_NEEDED = {
+    "CLOUDFLARE_ACCOUNT_ID": "house",
+    "HEROKU_API_BASE": "https://heroku.invalid",
+    "SNOWFLAKE_ACCOUNT_ID": "house",
+}
+"""What some providers want to know besides a key."""
 CALLBACK_LISTS = (
     *("callbacks", "success_callback", "failure_callback"),
     *("_async_success_callback", "_async_failure_callback", "input_callback"),
@@ -496,6 +502,8 @@ class TestVariables:
         """No key but the test's own, and nothing sent: what would be is kept."""
         for name in {name for names in KEY_VARIABLES.values() for name in names}:
             monkeypatch.delenv(name, raising=False)
+        for name, value in ALSO_NEEDED.items():
+            monkeypatch.setenv(name, value)
         self.sent: list[Any] = []
         for name in {"httpx", "httpx2"} & {*sys.modules}:
             monkeypatch.setattr(sys.modules[name].AsyncClient, "send", self._keep)

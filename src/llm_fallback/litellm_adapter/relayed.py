@@ -19,7 +19,7 @@ from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending
 from llm_fallback.litellm_adapter.quiet import quiet_logging
 from llm_fallback.litellm_adapter.redirects import Redirects, guarding
 from llm_fallback.litellm_adapter.replies import reply_of_litellm
-from llm_fallback.litellm_adapter.request import DeploymentRequest, deployment_headers, guarded
+from llm_fallback.litellm_adapter.request import DeploymentRequest, NotEncodable, deployment_headers, guarded
 from llm_fallback.litellm_adapter.wire_tap import WireTap
 
 
@@ -155,6 +155,7 @@ class LiteLLMExchange:
         if self._wire.is_readable:
             status = self._wire.status
             return self._clean(fault_of_transfer(error, classes, status), error)
-        if not self._redirects.sent and sends_by_httpx(self._wanted.target):
+        is_seen_to_send = sends_by_httpx(self._wanted.target) or isinstance(error, NotEncodable)
+        if is_seen_to_send and not self._redirects.sent:
             return self._clean(fault_before_sending(error), error)
         return self._clean(fault_of_litellm(error, classes), error)

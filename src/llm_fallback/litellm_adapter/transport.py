@@ -115,7 +115,7 @@ def _missing_key(target: Target) -> str | None:
 
 def _litellm_was_told_a_key(provider: str) -> bool:
     """Whether litellm's module has a key, or is set to get one."""
-    told = {name for name, value in vars(litellm).items() if value and name.endswith(("_key", *_WAYS_IN))}
+    told = {name for name, value in dict(vars(litellm)).items() if value and name.endswith(("_key", *_WAYS_IN))}
     makers = {name.removesuffix("_key").removesuffix("_api").replace("_", "") for name in told}
     return not told.isdisjoint({"api_key", *_WAYS_IN}) or any(maker in provider.replace("_", "") for maker in makers)
 

@@ -67,6 +67,7 @@ KEY_VARIABLES: dict[str, tuple[str, ...]] = {
     "bytez": ("BYTEZ_API_KEY",),
     "cerebras": ("CEREBRAS_API_KEY",),
     "clarifai": ("CLARIFAI_API_KEY",),
+    "cloudflare": ("CLOUDFLARE_API_KEY",),
     "codestral": ("CODESTRAL_API_KEY",),
     "cohere": ("COHERE_API_KEY", "CO_API_KEY"),
     "cohere_chat": ("COHERE_API_KEY", "CO_API_KEY"),
@@ -86,6 +87,7 @@ KEY_VARIABLES: dict[str, tuple[str, ...]] = {
     "github": ("GITHUB_API_KEY",),
     "groq": ("GROQ_API_KEY",),
     "helicone": ("HELICONE_API_KEY",),
+    "heroku": ("HEROKU_API_KEY",),
     "huggingface": ("HUGGINGFACE_API_KEY",),
     "hyperbolic": ("HYPERBOLIC_API_KEY",),
     "inception": ("INCEPTION_API_KEY",),
@@ -112,6 +114,7 @@ KEY_VARIABLES: dict[str, tuple[str, ...]] = {
     "replicate": ("REPLICATE_API_KEY", "REPLICATE_API_TOKEN"),
     "sambanova": ("SAMBANOVA_API_KEY",),
     "scaleway": ("SCW_SECRET_KEY",),
+    "snowflake": ("SNOWFLAKE_JWT",),
     "synthetic": ("SYNTHETIC_API_KEY",),
     "text-completion-codestral": ("CODESTRAL_API_KEY",),
     "text-completion-openai": ("OPENAI_API_KEY",),
@@ -124,7 +127,7 @@ KEY_VARIABLES: dict[str, tuple[str, ...]] = {
     "xiaomi_mimo": ("XIAOMI_MIMO_API_KEY",),
     "zai": ("ZAI_API_KEY",),
 }
-"""The variables litellm reads the key of a hosted provider from, for providers that need nothing but a key."""
+"""The variables litellm reads the key of a hosted provider from, for providers that are not to be asked without one."""
 
 _FAMILIES = (
     (re.compile(r"^(gpt-|chatgpt-|o\d(-|$)|ft:gpt)"), "openai"),
