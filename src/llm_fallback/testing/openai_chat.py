@@ -21,6 +21,8 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
 
+from llm_fallback.chat_model.conversion import unwritable
+
 PROVIDER = "litellm"
 """The provider that replies of the real model name."""
 
@@ -169,12 +171,22 @@ class OpenAIChat(BaseChatModel):
 
 def messages_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """Messages as ChatLiteLLM sends them: without names, with the reasoning that came before."""
-    sent = convert_to_openai_messages(messages)
+    try:
+        sent = convert_to_openai_messages(messages)
+    except (TypeError, ValueError, RecursionError) as error:
+        return unwritable(messages, error)
     for message, document in zip(messages, sent, strict=True):
         document.pop("name", None)
+        if any(map(_is_anthropics_picture, message.content)):
+            document["content"] = message.content
         if "reasoning_content" in message.additional_kwargs:
             document["reasoning_content"] = message.additional_kwargs["reasoning_content"]
     return sent
+
+
+def _is_anthropics_picture(part: str | dict[Any, Any]) -> bool:
+    """Whether ChatLiteLLM would leave a part in Anthropic's form, in which no server of OpenAI's protocol takes it."""
+    return isinstance(part, dict) and part.get("type") == "image" and isinstance(part.get("source"), dict)
 
 
 def result_of(document: Mapping[str, Any]) -> ChatResult:
