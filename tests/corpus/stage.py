@@ -18,6 +18,7 @@ _TYPES = {
     "sse": "text/event-stream",
     "anthropic": "text/event-stream",
     "cohere": "text/event-stream",
+    "watsonx": "text/event-stream",
     "aws": "application/vnd.amazon.eventstream",
     "ndjson": "application/x-ndjson",
 }
@@ -139,6 +140,11 @@ def _named_sse(frame: Any) -> bytes:
     return _sse(frame) if isinstance(frame, str) else f"event: {frame['type']}\n".encode() + _sse(frame)
 
 
+def _message_sse(frame: Any) -> bytes:
+    """An event of watsonx, whose name is always the same."""
+    return b"id: 1\nevent: message\n" + _sse(frame)
+
+
 def _ndjson(frame: Any) -> bytes:
     return f"{frame if isinstance(frame, str) else json.dumps(frame)}\n".encode()
 
@@ -157,4 +163,11 @@ def _aws(frame: Mapping[str, Any]) -> bytes:
     return message + struct.pack("!I", zlib.crc32(message))
 
 
-_FRAMINGS = {"sse": _sse, "anthropic": _named_sse, "cohere": _named_sse, "aws": _aws, "ndjson": _ndjson}
+_FRAMINGS = {
+    "sse": _sse,
+    "anthropic": _named_sse,
+    "cohere": _named_sse,
+    "watsonx": _message_sse,
+    "aws": _aws,
+    "ndjson": _ndjson,
+}

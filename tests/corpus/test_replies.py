@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from llm_fallback import ChainExhausted, FallbackChatModel, StreamBroken, build_chat_model
 from tests.corpus.cases import Reply, System, Way, systems
 from tests.corpus.stage import Stage
+from tests.corpus.table import PAGE, page
 
 BACKUP = Reply(
     system="backup",
@@ -212,6 +213,11 @@ def test_an_answer_that_is_no_reply_is_the_failure_it_is(
     assert [attempt.failure for attempt in caught.value.attempts] == [reply.failure]
     if reply.failure == "content_policy":
         assert play.models[system.name].state()[_id(system, by, reply)]["failures"] == 0
+
+
+def test_the_documentation_says_what_is_played() -> None:
+    """The table in docs/backends.md is what the corpus holds."""
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `make docs`"
 
 
 def has_content(chunk: AIMessageChunk) -> bool:
