@@ -8,10 +8,11 @@ that were read here, each of the type it must have.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llm_fallback.engine.protocol.finishes import openai_finish, read_finish
+from llm_fallback.engine.protocol.sse import EventParser, StreamParser
 from llm_fallback.engine.protocol.tool_calls import ToolCallReader, documents_of
 from llm_fallback.engine.protocol.usage import fuller, usage_document
 from llm_fallback.engine.protocol.values import TextJoiner, complete
@@ -29,6 +30,9 @@ MEDIA = ("audio", "images")
 
 class ReplyReader(ABC):
     """One reply of one server."""
+
+    stream_parser: Callable[[], StreamParser] = EventParser
+    """What takes a stream of this protocol apart."""
 
     def __init__(self, finish_words: Mapping[str, str] = NO_FIELDS) -> None:
         """`finish_words`: what words of this server's own mean, in OpenAI's spelling."""

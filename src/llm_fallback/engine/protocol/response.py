@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from llm_fallback.engine.protocol.faults import LEAST_ERROR, fault_in_body, fault_of_response
 from llm_fallback.engine.protocol.reader import ReplyReader
-from llm_fallback.engine.protocol.sse import Event, EventParser, Mark
+from llm_fallback.engine.protocol.sse import Event, Mark
 from llm_fallback.engine.protocol.values import Unreadable, decode
 from llm_fallback.engine.transport import FINISHES, Chunk, Fault, Reply, StreamEnd
 
@@ -30,7 +30,7 @@ class Response:
         self.saw_done = False
         self.is_over = False
         """Whether nothing behind is worth reading."""
-        self._events = EventParser()
+        self._events = reader.stream_parser()
         self._flaw: Fault | None = None
         self._events_came = self._usage_told = False
 

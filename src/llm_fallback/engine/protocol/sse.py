@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from llm_fallback.engine.protocol.values import Unreadable, decode
 
@@ -35,8 +35,20 @@ class Event(NamedTuple):
     data: bytes
 
 
+class StreamParser(Protocol):
+    """Takes the bytes of a stream apart into events."""
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events that a read completes. Raises Unreadable for one that cannot be read."""
+        ...
+
+    def end(self) -> Iterator[Event]:
+        """What the last read left: the stream has ended."""
+        ...
+
+
 class EventParser:
-    """Takes a stream apart into its events."""
+    """The parser of server-sent events."""
 
     def __init__(self) -> None:
         self._rest = b""
