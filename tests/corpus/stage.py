@@ -6,7 +6,7 @@ import gzip
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -41,8 +41,10 @@ class Stage:
     def __init__(self, systems: Iterable[System], *, rude: bool = False) -> None:
         self.cuts: dict[str, int] = {}
         """The places whose streams end early, as if nothing were wrong, and after how many frames."""
+        self.spoilt: dict[str, Callable[[bytes], bytes]] = {}
+        """The places whose answers come with something done to their bytes."""
         answers = {place: ways for one in systems for place, ways in _answers(one)}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(answers, self.cuts, rude))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(answers, self, rude))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -57,9 +59,7 @@ class Stage:
         self._server.server_close()
 
 
-def _handler(
-    answers: Mapping[str, Mapping[Way, _Answer]], cuts: Mapping[str, int], rude: bool
-) -> type[BaseHTTPRequestHandler]:
+def _handler(answers: Mapping[str, Mapping[Way, _Answer]], stage: Stage, rude: bool) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -68,7 +68,8 @@ def _handler(
             place = self.headers["x-case"] or "/".join(self.path.split("/")[1:3])
             way = _way(self.path, request)
             answer = answers[place].get(way, _NOT_THIS_WAY)
-            body = b"".join(answer.parts[: cuts.get(place) if way == "streamed" else None])
+            body = b"".join(answer.parts[: stage.cuts.get(place) if way == "streamed" else None])
+            body = stage.spoilt.get(place, bytes)(body)
             if rude or "gzip" in self.headers.get("accept-encoding", ""):
                 answer, body = (
                     replace(answer, headers={**answer.headers, "content-encoding": "gzip"}),
@@ -131,13 +132,14 @@ def _framed(frames: Iterable[Any], framing: str) -> list[bytes]:
 def _sse(frame: Any) -> bytes:
     """An event; a text that is a comment or has fields of its own stands by itself."""
     if isinstance(frame, str):
-        return f"{frame if frame.startswith((':', 'event:', 'data:')) else 'data: ' + frame}\n\n".encode()
+        event = frame if frame.startswith((":", "event:", "data:")) else f"data: {frame}"
+        return f"{event}\n\n".encode(errors="surrogatepass")
     return f"data: {json.dumps(frame)}\n\n".encode()
 
 
 def _named_sse(frame: Any) -> bytes:
     """An event whose name is its type."""
-    return _sse(frame) if isinstance(frame, str) else f"event: {frame['type']}\n".encode() + _sse(frame)
+    return _sse(frame) if isinstance(frame, str) else f"event: {frame.get('type', '')}\n".encode() + _sse(frame)
 
 
 def _message_sse(frame: Any) -> bytes:

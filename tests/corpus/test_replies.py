@@ -221,4 +221,6 @@ def test_the_documentation_says_what_is_played() -> None:
 
 
 def has_content(chunk: AIMessageChunk) -> bool:
-    return bool(chunk.text or chunk.additional_kwargs.get("reasoning_content") or chunk.tool_call_chunks)
+    told = chunk.additional_kwargs
+    media = {"audio", "images"} & (told.get("provider_specific_fields") or {}).keys()
+    return bool(chunk.text or told.get("reasoning_content") or chunk.tool_call_chunks or media)
