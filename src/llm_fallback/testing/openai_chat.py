@@ -236,10 +236,11 @@ def _generation(choice: Mapping[str, Any], usage: Mapping[str, Any]) -> ChatGene
     document = choice["message"]
     message = AIMessage(
         content=document.get("content") or "",
-        additional_kwargs=_additional_kwargs(document),
         usage_metadata=usage_of(usage),
         response_metadata={"model_provider": PROVIDER},
     )
+    # Not by the constructor, which makes tool calls of them, and fails for arguments that are no object.
+    message.additional_kwargs = _additional_kwargs(document)
     return ChatGeneration(message=message, generation_info={"finish_reason": choice.get("finish_reason")})
 
 

@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from llm_fallback.engine.protocol.dialects import STATUSES, by_code, by_wording
+from llm_fallback.engine.protocol.values import complete
 from llm_fallback.engine.transport import Fault, UpstreamError
 from llm_fallback.events import Failure
 
@@ -184,7 +185,7 @@ def _number(text: str | None) -> float | None:
 
 def shortened(text: str) -> str:
     """One line, of a length that fits a log record and a trace."""
-    line = " ".join(text.split())
+    line = " ".join(complete(text).split())
     return line if len(line) <= _LONGEST_MESSAGE else line[: _LONGEST_MESSAGE - 1] + "…"
 
 

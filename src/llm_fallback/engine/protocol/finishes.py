@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from llm_fallback.engine.protocol.values import complete
 from llm_fallback.engine.transport import FULL_WINDOW, REFUSED_FINISH
 
 _DOCUMENTED: Mapping[str, tuple[str, ...]] = {
@@ -50,7 +51,7 @@ def read_finish(word: object, own_words: Mapping[str, str] = _SPELLING) -> str |
     if word is None or word == "":
         return None
     text = str(word)[:_LONGEST_WORD]
-    return own_words.get(text) or _SPELLING.get(text.lower(), text)
+    return own_words.get(text) or _SPELLING.get(text.lower()) or complete(text)
 
 
 def openai_finish(finish: str | None) -> str | None:

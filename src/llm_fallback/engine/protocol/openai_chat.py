@@ -2,20 +2,20 @@
 
 https://platform.openai.com/docs/api-reference/chat: `choices` with a `message`, or with a `delta` in each event of a
 stream. Read beside it: content in parts (Mistral), `reasoning` for `reasoning_content` (vLLM, OpenRouter, Groq), usage
-in a choice (Moonshot), sound and pictures.
+in a choice (Moonshot) or under `x_groq` (Groq), thoughts between tags in the text, sound and pictures.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from llm_fallback.engine.protocol.faults import fault_in_body
 from llm_fallback.engine.protocol.reader import NO_FIELDS, Fields, ReplyReader
+from llm_fallback.engine.protocol.think_tags import ThinkTagParser
 from llm_fallback.engine.protocol.tool_calls import whole_tool_calls
 from llm_fallback.engine.protocol.usage import openai_usage
-from llm_fallback.engine.protocol.values import Unreadable, items, mapping, mappings, text, wrong
+from llm_fallback.engine.protocol.values import Unreadable, encodable, items, mapping, mappings, text, wrong
 from llm_fallback.engine.transport import Chunk, Fault, Reply
 
 NO_CHOICES = Fault("invalid_response", "a reply without choices", 200)
@@ -26,6 +26,9 @@ class OpenAIReader(ReplyReader):
 
     _choice_index: object = None
     """The choice that is read, where a server sends several: the first that came."""
+    _text_began = False
+    _tags: ThinkTagParser | None = None
+    """Set where the text begins like a tag."""
 
     def read_event(self, document: Mapping[str, Any]) -> Chunk | None:
         if "error" in document or document.get("object") == "error":
@@ -35,6 +38,8 @@ class OpenAIReader(ReplyReader):
                 return None
         if document.get("usage") is not None:
             self.count(openai_usage(document["usage"]))
+        elif "x_groq" in document:
+            self.count(openai_usage(mapping(document["x_groq"], "x_groq").get("usage")))
         for choice in items(document.get("choices"), "choices"):
             if type(choice) is not dict:
                 raise wrong(choice, "a choice", "object")
@@ -57,11 +62,18 @@ class OpenAIReader(ReplyReader):
         said, calls = delta.get("content"), delta.get("tool_calls")
         told = delta.get("reasoning_content") or delta.get("reasoning")
         content, reasoning = (said, "") if type(said) is str else self._content(said)
+        finish = None if word is None else self.end_with(word)
+        if content and not self._text_began:
+            self._text_began = True
+            self._tags = ThinkTagParser() if content[0] == "<" else None
+        if self._tags is not None:
+            content, thought = self._tags.split(content, is_last=finish is not None)
+            reasoning = reasoning or thought
         return self.chunk(
             content,
             _text_in(told) if told else reasoning,
             self.calls.read(calls) if calls else (),
-            None if word is None else self.end_with(word),
+            finish,
             self.fields_once(_fields(delta)) if _FIELDS & delta.keys() else NO_FIELDS,
         )
 
@@ -108,7 +120,7 @@ class OpenAIReader(ReplyReader):
         if told:
             reasoning = _text_in(told)
         elif content.startswith("<think") and not reasoning:
-            reasoning, content = _think_tags(content)
+            content, reasoning = ThinkTagParser().split(content, is_last=True)
         self.end_with(choice.get("finish_reason"))
         return self.reply(
             content,
@@ -125,7 +137,8 @@ _FIELDS = frozenset({"annotations", "audio", "images", "provider_specific_fields
 def _fields(message: Mapping[str, Any]) -> Fields:
     """What a message or a delta brings beside text, reasoning and tool calls."""
     fields: dict[str, Any] = {}
-    specific = dict(mapping(message.get("provider_specific_fields"), "provider_specific_fields"))
+    said = message.get("provider_specific_fields")
+    specific = dict(said) if isinstance(said, dict) else {}
     audio = mapping(message.get("audio"), "audio")
     if audio:
         specific["audio"] = {name: value for name, value in audio.items() if isinstance(value, str)}
@@ -135,7 +148,7 @@ def _fields(message: Mapping[str, Any]) -> Fields:
         fields["annotations"] = mappings(message["annotations"], "annotations")
     if specific:
         fields["provider_specific_fields"] = specific
-    return fields
+    return encodable(fields)  # type: ignore[no-any-return]
 
 
 def _text_in(said: object) -> str:
@@ -148,12 +161,3 @@ def _text_in(said: object) -> str:
 
 def _text_of_part(part: object) -> str:
     return text(mapping(part, "a part").get("text"), "the text of a part")
-
-
-_THOUGHTS = re.compile(r"<(think|thinking)>(.*?)</\1>(.*)", re.DOTALL)
-
-
-def _think_tags(content: str) -> tuple[str, str]:
-    """Reasoning and text of a whole reply whose server leaves the model's own tags in it; litellm does the same."""
-    found = _THOUGHTS.match(content)
-    return (found[2], found[3]) if found else ("", content)

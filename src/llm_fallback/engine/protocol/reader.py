@@ -139,7 +139,7 @@ class ReplyReader(ABC):
         logprobs: object = None,
     ) -> Reply:
         """A whole reply with the `finish` and the `usage` that were taken before."""
-        text, reasoning = complete(text), reasoning and complete(reasoning)
+        text, reasoning = text if text.isascii() else complete(text), reasoning and complete(reasoning)
         logprobs = logprobs if isinstance(logprobs, dict) else None
         finish = REFUSED_FINISH if self.refused and self.finish in FINISHES else self.finish
         if finish == "stop" and calls:

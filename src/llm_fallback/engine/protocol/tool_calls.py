@@ -22,9 +22,9 @@ def whole_tool_calls(said: object) -> tuple[ToolCallPart, ...]:
     parts: list[ToolCallPart] = []
     for call in mappings(said, "tool_calls"):
         function = mapping(call.get("function"), "function")
-        name = text(function.get("name"), "the name of a tool call")
+        name = complete(text(function.get("name"), "the name of a tool call"))
         arguments = _arguments(function.get("arguments"))
-        id_ = text(call.get("id"), "the id of a tool call")
+        id_ = complete(text(call.get("id"), "the id of a tool call"))
         if name:
             parts.append(ToolCallPart(len(parts), id_ or new_call_id(), name, complete(arguments)))
         elif arguments:
@@ -90,8 +90,8 @@ class ToolCallReader:
 
     def _read_part(self, said: Mapping[str, Any], place: int, count: int) -> Iterator[ToolCallPart]:
         function = mapping(said.get("function"), "function")
-        id_ = text(said.get("id"), "the id of a tool call")
-        name = text(function.get("name"), "the name of a tool call")
+        id_ = complete(text(said.get("id"), "the id of a tool call"))
+        name = complete(text(function.get("name"), "the name of a tool call"))
         position = index(said.get("index"), "the index of a tool call")
         if position is None:
             position = place if count > 1 or not self._calls else self._last_position

@@ -15,22 +15,22 @@ _MOST_TOKENS = 10**9
 """Of one reply. A larger figure is an error of the server's, and would be billed."""
 
 _NO_COUNT = (TypeError, ValueError, OverflowError)
+_TOTALS = ("prompt_tokens", "completion_tokens", "total_tokens", "cache_creation_input_tokens")
+_CACHED = ("cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens")
+"""Anthropic's name for input read from the cache, DeepSeek's, and that of Moonshot and Together."""
 _COUNTS = tuple(count.name for count in fields(Usage))
 
 
 def openai_usage(said: object) -> Usage | None:
     """The usage in OpenAI's form; None if the server counted nothing, or something else than tokens.
 
-    Anthropic's cache fields stand beside OpenAI's details in what gateways send, DeepSeek's in place of them; all are
-    read. xAI leaves the tokens of reasoning out of the completion's, though it bills them.
+    Other names for the cache stand beside OpenAI's details or in place of them; all are read. xAI leaves the tokens of
+    reasoning out of the completion's, though it bills them.
     """
     if not isinstance(said, Mapping):
         return None
     try:
-        prompt, completion, total = _counts(said, "prompt_tokens", "completion_tokens", "total_tokens")
-        read, written, hit = _counts(
-            said, "cache_read_input_tokens", "cache_creation_input_tokens", "prompt_cache_hit_tokens"
-        )
+        prompt, completion, total, written, *read = _counts(said, *_TOTALS, *_CACHED)
         details = said.get("prompt_tokens_details")
         cached, cache_written, audio_in = _counts(details, "cached_tokens", "cache_creation_tokens", "audio_tokens")
         reasoning, audio_out = _counts(said.get("completion_tokens_details"), "reasoning_tokens", "audio_tokens")
@@ -40,7 +40,7 @@ def openai_usage(said: object) -> Usage | None:
         return None
     if reasoning and total == prompt + completion + reasoning:
         completion += reasoning
-    return Usage(prompt, completion, cached or read or hit, cache_written or written, reasoning, audio_in, audio_out)
+    return Usage(prompt, completion, cached or max(read), cache_written or written, reasoning, audio_in, audio_out)
 
 
 def count(said: object) -> int:

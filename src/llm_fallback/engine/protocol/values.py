@@ -122,6 +122,15 @@ class TextJoiner:
         return complete(half)
 
 
+def encodable(value: Any) -> Any:
+    """A document without half characters, at every level."""
+    if isinstance(value, dict):
+        return {complete(key): encodable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [encodable(item) for item in value]
+    return complete(value) if isinstance(value, str) else value
+
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
