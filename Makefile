@@ -17,7 +17,8 @@ help:
 	@echo "make test-servers SYSTEMS=\"ray-serve vllm\""
 	@echo "            run the same chain on real serving systems, by default on all of: $(SYSTEMS)"
 	@echo "make lint   style, types, import contracts"
-	@echo "make docs   write anew what is generated: docs/spec.md, the list of modules in docs/architecture.md"
+	@echo "make docs   write anew what is generated: docs/spec.md, the list of modules in docs/architecture.md,"
+	@echo "            the table of replies in docs/backends.md"
 
 demo: $(VENV)/.installed
 	@$(BIN)/llm-fallback demo
@@ -47,6 +48,7 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate_spec.py
 	$(BIN)/python docs/generate_module_list.py
+	$(BIN)/python -m tests.corpus.table
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -21,10 +21,19 @@ WARMING_UP = frozenset(failure for failure, follows in FAILURES.items() if follo
 """What a server fails by while it starts."""
 
 
-def target(name: str, *, model_identity: str | None = None, policy: Breaker | None = POLICY, **settings: Any) -> Target:
+def target(
+    name: str,
+    *,
+    provider: str = "openai",
+    params: Mapping[str, Any] | None = None,
+    model_identity: str | None = None,
+    policy: Breaker | None = POLICY,
+    **settings: Any,
+) -> Target:
     """A deployment named like its model; each serves a model of its own unless `model_identity` says otherwise."""
-    model = f"openai/{name}"
-    return Target(name, model, model_identity or name, {"model": model}, breaker=policy, **settings)
+    model = f"{provider}/{name}"
+    parameters = {"model": model, **(params or {})}
+    return Target(name, model, model_identity or name, parameters, breaker=policy, **settings)
 
 
 def member(name: str, timeouts: Timeouts | None = None, **settings: Any) -> Member:

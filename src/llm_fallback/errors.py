@@ -7,7 +7,8 @@
     └── BudgetExceeded                    the next attempt would cost more than is allowed
 
 `ChainExhausted` and `StreamBroken` are also instances of one of LangChain's own error classes
-(`langchain_core.exceptions`), so code written against those keeps working. All of them pickle.
+(`langchain_core.exceptions`), so code written against those keeps working. There is a class for each pair; all of them
+bear the name of ours, which is the one to read in a traceback, to look up and to catch. All of them pickle.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core import exceptions as langchain
 
@@ -89,6 +90,27 @@ def unknown_chain(name: object, chains: Mapping[str, object]) -> tuple[str, str 
     return f"no chain is called {name!r}", did_you_mean(name, chains, f"there are {known}" if known else "") or None
 
 
+_Kind = TypeVar("_Kind", bound=type[LLMFallbackError])
+_KINDS: dict[tuple[type, ...], Any] = {}
+"""The classes that are LangChain's as well, by their bases."""
+
+
+def _named_after_ours(kind: _Kind) -> _Kind:
+    """Give a class that is also one of LangChain's the name of ours."""
+    kind.__name__ = kind.__qualname__ = kind.__bases__[0].__name__
+    _KINDS[kind.__bases__] = kind
+    return kind
+
+
+def _restored(bases: tuple[type, ...], *arguments: Any) -> Any:
+    """A pickled error of one of those classes, which pickle cannot find by their name."""
+    return _KINDS.get(bases, bases[0])(*arguments)
+
+
+def _bases_of(kind: type) -> tuple[type, ...]:
+    return kind.__bases__ if kind.__bases__ in _KINDS else (kind,)
+
+
 class ChainExhausted(LLMFallbackError):
     """No deployment of the chain gave an answer.
 
@@ -112,41 +134,51 @@ class ChainExhausted(LLMFallbackError):
         super().__init__("\n".join([head, *lines]))
 
     def __reduce__(self) -> tuple[Callable[..., ChainExhausted], tuple[Any, ...]]:
-        return type(self), (self.chain, self.failure, self.attempts, self.skipped, self.reason)
+        facts = (self.chain, self.failure, self.attempts, self.skipped, self.reason)
+        return _restored, (_bases_of(type(self)), *facts)
 
 
+@_named_after_ours
 class ChainContextOverflow(ChainExhausted, langchain.ContextOverflowError):
     """The prompt is too long for every deployment that could be asked."""
 
 
+@_named_after_ours
 class ChainTimeout(ChainExhausted, langchain.ModelTimeoutError, TimeoutError):
     """`timeouts.total_s` ended the call, or its last attempt timed out."""
 
 
+@_named_after_ours
 class ChainRateLimited(ChainExhausted, langchain.ModelRateLimitError):
     """The last attempt was throttled, or its quota was used up."""
 
 
+@_named_after_ours
 class ChainUnauthenticated(ChainExhausted, langchain.ModelAuthenticationError):
     """The last attempt's credentials were refused (401)."""
 
 
+@_named_after_ours
 class ChainForbidden(ChainExhausted, langchain.ModelPermissionDeniedError):
     """The last attempt's credentials may not use this model (403)."""
 
 
+@_named_after_ours
 class ChainModelNotFound(ChainExhausted, langchain.ModelNotFoundError):
     """The last attempt asked for a model its provider does not know."""
 
 
+@_named_after_ours
 class ChainRequestRefused(ChainExhausted, langchain.ModelInvalidRequestError):
     """The last attempt's request was refused as invalid or by a safety system."""
 
 
+@_named_after_ours
 class ChainUnreachable(ChainExhausted, langchain.ModelConnectionError):
     """The last attempt could not reach its server."""
 
 
+@_named_after_ours
 class ChainServerError(ChainExhausted, langchain.ModelAPIError):
     """The last attempt failed at its server, or brought no usable reply."""
 
@@ -209,13 +241,15 @@ class StreamBroken(LLMFallbackError):
         super().__init__(message)
 
     def __reduce__(self) -> tuple[Callable[..., StreamBroken], tuple[Any, ...]]:
-        return type(self), (self.message, self.partial, self.attempts)
+        return _restored, (_bases_of(type(self)), self.message, self.partial, self.attempts)
 
 
+@_named_after_ours
 class StreamCut(StreamBroken, langchain.ModelConnectionError):
     """The stream was cut, or ended without a finish from the server."""
 
 
+@_named_after_ours
 class StreamStalled(StreamBroken, langchain.ModelTimeoutError):
     """Nothing more came within `idle_s`, or `total_s` ended the call in the middle of the reply."""
 

@@ -1,4 +1,4 @@
-"""A server on the loopback that gives every case its answer, whatever the protocol asked in."""
+"""A server on the loopback that gives every case and every reply its answer, whatever the protocol asked in."""
 
 from __future__ import annotations
 
@@ -6,25 +6,43 @@ import gzip
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
-from tests.corpus.cases import Case, System
+from tests.corpus.cases import Case, Reply, System, Way
 
-_TYPES = {"sse": "text/event-stream", "anthropic": "text/event-stream", "aws": "application/vnd.amazon.eventstream"}
+_TYPES = {
+    "sse": "text/event-stream",
+    "anthropic": "text/event-stream",
+    "cohere": "text/event-stream",
+    "watsonx": "text/event-stream",
+    "aws": "application/vnd.amazon.eventstream",
+    "ndjson": "application/x-ndjson",
+}
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    parts: Sequence[bytes]
+    """The frames of a stream; a body as one."""
 
 
 class Stage:
-    """Answers a POST anywhere below `/<system>/<case>/`, or with that in the header x-case, as that case says.
+    """Answers a POST anywhere below a case's or a reply's place, or with that in the header x-case, as those say.
 
     As many gateways do, it compresses for clients that take it; `rude`: for those that do not, too.
     """
 
     def __init__(self, systems: Iterable[System], *, rude: bool = False) -> None:
-        answers = {f"{one.name}/{case.name}": _answer(case, one.framing) for one in systems for case in one.cases}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(answers, rude))
+        self.cuts: dict[str, int] = {}
+        """The places whose streams end early, as if nothing were wrong, and after how many frames."""
+        answers = {place: ways for one in systems for place, ways in _answers(one)}
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(answers, self.cuts, rude))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -39,17 +57,25 @@ class Stage:
         self._server.server_close()
 
 
-def _handler(answers: Mapping[str, tuple[int, Mapping[str, str], bytes]], rude: bool) -> type[BaseHTTPRequestHandler]:
+def _handler(
+    answers: Mapping[str, Mapping[Way, _Answer]], cuts: Mapping[str, int], rude: bool
+) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            status, headers, body = answers[self.headers["x-case"] or "/".join(self.path.split("/")[1:3])]
+            request = self.rfile.read(int(self.headers["content-length"]))
+            place = self.headers["x-case"] or "/".join(self.path.split("/")[1:3])
+            way = _way(self.path, request)
+            answer = answers[place].get(way, _NOT_THIS_WAY)
+            body = b"".join(answer.parts[: cuts.get(place) if way == "streamed" else None])
             if rude or "gzip" in self.headers.get("accept-encoding", ""):
-                headers, body = {**headers, "content-encoding": "gzip"}, gzip.compress(body)
-            self.send_response(status)
-            for name, value in {**headers, "content-length": str(len(body))}.items():
+                answer, body = (
+                    replace(answer, headers={**answer.headers, "content-encoding": "gzip"}),
+                    gzip.compress(body),
+                )
+            self.send_response(answer.status)
+            for name, value in {**answer.headers, "content-length": str(len(body))}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
@@ -60,22 +86,67 @@ def _handler(answers: Mapping[str, tuple[int, Mapping[str, str], bytes]], rude: 
     return Handler
 
 
-def _answer(case: Case, framing: str) -> tuple[int, Mapping[str, str], bytes]:
+_NOT_THIS_WAY = _Answer(501, {}, (b"nothing is known of what is said when asked this way",))
+
+
+def _way(path: str, request: bytes) -> Way:
+    """What a request asks for: by its address where a protocol has two, else by its body."""
+    if "stream" in path.lower().rsplit("/", 1)[-1]:
+        return "streamed"
+    return "streamed" if json.loads(request).get("stream") else "plain"
+
+
+def _answers(system: System) -> Iterable[tuple[str, Mapping[Way, _Answer]]]:
+    for case in system.cases:
+        answer = _answer_of_case(case, system.framing)
+        yield case.place, {"plain": answer, "streamed": answer}
+    for reply in system.replies:
+        yield reply.place, _answers_of_reply(reply, system.framing)
+
+
+def _answer_of_case(case: Case, framing: str) -> _Answer:
     if case.frames is not None:
-        body = b"".join(_FRAMINGS[framing](frame) for frame in case.frames)
-        return case.status, {"content-type": _TYPES[framing], **case.headers}, body
+        return _Answer(case.status, {"content-type": _TYPES[framing], **case.headers}, _framed(case.frames, framing))
     if isinstance(case.body, str):
-        return case.status, {"content-type": "text/plain; charset=utf-8", **case.headers}, case.body.encode()
+        headers = {"content-type": "text/plain; charset=utf-8", **case.headers}
+        return _Answer(case.status, headers, [case.body.encode()])
     body = b"" if case.body is None else json.dumps(case.body).encode()
-    return case.status, {"content-type": "application/json", **case.headers}, body
+    return _Answer(case.status, {"content-type": "application/json", **case.headers}, [body])
+
+
+def _answers_of_reply(reply: Reply, framing: str) -> Mapping[Way, _Answer]:
+    answers: dict[Way, _Answer] = {}
+    if reply.body is not None:
+        answers["plain"] = _Answer(200, {"content-type": "application/json"}, [json.dumps(reply.body).encode()])
+    if reply.frames is not None:
+        frames = [*reply.frames, *(["[DONE]"] if reply.done else [])]
+        answers["streamed"] = _Answer(200, {"content-type": _TYPES[framing]}, _framed(frames, framing))
+    return answers
+
+
+def _framed(frames: Iterable[Any], framing: str) -> list[bytes]:
+    return [_FRAMINGS[framing](frame) for frame in frames]
 
 
 def _sse(frame: Any) -> bytes:
-    return f"data: {frame if isinstance(frame, str) else json.dumps(frame)}\n\n".encode()
+    """An event; a text that is a comment or has fields of its own stands by itself."""
+    if isinstance(frame, str):
+        return f"{frame if frame.startswith((':', 'event:', 'data:')) else 'data: ' + frame}\n\n".encode()
+    return f"data: {json.dumps(frame)}\n\n".encode()
 
 
-def _anthropic(frame: Mapping[str, Any]) -> bytes:
-    return f"event: {frame['type']}\n".encode() + _sse(frame)
+def _named_sse(frame: Any) -> bytes:
+    """An event whose name is its type."""
+    return _sse(frame) if isinstance(frame, str) else f"event: {frame['type']}\n".encode() + _sse(frame)
+
+
+def _message_sse(frame: Any) -> bytes:
+    """An event of watsonx, whose name is always the same."""
+    return b"id: 1\nevent: message\n" + _sse(frame)
+
+
+def _ndjson(frame: Any) -> bytes:
+    return f"{frame if isinstance(frame, str) else json.dumps(frame)}\n".encode()
 
 
 def _aws(frame: Mapping[str, Any]) -> bytes:
@@ -92,4 +163,11 @@ def _aws(frame: Mapping[str, Any]) -> bytes:
     return message + struct.pack("!I", zlib.crc32(message))
 
 
-_FRAMINGS = {"sse": _sse, "anthropic": _anthropic, "aws": _aws}
+_FRAMINGS = {
+    "sse": _sse,
+    "anthropic": _named_sse,
+    "cohere": _named_sse,
+    "watsonx": _message_sse,
+    "aws": _aws,
+    "ndjson": _ndjson,
+}

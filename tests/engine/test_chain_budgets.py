@@ -16,7 +16,7 @@ from llm_fallback.events import AttemptFailed, Usage
 from llm_fallback.plan.plan import Plan
 from llm_fallback.plan.pricing import FREE, Prices
 from llm_fallback.spec import Budget, Hedge
-from tests.engine.test_execution import BOTH, HANG, fail, say, stage
+from tests.engine.test_execution import BOTH, HANG, RAW, fail, say, stage
 from tests.plans import DeclaredCatalogue, chain, member, target
 
 CENT = Decimal("0.01")
@@ -34,7 +34,7 @@ def answers(*texts):
 
 
 def piece(text):
-    return Chunk(raw=object(), text=text)
+    return Chunk(dict(RAW), text=text)
 
 
 def spent(on, plan=None):

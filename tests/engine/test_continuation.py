@@ -15,7 +15,7 @@ from llm_fallback.engine.engine import Answered, StreamBrokeOff
 from llm_fallback.engine.transport import Chunk, Fault, PartialReply, Reply, StreamEnd, ToolCallPart
 from llm_fallback.plan.explain import explain
 from llm_fallback.plan.plan import Target
-from tests.engine.test_execution import HANG, MemoryExchange, MemoryTransport, Stage, stage
+from tests.engine.test_execution import HANG, RAW, MemoryExchange, MemoryTransport, Stage, stage
 from tests.plans import chain, member
 from tests.thinning import examples
 
@@ -97,12 +97,12 @@ class Speakers(MemoryTransport):
     def _act(self, name: str, before: int, handed: str) -> list[Any]:
         done = len(handed.split())
         said = WORDS[max(0, done - self.says_again[name]) :]
-        pieces: list[Any] = [Chunk(raw=object(), text=word) for word in said]
+        pieces: list[Any] = [Chunk(dict(RAW), text=word) for word in said]
         if before < len(self.breaks[name]):
             after, how = self.breaks[name][before]
             if after < len(pieces) or how is not None:
                 return [*pieces[:after], how]
-        return [*pieces, Chunk(raw=object(), finish="stop"), StreamEnd("stop")]
+        return [*pieces, Chunk(dict(RAW), finish="stop"), StreamEnd("stop")]
 
 
 HOWS = st.sampled_from(

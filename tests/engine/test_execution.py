@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -22,7 +22,7 @@ from llm_fallback.engine.budget import ChainBudgets
 from llm_fallback.engine.engine import Answered, Call, CallerQuestion, Engine, Failed, StreamBrokeOff
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.health import Health
-from llm_fallback.engine.transport import Chunk, Fault, PartialReply, Reply, StreamEnd, Unsupported
+from llm_fallback.engine.transport import Chunk, Fault, PartialReply, Reply, StreamEnd, Unsupported, UpstreamError
 from llm_fallback.engine.virtual_clock import JumpingClock
 from llm_fallback.events import AttemptFailed, BreakerOpened, CallEnded, FellBack, Usage
 from llm_fallback.plan.explain import explain
@@ -33,6 +33,8 @@ from tests.plans import DeclaredCatalogue, chain, health_of, member
 from tests.thinning import examples
 
 HANG = "hang"
+RAW: Mapping[str, Any] = {"choices": [{"delta": {}}]}
+"""What a caller would get; the engine only puts texts in."""
 BOTH = pytest.mark.parametrize("streamed", [False, True])
 
 Step = float | str | Chunk | StreamEnd | Fault | Unsupported | asyncio.Event
@@ -44,8 +46,8 @@ def say(*texts: str, every: float = 0.0, finish: str | None = "stop", usage: Usa
     """A reply in pieces, each after a pause; the last word is the server's finish."""
     steps: list[Step] = []
     for text in texts:
-        steps += [every, Chunk(raw=object(), text=text)]
-    return [*steps, Chunk(raw=object(), finish=finish, usage=usage), StreamEnd(finish)]
+        steps += [every, Chunk(dict(RAW), text=text)]
+    return [*steps, Chunk(dict(RAW), finish=finish, usage=usage), StreamEnd(finish)]
 
 
 def fail(failure: str, after: float = 0.0, **facts: Any) -> Act:
@@ -53,7 +55,7 @@ def fail(failure: str, after: float = 0.0, **facts: Any) -> Act:
 
 
 def role() -> Chunk:
-    return Chunk(raw=object())
+    return Chunk(dict(RAW))
 
 
 class LongestBackoff(Random):
@@ -105,9 +107,6 @@ class MemoryExchange:
             return item
         return Reply(object(), whole.text, whole.reasoning, tuple(whole.tool_calls.values()), item.finish, whole.usage)
 
-    def with_text(self, piece: Chunk, text: str) -> Chunk:
-        return piece._replace(text=text, reasoning="")
-
     async def close(self) -> None:
         """Takes turns of the loop, as shutting a connection does. What is being read nobody can close."""
         assert not self.is_read
@@ -153,7 +152,7 @@ class Stage:
         return [name for name, _ in self.transport.asked]
 
     def start(self, **call: Any) -> CallExecution:
-        return CallExecution(self.engine, Call(self.plan, {"messages": []}, **{"streamed": True} | call))
+        return CallExecution(self.engine, Call(self.plan, **{"request": {"messages": []}, "streamed": True} | call))
 
     async def call(self, *, reading_takes: float = 0.0, **call: Any) -> Outcome:
         """One call to its end; the reader pauses after every piece."""
@@ -220,6 +219,10 @@ def stage(plan: ChainPlan, *, start: float = 0.0, **acts: Any) -> Stage:
     transport, health = MemoryTransport(clock, scripts), health_of(plan)
     engine = Engine(transport, DeclaredCatalogue(), health, clock, ChainBudgets(clock.wall), LongestBackoff(3))
     return Stage(plan, clock, transport, health, engine)
+
+
+REFUSED_HERE = [Fault("bad_request", "not as JSON")]
+UNENCODABLE = {"messages": [{"role": "user", "content": "half an emoji: \ud83d"}]}
 
 
 def _is_list_of_acts(own: list[Any]) -> bool:
@@ -646,12 +649,98 @@ async def test_whoever_was_no_hedge_for_want_of_a_key_is_asked_when_the_first_ha
 
 
 @BOTH
-async def test_what_a_key_function_raises_ends_the_call(streamed):
-    """As it is: no deployment has failed, and who made the function knows what to do."""
-    on = stage(chain(member("a", api_key=no_key), member("b")), b=say("no"))
-    with pytest.raises(OSError, match="vault is down"):
-        await on.call(streamed=streamed)
-    assert on.asked == []
+async def test_a_key_function_that_raises_is_a_deployment_without_a_key(streamed):
+    """The next one is asked, and the one without is left alone until somebody has mended the function."""
+    on = stage(chain(member("a", api_key=no_key), member("b")), b=say("fine"))
+    out = await on.call(streamed=streamed)
+    [failed, _] = out.end.record.attempts
+    assert (out.attempts, on.asked) == ([("a", "auth"), ("b", "succeeded")], ["b"])
+    assert (failed.status, failed.message, failed.latency_s, failed.cost_usd) == (
+        *(None, "the key function failed: OSError: vault is down"),
+        *(0.0, Decimal(0)),
+    )
+    assert [(fact.deployment, fact.retry_in_s) for fact in out.of(BreakerOpened)] == [("a", 300.0)]
+    on.check_nothing_is_left()
+
+
+@BOTH
+async def test_a_key_function_that_raises_is_no_reason_for_a_hedge(streamed):
+    """There is nothing to wait for."""
+    plan = chain(member("a", api_key=no_key), member("b"), hedge=Hedge(after_s=1.0))
+    on = stage(plan, b=say("fine"))
+    out = await on.call(streamed=streamed)
+    assert (out.attempts, out.took) == ([("a", "auth"), ("b", "succeeded")], 0.0)
+    on.check_nothing_is_left()
+
+
+@BOTH
+async def test_what_a_key_function_says_is_shown_without_the_secrets_that_are_known(streamed):
+    """And what it raised goes no further: its frames hold what it knows."""
+    secret = "sk-of-the-vault"
+
+    def tell():
+        raise ValueError(f"{secret} has expired")
+
+    on = stage(chain(member("a", api_key=tell)))
+    on.engine = replace(on.engine, redact=lambda text: text.replace(secret, "***"))
+    out = await on.call(streamed=streamed)
+    assert out.end.record.attempts[0].message == "the key function failed: ValueError: *** has expired"
+    assert isinstance(out.end.cause, UpstreamError)
+    assert out.end.cause.__traceback__ is None
+
+
+@pytest.mark.parametrize("key", [no_key, no_key_after_a_while])
+async def test_a_task_s_key_function_may_raise_later(key):
+    """It is awaited in the caller's task."""
+    on = stage(chain(member("a", api_key=key), member("b")), b=say("fine"))
+    assert "".join([piece.text async for piece in adrive(on.start(), CallContext())]) == "fine"
+    on.check_nothing_is_left()
+
+
+async def test_a_key_that_only_a_task_could_ask_for_ends_a_thread_s_call():
+    """No deployment has failed: for the tasks of the same process it has a key."""
+    on = stage(chain(member("a", api_key=no_key_after_a_while), member("b")), b=say("no"))
+    with pytest.raises(TypeError, match="use ainvoke or astream"):
+        await on.call()
+    assert (on.asked, on.health["a"].breaker.state(0.0)) == ([], "closed")
+
+
+# Requests that go to nobody.
+
+
+@BOTH
+async def test_a_request_that_cannot_be_written_as_json_ends_the_call_with_one_attempt(streamed):
+    """No other deployment could get it, of whichever provider."""
+    plan = chain(member("a"), member("b"), member("c", provider="anthropic"))
+    out = await stage(plan, a=REFUSED_HERE).call(streamed=streamed, request=UNENCODABLE)
+    assert (out.attempts, out.end.failure, out.end.record.attempts[0].status) == (
+        *([("a", "bad_request")], "bad_request"),
+        None,
+    )
+    assert out.end.reason.startswith("no deployment could get this request: the lone surrogate '\\ud83d'")
+
+
+@BOTH
+async def test_what_was_refused_here_is_told_to_no_breaker_and_counts_against_no_limit(streamed):
+    """Nobody was asked: an open breaker is not closed by it, and a probe is still to be made."""
+    failing = member("a", policy=Breaker(failures=1, cooldown_s=5), limits=Limits(rpm=2))
+    on = stage(chain(failing, retries=0), a=[fail("server_error"), REFUSED_HERE])
+    await on.call(streamed=streamed)
+    on.clock.advance(10.0)
+    for _ in range(3):
+        out = await on.call(streamed=streamed, request=UNENCODABLE)
+        assert (out.attempts, out.of(BreakerOpened)) == ([("a", "bad_request")], [])
+    assert on.health["a"].breaker.state(on.clock.now()) == "half_open"
+    assert on.health["a"].unavailable(on.clock.now()) is None
+    on.check_nothing_is_left()
+
+
+@BOTH
+async def test_a_request_that_only_a_translation_refuses_may_be_answered_elsewhere(streamed):
+    """By a deployment of another provider."""
+    plan = chain(member("a"), member("b"), member("c", provider="anthropic"))
+    out = await stage(plan, a=REFUSED_HERE, c=say("fine")).call(streamed=streamed)
+    assert out.attempts == [("a", "bad_request"), ("c", "succeeded")]
 
 
 async def test_a_key_that_takes_all_of_the_call_s_time_opens_no_breaker():
@@ -1095,13 +1184,13 @@ TIMEOUTS = st.builds(
 def acts(draw) -> Act:
     steps: list[Step] = [draw(PAUSES), *([role()] if draw(st.booleans()) else [])]
     for number in range(draw(st.integers(0, 3))):
-        steps += [draw(PAUSES), Chunk(raw=object(), text=f"{number};")]
+        steps += [draw(PAUSES), Chunk(dict(RAW), text=f"{number};")]
     ending = draw(
         st.sampled_from(["whole", "whole", "cut", HANG, "no finish", "abort", "refused", "timeout", "rate_limited"])
     )
     match ending:
         case "whole":
-            return [*steps, Chunk(raw=object(), finish="stop"), StreamEnd("stop")]
+            return [*steps, Chunk(dict(RAW), finish="stop"), StreamEnd("stop")]
         case "cut":
             return [*steps, Fault("stream_broken", "cut")]
         case "hang":

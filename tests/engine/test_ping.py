@@ -313,6 +313,8 @@ class TestPages:
         (EndpointChecks(0.1, listing=401), Fault("bad_request", "", 400), (True, None, None, False)),
         (EndpointChecks(0.1, listing=403), None, (True, True, True, True)),
         (EndpointChecks(), Fault("auth", "", 403), (True, None, None, False)),
+        (EndpointChecks(), Fault("auth", ""), (None, None, None, None)),
+        (EndpointChecks(), Fault("bad_request", ""), (None, None, None, None)),
     ],
 )
 def test_what_sight_and_answer_amount_to(checks, fault, known):
@@ -331,6 +333,12 @@ def test_what_sight_and_answer_amount_to(checks, fault, known):
             None,
             Fault("auth", "", 401),
             "the provider refuses the key in OPENAI_API_KEY, or it is not set",
+        ),
+        (
+            target(None, "gemini/g", None, uses_provider_credentials=True),
+            None,
+            Fault("auth", ""),
+            "set GEMINI_API_KEY or GOOGLE_API_KEY, or write the key as api_key",
         ),
         (target(), SECRET, Fault("not_found", "", 404), "model 'm' is not served here, or api_base is not right"),
         (target(None, "openai/x", None), SECRET, Fault("connection", ""), "there is no connection to the provider"),

@@ -28,6 +28,9 @@ from tests.thinning import examples
 ELSEWHERE_AT_ONCE = sorted((COUNTED | OPENING | {"rate_limited", "rejected"}) - {"stream_broken"})
 OK = "ok"
 UNSUPPORTED = "unsupported"
+STATUS = {"bad_request": 400}
+"""Without one, a bad request is none that a server got."""
+REFUSED_HERE = Fault("bad_request", "no such part of a message")
 
 Answers = Mapping[str, str | Fault | Sequence[str | Fault]]
 """What each deployment answers: a failure, `ok` or `unsupported`; of a list one after the other, the last for ever."""
@@ -116,7 +119,7 @@ def _ask(so_far, step, said, took):
         own.succeeded(permit, so_far.now)
         so_far.answered = name
         return
-    fault = said if isinstance(said, Fault) else Fault(said, "no")
+    fault = said if isinstance(said, Fault) else Fault(said, "no", STATUS.get(said))
     own.failed(permit, so_far.now, fault.failure, fault.retry_after_s)
     so_far.course.failed(step.member, fault, so_far.now)
 
@@ -315,6 +318,31 @@ def test_a_bad_request_goes_on_only_to_deployments_that_serve_something_else():
     )
     went = journey(plan, {"a": "bad_request", "d": OK})
     assert went.asked == ["a", "d"]
+
+
+def test_a_request_that_one_provider_s_translation_refuses_goes_on_to_another_provider():
+    """Whatever the deployments of the same provider serve: none of them would be sent anything."""
+    plan = chain(
+        member("a", model_identity="gpt"),
+        [member("b"), member("c")],
+        member("d", provider="anthropic", model_identity="gpt"),
+        member("e", provider="mistral"),
+    )
+    went = journey(plan, {"a": REFUSED_HERE, "d": REFUSED_HERE, "e": OK})
+    assert went.asked == ["a", "d", "e"]
+
+
+def test_it_ends_where_every_provider_refuses_it():
+    """Nothing is repeated, nothing waited for."""
+    went = journey(chain(member("a"), member("b"), retries=5), {"a": REFUSED_HERE})
+    assert (went.asked, went.stop.failure, went.waits) == (["a"], "bad_request", [])
+
+
+def test_what_a_deployment_s_own_parameters_may_have_caused_says_nothing_of_one_without_them():
+    """A header of no known form in one deployment must not keep every request from its replicas."""
+    plan = chain(member("a", params={"extra_headers": 5}), member("b", params={"extra_headers": 5}), member("c"))
+    went = journey(plan, {"a": REFUSED_HERE, "c": OK})
+    assert went.asked == ["a", "c"]
 
 
 def test_a_bad_request_is_never_repeated():
@@ -689,6 +717,7 @@ def members(draw) -> dict[str, Member]:
     return {
         name: member(
             name,
+            provider=draw(st.sampled_from(["openai", "openai", "anthropic"])),
             model_identity=draw(st.sampled_from([None, None, "same"])),
             policy=draw(st.sampled_from([Breaker(), Breaker(failures=1), None])),
             context_window=draw(st.sampled_from([None, 4000, 8000])),
@@ -733,6 +762,7 @@ class Observer:
     asked: list[str] = field(default_factory=list)
     passed_over: set[str] = field(default_factory=set)
     refusing: set[str] = field(default_factory=set)
+    """Models and providers that refuse the request."""
     barred: set[str] = field(default_factory=set)
     too_long_for: int = 0
 
@@ -745,7 +775,7 @@ class Observer:
             if (
                 who.name not in self.asked
                 and who.name not in self.barred
-                and who.target.model_identity not in self.refusing
+                and self.refusing.isdisjoint({who.target.model_identity, who.target.provider})
             ):
                 yield who
 
@@ -758,10 +788,11 @@ class Observer:
         untried = [who for who in self.untried(self.route) if not self.lacks_room(who)]
         return {who.name for who in untried} - self.lacking
 
-    def learn(self, who: Member, failure: Failure) -> None:
+    def learn(self, who: Member, fault: Fault) -> None:
         """What the contract draws from a failure of the request."""
+        failure = fault.failure
         if failure == "bad_request":
-            self.refusing.add(who.target.model_identity)
+            self.refusing.add(who.target.provider if fault.status is None else who.target.model_identity)
         if failure == "context_window":
             self.too_long_for = max(self.too_long_for, who.target.context_window or 0)
         if failure == "content_policy":
@@ -889,10 +920,11 @@ def _answers(data, watch, step):
     if failure in (None, UNSUPPORTED):
         own.succeeded(permit, watch.now)
         return True
-    fault = Fault(failure, "", None, data.draw(st.sampled_from([None, None, None, 2.0, 400.0])))
+    status = data.draw(st.sampled_from([None, 400]))
+    fault = Fault(failure, "", status, data.draw(st.sampled_from([None, None, None, 2.0, 400.0])))
     own.failed(permit, watch.now, failure, fault.retry_after_s)
     watch.course.failed(step.member, fault, watch.now)
-    watch.learn(step.member, failure)
+    watch.learn(step.member, fault)
     return False
 
 

@@ -305,15 +305,19 @@ def test_parameters_of_their_own_each_time_do_not_fill_the_memory(deployment):
     assert len(known._known) <= 64
 
 
-def test_half_a_character_goes_litellms_way():
-    """It cannot be sent as it is; of what litellm makes of it nobody has to know."""
+@pytest.mark.parametrize("before", [0, 1, 2, 3])
+def test_half_a_character_is_never_sent(before):
+    """Not before a template is proven, and not by it; the next request finds it as it was."""
     known = TranslationCache()
     with FakeServer({"a": "x"}) as server, build_chat_model(server.spec(backend="vllm")) as model:
         own = model.runtime.plan.targets["a"]
-        for text in ("one", "two"):
+        for text in ["one", "two", "three"][:before]:
             known.translate(asking(own, said(text)))
-        made = known.translate(asking(own, said("\ud800")))
-        assert seen(made) == seen(translate(asking(own, said("\ud800")).parameters()))
+        with pytest.raises(ValueError, match="surrogate"):
+            known.translate(asking(own, said("\ud800")))
+        assert seen(known.translate(asking(own, said("four")))) == seen(
+            translate(asking(own, said("four")).parameters())
+        )
 
 
 async def test_it_holds_through_the_whole_model():

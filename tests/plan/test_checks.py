@@ -36,6 +36,16 @@ def test_whatever_takes_the_place_of_a_spec_is_checked(tmp_path):
         check({"deploymints": {}})
 
 
+def test_words_by_which_a_reply_counts_as_whole_are_told():
+    """A reply that was cut would pass for one if the word meant something else."""
+    assert findings(with_a(finish_reasons={"eot": "stop"})) == [
+        "note: deployments.a.finish_reasons.eot: a reply that ends by 'eot' counts as whole (stop) because the spec "
+        "says so"
+    ]
+    with pytest.raises(SpecError, match=r"deployments\.a\.finish_reasons\.eot"):
+        load_spec(with_a(finish_reasons={"eot": "ended"}))
+
+
 def test_a_sound_spec_has_no_findings():
     """Two deployments, two providers, keys in the environment."""
     assert findings(SOUND) == []
@@ -243,6 +253,37 @@ def test_a_provider_without_any_key_is_found_too():
     assert findings(SOUND, environ={"ANTHROPIC_AUTH_TOKEN": "k"}) == [
         "warning: deployments.a: has no api_key, and OPENAI_API_KEY is not set"
     ]
+
+
+def test_azure_without_a_key_is_found_at_its_own_address_too():
+    """There no variable is read, so that no key goes to a stranger."""
+    azure = {"model": "azure/prod", "params": {"api_version": "2025-04-01"}}
+    told = "warning: deployments.a: has no api_key, and"
+    assert findings(with_a(**azure)) == [f"{told} AZURE_API_KEY or AZURE_OPENAI_API_KEY is not set"]
+    assert findings(with_a(**azure), environ={**KEYS, "AZURE_API_KEY": "k"}) == []
+    at_home = {**azure, "api_base": "https://house.openai.azure.com"}
+    assert findings(with_a(**at_home), environ={**KEYS, "AZURE_API_KEY": "k"}) == [
+        f"{told} with an api_base of its own no variable is read; write api_key: ${{AZURE_API_KEY}}"
+    ]
+    assert findings(with_a(**at_home, api_key="k")) == []
+    assert findings(with_a(**{**at_home, "params": {"azure_ad_token": "${KEY}"}}), environ={**KEYS, "KEY": "k"}) == []
+
+
+def test_a_login_of_its_own_is_as_good_as_a_key():
+    """Under whichever header the provider looks for it."""
+    login = {"params": {"extra_headers": {"Authorization": "Bearer ${KEY}"}}}
+    assert findings(with_a(model="groq/llama-3.3-70b-versatile", **login), environ={**KEYS, "KEY": "k"}) == []
+
+
+@pytest.mark.parametrize("model", ["bedrock/anthropic.claude-3-5-sonnet-20240620-v1:0", "vertex_ai/gemini-2.5-pro"])
+def test_a_cloud_s_credentials_that_are_not_to_be_seen_are_a_note(model, tmp_path):
+    """The machine may have an identity, which only a request would tell."""
+    told = "note: deployments.a: no credentials are in its params, the environment or the usual files; "
+    assert findings(with_a(model=model), environ={**KEYS, "HOME": str(tmp_path)}) == [
+        f"{told}it answers only where the machine has an identity"
+    ]
+    identity = {"AWS_ROLE_ARN": "arn", "GOOGLE_APPLICATION_CREDENTIALS": "/etc/key.json"}
+    assert findings(with_a(model=model), environ={**KEYS, **identity}) == []
 
 
 def test_the_environment_of_the_process_is_the_default(monkeypatch):

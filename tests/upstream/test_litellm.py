@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -28,8 +29,22 @@ from packaging.version import Version
 from llm_fallback import build_chat_model
 from llm_fallback.litellm_adapter.errors import links_of
 from llm_fallback.litellm_adapter.translation import translate
+from llm_fallback.spec.providers import KEY_VARIABLES
 from llm_fallback.testing import FakeServer
 
+MODELS = {
+    "anthropic_text": "anthropic_text/claude-2",
+    "clarifai": "clarifai/openai.chat-completion.m",
+    "huggingface": "huggingface/together/house/m",
+    "replicate": "replicate/house/m",
+}
+"""Models of providers that take no other name."""
+ALSO_NEEDED = {
+    "CLOUDFLARE_ACCOUNT_ID": "house",
+    "HEROKU_API_BASE": "https://heroku.invalid",
+    "SNOWFLAKE_ACCOUNT_ID": "house",
+}
+"""What some providers want to know besides a key."""
 CALLBACK_LISTS = (
     *("callbacks", "success_callback", "failure_callback"),
     *("_async_success_callback", "_async_failure_callback", "input_callback"),
@@ -479,6 +494,43 @@ class TestKeys:
         monkeypatch.delenv("HOSTED_VLLM_API_KEY", raising=False)
         await asked(server, "hosted_vllm", "whole", api_key=None)
         assert server.received()[0].headers["authorization"].startswith("Bearer ")
+
+
+class TestVariables:
+    @pytest.fixture(autouse=True)
+    def _bare(self, monkeypatch) -> None:
+        """No key but the test's own, and nothing sent: what would be is kept."""
+        for name in {name for names in KEY_VARIABLES.values() for name in names}:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in ALSO_NEEDED.items():
+            monkeypatch.setenv(name, value)
+        self.sent: list[Any] = []
+        for name in {"httpx", "httpx2"} & {*sys.modules}:
+            monkeypatch.setattr(sys.modules[name].AsyncClient, "send", self._keep)
+            monkeypatch.setattr(sys.modules[name].Client, "send", self._keep)
+
+    def _keep(self, request: Any, *args: Any, **options: Any) -> Any:
+        self.sent.append(request)
+        raise httpx.ConnectError("kept", request=request)
+
+    async def _asked(self, provider: str) -> str:
+        """All that would be sent to a provider."""
+        with suppress(Exception):
+            await litellm.acompletion(
+                model=MODELS.get(provider, f"{provider}/m"),
+                messages=[{"role": "user", "content": "hi"}],
+                num_retries=0,
+                max_retries=0,
+            )
+        return " ".join(f"{request.url} {dict(request.headers)}" for request in self.sent)
+
+    @pytest.mark.parametrize(
+        ("provider", "name"), [(one, name) for one, names in KEY_VARIABLES.items() for name in names]
+    )
+    async def test_a_provider_s_key_is_read_from_each_of_its_variables(self, monkeypatch, provider, name):
+        """Why a deployment whose provider has none of them set is not asked."""
+        monkeypatch.setenv(name, "sk-of-the-variable")
+        assert "sk-of-the-variable" in await self._asked(provider)
 
 
 class TestMessages:

@@ -20,10 +20,10 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
 from llm_fallback.chat_model.caller import CallContext, Listener
-from llm_fallback.chat_model.conversion import KEY, aiter_reply, attach_metadata, iter_reply, to_call
+from llm_fallback.chat_model.conversion import KEY, aiter_reply, attach_metadata, iter_reply, read_tool_calls, to_call
 from llm_fallback.chat_model.driver import aanswer_question, answer_question
 from llm_fallback.chat_model.lazy_field import LazyField
 from llm_fallback.chat_model.portal import portal
@@ -32,7 +32,6 @@ from llm_fallback.chat_model.structured import OutputFormat, structured
 from llm_fallback.engine.engine import Answered, CallerQuestion
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.ping import TIMEOUT_S
-from llm_fallback.plan.credential import as_secret
 from llm_fallback.plan.explain import explain
 from llm_fallback.plan.plan import ChainPlan, Target
 from llm_fallback.plan.profiles import chain_profile
@@ -96,19 +95,17 @@ class ChainChatModel(BaseChatModel):
         nor told.
         """
         targets = self._targets(chain)
-        keys = {target.name: as_secret(answer_question(CallerQuestion(target.credential.ask))) for target in targets}
+        keys = {target.name: answer_question(_key_question(target)) for target in targets}
         return portal().run(self._pinged(targets, keys, timeout_s), copy_context())
 
     async def aping(self, chain: str | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, dict[str, Any]]:
         """Like ping."""
         targets = self._targets(chain)
-        keys = {
-            target.name: as_secret(await aanswer_question(CallerQuestion(target.credential.ask))) for target in targets
-        }
+        keys = {target.name: await aanswer_question(_key_question(target)) for target in targets}
         return await self._pinged(targets, keys, timeout_s)
 
     async def _pinged(
-        self, targets: Sequence[Target], keys: Mapping[str, SecretStr | None], timeout_s: float
+        self, targets: Sequence[Target], keys: Mapping[str, Any], timeout_s: float
     ) -> dict[str, dict[str, Any]]:
         pings = {ping.deployment: ping async for ping in self.runtime.pings(targets, keys, timeout_s)}
         return {target.name: pings[target.name].as_data() for target in targets}
@@ -351,6 +348,8 @@ class ChainChatModel(BaseChatModel):
         """Put the metadata, and the served model's name, on a whole reply."""
         for generation in result.generations:
             attach_metadata(generation.message, answer)
+            if isinstance(generation.message, AIMessage):
+                read_tool_calls(generation.message, (generation.generation_info or {}).get("finish_reason"))
         return result
 
     @property
@@ -374,6 +373,10 @@ def fields_of(spec: Any, runtime: ModelRuntime | None, settings: Mapping[str, An
         settings = {**configured.fields, "chain": configured.chain}
     name = settings.get("chain") or runtime.plan.default_chain
     return {**settings, "spec": spec, "runtime": runtime, "chain": name, "model": name}
+
+
+def _key_question(target: Target) -> CallerQuestion:
+    return CallerQuestion(target.credential.ask, is_fallible=True)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from llm_fallback.chat_model.caller import CallContext
 from llm_fallback.chat_model.driver import adrive, drive
 from llm_fallback.chat_model.structured import OutputFormat
 from llm_fallback.engine.budget import Spender
+from llm_fallback.engine.encoding import why_not_json
 from llm_fallback.engine.engine import Answered, Call, Failed, OverBudget, StreamBrokeOff
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.protocol.finishes import openai_finish
@@ -31,6 +32,7 @@ _CHARACTERS_OF_A_PICTURE = 4000
 def to_call(words: Mapping[str, Any], chain: ChainPlan, output_format: OutputFormat | None, spender: Spender) -> Call:
     """The call that ChatLiteLLM's merged words ask of a chain."""
     request = {name: value for name, value in words.items() if name not in _NOT_SENT}
+    request["messages"] = _in_parts(request["messages"])
     if words.get("metadata"):
         request["metadata"] = words["metadata"]
     streamed = bool(words.get("stream"))
@@ -46,6 +48,42 @@ def to_call(words: Mapping[str, Any], chain: ChainPlan, output_format: OutputFor
         tokens=_prompt_tokens(request),
         spender=spender,
     )
+
+
+_ROLES = {"human": "user", "ai": "assistant"}
+
+
+def unwritable(messages: Sequence[BaseMessage], error: Exception) -> list[dict[str, Any]]:
+    """Messages that could not be written for `error`, as they are, for the call to be refused as no deployment's fault.
+    Raises `error` where it is not that JSON cannot hold them."""
+    given = [
+        {
+            "role": _ROLES.get(message.type, message.type),
+            "content": message.content,
+            "tool_calls": message.tool_calls if isinstance(message, AIMessage) else None,
+        }
+        for message in messages
+    ]
+    if why_not_json({"messages": given}) is None:
+        raise error
+    return given
+
+
+def _in_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages without bare texts among their content; the same list where all of it is text."""
+    for message in messages:
+        if isinstance(message.get("content"), list):
+            return [_with_text_parts(each) for each in messages]
+    return messages
+
+
+def _with_text_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with a part in place of each bare text among its content. LangChain allows both, few servers do."""
+    content = message.get("content")
+    if not isinstance(content, list) or not any(isinstance(part, str) for part in content):
+        return message
+    parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content if part]
+    return {**message, "content": parts or ""}
 
 
 def _limited(chain: ChainPlan, timeout: Any, max_retries: Any) -> ChainPlan:
@@ -77,24 +115,36 @@ def _features(request: Mapping[str, Any]) -> frozenset[Feature]:
         features.add("tools")
     if request.get("response_format"):
         features.add("response_format")
-    if any(_has_image(message) for message in request["messages"]):
+    if _have_image(request["messages"]):
         features.add("images")
     return frozenset(features)
 
 
-def _has_image(message: Mapping[str, Any]) -> bool:
-    content = message.get("content")
-    return isinstance(content, list) and any(
-        isinstance(part, dict) and part.get("type") == "image_url" for part in content
-    )
+def _have_image(messages: Sequence[Mapping[str, Any]]) -> bool:
+    # Every call comes by here, nearly always with texts alone.
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list) and any(
+            isinstance(part, dict) and part.get("type") == "image_url" for part in content
+        ):
+            return True
+    return False
 
 
 def _prompt_tokens(request: Mapping[str, Any]) -> int:
     """About how many tokens the prompt has."""
     messages = sum(_characters(message.get("content")) for message in request["messages"])
-    calls = sum(len(str(message["tool_calls"])) for message in request["messages"] if message.get("tool_calls"))
-    tools = len(str(request["tools"])) if request.get("tools") else 0
+    calls = sum(_written(message["tool_calls"]) for message in request["messages"] if message.get("tool_calls"))
+    tools = _written(request["tools"]) if request.get("tools") else 0
     return estimate_prompt_tokens(messages + calls + tools)
+
+
+def _written(value: Any) -> int:
+    """About how many characters a value has when it is written."""
+    try:
+        return len(str(value))
+    except RecursionError:  # Whoever is to send it will refuse.
+        return 0
 
 
 def _characters(content: Any) -> int:
@@ -105,8 +155,6 @@ def _characters(content: Any) -> int:
 
 def _characters_of_part(part: Any) -> int:
     """A picture or a recording is as long as its bytes, and is taken for a page of text instead."""
-    if isinstance(part, str):
-        return len(part)
     return len(part["text"]) if isinstance(part.get("text"), str) else _CHARACTERS_OF_A_PICTURE
 
 
@@ -170,6 +218,20 @@ def attach_metadata(message: BaseMessage, answer: Answered) -> None:
     message.response_metadata |= {"model_name": answer.model_name, KEY: answer.record.as_metadata()}
 
 
+def read_tool_calls(message: AIMessage, finish: str | None) -> None:
+    """Take the tool calls of a whole message from what the server sent, so that every way of asking has the same.
+
+    ChatLiteLLM takes arguments that are no object for none, and a call without arguments for an invalid one.
+    """
+    documents = message.additional_kwargs.get("tool_calls")
+    if not documents:
+        return
+    message.tool_calls, message.invalid_tool_calls = [], []
+    for document in documents:
+        function = document["function"]
+        _add_tool_call(message, ToolCallPart(0, document["id"], function["name"], function["arguments"]), finish)
+
+
 def to_message(partial: PartialReply) -> AIMessage:
     """What was delivered or is to be judged, as a message; tool calls that do not parse are invalid ones."""
     message = AIMessage(
@@ -177,15 +239,15 @@ def to_message(partial: PartialReply) -> AIMessage:
         additional_kwargs={"reasoning_content": partial.reasoning} if partial.reasoning else {},
         response_metadata={"finish_reason": openai_finish(partial.finish)} if partial.finish else {},
     )
-    # Arguments of a reply that broke off may be lacking where of a whole one there are none.
-    unsaid = "" if partial.finish in CUT_FINISHES else "{}"
     for _, part in sorted(partial.tool_calls.items()):
-        _add_tool_call(message, part, unsaid)
+        _add_tool_call(message, part, partial.finish)
     return message
 
 
-def _add_tool_call(message: AIMessage, part: ToolCallPart, unsaid: str) -> None:
+def _add_tool_call(message: AIMessage, part: ToolCallPart, finish: str | None) -> None:
     """Not by way of AIMessageChunk: that completes arguments that break off, and half a call would pass for one."""
+    # Arguments of a reply that broke off may be lacking where of a whole one there are none.
+    unsaid = "" if finish in CUT_FINISHES else "{}"
     try:
         arguments = json.loads(part.arguments or unsaid, strict=False)
     except json.JSONDecodeError:

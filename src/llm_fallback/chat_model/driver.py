@@ -103,19 +103,21 @@ async def _next_step(coming: Awaitable[Any]) -> Any:
 
 
 def answer_question(question: CallerQuestion) -> Any:
-    """What the caller's side says, from a thread."""
+    """What the caller's side says, from a thread. Raises TypeError where only a task could ask: that is no failure of
+    whoever is asked, and a later call may find the answer."""
     try:
         answer = question.ask()
-        if inspect.iscoroutine(answer):
-            answer.close()
-            raise TypeError(
-                "an async predicate or key function cannot be asked from a sync call; use ainvoke or astream"
-            )
-        return answer
     except Exception as error:
-        if not question.on_failure_skip:
+        if not question.is_fallible:
             raise
-        return _skipped(question, error)
+        return _failed(question, error)
+    if inspect.iscoroutine(answer):
+        answer.close()
+        why = TypeError("an async predicate or key function cannot be asked from a sync call; use ainvoke or astream")
+        if not question.on_failure_skip:
+            raise why
+        return _failed(question, why)
+    return answer
 
 
 async def aanswer_question(question: CallerQuestion) -> Any:
@@ -124,13 +126,14 @@ async def aanswer_question(question: CallerQuestion) -> Any:
         answer = question.ask()
         return await answer if inspect.isawaitable(answer) else answer
     except Exception as error:
-        if not question.on_failure_skip:
+        if not question.is_fallible:
             raise
-        return _skipped(question, error)
+        return _failed(question, error)
 
 
-def _skipped(question: CallerQuestion, error: Exception) -> Exception:
-    logger.warning("going on without %s: %r", question.on_failure_skip, error)
+def _failed(question: CallerQuestion, error: Exception) -> Exception:
+    if question.on_failure_skip:
+        logger.warning("going on without %s: %r", question.on_failure_skip, error)
     return error
 
 

@@ -11,12 +11,15 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import SecretStr
 
+from llm_fallback.engine.attempt import fault_of_key_function
 from llm_fallback.engine.budget import ChainBudgets, find_unpriced
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.engine import Engine
 from llm_fallback.engine.health import Health
 from llm_fallback.engine.ping import Ping, PingTransport, pings
+from llm_fallback.engine.transport import Fault
 from llm_fallback.errors import SpecError
+from llm_fallback.plan.credential import as_secret
 from llm_fallback.plan.plan import Catalogue, Plan, Target
 from llm_fallback.spec import Spec
 from llm_fallback.spec.secrets import Redactor
@@ -75,7 +78,8 @@ class ModelRuntime:
 
     def _engine(self, health: Health, budgets: ChainBudgets) -> Engine:
         adapter = self.adapter
-        return Engine(self._transport, adapter.catalogue(), health, adapter.clock, budgets, adapter.rng())
+        rng = adapter.rng()
+        return Engine(self._transport, adapter.catalogue(), health, adapter.clock, budgets, rng, self._redactor)
 
     def reload(self, spec: Spec) -> None:
         """Answer calls from now on by another spec; calls under way end by the old one. Deployments that stayed as
@@ -103,11 +107,14 @@ class ModelRuntime:
     def engine(self) -> Engine:
         return self.state.engine
 
-    def pings(
-        self, targets: Sequence[Target], keys: Mapping[str, SecretStr | None], timeout_s: float
-    ) -> AsyncGenerator[Ping, None]:
-        """Ping each of these deployments, whatever the engine knows of them."""
-        return pings(targets, keys, self._transport, self.engine.clock, timeout_s)
+    def pings(self, targets: Sequence[Target], keys: Mapping[str, Any], timeout_s: float) -> AsyncGenerator[Ping, None]:
+        """Ping each of these deployments, whatever the engine knows of them. `keys` are what `Credential.ask` returned,
+        or the exceptions it raised."""
+        known = {name: self._key(answer) for name, answer in keys.items()}
+        return pings(targets, known, self._transport, self.engine.clock, timeout_s)
+
+    def _key(self, answer: Any) -> SecretStr | Fault | None:
+        return fault_of_key_function(answer, self._redactor) if isinstance(answer, Exception) else as_secret(answer)
 
     @property
     def is_closed(self) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from llm_fallback.engine.continuation import OverlapTrimmer
 from llm_fallback.engine.engine import CallerQuestion, Engine
+from llm_fallback.engine.protocol.faults import shortened
 from llm_fallback.engine.reader_pauses import ReaderPauses
 from llm_fallback.engine.settlement import Settlement
 from llm_fallback.engine.tokens import estimate_reply_tokens
@@ -31,6 +32,7 @@ from llm_fallback.engine.transport import (
     Reply,
     StreamEnd,
     Unsupported,
+    UpstreamError,
 )
 from llm_fallback.events import Attempt, Failure, Outcome, Usage
 from llm_fallback.plan.credential import as_secret
@@ -84,7 +86,7 @@ class OpenedAttempt(Protocol):
         ...
 
     def answer(self, key: Any) -> None:
-        """Take the key that was asked for; None: the deployment needs none this time."""
+        """Take the key that was asked for, or the exception in its place. None: the deployment needs none this time."""
         ...
 
     def release(self) -> None:
@@ -133,7 +135,7 @@ class AttemptExecution:
 
     async def until_content(self) -> CallerQuestion | None:
         question = self.credential_question()
-        if question is None:
+        if question is None and self.is_ok:
             await self._send()
         return question
 
@@ -141,10 +143,14 @@ class AttemptExecution:
         """The question for a key that is a function and was not asked yet."""
         if not self._asks_for_key:
             return None
-        return CallerQuestion(self.member.target.credential.ask, on_failure_skip)
+        return CallerQuestion(self.member.target.credential.ask, is_fallible=True, on_failure_skip=on_failure_skip)
 
     def answer(self, key: Any) -> None:
-        self._api_key, self._asks_for_key = as_secret(key), False
+        self._asks_for_key = False
+        if isinstance(key, Exception):
+            self._began, self.fault = self._engine.clock.now(), fault_of_key_function(key, self._engine.redact)
+        else:
+            self._api_key = as_secret(key)
 
     @property
     def attempts(self) -> tuple[AttemptExecution, ...]:
@@ -215,8 +221,7 @@ class AttemptExecution:
 
     async def next_chunk(self) -> Chunk | None:
         """What came so far, then what comes; None when there is no more, and `fault` says whether it is whole."""
-        assert self._exchange is not None
-        while not self._ready and not self._is_done:
+        while self._exchange is not None and not self._ready and not self._is_done:
             await self._read_on(self._exchange)
         if not self._ready or (not self.is_ok and not self.delivered):
             return None
@@ -388,6 +393,12 @@ class AttemptExecution:
             return _NO_USAGE, False
         output = estimate_reply_tokens(self.partial.output_characters)
         return Usage(input_tokens=self.request.tokens, output_tokens=output), True
+
+
+def fault_of_key_function(error: Exception, redact: Callable[[str], str]) -> Fault:
+    """What it is to a deployment that its key function raised; nothing is sent."""
+    kind, text = type(error).__name__, shortened(redact(str(error)))
+    return Fault("auth", f"the key function failed: {kind}: {text}", cause=UpstreamError(kind, text))
 
 
 async def shielded(work: Coroutine[Any, Any, None]) -> None:

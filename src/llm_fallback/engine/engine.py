@@ -49,9 +49,10 @@ class CallerQuestion:
     """Something only the caller's side can answer: send the result of `ask()` back into the generator."""
 
     ask: Callable[[], Any]
+    is_fallible: bool = False
+    """Whether an exception raised by `ask` is an answer, too, and sent back; else it ends the call."""
     on_failure_skip: str = ""
-    """If set, an exception raised by `ask` is logged with this text, as what the call goes on without, and sent back as
-    the answer. If empty, the exception ends the call."""
+    """If set, such an exception is logged with this text, as what the call goes on without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,8 @@ class Engine:
     budgets: ChainBudgets
     rng: Random
     """For the order within a tier and for backoff."""
+    redact: Callable[[str], str] = str
+    """Strikes known secrets out of a text."""
 
     def prices(self, target: Target) -> Prices | None:
         """As the spec declares them, else as the catalogue knows them; None if nobody does."""

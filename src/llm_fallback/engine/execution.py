@@ -19,6 +19,7 @@ from typing import Any
 from llm_fallback.engine.attempt import AttemptExecution, AttemptRequest, OpenedAttempt
 from llm_fallback.engine.budget import BudgetShortfall, Reservation, estimate_cost, reserve
 from llm_fallback.engine.continuation import OverlapTrimmer, can_continue, continuation_request
+from llm_fallback.engine.encoding import why_not_json
 from llm_fallback.engine.engine import (
     Answered,
     Call,
@@ -333,6 +334,8 @@ class CallExecution:
         if ends and attempt.out_of_time:
             self._out_of_time = True
             self._end_failed(fault.failure, self._time_is_up())
+        elif ends and fault.was_refused_here and (why := why_not_json(self.call.request)) is not None:
+            self._end_failed(fault.failure, f"no deployment could get this request: {why}")
         elif ends and self._delivered_anything and not (self.call.continues and can_continue(self._delivered)):
             self._end_failed(fault.failure, "")
         chain, deployment = self.call.chain.name, attempt.member.name

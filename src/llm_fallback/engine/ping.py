@@ -18,7 +18,16 @@ from pydantic import SecretStr
 
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.remedies import FailureContext, remedy
-from llm_fallback.engine.transport import FINISHES, Chunk, Fault, StreamEnd, Transport, Unsupported
+from llm_fallback.engine.transport import (
+    FINISHES,
+    Chunk,
+    Exchange,
+    Fault,
+    RefusedExchange,
+    StreamEnd,
+    Transport,
+    Unsupported,
+)
 from llm_fallback.events import Failure
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.providers import BACKENDS, split_model
@@ -102,12 +111,12 @@ class PingTransport(Transport, Protocol):
 
 async def pings(
     targets: Sequence[Target],
-    keys: Mapping[str, SecretStr | None],
+    keys: Mapping[str, SecretStr | Fault | None],
     transport: PingTransport,
     clock: Clock,
     timeout_s: float,
 ) -> AsyncGenerator[Ping, None]:
-    """All of them at once, each as soon as it is known."""
+    """All of them at once, each as soon as it is known. In place of a key stands why there is none."""
     # All are made before any is started: to put a first request together takes longer than to have it answered.
     pingers = [_Pinger(transport, clock, target, keys[target.name], timeout_s) for target in targets]
     under_way = [asyncio.ensure_future(pinger.ping()) for pinger in pingers]
@@ -124,12 +133,15 @@ class _Pinger:
     """One ping, with its own time limit."""
 
     def __init__(
-        self, transport: PingTransport, clock: Clock, target: Target, key: SecretStr | None, timeout_s: float
+        self, transport: PingTransport, clock: Clock, target: Target, key: SecretStr | Fault | None, timeout_s: float
     ) -> None:
-        self._transport, self._clock, self._target, self._key = transport, clock, target, key
+        self._transport, self._clock, self._target = transport, clock, target
+        self._key = None if isinstance(key, Fault) else key
         self._timeout_s = timeout_s
         self._endpoints = endpoints_of(target)
-        self._exchange = transport.exchange(target, _request(target), key)
+        self._exchange: Exchange = (
+            RefusedExchange(key) if isinstance(key, Fault) else transport.exchange(target, _request(target), key)
+        )
 
     async def ping(self) -> Ping:
         checks, answer = await asyncio.gather(self.checks(), self.answer())
@@ -241,6 +253,8 @@ def ping_result(target: Target, checks: EndpointChecks, answer: ProbeResult, *, 
 
 
 def _reachable(checks: EndpointChecks, fault: Fault | None) -> bool | None:
+    if checks.round_trip_s is None and fault is not None and fault.was_not_sent:
+        return None
     if checks.round_trip_s is not None or fault is None or fault.failure not in _NO_ANSWER or fault.status is not None:
         return True
     return False if fault.failure == "connection" else None
@@ -261,6 +275,8 @@ def _served(target: Target, checks: EndpointChecks, fault: Fault | None) -> bool
 
 
 def _key_accepted(target: Target, checks: EndpointChecks, fault: Fault | None, key: SecretStr | None) -> bool | None:
+    if fault is not None and fault.was_not_sent:
+        return None
     if fault is not None and (fault.failure == "auth" or checks.listing in (401, 403)):
         return False
     if key is None and not target.uses_provider_credentials:

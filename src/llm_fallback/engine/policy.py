@@ -23,7 +23,7 @@ from llm_fallback.engine.retry import FAILURES, Consequences
 from llm_fallback.engine.transport import Fault
 from llm_fallback.events import Failure, Skip, SkipReason
 from llm_fallback.plan.cold_start import warmup_retries_within
-from llm_fallback.plan.plan import RETRY_RULE, ChainPlan, Feature, Member, Tier, Tiers
+from llm_fallback.plan.plan import RETRY_RULE, ChainPlan, Feature, Member, Target, Tier, Tiers
 
 
 class Try(NamedTuple):
@@ -126,6 +126,7 @@ class FallbackPolicy:
         self._repeat_at: float | None = None
         self._too_long_for: int | None = None
         self._refusing: set[str] = set()
+        self._untranslatable_for: list[Target] = []
         self._barred: set[str] = set()
         self._unfit: set[str] = set()
         self._enter(chain.tiers, side=False)
@@ -177,6 +178,8 @@ class FallbackPolicy:
             case "content_policy":
                 self._barred |= _tier_mates(member, self._route)
                 self._turn_to(self._chain.on_content_policy)
+            case "bad_request" if fault.was_refused_here:
+                self._untranslatable_for.append(member.target)
             case "bad_request":
                 self._refusing.add(member.target.model_identity)
             case _:
@@ -236,6 +239,9 @@ class FallbackPolicy:
 
     def _cannot_serve(self, member: Member) -> bool:
         if member.target.model_identity in self._refusing or member.name in self._barred or member.name in self._unfit:
+            return True
+        refused = self._untranslatable_for
+        if refused and any(member.target.is_translated_like(target) for target in refused):
             return True
         if self._too_long_for is None or self._in_side_route:
             return False

@@ -54,11 +54,15 @@ def _timeout(failure: FailureContext) -> str:
 
 
 def _auth(failure: FailureContext) -> str:
+    if callable(failure.target.api_key) and failure.fault.status is None:
+        return "the function in api_key has to return a key"
     if failure.key is not None:
         return (
             "the server refuses the key in api_key" if failure.fault.status != 403 else "the key may not use this model"
         )
     variables = KEY_VARIABLES.get(failure.target.provider, ()) if failure.target.uses_provider_credentials else ()
+    if variables and failure.fault.status is None:
+        return f"set {' or '.join(variables)}, or write the key as api_key"
     if variables:
         return f"the provider refuses the key in {variables[0]}, or it is not set"
     return "the server asks for a key: write it as api_key"

@@ -45,7 +45,9 @@ class Settlement:
         try:
             with health.lock:
                 self.is_settled, deployment, opened = True, health[self._deployment], False
-                if is_to_blame:
+                if fault.was_refused_here:
+                    deployment.withdraw(self._permit, now, self._expected_tokens)
+                elif is_to_blame:
                     opened = deployment.failed(self._permit, now, fault.failure, fault.retry_after_s)
                 else:
                     deployment.cancelled(self._permit)

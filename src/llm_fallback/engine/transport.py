@@ -30,6 +30,16 @@ class Fault:
     cause: BaseException | None = field(default=None, compare=False)
     """The upstream exception, cleaned of secrets."""
 
+    @property
+    def was_refused_here(self) -> bool:
+        """Whether the request could not be translated or encoded: nothing was sent, and no server said a word."""
+        return self.failure == "bad_request" and self.status is None
+
+    @property
+    def was_not_sent(self) -> bool:
+        """Whether nothing was sent, for want of a key or of a request that could be."""
+        return self.was_refused_here or (self.failure == "auth" and self.status is None)
+
 
 class UpstreamError(Exception):
     """What an upstream library said, without what it held: no traceback, request, response or headers."""
@@ -219,6 +229,27 @@ class Exchange(Protocol):
     async def close(self) -> None:
         """Drop the connection if the answer is still under way. Never fails."""
         ...
+
+
+class RefusedExchange:
+    """An exchange that sends nothing, because of something known before."""
+
+    dropped_params: tuple[str, ...] = ()
+
+    def __init__(self, refusal: Fault | Unsupported) -> None:
+        self._refusal = refusal
+
+    async def reply(self) -> Fault | Unsupported:
+        return self._refusal
+
+    async def next(self) -> Fault | Unsupported:
+        return self._refusal
+
+    def with_text(self, chunk: Chunk, text: str) -> Chunk:
+        return chunk
+
+    async def close(self) -> None:
+        """There is no connection."""
 
 
 class Transport(Protocol):

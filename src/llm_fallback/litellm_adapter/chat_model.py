@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 from langchain_litellm import ChatLiteLLMRouter
 from pydantic import BaseModel
 
 from llm_fallback.chat_model.base import ChainChatModel, fields_of
+from llm_fallback.chat_model.conversion import unwritable
 from llm_fallback.chat_model.lazy_field import LazyField
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.engine.clock import RealClock
@@ -62,6 +64,15 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
 
     def _merge_call_params(self, params: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
         return self._merged(params, kwargs)
+
+    def _create_message_dicts(
+        self, messages: list[BaseMessage], stop: list[str] | None
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        try:
+            written, params = super()._create_message_dicts(messages, stop)
+        except (TypeError, ValueError, RecursionError) as error:
+            written, params = unwritable(messages, error), super()._create_message_dicts([], stop)[1]
+        return written, params
 
     def _reachable_groups(self, params: Mapping[str, Any]) -> list[str] | None:
         # A chain spans providers, and a thinking block holds only where it was issued: none are replayed.

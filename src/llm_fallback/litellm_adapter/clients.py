@@ -14,7 +14,7 @@ from openai import AsyncOpenAI
 
 from llm_fallback.litellm_adapter.wire_tap import HOOKS
 from llm_fallback.plan.plan import Target
-from llm_fallback.spec.providers import split_model
+from llm_fallback.spec.providers import PROVIDERS, split_model
 
 SOCKET_TIMEOUT_S = 6000.0
 """The engine keeps time; a socket must never give up before it does."""
@@ -115,6 +115,15 @@ skip frames that do not parse and send a request twice when the connection break
 
 TAKES_AN_OPENAI_CLIENT = frozenset({"openai", "litellm_proxy"})
 """Those asked through OpenAI's library, which may use our HTTP client."""
+
+
+_SENDS_OTHERWISE = frozenset({"aiohttp_openai", "custom", "petals", "vllm"})
+"""litellm's chat providers that are asked by another library than httpx, or in this process."""
+
+
+def sends_by_httpx(target: Target) -> bool:
+    """Whether litellm asks the provider by httpx, so that it is seen when a request goes out."""
+    return (provider := provider_of(target)) in PROVIDERS and provider not in _SENDS_OTHERWISE
 
 
 def is_tapped(target: Target) -> bool:

@@ -64,6 +64,30 @@ def fault_of_litellm(error: Exception, classes: set[str]) -> Fault:
     return next((fault for fault in faults if fault is not None), None) or _by_its_classes(_nearest(links), classes)
 
 
+_OF_CREDENTIALS = ("botocore", "boto3", "google.auth", "azure.identity", "azure.core", "msal")
+"""Libraries that find, renew or use a provider's credentials, and do nothing else before a request is sent."""
+
+
+def fault_before_sending(error: Exception) -> Fault:
+    """What keeps litellm from sending a request: it has no credentials, or cannot translate what it is asked. No server
+    said anything, so there is no status."""
+    text = plain(str(error).partition("Traceback (most recent call last)")[0])
+    links = list(links_of(error))
+    # The first is litellm's summary, chosen by words that may be the prompt's own.
+    return Fault("auth" if any(map(_lacks_credentials, links[1:] or links)) else "bad_request", text)
+
+
+def _lacks_credentials(link: BaseException) -> bool:
+    kind = type(link)
+    return (
+        isinstance(link, ImportError)  # Of the library that knows the credentials of a cloud.
+        or kind.__module__.startswith(_OF_CREDENTIALS)
+        or (kind.__module__.startswith("openai") and kind.__name__ == "OpenAIError")  # Of a client that cannot be made.
+        or kind.__name__ == "AuthenticationError"
+        or getattr(link, "status_code", None) == 401
+    )
+
+
 def _by_its_classes(nearest: BaseException, classes: set[str]) -> Fault:
     text = plain(str(nearest))
     status = getattr(nearest, "status_code", None)

@@ -1,8 +1,10 @@
 """Which redirects a request may follow: none that carries a prompt, a header or a key to a host the spec does not name.
+And whether there was a request at all.
 
 HTTP libraries follow redirects to any host, with every header but `Authorization`, and litellm's clients, which are
 shared with everybody else in the process, do so too. So the step in which an httpx client makes the next request of a
 redirect is wrapped: it heeds the `Redirects` of the request under way in its context, and leaves everybody else alone.
+So is the step in which one sends: what a library raises before it is nobody's answer.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ class Redirects:
 
     refused: Fault | None = None
     """Why one was not followed."""
+    sent: bool = False
+    """Whether an httpx client has sent anything."""
     _followed: bool = False
 
     def next_request(self, request: Any, response: Any, build: Callable[[], Any]) -> Any:
@@ -67,6 +71,8 @@ def guard_clients() -> None:
         except ImportError:
             continue
         _guard(module.Client.__base__)
+        for client in (module.Client, module.AsyncClient):
+            _watch(client)
 
 
 def _guard(client: Any) -> None:
@@ -81,6 +87,21 @@ def _guard(client: Any) -> None:
         return following() if redirects is None else redirects.next_request(request, response, following)
 
     client._build_redirect_request = next_request
+
+
+def _watch(client: Any) -> None:
+    send = client.send
+    if hasattr(send, "__wrapped__"):
+        return
+
+    @wraps(send)
+    def sending(self: Any, *request: Any, **options: Any) -> Any:
+        redirects = current.get()
+        if redirects is not None:
+            redirects.sent = True
+        return send(self, *request, **options)
+
+    client.send = sending
 
 
 def _built(build: Callable[[], Any]) -> Any:

@@ -16,12 +16,12 @@ from llm_fallback.engine.protocol.response import as_stream_fault
 from llm_fallback.engine.protocol.values import Unreadable
 from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Chunk, Fault, Reply, StreamEnd, Unsupported
 from llm_fallback.litellm_adapter import wire_tap
-from llm_fallback.litellm_adapter.clients import ClientPool, client_for, is_tapped
-from llm_fallback.litellm_adapter.errors import classes_of, fault_of_litellm, fault_of_transfer
+from llm_fallback.litellm_adapter.clients import ClientPool, client_for, is_tapped, sends_by_httpx
+from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending, fault_of_litellm, fault_of_transfer
 from llm_fallback.litellm_adapter.families import reader_for
 from llm_fallback.litellm_adapter.quiet import quiet_logging
 from llm_fallback.litellm_adapter.redirects import Redirects, guarding
-from llm_fallback.litellm_adapter.request import DeploymentRequest, guarded, overriding_headers
+from llm_fallback.litellm_adapter.request import DeploymentRequest, NotEncodable, guarded, overriding_headers
 from llm_fallback.litellm_adapter.wire_tap import WireTap
 
 _NOTHING = object()
@@ -157,6 +157,9 @@ class LiteLLMExchange:
         if self._wire.is_readable:
             status = self._wire.status
             return self._clean(fault_of_transfer(error, classes, status), error)
+        is_seen_to_send = sends_by_httpx(self._wanted.target) or isinstance(error, NotEncodable)
+        if is_seen_to_send and not self._redirects.sent:
+            return self._clean(fault_before_sending(error), error)
         return self._clean(fault_of_litellm(error, classes), error)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from llm_fallback.engine.encoding import why_not_json
 from llm_fallback.engine.transport import Fault, Unsupported
 from llm_fallback.litellm_adapter.clients import SOCKET_TIMEOUT_S
 from llm_fallback.plan.plan import Target
@@ -22,6 +23,10 @@ SAMPLING = frozenset(
     }
 )
 """Parameters a reply can do without; they are dropped for a deployment that does not take them."""
+
+
+class NotEncodable(ValueError):
+    """A request that cannot be written as JSON. litellm would send some of it in another form, or as none."""
 
 
 class DeploymentRequest:
@@ -54,7 +59,10 @@ class DeploymentRequest:
         return {name: value for name, value in self._request.items() if name != "messages"}
 
     def parameters(self) -> dict[str, Any]:
-        """Parameters of `litellm.completion`, which may do with them as it likes."""
+        """Parameters of `litellm.completion`, which may do with them as it likes. Raises NotEncodable."""
+        why = why_not_json(self._request)
+        if why is not None:
+            raise NotEncodable(f"the request cannot be written as JSON: {why}")
         target, dropped = self.target, self.dropped
         parameters: dict[str, Any] = {
             **unmask({name: value for name, value in target.parameters.items() if name not in dropped}),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -47,6 +46,7 @@ class _Template:
     """Whether a second translation came to the same."""
 
     def filled(self, messages: Sequence[Mapping[str, Any]]) -> HTTPRequest:
+        """The request with these messages. Raises ValueError for a lone surrogate, which cannot be encoded."""
         body = json.dumps({**self.words, "messages": messages}, ensure_ascii=False, separators=(",", ":"))
         known = self.request
         return HTTPRequest(known.url, known.headers, body.encode(), known.query)
@@ -66,8 +66,7 @@ class TranslationCache:
         known = self._known
         template = known.get(kind)
         if template is not None and template.is_proven:
-            with suppress(UnicodeEncodeError):  # A lone surrogate cannot be encoded; litellm handles it.
-                return template.filled(request.messages)
+            return template.filled(request.messages)
         translated = translate(request.parameters())
         if kind not in known:
             if len(known) >= _MOST:

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import litellm
 from pydantic import SecretStr
 
 from llm_fallback.engine.ping import HttpPage
 from llm_fallback.engine.protocol.faults import FaultCleaner
-from llm_fallback.engine.transport import Exchange, Fault, Unsupported
+from llm_fallback.engine.transport import Exchange, Fault, RefusedExchange, Unsupported
 from llm_fallback.litellm_adapter.clients import ClientPool, is_tapped, provider_of
 from llm_fallback.litellm_adapter.direct import DirectExchange
 from llm_fallback.litellm_adapter.errors import classes_of, fault_of_transfer
@@ -21,11 +22,17 @@ from llm_fallback.litellm_adapter.links import follows_a_link
 from llm_fallback.litellm_adapter.quiet import has_side_effects, warm_up
 from llm_fallback.litellm_adapter.redirects import Redirects, guard_clients, guarding
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
-from llm_fallback.litellm_adapter.request import DeploymentRequest, deployment_headers, guarded, with_headers
+from llm_fallback.litellm_adapter.request import (
+    DeploymentRequest,
+    deployment_headers,
+    guarded,
+    with_headers,
+)
 from llm_fallback.litellm_adapter.translation import TRANSLATED, HTTPRequest, NotTranslated
 from llm_fallback.litellm_adapter.translation_cache import DeploymentMemory
 from llm_fallback.plan.plan import Target
-from llm_fallback.spec.secrets import Redactor
+from llm_fallback.plan.provider_credentials import missing_key
+from llm_fallback.spec.secrets import Redactor, is_secret_name
 
 logger = logging.getLogger("llm_fallback")
 
@@ -36,6 +43,9 @@ _LITELLMS_OWN = frozenset(
     }
 )
 """Parameters of a deployment that ask something of litellm itself, which must then see reply and request."""
+
+_WAYS_IN = ("headers", "proxy_auth", "secret_manager_client", "enable_azure_ad_token_refresh")
+"""Settings of litellm's module by which requests get a key of which no variable tells."""
 
 
 class LiteLLMTransport:
@@ -55,12 +65,14 @@ class LiteLLMTransport:
         if api_key is not None:
             # A key that is a function is not known before it is asked.
             self._redactor.add(api_key.get_secret_value())
+        elif target.uses_provider_credentials and (variables := _missing_key(target)) is not None:
+            return RefusedExchange(self._clean(Fault("auth", f"there is no key: set {variables}, or write api_key")))
         memory = self._memories.get(target)
         if memory is None:
             memory = self._memories.setdefault(target, DeploymentMemory())
         wanted = DeploymentRequest(target, request, api_key, memory.dropped)
         if follows_a_link(provider_of(target), wanted.messages):
-            return RefusedExchange("image_url")
+            return RefusedExchange(Unsupported(("image_url",)))
         translated = _translated(wanted, memory)
         if translated is None:
             return LiteLLMExchange(self._clients, self._clean, wanted)
@@ -93,22 +105,22 @@ class LiteLLMTransport:
         await self._clients.aclose()
 
 
-class RefusedExchange:
-    """A request that its deployment cannot take, so that nothing is sent."""
+def _missing_key(target: Target) -> str | None:
+    """The variables of which one has to hold a key; None where there is one, or litellm may know of another way in.
 
-    dropped_params: tuple[str, ...] = ()
+    litellm asks some providers all the same, and fails for others as if their servers had.
+    """
+    variables = missing_key(provider_of(target), target.parameters, os.environ)
+    if variables is None or any(map(is_secret_name, deployment_headers(target.parameters))):
+        return None
+    return None if _litellm_was_told_a_key(provider_of(target)) else variables
 
-    def __init__(self, *parameters: str) -> None:
-        self._refusal = Unsupported(parameters)
 
-    async def reply(self) -> Unsupported:
-        return self._refusal
-
-    async def next(self) -> Unsupported:
-        return self._refusal
-
-    async def close(self) -> None:
-        """Nothing is open."""
+def _litellm_was_told_a_key(provider: str) -> bool:
+    """Whether litellm's module has a key, or is set to get one."""
+    told = {name for name, value in dict(vars(litellm)).items() if value and name.endswith(("_key", *_WAYS_IN))}
+    makers = {name.removesuffix("_key").removesuffix("_api").replace("_", "") for name in told}
+    return not told.isdisjoint({"api_key", *_WAYS_IN}) or any(maker in provider.replace("_", "") for maker in makers)
 
 
 def _translated(request: DeploymentRequest, memory: DeploymentMemory) -> HTTPRequest | None:

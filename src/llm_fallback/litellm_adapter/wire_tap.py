@@ -63,14 +63,18 @@ class WireTap(Response):
             return self.remember(data or b"")
         if self.saw_done:
             return b""
-        return b"".join(_bytes_of(event) for event, _ in self.read_events(data) if not self.is_cut)
+        events = [event for event, _ in self.read_events(data)]
+        # By a word that litellm does not know, it would make a whole reply of what is none.
+        return b"".join(map(_bytes_of, events[:-1] if self._ended_badly else events))
 
     @property
     def is_cut(self) -> bool:
-        """Whether what follows is withheld: litellm would make a whole reply of what is none."""
-        if self.reader.is_over and self.reader.finish not in (None, *FINISHES):
-            return True
-        return self.is_over and self.fault() is not None
+        """Whether what follows is withheld."""
+        return self.is_over and (self._ended_badly or self.fault() is not None)
+
+    @property
+    def _ended_badly(self) -> bool:
+        return self.reader.is_over and self.reader.finish not in (None, *FINISHES)
 
 
 class _Tap(httpx.AsyncByteStream):

@@ -18,12 +18,14 @@ from pydantic import SecretStr
 from llm_fallback._imports import is_found
 from llm_fallback.errors import Location, did_you_mean
 from llm_fallback.plan.profiles import lost_by_falling_back
+from llm_fallback.plan.provider_credentials import AZURE_KEYS, lacks_cloud_credentials, missing_key
 from llm_fallback.plan.resolve import misaddressed
 from llm_fallback.spec import Spec, load_spec
 from llm_fallback.spec.entries import Deployment
 from llm_fallback.spec.load import Source
 from llm_fallback.spec.locations import Path, children, dotted
-from llm_fallback.spec.providers import ELSEWHERE, KEY_VARIABLES, LOCAL, PROVIDERS, split_model
+from llm_fallback.spec.providers import ELSEWHERE, LOCAL, PROVIDERS, split_model
+from llm_fallback.spec.secrets import is_secret_name
 from llm_fallback.spec.settings import Timeouts
 from llm_fallback.spec.variables import references
 
@@ -50,7 +52,8 @@ class Finding:
 
 
 def check(source: Source, *, env: bool = False, environ: Mapping[str, str] | None = None) -> list[Finding]:
-    """Everything unwise in a spec: errors, then warnings, then notes on what its sources contained besides a spec.
+    """Everything unwise in a spec: errors, then warnings, then notes on what cannot be told from here, and on
+    what its sources contained besides a spec.
 
     `source` is as for `load_spec`, with the same exceptions. `env`: unset variables are errors rather than warnings.
     `environ` replaces the process's environment.
@@ -62,7 +65,11 @@ def check(source: Source, *, env: bool = False, environ: Mapping[str, str] | Non
         *_findings(spec, "error" if env else "warning", _of_variables(spec, environment)),
         *_findings(spec, "warning", joined.from_iterable(check_one(spec) for check_one in _CHECKS)),
     ]
-    notes = (Finding("note", note.path, note.text, note.file, note.line) for note in spec.notes)
+    notes = [
+        *_findings(spec, "note", _own_finish_reasons(spec)),
+        *_findings(spec, "note", _no_cloud_credentials(spec, environment)),
+        *(Finding("note", note.path, note.text, note.file, note.line) for note in spec.notes),
+    ]
     return [*sorted(findings, key=lambda finding: finding.severity), *notes]
 
 
@@ -98,10 +105,43 @@ def _unset(spec: Spec, environ: Mapping[str, str]) -> _Results:
 def _no_key(spec: Spec, environ: Mapping[str, str]) -> _Results:
     """Hosted deployments without a key, neither their own nor in their provider's variable."""
     for name, deployment in spec.deployments.items():
-        variables = KEY_VARIABLES.get(_provider(deployment) or "", ())
-        has_own = deployment.api_key is not None or deployment.api_base is not None
-        if variables and not has_own and not any(environ.get(variable) for variable in variables):
-            yield ("deployments", name), f"has no api_key, and {variables[0]} is not set"
+        if deployment.api_key is not None or _has_login(deployment):
+            continue
+        provider = _provider(deployment) or ""
+        if deployment.api_base is None and (variables := missing_key(provider, deployment.params, environ)):
+            yield ("deployments", name), f"has no api_key, and {variables} is not set"
+        if deployment.api_base is not None and provider == "azure" and missing_key(provider, deployment.params, {}):
+            remedy = f"write api_key: ${{{AZURE_KEYS[0]}}}"
+            yield (
+                ("deployments", name),
+                f"has no api_key, and with an api_base of its own no variable is read; {remedy}",
+            )
+
+
+def _no_cloud_credentials(spec: Spec, environ: Mapping[str, str]) -> _Results:
+    """Deployments in Amazon's or Google's cloud for which no credentials are to be seen."""
+    for name, deployment in spec.deployments.items():
+        is_asked_for = deployment.api_key is None and deployment.api_base is None
+        if is_asked_for and lacks_cloud_credentials(_provider(deployment) or "", deployment.params, environ):
+            yield (
+                ("deployments", name),
+                "no credentials are in its params, the environment or the usual files; "
+                "it answers only where the machine has an identity",
+            )
+
+
+def _has_login(deployment: Deployment) -> bool:
+    """Whether a header of its own logs it in."""
+    headers = [deployment.params.get(word) for word in ("headers", "extra_headers")]
+    return any(is_secret_name(name) for found in headers if isinstance(found, Mapping) for name in found)
+
+
+def _own_finish_reasons(spec: Spec) -> _Results:
+    """Words by which a reply counts as whole because the spec says so."""
+    for name, deployment in spec.deployments.items():
+        for word, meaning in deployment.finish_reasons.items():
+            path = ("deployments", name, "finish_reasons", word)
+            yield path, f"a reply that ends by {word!r} counts as whole ({meaning}) because the spec says so"
 
 
 def _unused(spec: Spec) -> _Results:

@@ -60,6 +60,16 @@ class Target:
         """The backend, or litellm's name for the provider."""
         return self.backend or split_model(self.model)[0]
 
+    def is_translated_like(self, other: Target) -> bool:
+        """Whether a request that cannot be translated for one cannot be for the other: they are of one provider of
+        litellm's, and nothing of their own but model and address tells them apart."""
+        return self._translation == other._translation
+
+    @property
+    def _translation(self) -> tuple[str, Mapping[str, Any]]:
+        own = {name: value for name, value in self.parameters.items() if name not in ("model", "api_base")}
+        return split_model(self.parameters["model"])[0], own
+
     @property
     def model_name(self) -> str:
         """The model without its provider, as LangChain's `model_name` wants it."""

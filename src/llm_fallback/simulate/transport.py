@@ -106,7 +106,8 @@ def response_steps(failure: Failure | None, first_s: float, writing_s: float, *,
             yield from _chunks(begun, first_s, writing_s)
             yield writing_s / 2, Fault("stream_broken" if begun else "connection", "simulated")
         case _:
-            yield _REFUSAL_S, Fault(failure, "simulated")
+            # Without a status a bad request would be one that was never sent.
+            yield _REFUSAL_S, Fault(failure, "simulated", 400 if failure == "bad_request" else None)
 
 
 def _chunks(words: Sequence[str], first_s: float, writing_s: float) -> Iterator[Step]:

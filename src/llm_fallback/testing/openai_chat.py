@@ -10,9 +10,9 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, InvalidToolCall, convert_to_openai_messages
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_openai_messages
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
-from langchain_core.messages.tool import ToolCall, default_tool_parser, tool_call_chunk
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
@@ -20,6 +20,8 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
+
+from llm_fallback.chat_model.conversion import unwritable
 
 PROVIDER = "litellm"
 """The provider that replies of the real model name."""
@@ -169,12 +171,22 @@ class OpenAIChat(BaseChatModel):
 
 def messages_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """Messages as ChatLiteLLM sends them: without names, with the reasoning that came before."""
-    sent = convert_to_openai_messages(messages)
+    try:
+        sent = convert_to_openai_messages(messages)
+    except (TypeError, ValueError, RecursionError) as error:
+        return unwritable(messages, error)
     for message, document in zip(messages, sent, strict=True):
         document.pop("name", None)
+        if any(map(_is_anthropics_picture, message.content)):
+            document["content"] = message.content
         if "reasoning_content" in message.additional_kwargs:
             document["reasoning_content"] = message.additional_kwargs["reasoning_content"]
     return sent
+
+
+def _is_anthropics_picture(part: str | dict[Any, Any]) -> bool:
+    """Whether ChatLiteLLM would leave a part in Anthropic's form, in which no server of OpenAI's protocol takes it."""
+    return isinstance(part, dict) and part.get("type") == "image" and isinstance(part.get("source"), dict)
 
 
 def result_of(document: Mapping[str, Any]) -> ChatResult:
@@ -222,26 +234,20 @@ def usage_of(usage: Mapping[str, Any]) -> UsageMetadata:
 
 def _generation(choice: Mapping[str, Any], usage: Mapping[str, Any]) -> ChatGeneration:
     document = choice["message"]
-    calls, invalid = _tool_calls(document)
     message = AIMessage(
         content=document.get("content") or "",
         additional_kwargs=_additional_kwargs(document),
-        tool_calls=calls,
-        invalid_tool_calls=invalid,
         usage_metadata=usage_of(usage),
         response_metadata={"model_provider": PROVIDER},
     )
     return ChatGeneration(message=message, generation_info={"finish_reason": choice.get("finish_reason")})
 
 
-def _tool_calls(message: Mapping[str, Any]) -> tuple[list[ToolCall], list[InvalidToolCall]]:
-    """As ChatLiteLLM reads them: arguments that do not parse are invalid, those that are not an object are empty."""
-    calls, invalid = default_tool_parser(list(message.get("tool_calls") or ()))
-    return [{**call, "args": call["args"] if isinstance(call["args"], dict) else {}} for call in calls], invalid
+_KEPT = ("reasoning_content", "tool_calls", "annotations", "provider_specific_fields")
 
 
 def _additional_kwargs(message: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: message[name] for name in ("reasoning_content", "tool_calls") if message.get(name)}
+    return {name: message[name] for name in _KEPT if message.get(name)}
 
 
 def _tool_call_chunk(call: Mapping[str, Any]) -> Any:

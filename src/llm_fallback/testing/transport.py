@@ -19,12 +19,13 @@ from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.protocol.faults import FaultCleaner
 from llm_fallback.engine.protocol.openai_chat import OpenAIReader
 from llm_fallback.engine.protocol.response import Response, as_stream_fault
-from llm_fallback.engine.transport import Chunk, Fault, Reply, StreamEnd
+from llm_fallback.engine.transport import Chunk, Exchange, Fault, RefusedExchange, Reply, StreamEnd
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.secrets import Redactor, unmask
 from llm_fallback.testing.deployments import FakeDeployments, Received
 from llm_fallback.testing.openai_responses import Envelope, encode, frame
 from llm_fallback.testing.playback import KEEP_ALIVE_EVERY_S, Pause, Reset, SendBody, SendHead, ServerAction, play
+from llm_fallback.testing.translation import as_sent, refusal
 
 _PATH = "/v1/chat/completions"
 _NOT_IN_THE_BODY = ("model", "api_base", "api_version", "extra_headers", "extra_body", "metadata")
@@ -36,7 +37,10 @@ class ScriptedTransport:
     def __init__(self, fakes: FakeDeployments, clock: Clock, redactor: Redactor) -> None:
         self.fakes, self.clock, self.clean = fakes, clock, FaultCleaner(redactor)
 
-    def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> ScriptedExchange:
+    def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> Exchange:
+        refused = refusal(request)
+        if refused is not None:
+            return RefusedExchange(self.clean(refused))
         return ScriptedExchange(self.fakes, self.clock, self.clean, target, request)
 
     async def get_page(self, target: Target, url: str, api_key: SecretStr | None) -> None:
@@ -157,7 +161,7 @@ class ScriptedExchange:
 
 def _body(target: Target, request: Mapping[str, Any]) -> dict[str, Any]:
     """The request as a server would get it."""
-    parameters = {**unmask(target.parameters), **request}
+    parameters = {**unmask(target.parameters), **as_sent(request)}
     sent = {name: value for name, value in parameters.items() if name not in _NOT_IN_THE_BODY and value is not None}
     body = {"model": target.model_name, **sent, **(parameters.get("extra_body") or {})}
     document: dict[str, Any] = json.loads(encode(body))

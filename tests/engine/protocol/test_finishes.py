@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from llm_fallback.engine.protocol.chunks import ChunkReader, reply_in
 from llm_fallback.engine.protocol.finishes import read_finish
-from llm_fallback.engine.protocol.sse import ResponseState, SSEParser
-from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Reply, StreamEnd
+from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH
 
 
 @pytest.mark.parametrize(
@@ -49,17 +45,14 @@ def test_no_word_is_no_end(word):
     assert None not in FINISHES
 
 
-def test_a_refusal_in_a_field_of_its_own_is_a_refusal_though_it_says_stop():
-    """OpenAI's models decline so where a schema leaves them no words for it; plain and streamed."""
-    choice = {"message": {"role": "assistant", "content": None, "refusal": "I cannot."}, "finish_reason": "stop"}
-    reply = reply_in(json.dumps({"choices": [choice]}).encode())
-    assert isinstance(reply, Reply)
-    assert reply.finish == REFUSED_FINISH
+def test_a_deployment_may_have_words_of_its_own():
+    """As its spec says; what is known of others' words still holds."""
+    own = {"end": "stop", "STOP": "length"}
+    assert [read_finish(word, own) for word in ("end", "STOP", "stop", "max_tokens", "END")] == [
+        *("stop", "length", "stop", "length", "END")
+    ]
 
-    response = ResponseState(streamed=True, status=200)
-    parser, reader = SSEParser(response), ChunkReader()
-    for delta, finish in (({"refusal": "I can"}, None), ({"refusal": "not."}, None), ({}, "stop")):
-        frame = {"choices": [{"delta": delta, "finish_reason": finish}]}
-        parser.feed(f"data: {json.dumps(frame)}\n\n".encode())
-        reader.read(frame)
-    assert response.end(content_came=reader.content_came) == StreamEnd(REFUSED_FINISH)
+
+def test_an_endless_word_is_shortened():
+    """It is shown in messages."""
+    assert len(read_finish("x" * 10_000)) == 80

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_fallback.engine.protocol.faults import fault_in_body
-from llm_fallback.engine.protocol.reader import Fields, ReplyReader
+from llm_fallback.engine.protocol.reader import NO_FIELDS, Fields, ReplyReader
 from llm_fallback.engine.protocol.tool_calls import whole_tool_calls
 from llm_fallback.engine.protocol.usage import openai_usage
-from llm_fallback.engine.protocol.values import Unreadable, items, mapping, mappings, text
+from llm_fallback.engine.protocol.values import Unreadable, items, mapping, mappings, text, wrong
 from llm_fallback.engine.transport import Chunk, Fault, Reply
 
 NO_CHOICES = Fault("invalid_response", "a reply without choices", 200)
@@ -35,36 +35,34 @@ class OpenAIReader(ReplyReader):
                 return None
         if document.get("usage") is not None:
             self.count(openai_usage(document["usage"]))
-        choices = items(document.get("choices"), "choices")
-        choice = self._choice(choices) if choices else None
-        return None if choice is None else self._read_choice(choice)
-
-    def _choice(self, choices: Any) -> Mapping[str, Any] | None:
-        """The choice of an event that belongs to the reply; None if it has only others'."""
-        if not self.began:
-            self.began = True
-            self._choice_index = mapping(choices[0], "a choice").get("index")
-        for choice in choices:
-            if mapping(choice, "a choice").get("index") == self._choice_index:
-                return mapping(choice, "a choice")
+        for choice in items(document.get("choices"), "choices"):
+            if type(choice) is not dict:
+                raise wrong(choice, "a choice", "object")
+            if not self.began:
+                self.began, self._choice_index = True, choice.get("index")
+            if choice.get("index") == self._choice_index:
+                return self._read_choice(choice)
         return None
 
     def _read_choice(self, choice: Mapping[str, Any]) -> Chunk | None:
         if choice.get("usage") is not None:
             self.count(openai_usage(choice["usage"]))
-        delta = mapping(choice.get("delta"), "delta")
+        delta, word = choice.get("delta") or {}, choice.get("finish_reason")
+        if type(delta) is not dict:
+            raise wrong(delta, "delta", "object")
         if not delta and (choice.get("message") or choice.get("text")):
             raise Unreadable("a choice of a stream without a delta")
         if delta.get("refusal"):
             self.refused = True
-        said, calls, word = delta.get("content"), delta.get("tool_calls"), choice.get("finish_reason")
+        said, calls = delta.get("content"), delta.get("tool_calls")
+        told = delta.get("reasoning_content") or delta.get("reasoning")
         content, reasoning = (said, "") if type(said) is str else self._content(said)
         return self.chunk(
             content,
-            _reasoning(delta) or reasoning,
+            _text_in(told) if told else reasoning,
             self.calls.read(calls) if calls else (),
             None if word is None else self.end_with(word),
-            self.fields_once(_fields(delta)) if _FIELDS & delta.keys() else {},
+            self.fields_once(_fields(delta)) if _FIELDS & delta.keys() else NO_FIELDS,
         )
 
     def _content(self, said: object) -> tuple[str, str]:
@@ -92,9 +90,9 @@ class OpenAIReader(ReplyReader):
             return fault_in_body(document) or NO_CHOICES
         self.count(openai_usage(document.get("usage")) or openai_usage(choices[0].get("usage")))
         reply = self._read_whole_choice(choices[0])
-        # Further choices, which a caller asks for by `n`, are LangChain's further generations.
-        others = (OpenAIReader(self.finish_words)._read_whole_choice(choice) for choice in choices[1:])
-        reply.raw["choices"] += [other.raw["choices"][0] for other in others]
+        for choice in choices[1:]:
+            # A caller asks for them by `n`, and LangChain makes further generations of them.
+            reply.raw["choices"] += OpenAIReader(self.finish_words)._read_whole_choice(choice).raw["choices"]
         fields = document.get("provider_specific_fields")
         if isinstance(fields, dict):
             reply.raw["provider_specific_fields"] = fields
@@ -104,15 +102,20 @@ class OpenAIReader(ReplyReader):
         message = mapping(choice.get("message"), "message")
         if message.get("refusal"):
             self.refused = True
-        content, reasoning = self._content(message.get("content"))
-        told = _reasoning(message)
-        if not (told or reasoning or "reasoning_content" in message or "reasoning" in message):
+        said = message.get("content")
+        content, reasoning = (said, "") if type(said) is str else self._content(said)
+        told, calls = message.get("reasoning_content") or message.get("reasoning"), message.get("tool_calls")
+        if told:
+            reasoning = _text_in(told)
+        elif content.startswith("<think") and not reasoning:
             reasoning, content = _think_tags(content)
-        calls = whole_tool_calls(message.get("tool_calls"))
         self.end_with(choice.get("finish_reason"))
-        logprobs = choice.get("logprobs")
         return self.reply(
-            content, told or reasoning, calls, _fields(message), logprobs if isinstance(logprobs, dict) else None
+            content,
+            reasoning,
+            whole_tool_calls(calls) if calls else (),
+            _fields(message) if _FIELDS & message.keys() else NO_FIELDS,
+            logprobs=choice.get("logprobs"),
         )
 
 
@@ -137,16 +140,10 @@ def _fields(message: Mapping[str, Any]) -> Fields:
     return fields
 
 
-def _reasoning(message: Mapping[str, Any]) -> str:
-    """Reasoning under either name; `null` under the one says nothing about the other."""
-    told = message.get("reasoning_content") or message.get("reasoning")
-    return told if type(told) is str else _text_in(told)
-
-
 def _text_in(said: object) -> str:
     """A text, or the texts of the parts it comes in."""
-    if said is None or isinstance(said, str):
-        return said or ""
+    if isinstance(said, str):
+        return said
     parts = items(said, "reasoning")
     return "".join(part if isinstance(part, str) else _text_of_part(part) for part in parts)
 
@@ -160,5 +157,5 @@ _THOUGHTS = re.compile(r"<(think|thinking)>(.*?)</\1>(.*)", re.DOTALL)
 
 def _think_tags(content: str) -> tuple[str, str]:
     """Reasoning and text of a whole reply whose server leaves the model's own tags in it; litellm does the same."""
-    found = _THOUGHTS.match(content) if content.startswith("<think") else None
+    found = _THOUGHTS.match(content)
     return (found[2], found[3]) if found else ("", content)

@@ -22,7 +22,7 @@ Fields = Mapping[str, Any]
 """Further fields of a message or a delta in OpenAI's form, for LangChain's eyes: `annotations`, `thinking_blocks`,
 `provider_specific_fields`."""
 
-_NO_FIELDS: Fields = {}
+NO_FIELDS: Fields = {}
 MEDIA = ("audio", "images")
 """Names under which sound and pictures stand in `provider_specific_fields`."""
 
@@ -30,7 +30,7 @@ MEDIA = ("audio", "images")
 class ReplyReader(ABC):
     """One reply of one server."""
 
-    def __init__(self, finish_words: Mapping[str, str] = _NO_FIELDS) -> None:
+    def __init__(self, finish_words: Mapping[str, str] = NO_FIELDS) -> None:
         """`finish_words`: what words of this server's own mean, in OpenAI's spelling."""
         self.finish_words = finish_words
         self.content_came = False
@@ -94,15 +94,15 @@ class ReplyReader(ABC):
         reasoning: str = "",
         calls: Sequence[ToolCallPart] = (),
         finish: str | None = None,
-        fields: Fields = _NO_FIELDS,
+        fields: Fields = NO_FIELDS,
     ) -> Chunk | None:
         """The next chunk; None if there is nothing in it."""
-        text, reasoning = self._text.join(text), self._reasoning.join(reasoning)
+        text = self._text.join(text)
         if finish is not None:
-            text, reasoning = text + self._text.flush(), reasoning + self._reasoning.flush()
+            text += self._text.flush()
         delta: dict[str, Any] = {"content": text}
         if reasoning:
-            delta["reasoning_content"] = reasoning
+            delta["reasoning_content"] = reasoning = self._reasoning.join(reasoning)
         if calls:
             self._calls_came = True
             delta["tool_calls"] = documents_of(calls)
@@ -110,7 +110,7 @@ class ReplyReader(ABC):
             return None
         if fields:
             delta.update(fields)
-        raw = {"choices": [{"delta": delta, "finish_reason": openai_finish(finish)}]}
+        raw = {"choices": [{"delta": delta, "finish_reason": finish and openai_finish(finish)}]}
         chunk = Chunk(raw, text, reasoning, calls, finish, None, bool(fields) and has_media(fields))
         if not self.content_came:
             self.content_came = chunk.has_content
@@ -131,18 +131,19 @@ class ReplyReader(ABC):
         text: str = "",
         reasoning: str = "",
         calls: Sequence[ToolCallPart] = (),
-        fields: Fields = _NO_FIELDS,
-        logprobs: Mapping[str, Any] | None = None,
+        fields: Fields = NO_FIELDS,
+        logprobs: object = None,
     ) -> Reply:
         """A whole reply with the `finish` and the `usage` that were taken before."""
-        text, reasoning = complete(text), complete(reasoning)
+        text, reasoning = complete(text), reasoning and complete(reasoning)
+        logprobs = logprobs if isinstance(logprobs, dict) else None
         finish = REFUSED_FINISH if self.refused and self.finish in FINISHES else self.finish
         if finish == "stop" and calls:
             finish = "tool_calls"
         message = message_document(text, reasoning, calls, fields)
         choice = {"index": 0, "message": message, "finish_reason": openai_finish(finish), "logprobs": logprobs}
         raw: dict[str, Any] = {"choices": [choice], "usage": usage_document(self.usage) if self.usage else {}}
-        return Reply(raw, text, reasoning, calls, finish, self.usage, has_media(fields))
+        return Reply(raw, text, reasoning, calls, finish, self.usage, bool(fields) and has_media(fields))
 
 
 def message_document(text: str, reasoning: str, calls: Sequence[ToolCallPart], fields: Fields) -> dict[str, Any]:

@@ -52,6 +52,8 @@ class EventParser:
             if line[-1:] != b"\n" and place + 1 == len(lines):
                 self._rest = line  # Half a line, or the first half of a line's end.
                 return
+            if line == b"\n" and not (self._data or self._name):
+                continue
             event = self._take(line)
             if event is not None:
                 yield event

@@ -82,7 +82,11 @@ def _counts(said: object, *names: str) -> list[int]:
         return [0] * len(names)
     if not isinstance(said, Mapping):
         raise TypeError
-    return [count(said.get(name)) for name in names]
+    counts = []
+    for name in names:
+        number = said.get(name)
+        counts.append(number if type(number) is int and 0 <= number <= _MOST_TOKENS else count(number) if number else 0)
+    return counts
 
 
 def fuller(first: Usage | None, second: Usage | None) -> Usage | None:

@@ -59,21 +59,27 @@ def text(value: object, name: str) -> str:
     """A text; empty where the server says nothing."""
     if value is None:
         return ""
-    return value if type(value) is str else _wrong(value, name, "text")
+    if type(value) is str:
+        return value
+    raise wrong(value, name, "text")
 
 
 def mapping(value: object, name: str) -> Mapping[str, Any]:
     """An object; empty where the server says nothing."""
     if value is None:
         return {}
-    return value if isinstance(value, dict) else _wrong(value, name, "object")
+    if isinstance(value, dict):
+        return value
+    raise wrong(value, name, "object")
 
 
 def items(value: object, name: str) -> Sequence[Any]:
     """A list; empty where the server says nothing."""
     if value is None:
         return ()
-    return value if isinstance(value, list) else _wrong(value, name, "list")
+    if isinstance(value, list):
+        return value
+    raise wrong(value, name, "list")
 
 
 def mappings(value: object, name: str) -> list[Mapping[str, Any]]:
@@ -85,11 +91,12 @@ def index(value: object, name: str) -> int | None:
     """A position; None where the server says nothing."""
     if value is None or (type(value) is int and 0 <= value < 1_000_000):
         return value
-    return _wrong(value, name, "position")
+    raise wrong(value, name, "position")
 
 
-def _wrong(value: object, name: str, expected: str) -> Never:
-    raise Unreadable(f"{name} is {_KINDS.get(type(value), 'null')}, not the {expected} it should be")
+def wrong(value: object, name: str, expected: str) -> Unreadable:
+    """That something is of another type."""
+    return Unreadable(f"{name} is {_KINDS.get(type(value), 'null')}, not the {expected} it should be")
 
 
 class TextJoiner:

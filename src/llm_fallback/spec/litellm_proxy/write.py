@@ -178,8 +178,9 @@ def _losses(spec: Spec) -> Iterator[tuple[Path, str]]:
                 yield (*path, key), text
         yield from _part_losses((*path, "timeouts"), given.get("timeouts"), _TIMEOUT_LOSSES)
         yield from _part_losses((*path, "breaker"), given.get("breaker"), _BREAKER_LOSSES)
-        if given.get("cold_start") is not None:
-            yield (*path, "cold_start"), _NO_COUNTERPART
+        for key in ("cold_start", "finish_reasons"):
+            if given.get(key):
+                yield (*path, key), _NO_COUNTERPART
     yield from _deployment_losses(spec)
     for name, chain in spec.chains.items():
         if all(spec.deployments[member].weight == 0 for tier in chain.tiers for member in tier):

@@ -1,17 +1,13 @@
-"""What a server says of its own reply, tokens and how it ended: read alike on both ways through litellm."""
+"""What a server says of its own reply, tokens and how it ended: told alike on both ways through litellm."""
 
 from __future__ import annotations
 
-import math
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llm_fallback import ChainExhausted, Ledger, StreamBroken, build_chat_model
-from llm_fallback.engine.protocol.chunks import integral_usage, usage_of
 from llm_fallback.ledger.tally import Tokens
 from llm_fallback.testing import FakeServer, Reply
 from tests.asking import ask
@@ -19,38 +15,12 @@ from tests.litellm_adapter.test_direct_and_relayed_alike import heard
 
 WAYS = ["direct", "relayed"]
 PRICE = {"input_per_million": 1, "output_per_million": 1}
-anything = st.one_of(st.none(), st.integers(), st.floats(), st.text(), st.lists(st.integers()), st.booleans())
 
 
 def priced(server: FakeServer) -> dict[str, Any]:
     spec = server.spec()
     spec["deployments"]["a"]["price"] = PRICE
     return spec
-
-
-def usages() -> st.SearchStrategy[dict[str, object]]:
-    names = ("prompt_tokens", "completion_tokens", "total_tokens", "cache_creation_input_tokens")
-    details = st.dictionaries(st.sampled_from(("cached_tokens", "reasoning_tokens", "audio_tokens")), anything)
-    return st.fixed_dictionaries(
-        {},
-        optional={
-            **dict.fromkeys(names, anything),
-            "prompt_tokens_details": st.none() | details,
-            "completion_tokens_details": st.none() | details,
-        },
-    )
-
-
-@given(usages())
-def test_a_count_is_a_whole_number_from_0_on_or_not_known(said):
-    """Usage is counted in whole numbers: one below 0 would borrow from its neighbours."""
-    usage, told = usage_of(said), integral_usage(said)
-    if usage is not None:
-        counts = [getattr(usage, name) for name in usage.__slots__]
-        assert all(type(count) is int and count >= 0 for count in counts)
-    if told is not None:
-        counts = [told[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
-        assert all(type(count) is int and count >= 0 for count in counts)
 
 
 @pytest.mark.parametrize("count", [12, 12.0, "12"])
@@ -68,7 +38,7 @@ async def test_a_count_in_another_dress_is_billed_all_the_same(count, way, mode)
     assert reply.usage_metadata["input_tokens"] == 12
 
 
-@pytest.mark.parametrize("count", [-1, 12.5, math.inf, "many", [12]])
+@pytest.mark.parametrize("count", [-1, 12.5, 10**25, "many", [12]])
 @pytest.mark.parametrize("mode", ["invoke", "astream"])
 async def test_a_count_that_is_none_is_estimated_and_costs_nobody_the_answer(count, mode):
     """And the deployment's place is free again."""

@@ -1,0 +1,299 @@
+"""Replies in OpenAI's form, and in the forms of those who speak like it: plain and streamed come to the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_fallback.engine.protocol.openai_chat import OpenAIReader
+from llm_fallback.engine.protocol.response import Response
+from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Chunk, Fault, PartialReply, Reply, StreamEnd
+from llm_fallback.events import Usage
+from tests.engine.protocol.test_values import anything
+
+STOP = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+
+
+def frame(delta: Any, finish: Any = None, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **fields}
+
+
+def streamed(*frames: Any, done: bool = True, **words: Any) -> tuple[PartialReply, StreamEnd | Fault]:
+    """What came of a stream of these frames, and how it ended."""
+    response = Response(OpenAIReader(**words), streamed=True)
+    response.begin(200, {})
+    written = [f"data: {one if isinstance(one, str) else json.dumps(one)}\n\n".encode() for one in frames]
+    whole = PartialReply()
+    for data in [*written, b"data: [DONE]\n\n" if done else b"", None]:
+        if not response.is_over:
+            for chunk in response.feed(data):
+                whole.add(chunk)
+    end = response.end()
+    while isinstance(end, Chunk):
+        whole.add(end)
+        end = response.end()
+    return whole, end
+
+
+def plain(message: Any, finish: Any = "stop", **fields: Any) -> Reply | Fault:
+    document = {"choices": [{"index": 0, "message": message, "finish_reason": finish}], **fields}
+    response = Response(OpenAIReader(), streamed=False)
+    response.begin(200, {})
+    return response.reply(json.dumps(document).encode())
+
+
+CALL = {"index": 0, "id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+FORMS: Mapping[str, tuple[Any, str, str]] = {
+    "a text": ({"content": "Two hours"}, "Two hours", ""),
+    "parts": ({"content": [{"type": "text", "text": "Two "}, {"type": "text", "text": "hours"}]}, "Two hours", ""),
+    "parts that are texts": ({"content": ["Two ", "hours"]}, "Two hours", ""),
+    "thinking parts": ({"content": [THOUGHT, {"type": "text", "text": "2"}]}, "2", "hm"),
+    "a thinking part with a text": ({"content": [{"type": "thinking", "thinking": "hm"}, "2"]}, "2", "hm"),
+    "a reference among the parts": ({"content": ["2", {"type": "reference", "reference_ids": [1]}]}, "2", ""),
+    "reasoning_content": ({"content": "2", "reasoning_content": "hm"}, "2", "hm"),
+    "reasoning": ({"content": "2", "reasoning": "hm"}, "2", "hm"),
+    "reasoning is null": ({"content": "2", "reasoning": None, "reasoning_content": "hm"}, "2", "hm"),
+    "reasoning_content is null": ({"content": "2", "reasoning": "hm", "reasoning_content": None}, "2", "hm"),
+    "reasoning in parts": ({"content": "2", "reasoning_content": [{"type": "text", "text": "hm"}]}, "2", "hm"),
+    "only reasoning": ({"content": None, "reasoning_content": "hm"}, "", "hm"),
+    "an emoji": ({"content": "ha 😀"}, "ha 😀", ""),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_content_is_read_in_every_form_plain_as_streamed(form):
+    """As a text, in parts, with thoughts in it or under either name beside it."""
+    message, text, reasoning = FORMS[form]
+    reply = plain({"role": "assistant", **message})
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.reasoning, reply.finish) == (text, reasoning, "stop")
+    whole, end = streamed(frame({"role": "assistant", "content": ""}), frame(message), STOP)
+    assert (whole.text, whole.reasoning, end) == (text, reasoning, StreamEnd("stop"))
+
+
+@pytest.mark.parametrize("form", ["thinking parts", "reasoning_content", "only reasoning"])
+def test_a_thought_is_a_sign_of_life(form):
+    """The first token is what the model thinks aloud, too."""
+    chunk = OpenAIReader().read_event(frame(FORMS[form][0]))
+    assert chunk is not None
+    assert chunk.has_content
+
+
+ODD_DELTAS: Sequence[Any] = [
+    *({"content": said} for said in (5, True, {"text": "a"}, [5], [{"type": "text", "text": 5}])),
+    *({"reasoning_content": said} for said in (5, {"text": "a"}, [5])),
+    *({"tool_calls": said} for said in ("f", {"name": "f"}, [5], [{**CALL, "id": 7}], [{**CALL, "index": "x"}])),
+    *({"tool_calls": [{**CALL, "function": said}]} for said in ("f", {"name": 5}, {"name": "f", "arguments": 5})),
+    *("text", ["text"], 5),
+]
+
+
+@pytest.mark.parametrize("delta", ODD_DELTAS, ids=json.dumps)
+def test_a_value_of_another_type_is_no_reply(delta):
+    """`invalid_response`; once content came, a broken stream; and nothing raises."""
+    whole, end = streamed(frame(delta), STOP)
+    assert isinstance(end, Fault)
+    assert (end.failure, whole.is_empty) == ("invalid_response", True)
+    whole, end = streamed(frame({"content": "Once"}), frame(delta), STOP)
+    assert isinstance(end, Fault)
+    assert (end.failure, whole.text) == ("stream_broken", "Once")
+    fault = plain(delta)
+    assert isinstance(fault, Fault) or delta == {"tool_calls": [{**CALL, "index": "x"}]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("", "null", "[]", "5", '"text"', "<html>", "{", '{"choices": null}', '{"choices": []}', '{"choices": {}}'),
+        *('{"choices": [5]}', '{"choices": [{"message": 5}]}', '{"choices": [{"message": {"content": NaN}}]}'),
+        '{"a":' * 5_000 + "1" + "}" * 5_000,
+    ],
+)
+def test_a_body_that_is_no_reply_is_invalid(body):
+    """Whatever it is instead."""
+    response = Response(OpenAIReader(), streamed=False)
+    response.begin(200, {})
+    fault = response.reply(body.encode())
+    assert isinstance(fault, Fault)
+    assert fault.failure == "invalid_response"
+
+
+@pytest.mark.parametrize("line", ["data: {half", "oops", '{"choices": []}', "data: 5", 'data: ["a"]', "<html>"])
+def test_a_line_that_is_no_event_of_the_protocol_breaks_a_stream(line):
+    """Its text would be lost, and the rest passed off as whole."""
+    response = Response(OpenAIReader(), streamed=True)
+    response.begin(200, {})
+    response.feed(b'data: {"choices": [{"index": 0, "delta": {"content": "Once"}}]}\n\n')
+    response.feed(line.encode() + b"\n\n")
+    response.feed(b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n')
+    end = response.end()
+    assert isinstance(end, Fault)
+    assert end.failure == "stream_broken"
+
+
+def test_a_choice_without_a_delta_breaks_a_stream():
+    """Completions of the older kind have a text there, and some servers the whole message."""
+    for choice in ({"text": "Two hours"}, {"message": {"content": "Two hours"}}):
+        _, end = streamed({"choices": [{"index": 0, **choice}]}, STOP)
+        assert isinstance(end, Fault)
+
+
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
+DETAILED = {**USAGE, "prompt_tokens_details": {"cached_tokens": 900}}
+NULLS: dict[str, Any] = dict.fromkeys(USAGE)
+
+
+@pytest.mark.parametrize(
+    ("frames", "usage"),
+    [
+        ([{**STOP, "usage": DETAILED}, {"choices": [], "usage": USAGE}], Usage(1000, 10, 900)),
+        ([{**STOP, "usage": USAGE}, {"choices": [], "usage": DETAILED}], Usage(1000, 10, 900)),
+        ([{**STOP, "usage": USAGE}, {"choices": [], "usage": NULLS}], Usage(1000, 10)),
+        ([{**STOP, "usage": USAGE}, {"choices": [], "usage": dict.fromkeys(USAGE, 0)}], Usage(1000, 10)),
+        ([{"choices": [{**STOP["choices"][0], "usage": USAGE}]}], Usage(1000, 10)),
+        ([frame({"content": "a"}, usage={**USAGE, "completion_tokens": 1}), {**STOP, "usage": USAGE}], Usage(1000, 10)),
+        ([{**STOP, "usage": {**USAGE, "completion_tokens": -1}}], None),
+        ([{**STOP, "usage": "much"}], None),
+        ([STOP], None),
+    ],
+)
+def test_of_several_accounts_the_fuller_counts_once(frames, usage):
+    """Some servers count in every event, some twice, some in a choice, some with nothing."""
+    whole, end = streamed(frame({"content": "Hello"}), *frames)
+    assert (whole.usage, end) == (usage, StreamEnd("stop"))
+
+
+def test_usage_is_told_at_the_end_alone():
+    """LangChain adds up what it finds in chunks."""
+    reader = OpenAIReader()
+    chunk = reader.read_event(frame({"content": "a"}, usage=USAGE))
+    assert chunk is not None
+    assert (chunk.usage, "usage" in chunk.raw) == (None, False)
+
+
+def test_of_several_choices_one_is_read():
+    """The first that came, whatever stands beside it in a frame."""
+    two = [{"index": 0, "delta": {"content": "a"}}, {"index": 1, "delta": {"content": "x"}, "finish_reason": "stop"}]
+    other = [{"index": 1, "delta": {"content": "y"}}]
+    whole, end = streamed({"choices": two}, {"choices": other}, frame({"content": "b"}), STOP)
+    assert (whole.text, end) == ("ab", StreamEnd("stop"))
+    _, end = streamed({"choices": two})
+    assert isinstance(end, Fault) or end.finish is None
+
+
+def test_further_choices_of_a_whole_reply_are_kept_for_langchain():
+    """It makes further generations of them."""
+    choices = [{"message": {"content": said}, "finish_reason": "stop"} for said in ("a", "b")]
+    response = Response(OpenAIReader(), streamed=False)
+    reply = response.reply(json.dumps({"choices": choices}).encode())
+    assert isinstance(reply, Reply)
+    assert (reply.text, [choice["message"]["content"] for choice in reply.raw["choices"]]) == ("a", ["a", "b"])
+
+
+def test_a_refusal_in_a_field_of_its_own_is_a_refusal_though_it_says_stop():
+    """OpenAI's models decline so where a schema leaves them no words for it; others in a part of the content."""
+    _, end = streamed(frame({"refusal": "I can"}), frame({"refusal": "not."}), STOP)
+    assert end == StreamEnd(REFUSED_FINISH)
+    for message in ({"content": None, "refusal": "I cannot."}, {"content": [{"type": "refusal", "refusal": "No."}]}):
+        reply = plain(message)
+        assert isinstance(reply, Reply)
+        assert reply.finish == REFUSED_FINISH
+
+
+@pytest.mark.parametrize("word", ["network_error", "insufficient_system_resource", "a word of tomorrow", 5, True])
+def test_a_word_that_is_no_end_ends_the_reading(word):
+    """What came in the same frame is delivered, what follows is not read, and nothing passes for whole."""
+    whole, end = streamed(frame({"content": "Once"}), frame({"content": " upon"}, word), frame({"content": "x"}), STOP)
+    assert (whole.text, end) == ("Once upon", StreamEnd(str(word)))
+    assert str(word) not in FINISHES
+
+
+def test_a_word_of_a_server_s_own_is_an_end_where_its_spec_says_so():
+    """Plain and streamed."""
+    whole, end = streamed(frame({"content": "Once"}, "end"), finish_words={"end": "stop"})
+    assert (whole.text, end) == ("Once", StreamEnd("stop"))
+
+
+SOUND = {"audio": {"id": "a", "data": "UklG", "transcript": "hi"}}
+PICTURE = {"images": [{"type": "image_url", "image_url": {"url": "data:,"}}]}
+
+
+@pytest.mark.parametrize("message", [SOUND, PICTURE])
+def test_sound_and_pictures_are_a_reply(message):
+    """Though there is no text, and LangChain finds them among the provider's fields."""
+    reply = plain({"content": None, **message})
+    assert isinstance(reply, Reply)
+    assert not PartialReply(reply).is_empty
+    whole, _ = streamed(frame(message), STOP)
+    assert not whole.is_empty
+    assert reply.raw["choices"][0]["message"]["provider_specific_fields"] == message
+
+
+def test_numbers_in_fields_of_a_provider_are_told_once():
+    """LangChain adds numbers up when it merges chunks, and raises for two fractions that differ."""
+    reader = OpenAIReader()
+    told = [
+        reader.read_event(frame({"content": "a", "provider_specific_fields": {"score": score, "note": "n"}}))
+        for score in (0.5, 0.25)
+    ]
+    fields = [chunk.raw["choices"][0]["delta"]["provider_specific_fields"] for chunk in told if chunk]
+    assert fields == [{"score": 0.5, "note": "n"}, {"note": "n"}]
+
+
+@pytest.mark.parametrize("error", [{"message": "Overloaded", "code": 503}, "Overloaded", {"message": "boom"}])
+def test_an_error_in_a_frame_is_the_fault_it_names(error):
+    """By its key, or by the name of its event; an empty one is none."""
+    whole, end = streamed(frame({"content": "Once"}), {"error": error})
+    assert isinstance(end, Fault)
+    assert (end.failure, whole.text) == ("stream_broken", "Once")
+    _, end = streamed({**frame({"content": "Once"}), "error": None}, STOP)
+    assert end == StreamEnd("stop")
+
+
+def test_an_event_called_error_is_one_whatever_it_says():
+    """Text Generation Inference and LM Studio name it so."""
+    response = Response(OpenAIReader(), streamed=True)
+    response.begin(200, {})
+    response.feed(b'event: error\ndata: {"message": "Overloaded", "code": 503}\n\n')
+    end = response.end()
+    assert isinstance(end, Fault)
+    assert (end.failure, end.message) == ("overloaded", "Overloaded")
+
+
+frames_of_any_kind = st.one_of(
+    anything,
+    st.fixed_dictionaries({}, optional=dict.fromkeys(("choices", "usage", "error", "object"), anything)),
+    st.builds(frame, anything, anything),
+    st.builds(
+        frame,
+        st.fixed_dictionaries(
+            {},
+            optional=dict.fromkeys(
+                ("content", "reasoning_content", "reasoning", "tool_calls", "refusal", "audio", "images"), anything
+            ),
+        ),
+        st.sampled_from([None, "stop", "length", "abort"]),
+    ),
+)
+
+
+@given(st.lists(frames_of_any_kind, max_size=4), st.booleans())
+def test_no_frames_are_too_odd(frames, done):
+    """They end in a finish or a fault, and what came of them is text that can be encoded."""
+    whole, end = streamed(*frames, done=done)
+    assert isinstance(end, StreamEnd | Fault)
+    json.dumps([whole.text, whole.reasoning, [call.arguments for call in whole.tool_calls.values()]])
+    (whole.text + whole.reasoning).encode()
+
+
+@given(anything | st.builds(dict, choices=st.lists(st.builds(dict, message=anything, finish_reason=anything))))
+def test_no_document_is_too_odd(document):
+    """It is a reply or a fault."""
+    response = Response(OpenAIReader(), streamed=False)
+    assert isinstance(response.reply(json.dumps(document).encode()), Reply | Fault)

@@ -1,0 +1,143 @@
+"""Tool calls as servers stream them: in parts of every form, and whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_fallback.engine.protocol.tool_calls import ToolCallReader, whole_tool_calls
+from llm_fallback.engine.protocol.values import Unreadable
+from llm_fallback.engine.transport import Chunk, PartialReply
+
+
+def part(arguments: Any = None, *, name: Any = None, id: Any = None, index: Any = None) -> dict[str, Any]:
+    fields = {"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def told(*deltas: Sequence[dict[str, Any]]) -> list[tuple[str | None, str]]:
+    """Name and arguments of each call, as LangChain merges the parts."""
+    calls = merged(*deltas).tool_calls
+    return [(call.name, call.arguments) for _, call in sorted(calls.items())]
+
+
+def merged(*deltas: Sequence[dict[str, Any]]) -> PartialReply:
+    reader, whole = ToolCallReader(), PartialReply()
+    for delta in deltas:
+        whole.add(Chunk({}, tool_calls=reader.read(list(delta))))
+    reader.end()
+    return whole
+
+
+CALL = [("glob", '{"p":"a"}')]
+TWO = [*CALL, ("list", '{"q":"b"}')]
+TWICE = [*CALL, ("glob", '{"p":"b"}')]
+
+
+@pytest.mark.parametrize(
+    ("deltas", "calls"),
+    [
+        ([[part("", name="glob", id="1", index=0)], [part('{"p":', index=0)], [part('"a"}', index=0)]], CALL),
+        ([[part('{"p":', name="glob", id="1", index=0)], [part('"a"}', name="glob", id="1", index=0)]], CALL),
+        ([[part('{"p":', name="glob", index=0)], [part('"a"}', name="glob", index=0)]], CALL),
+        ([[part('{"p":', name="glob", id="1")], [part('"a"}')]], CALL),
+        ([[part('{"p":"a"}', name="glob")]], CALL),
+        ([[part(name="glob", id="1", index=3)], [part('{"p":"a"}', index=3)]], CALL),
+        ([[part(id="1", index=0)], [part(name="glob", index=0)], [part('{"p":"a"}', index=0)]], CALL),
+        ([[part('{"p":', id="1", index=0)], [part('"a"}', name="glob", index=0)]], CALL),
+        ([[part(name="glob", id="", index=0)], [part('{"p":"a"}', id="", index=0)]], CALL),
+        ([[part({"p": "a"}, name="glob", id="1", index=0)]], [("glob", '{"p": "a"}')]),
+        ([[part(name="glob", index=0)], [part({"p": "a"}, index=0)]], [("glob", '{"p": "a"}')]),
+        ([[part("", name="glob", id="1", index=0)]], [("glob", "")]),
+        ([[part('{"p":"a"}', name="glob", id="1", index=0), part('{"q":"b"}', name="list", id="2", index=1)]], TWO),
+        ([[part('{"p":"a"}', name="glob", id="1", index=0)], [part('{"q":"b"}', name="list", id="2", index=0)]], TWO),
+        ([[part('{"p":"a"}', name="glob", index=0)], [part('{"q":"b"}', name="list", index=0)]], TWO),
+        ([[part('{"p":"a"}', name="glob", index=0)], [part('{"p":"b"}', name="glob", index=0)]], TWICE),
+        ([[part('{"p":"a"}', name="glob"), part('{"q":"b"}', name="list")]], TWO),
+        ([[part('{"p":"a"}', name="glob", id="1")], [part('{"q":"b"}', name="list", id="2")]], TWO),
+        ([[part('{"p":', name="glob", id="1")], [part('"a"}')], [part('{"q":"b"}', name="list", id="2")]], TWO),
+        ([[part('{"p":', name="glob")], [part('{"q":"b"}', name="list", index=1)], [part('"a"}', index=0)]], TWO),
+        ([[part(index=0, id="")]], []),
+        ([[]], []),
+    ],
+)  # fmt: skip
+def test_parts_of_every_form_come_to_the_calls_they_are(deltas, calls):
+    """A name or an id in every part, late or none, no index, parallel calls of one index, arguments as an object."""
+    assert told(*deltas) == calls
+
+
+def test_a_call_without_an_id_gets_one():
+    """Its answer has to name it; the same in all its parts, another for each call."""
+    calls = merged([part("{", name="f"), part("{", name="g")], [part("}"), part("}")]).tool_calls
+    ids = [call.id for call in calls.values()]
+    assert all(ids)
+    assert len(set(ids)) == 2
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [[part('{"a":1}', id="1", index=0)]],
+        [[part("{}", name=7, index=0)]],
+        [[part("{}", name="f", id=7)]],
+        [[part("{}", name="f", index="x")]],
+        [[part(["a"], name="f")]],
+        [[part("{", name="f", index=0)], [part({"a": 1}, index=0)]],
+        [[part({"a": 1}, name="f", index=0)], [part("}", index=0)]],
+        [["glob"]],
+    ],
+)
+def test_what_is_no_call_is_unreadable(deltas):
+    """Arguments of a call that nobody named, and values of another type."""
+    with pytest.raises(Unreadable):
+        merged(*deltas)
+
+
+def test_a_character_that_was_cut_in_two_is_whole_in_the_arguments():
+    """Half of it could not be encoded again."""
+    assert told([part('{"a": "\ud83d', name="f")], [part('\ude00"}')]) == [("f", '{"a": "😀"}')]
+
+
+@pytest.mark.parametrize(
+    ("said", "calls"),
+    [
+        ([{"id": "1", "function": {"name": "f", "arguments": "{}"}}], [("f", "{}")]),
+        ([{"id": "1", "function": {"name": "f", "arguments": {"a": 1}}}], [("f", '{"a": 1}')]),
+        ([{"function": {"name": "f"}}], [("f", "")]),
+        ([{"id": "1", "function": {"name": "", "arguments": ""}}], []),
+        (None, []),
+    ],
+)
+def test_whole_calls_are_read_like_their_parts(said, calls):
+    """One without a name and arguments is none."""
+    parts = whole_tool_calls(said)
+    assert [(call.name, call.arguments) for call in parts] == calls
+    assert all(call.id for call in parts)
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.builds(
+                part,
+                st.sampled_from([None, "", "{", '{"a": 1}', "}"]),
+                name=st.sampled_from([None, "", "f", "g"]),
+                id=st.sampled_from([None, "", "1", "2"]),
+                index=st.sampled_from([None, 0, 1]),
+            ),
+            max_size=3,
+        ),
+        max_size=6,
+    )
+)
+def test_whatever_comes_each_call_has_one_name_one_id_and_its_own_place(deltas):
+    """LangChain adds names and ids up where they come twice."""
+    reader, parts = ToolCallReader(), []
+    for delta in deltas:
+        parts += reader.read(delta)
+    names = [(one.index, one.name) for one in parts if one.name]
+    assert len(names) == len({index for index, _ in names})

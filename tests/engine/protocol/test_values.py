@@ -1,0 +1,107 @@
+"""The border: values of the types a protocol names, or an error that says what came instead."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_fallback.engine.protocol.values import (
+    TextJoiner,
+    Unreadable,
+    complete,
+    decode,
+    index,
+    items,
+    mapping,
+    mappings,
+    text,
+)
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=20,
+)
+
+
+@given(anything)
+def test_a_document_is_read_as_it_was_written(document):
+    """From bytes and from text."""
+    assert decode(json.dumps(document).encode()) == decode(json.dumps(document)) == document
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *(b"", b"{", b"{'a': 1}", b"nothing", b'{"a": NaN}', b"[Infinity]", b"-Infinity", b"\xff\xfe", b'"a\nb"'),
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b"[" * 201 + b"]" * 201,
+        b"9" * 5_000,
+    ],
+)
+def test_what_is_no_json_is_unreadable(written):
+    """Nor is NaN, a number without end, or nesting that would break whoever reads it."""
+    with pytest.raises(Unreadable):
+        decode(written)
+
+
+def test_many_brackets_side_by_side_are_no_depth():
+    """Nor those inside of a text."""
+    assert decode(json.dumps([[[]] * 500, "[" * 500])) == [[[]] * 500, "[" * 500]
+    assert decode(b"[" * 200 + b"]" * 200)
+
+
+def test_nothing_said_is_empty():
+    """`null` and a field that is missing are the same."""
+    assert (text(None, ""), mapping(None, ""), items(None, ""), mappings(None, ""), index(None, "")) == (
+        *("", {}, (), []),
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("read", "value", "said"),
+    [
+        (text, 5, "x is a number, not the text it should be"),
+        (text, {"text": "a"}, "x is an object, not the text it should be"),
+        (mapping, "a", "x is a text, not the object it should be"),
+        (items, {}, "x is an object, not the list it should be"),
+        (mappings, [1], "x is a number, not the object it should be"),
+        (index, "x", "x is a text, not the position it should be"),
+        (index, True, "x is a truth value, not the position it should be"),
+        (index, -1, "x is a number, not the position it should be"),
+        (index, 10**25, "x is a number, not the position it should be"),
+    ],
+)
+def test_another_type_is_named(read, value, said):
+    """In words, without the value: it may be long, or secret."""
+    with pytest.raises(Unreadable) as caught:
+        read(value, "x")
+    assert str(caught.value) == said
+
+
+@given(st.text(), st.data())
+def test_a_text_cut_between_the_halves_of_a_character_is_whole_again(whole, data):
+    """JSON writes an emoji as two halves, and servers cut between them."""
+    halves = whole.encode("utf-16-le", "surrogatepass")
+    units = [halves[at : at + 2].decode("utf-16-le", "surrogatepass") for at in range(0, len(halves), 2)]
+    joiner, came = TextJoiner(), ""
+    while units:
+        count = data.draw(st.integers(0, len(units) if len(units) < 3 else 3))
+        came += joiner.join("".join(units[:count]))
+        units = units[count:] if count else units
+    came += joiner.flush()
+    assert came == whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+@pytest.mark.parametrize("half", ["\ud83d", "a\ud83db", "\ude00\ud83d"])
+def test_half_a_character_is_replaced(half):
+    """It could not be encoded again: not printed, not stored, not sent back in a history."""
+    joiner = TextJoiner()
+    assert "\ufffd" in joiner.join(half) + joiner.flush()
+    assert "\ufffd" in complete(half)
+    complete(half).encode()

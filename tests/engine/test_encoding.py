@@ -1,0 +1,100 @@
+"""Which requests can be written as JSON, and what is said of those that cannot."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from llm_fallback.engine.encoding import why_not_json
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+class Form(BaseModel):
+    """A form that has a schema."""
+
+    number: int
+
+
+class Unwritable(BaseModel):
+    """A form that has none."""
+
+    function: Callable[[], int]
+
+
+def circle() -> dict[str, Any]:
+    """Something that contains itself."""
+    schema: dict[str, Any] = {"type": "object"}
+    schema["not"] = schema
+    return schema
+
+
+def well() -> dict[str, Any]:
+    """Something deeper than anybody reads."""
+    top: dict[str, Any] = {}
+    bottom = top
+    for _ in range(5000):
+        bottom["a"] = {}
+        bottom = bottom["a"]
+    return top
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=3))
+def test_what_json_holds_is_nothing_to_object_to(request):
+    """Every text that has only whole characters, every number that is one."""
+    assert why_not_json(request) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("a\ud800b", "the lone surrogate '\\ud800' stands for no character"),
+        (["\ud83d"], "the lone surrogate '\\ud83d' stands for no character"),
+        ({"\ud83d": 1}, "the lone surrogate '\\ud83d' stands for no character"),
+        ({1}, "JSON has no set"),
+        (b"abc", "JSON has no bytes"),
+        (datetime.date(2025, 4, 1), "JSON has no date"),
+        ([Form], "JSON has no ModelMetaclass"),
+        (float("nan"), "Out of range float values are not JSON compliant"),
+        (float("-inf"), "Out of range float values are not JSON compliant"),
+        ({(1, 2): 3}, "keys must be str"),
+        (circle(), "Circular reference"),
+        (well(), "it is nested too deeply"),
+    ],
+    ids=("text", "list", "key", "set", "bytes", "date", "class", "nan", "infinity", "keys", "circle", "well"),
+)
+def test_what_json_cannot_hold_is_named(value, why):
+    """Wherever it stands in a request."""
+    assert why_not_json({"messages": [], "tools": value}).startswith(why)
+
+
+def test_a_class_as_response_format_is_as_good_as_its_schema():
+    """litellm writes it out, if there is one."""
+    assert why_not_json({"response_format": Form}) is None
+    assert why_not_json({"response_format": Unwritable}).startswith("Cannot generate a JsonSchema")
+
+
+def test_a_function_is_no_part_of_what_is_sent():
+    """It is for whoever sends."""
+    assert why_not_json({"logger_fn": print}) is None
+
+
+def test_metadata_may_hold_anything():
+    """No server gets them."""
+    assert why_not_json({"metadata": {"at": datetime.date(2025, 4, 1), "half": "\ud83d"}}) is None
+
+
+def test_an_emoji_of_two_surrogates_in_json_is_one_character_here():
+    """Only a half that came without the other is none."""
+    assert why_not_json({"content": json.loads('"\\ud83d\\ude00"')}) is None
