@@ -236,14 +236,14 @@ class RefusedExchange:
 
     dropped_params: tuple[str, ...] = ()
 
-    def __init__(self, fault: Fault) -> None:
-        self._fault = fault
+    def __init__(self, refusal: Fault | Unsupported) -> None:
+        self._refusal = refusal
 
-    async def reply(self) -> Fault:
-        return self._fault
+    async def reply(self) -> Fault | Unsupported:
+        return self._refusal
 
-    async def next(self) -> Fault:
-        return self._fault
+    async def next(self) -> Fault | Unsupported:
+        return self._refusal
 
     def with_text(self, chunk: Chunk, text: str) -> Chunk:
         return chunk

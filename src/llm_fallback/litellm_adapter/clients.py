@@ -105,9 +105,12 @@ class ClientPool:
 
 
 TAKES_A_HANDLER = frozenset(
-    {"hosted_vllm", "mistral", "deepseek", "groq", "xai", "openrouter", "together_ai", "fireworks_ai"}
+    {
+        *("hosted_vllm", "mistral", "deepseek", "groq", "xai", "openrouter", "together_ai", "fireworks_ai"),
+        "anthropic",
+    }
 )
-"""litellm's providers that speak OpenAI's protocol and are asked through an AsyncHTTPHandler, which may be ours. They
+"""litellm's providers that speak a protocol read here and are asked by an AsyncHTTPHandler, which may be ours. They
 skip frames that do not parse and send a request twice when the connection breaks, unless somebody watches the wire."""
 
 TAKES_AN_OPENAI_CLIENT = frozenset({"openai", "litellm_proxy"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -22,9 +23,13 @@ litellm.suppress_debug_info = True
 # a network that takes most of a minute, in which no deadline fires.
 litellm.disable_hf_tokenizer_download = True
 
+# For Anthropic litellm fetches a list of beta headers from a public host while it translates, and waits for it.
+os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
+
 _LOADED_LATE = (
     "anyio._backends._asyncio",
     "litellm.litellm_core_utils.default_encoding",
+    "litellm.llms.anthropic.chat.transformation",
     "litellm.llms.hosted_vllm.chat.transformation",
     "litellm.proxy._types",
     "openai.resources.chat.completions",

@@ -21,7 +21,7 @@ from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending
 from llm_fallback.litellm_adapter.families import reader_for
 from llm_fallback.litellm_adapter.quiet import quiet_logging
 from llm_fallback.litellm_adapter.redirects import Redirects, guarding
-from llm_fallback.litellm_adapter.request import DeploymentRequest, NotEncodable, deployment_headers, guarded
+from llm_fallback.litellm_adapter.request import DeploymentRequest, NotEncodable, guarded, overriding_headers
 from llm_fallback.litellm_adapter.wire_tap import WireTap
 
 _NOTHING = object()
@@ -33,7 +33,7 @@ class LiteLLMExchange:
 
     def __init__(self, clients: ClientPool, clean: FaultCleaner, wanted: DeploymentRequest) -> None:
         self._clients, self._clean, self._wanted = clients, clean, wanted
-        self._wire = WireTap(reader_for(wanted.target), streamed=wanted.streamed, keyless=wanted.keyless)
+        self._wire = WireTap(reader_for(wanted.target), wanted.invented_headers, streamed=wanted.streamed)
         self._reader = OpenAIReader(wanted.target.finish_reasons)
         self._redirects = Redirects()
         self._stream: Any = None
@@ -93,7 +93,7 @@ class LiteLLMExchange:
 
     async def _ask_litellm(self) -> Any:
         target, parameters = self._wanted.target, self._wanted.parameters()
-        self._wire.extra_headers = deployment_headers(parameters)
+        self._wire.extra_headers = overriding_headers(parameters)
         if is_tapped(target):
             handler = await self._clients.client()
             parameters["client"] = client_for(handler, target, parameters.get("api_key", ""))
@@ -103,6 +103,12 @@ class LiteLLMExchange:
 
     async def _read(self, answer: Any) -> Reply | Fault:
         document = answer.model_dump()
+        if self._wire.is_readable:
+            said = self._wire.plain_reply()
+            if isinstance(said, Fault):
+                return said
+            _tell_what_the_server_said(document, said)
+            return self._reader.read_reply(document)
         for choice in document["choices"]:
             # litellm has a finish for every word and for none, and keeps the server's own beside it.
             native = (choice.get("provider_specific_fields") or {}).get("native_finish_reason")
@@ -155,3 +161,11 @@ class LiteLLMExchange:
         if is_seen_to_send and not self._redirects.sent:
             return self._clean(fault_before_sending(error), error)
         return self._clean(fault_of_litellm(error, classes), error)
+
+
+def _tell_what_the_server_said(document: dict[str, Any], said: Reply) -> None:
+    """Put the server's finish and usage in place of what litellm makes of them, or up."""
+    for choice, own in zip(document["choices"], said.raw["choices"], strict=False):
+        choice["finish_reason"] = own["finish_reason"]
+    document["choices"][0]["finish_reason"] = said.finish
+    document["usage"] = said.raw["usage"]

@@ -38,8 +38,10 @@ class DeploymentRequest:
         """`dropped` are the parameters the deployment was found not to take; what this request finds is added."""
         self.target, self._request, self.key, self.dropped = target, request, api_key, dropped
         self.streamed = bool(request.get("stream"))
-        # Nobody gave an authorization: the one litellm invents is taken off again.
-        self.keyless = api_key is None and not target.uses_provider_credentials and not has_login(target.parameters)
+        # Nobody gave a key: what litellm makes of none is taken off again.
+        keyless = api_key is None and not target.uses_provider_credentials
+        self.invented_headers = _LOGINS - _names(target.parameters) if keyless else frozenset()
+        """Names, in lower case, of headers that carry no login, though they look like it."""
 
     @property
     def dropped_params(self) -> tuple[str, ...]:
@@ -144,8 +146,21 @@ def with_headers(headers: Mapping[str, str], extra: Mapping[str, str]) -> dict[s
     return {**{name: text for name, text in headers.items() if name.lower() not in names}, **extra}
 
 
-def has_login(parameters: Mapping[str, Any]) -> bool:
-    """Whether a deployment has an authorization of its own."""
+_LOGINS = frozenset({"authorization", "x-api-key"})
+"""Headers, in lower case, in which litellm puts a key."""
+
+
+def _names(parameters: Mapping[str, Any]) -> frozenset[str]:
+    """The names, in lower case, of a deployment's own headers."""
     if {*_WORDS}.isdisjoint(parameters):
-        return False
-    return any(name.lower() == "authorization" for name in deployment_headers(parameters))
+        return frozenset()
+    return frozenset(name.lower() for name in deployment_headers(parameters))
+
+
+_JOINED = frozenset({"anthropic-beta"})
+"""Headers, in lower case, to which litellm adds words of its own."""
+
+
+def overriding_headers(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """The headers of a deployment that go out as they are, whatever litellm makes of them."""
+    return {name: text for name, text in deployment_headers(parameters).items() if name.lower() not in _JOINED}

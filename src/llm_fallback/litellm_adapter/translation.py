@@ -22,7 +22,7 @@ from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from litellm.main import completion
 from openai import AsyncOpenAI
 
-from llm_fallback.litellm_adapter.request import deployment_headers, with_headers
+from llm_fallback.litellm_adapter.request import overriding_headers, with_headers
 from llm_fallback.spec.providers import split_model
 
 try:
@@ -30,10 +30,20 @@ try:
 except ImportError:  # A private name: without it every request goes through litellm whole.
     Logging = None
 
-TRANSLATED = frozenset({"hosted_vllm", "openai", "litellm_proxy"})
-"""litellm's providers whose servers speak OpenAI's protocol and nothing beside it."""
+TRANSLATED = frozenset(
+    {
+        *("hosted_vllm", "openai", "litellm_proxy"),
+        "anthropic",
+    }
+)
+"""litellm's providers whose protocol is read here."""
 
-_THROUGH_HANDLER = frozenset({"hosted_vllm"})
+_THROUGH_HANDLER = frozenset(
+    {
+        "hosted_vllm",
+        "anthropic",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +60,14 @@ class NotTranslated(Exception):
     """litellm did something else than send one request."""
 
 
+class Reshaped(Exception):
+    """litellm asks for the reply in a form of its own, and would bring it into the caller's."""
+
+
 def translate(parameters: Mapping[str, Any]) -> HTTPRequest:
     """The request litellm would send for these parameters of `litellm.completion`.
 
-    Raises what litellm raises for parameters it refuses, and NotTranslated.
+    Raises what litellm raises for parameters it refuses, NotTranslated and Reshaped.
     """
     if Logging is None:
         raise NotTranslated("litellm makes a log of its own")
@@ -61,7 +75,9 @@ def translate(parameters: Mapping[str, Any]) -> HTTPRequest:
     words = {"client": _client(provider), "acompletion": True, "litellm_logging_obj": _unread_log()}
     sent = _sent_by(completion(**parameters, **words))
     request = sent if isinstance(sent, HTTPRequest) else _addressed(sent, parameters)
-    extra = deployment_headers(parameters)
+    if provider == "anthropic" and _has_other_tools(request.body, parameters):
+        raise Reshaped("litellm gave tools names of its own")
+    extra = overriding_headers(parameters)
     return replace(request, headers=with_headers(request.headers, extra)) if extra else request
 
 
@@ -97,6 +113,8 @@ class _Handler(AsyncHTTPHandler):  # type: ignore[misc]
         """Nor is there one to close."""
 
     async def post(self, url: str, data: Any = None, headers: Any = None, **rest: Any) -> NoReturn:
+        if data is None:
+            data = json.dumps(rest["json"], ensure_ascii=False, separators=(",", ":"))
         raise _Sent(HTTPRequest(url, headers, data.encode() if isinstance(data, str) else data))
 
 
@@ -140,6 +158,19 @@ def _addressed(words: dict[str, Any], parameters: Mapping[str, Any]) -> HTTPRequ
     words.pop("timeout", None)
     body = json.dumps({**words, **extra}, ensure_ascii=False, separators=(",", ":")).encode()
     return HTTPRequest(f"{parameters['api_base'].rstrip('/')}/chat/completions", headers, body, query)
+
+
+_WITH_TOOLS = ("tools", "functions", "response_format")
+
+
+def _has_other_tools(body: bytes, parameters: Mapping[str, Any]) -> bool:
+    """Whether tools go by names the caller does not know: litellm replaces names that Anthropic does not take, and
+    asks models of which it knows no other way for JSON by a tool of its own."""
+    if not any(parameters.get(word) for word in _WITH_TOOLS):
+        return False
+    given = {(tool.get("function") or tool).get("name") for tool in parameters.get("tools") or ()}
+    sent = json.loads(body).get("tools") or ()
+    return any(tool.get("type", "custom") == "custom" and tool["name"] not in given for tool in sent)
 
 
 def _unread_log() -> Any:

@@ -104,6 +104,8 @@ def _learnt(known: _Template | None, request: HTTPRequest, messages: Sequence[Ma
 def _kind(request: DeploymentRequest) -> _Kind | None:
     """What a translation depends on besides the text of plain messages; None if there is more to them than that."""
     words = request.words
+    if request.target.uses_provider_credentials:
+        return None  # Whatever login litellm finds by itself is litellm's to renew.
     reshapes = not (_SHAPING.isdisjoint(request.target.parameters) and _SHAPING.isdisjoint(words))
     if reshapes or _adds_headers() or not _are_plain(request.messages):
         return None

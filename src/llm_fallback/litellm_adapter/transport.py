@@ -14,10 +14,11 @@ from pydantic import SecretStr
 
 from llm_fallback.engine.ping import HttpPage
 from llm_fallback.engine.protocol.faults import FaultCleaner
-from llm_fallback.engine.transport import Exchange, Fault, RefusedExchange
+from llm_fallback.engine.transport import Exchange, Fault, RefusedExchange, Unsupported
 from llm_fallback.litellm_adapter.clients import ClientPool, is_tapped, provider_of
 from llm_fallback.litellm_adapter.direct import DirectExchange
 from llm_fallback.litellm_adapter.errors import classes_of, fault_of_transfer
+from llm_fallback.litellm_adapter.links import follows_a_link
 from llm_fallback.litellm_adapter.quiet import has_side_effects, warm_up
 from llm_fallback.litellm_adapter.redirects import Redirects, guard_clients, guarding
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
@@ -70,6 +71,8 @@ class LiteLLMTransport:
         if memory is None:
             memory = self._memories.setdefault(target, DeploymentMemory())
         wanted = DeploymentRequest(target, request, api_key, memory.dropped)
+        if follows_a_link(provider_of(target), wanted.messages):
+            return RefusedExchange(Unsupported(("image_url",)))
         translated = _translated(wanted, memory)
         if translated is None:
             return LiteLLMExchange(self._clients, self._clean, wanted)
@@ -123,7 +126,7 @@ def _litellm_was_told_a_key(provider: str) -> bool:
 def _translated(request: DeploymentRequest, memory: DeploymentMemory) -> HTTPRequest | None:
     """The request as litellm would send it; None for one that is left to litellm: whatever is unusual, be it a
     parameter to refuse, is done there as litellm does it."""
-    if memory.is_left_to_litellm or not _goes_direct(request.target):
+    if memory.is_left_to_litellm or not _goes_direct(request.target) or _looks_for_a_login(request):
         return None
     try:
         return memory.translations.translate(request)
@@ -143,6 +146,15 @@ def _goes_direct(target: Target) -> bool:
         and _LITELLMS_OWN.isdisjoint(target.parameters)
         and not has_side_effects()
     )
+
+
+_KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
+
+
+def _looks_for_a_login(request: DeploymentRequest) -> bool:
+    """Whether litellm may have to ask somebody for a login before it can translate."""
+    found = request.key is not None or not request.target.uses_provider_credentials
+    return not (found or any(os.environ.get(name) for name in _KEYS))
 
 
 def _login_headers(target: Target, api_key: SecretStr | None) -> dict[str, str]:

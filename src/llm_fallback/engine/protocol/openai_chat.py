@@ -131,7 +131,7 @@ class OpenAIReader(ReplyReader):
         )
 
 
-_FIELDS = frozenset({"annotations", "audio", "images", "provider_specific_fields"})
+_FIELDS = frozenset({"annotations", "audio", "images", "provider_specific_fields", "thinking_blocks"})
 
 
 def _fields(message: Mapping[str, Any]) -> Fields:
@@ -146,6 +146,8 @@ def _fields(message: Mapping[str, Any]) -> Fields:
         specific["images"] = mappings(message["images"], "images")
     if message.get("annotations"):
         fields["annotations"] = mappings(message["annotations"], "annotations")
+    if message.get("thinking_blocks"):
+        fields["thinking_blocks"] = mappings(message["thinking_blocks"], "thinking_blocks")
     if specific:
         fields["provider_specific_fields"] = specific
     return encodable(fields)  # type: ignore[no-any-return]

@@ -43,6 +43,29 @@ def openai_usage(said: object) -> Usage | None:
     return Usage(prompt, completion, cached or max(read), cache_written or written, reasoning, audio_in, audio_out)
 
 
+def anthropic_usage(said: object) -> Usage | None:
+    """The usage in Anthropic's form, of a whole reply or so far; None if it counts nothing, or something else.
+
+    What is read from and written to the cache stands beside the input there, not in it. A reply that took several
+    passes over a prompt (`iterations`) is billed for each.
+    """
+    if not isinstance(said, Mapping):
+        return None
+    passes = said.get("iterations")
+    try:
+        counts = [_counts(one, *_ANTHROPIC) for one in (passes if isinstance(passes, list) and passes else [said])]
+        (reasoning,) = _counts(said.get("output_tokens_details"), "thinking_tokens")
+    except _NO_COUNT:
+        return None
+    fresh, read, written, output = map(sum, zip(*counts, strict=True))
+    if not (fresh or read or written or output):
+        return None
+    return Usage(fresh + read + written, output, read, written, reasoning)
+
+
+_ANTHROPIC = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+
+
 def count(said: object) -> int:
     """A number of tokens, 0 where nothing is said. Raises TypeError, ValueError or OverflowError for what is none."""
     if said is None:
