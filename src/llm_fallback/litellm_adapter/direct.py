@@ -82,8 +82,8 @@ class DirectExchange:
         return self._clean(fault_of_response(response.status_code, response.headers, await response.aread()))
 
     def _headers(self) -> dict[str, str]:
-        keyless = self._wanted.keyless
-        return {name: text for name, text in self._request.headers.items() if not (keyless and name == "Authorization")}
+        invented = self._wanted.invented_headers
+        return {name: text for name, text in self._request.headers.items() if name.lower() not in invented}
 
     # Reading.
 

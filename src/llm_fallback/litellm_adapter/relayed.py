@@ -33,7 +33,7 @@ class LiteLLMExchange:
 
     def __init__(self, clients: ClientPool, clean: FaultCleaner, wanted: DeploymentRequest) -> None:
         self._clients, self._clean, self._wanted = clients, clean, wanted
-        self._wire = WireTap(reader_for(wanted.target), streamed=wanted.streamed, keyless=wanted.keyless)
+        self._wire = WireTap(reader_for(wanted.target), wanted.invented_headers, streamed=wanted.streamed)
         self._reader = OpenAIReader(wanted.target.finish_reasons)
         self._redirects = Redirects()
         self._stream: Any = None
@@ -103,6 +103,12 @@ class LiteLLMExchange:
 
     async def _read(self, answer: Any) -> Reply | Fault:
         document = answer.model_dump()
+        if self._wire.is_readable:
+            said = self._wire.plain_reply()
+            if isinstance(said, Fault):
+                return said
+            _tell_what_the_server_said(document, said)
+            return self._reader.read_reply(document)
         for choice in document["choices"]:
             # litellm has a finish for every word and for none, and keeps the server's own beside it.
             native = (choice.get("provider_specific_fields") or {}).get("native_finish_reason")
@@ -152,3 +158,11 @@ class LiteLLMExchange:
             status = self._wire.status
             return self._clean(fault_of_transfer(error, classes, status), error)
         return self._clean(fault_of_litellm(error, classes), error)
+
+
+def _tell_what_the_server_said(document: dict[str, Any], said: Reply) -> None:
+    """Put the server's finish and usage in place of what litellm makes of them, or up."""
+    for choice, own in zip(document["choices"], said.raw["choices"], strict=False):
+        choice["finish_reason"] = own["finish_reason"]
+    document["choices"][0]["finish_reason"] = said.finish
+    document["usage"] = said.raw["usage"]

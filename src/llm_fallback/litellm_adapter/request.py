@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from llm_fallback.engine.transport import Fault, Unsupported
-from llm_fallback.litellm_adapter.clients import SOCKET_TIMEOUT_S
+from llm_fallback.litellm_adapter.clients import SOCKET_TIMEOUT_S, provider_of
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.secrets import unmask
 
@@ -33,8 +33,10 @@ class DeploymentRequest:
         """`dropped` are the parameters the deployment was found not to take; what this request finds is added."""
         self.target, self._request, self.key, self.dropped = target, request, api_key, dropped
         self.streamed = bool(request.get("stream"))
-        # Nobody gave an authorization: the one litellm invents is taken off again.
-        self.keyless = api_key is None and not target.uses_provider_credentials and not has_login(target.parameters)
+        # Nobody gave a key: what litellm makes of none is taken off again.
+        keyless = api_key is None and not target.uses_provider_credentials and provider_of(target) not in _TOKENS
+        self.invented_headers = _LOGINS - _names(target.parameters) if keyless else frozenset()
+        """Names, in lower case, of headers that carry no login, though they look like it."""
 
     @property
     def dropped_params(self) -> tuple[str, ...]:
@@ -136,8 +138,15 @@ def with_headers(headers: Mapping[str, str], extra: Mapping[str, str]) -> dict[s
     return {**{name: text for name, text in headers.items() if name.lower() not in names}, **extra}
 
 
-def has_login(parameters: Mapping[str, Any]) -> bool:
-    """Whether a deployment has an authorization of its own."""
+_TOKENS = frozenset({"vertex_ai"})
+"""litellm's providers that log in with a token litellm asks for, and with no key."""
+
+_LOGINS = frozenset({"authorization", "x-goog-api-key"})
+"""Headers, in lower case, in which litellm puts a key."""
+
+
+def _names(parameters: Mapping[str, Any]) -> frozenset[str]:
+    """The names, in lower case, of a deployment's own headers."""
     if {*_WORDS}.isdisjoint(parameters):
-        return False
-    return any(name.lower() == "authorization" for name in deployment_headers(parameters))
+        return frozenset()
+    return frozenset(name.lower() for name in deployment_headers(parameters))

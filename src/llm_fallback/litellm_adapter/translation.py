@@ -20,8 +20,10 @@ from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 # Since 1.110 `litellm.completion` hands a request that is to be awaited to an executor's thread; this one, which then
 # runs there, is what it was before.
 from litellm.main import completion
+from litellm.utils import CustomStreamWrapper
 from openai import AsyncOpenAI
 
+from llm_fallback.litellm_adapter.gemini_requests import needs_litellm
 from llm_fallback.litellm_adapter.request import deployment_headers, with_headers
 from llm_fallback.spec.providers import split_model
 
@@ -30,10 +32,20 @@ try:
 except ImportError:  # A private name: without it every request goes through litellm whole.
     Logging = None
 
-TRANSLATED = frozenset({"hosted_vllm", "openai", "litellm_proxy"})
-"""litellm's providers whose servers speak OpenAI's protocol and nothing beside it."""
+TRANSLATED = frozenset(
+    {
+        *("hosted_vllm", "openai", "litellm_proxy"),
+        "gemini",
+    }
+)
+"""litellm's providers whose protocol is read here."""
 
-_THROUGH_HANDLER = frozenset({"hosted_vllm"})
+_THROUGH_HANDLER = frozenset(
+    {
+        "hosted_vllm",
+        "gemini",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +62,20 @@ class NotTranslated(Exception):
     """litellm did something else than send one request."""
 
 
+class LeftToLiteLLM(Exception):
+    """A request of a kind that only litellm whole can serve, though others to the deployment are translated."""
+
+
 def translate(parameters: Mapping[str, Any]) -> HTTPRequest:
     """The request litellm would send for these parameters of `litellm.completion`.
 
-    Raises what litellm raises for parameters it refuses, and NotTranslated.
+    Raises what litellm raises for parameters it refuses, NotTranslated and LeftToLiteLLM.
     """
     if Logging is None:
         raise NotTranslated("litellm makes a log of its own")
     provider, _ = split_model(parameters["model"])
+    if provider == "gemini" and needs_litellm(parameters):
+        raise LeftToLiteLLM("litellm may send several requests for it, or reshape the reply")
     words = {"client": _client(provider), "acompletion": True, "litellm_logging_obj": _unread_log()}
     sent = _sent_by(completion(**parameters, **words))
     request = sent if isinstance(sent, HTTPRequest) else _addressed(sent, parameters)
@@ -81,7 +99,10 @@ def _sent_by(completing: Coroutine[Any, Any, Any] | Any) -> Any:
         completing.send(None)
     except _Sent as sent:
         return sent.request
-    except StopIteration:
+    except StopIteration as end:
+        if isinstance(end.value, CustomStreamWrapper) and end.value.make_call is not None:
+            # Of Gemini's streams the request is made when somebody wants the first chunk.
+            return _sent_by(end.value.make_call(client=None))
         raise NotTranslated("litellm answered without a request") from None
     completing.close()
     raise NotTranslated("litellm waits for something before it sends")
@@ -97,6 +118,8 @@ class _Handler(AsyncHTTPHandler):  # type: ignore[misc]
         """Nor is there one to close."""
 
     async def post(self, url: str, data: Any = None, headers: Any = None, **rest: Any) -> NoReturn:
+        if data is None:
+            data = json.dumps(rest["json"], ensure_ascii=False, separators=(",", ":"))
         raise _Sent(HTTPRequest(url, headers, data.encode() if isinstance(data, str) else data))
 
 

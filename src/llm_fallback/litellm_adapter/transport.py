@@ -12,10 +12,11 @@ from pydantic import SecretStr
 
 from llm_fallback.engine.ping import HttpPage
 from llm_fallback.engine.protocol.faults import FaultCleaner
-from llm_fallback.engine.transport import Exchange, Fault
+from llm_fallback.engine.transport import Exchange, Fault, Unsupported
 from llm_fallback.litellm_adapter.clients import ClientPool, is_tapped, provider_of
 from llm_fallback.litellm_adapter.direct import DirectExchange
 from llm_fallback.litellm_adapter.errors import classes_of, fault_of_transfer
+from llm_fallback.litellm_adapter.links import follows_a_link
 from llm_fallback.litellm_adapter.quiet import has_side_effects, warm_up
 from llm_fallback.litellm_adapter.redirects import Redirects, guard_clients, guarding
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
@@ -31,6 +32,7 @@ _LITELLMS_OWN = frozenset(
     {
         *("mock_response", "mock_timeout", "mock_tool_calls", "cache", "caching", "prompt_id", "guardrails"),
         *("success_callback", "failure_callback", "input_callback", "litellm_logging_obj", "fallbacks", "no-log"),
+        "thought_signature_in_tool_call_id",
     }
 )
 """Parameters of a deployment that ask something of litellm itself, which must then see reply and request."""
@@ -57,6 +59,8 @@ class LiteLLMTransport:
         if memory is None:
             memory = self._memories.setdefault(target, DeploymentMemory())
         wanted = DeploymentRequest(target, request, api_key, memory.dropped)
+        if follows_a_link(provider_of(target), wanted.messages):
+            return RefusedExchange("image_url")
         translated = _translated(wanted, memory)
         if translated is None:
             return LiteLLMExchange(self._clients, self._clean, wanted)
@@ -87,6 +91,24 @@ class LiteLLMTransport:
     async def aclose(self) -> None:
         """Like close, and wait for this loop's."""
         await self._clients.aclose()
+
+
+class RefusedExchange:
+    """A request that its deployment cannot take, so that nothing is sent."""
+
+    dropped_params: tuple[str, ...] = ()
+
+    def __init__(self, *parameters: str) -> None:
+        self._refusal = Unsupported(parameters)
+
+    async def reply(self) -> Unsupported:
+        return self._refusal
+
+    async def next(self) -> Unsupported:
+        return self._refusal
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
 def _translated(request: DeploymentRequest, memory: DeploymentMemory) -> HTTPRequest | None:

@@ -8,7 +8,7 @@ public event hooks, and hands on to litellm no more than is sound.
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,18 +17,19 @@ import httpx
 from llm_fallback.engine.protocol.reader import ReplyReader
 from llm_fallback.engine.protocol.response import Response
 from llm_fallback.engine.protocol.sse import Event
-from llm_fallback.engine.transport import FINISHES
+from llm_fallback.engine.transport import FINISHES, Fault, Reply
 
 
 class WireTap(Response):
     """One response as it came over the wire."""
 
-    def __init__(self, reader: ReplyReader, *, streamed: bool, keyless: bool) -> None:
-        """`keyless`: whether to take off the authorization header litellm invents where no key is given."""
+    def __init__(self, reader: ReplyReader, invented_headers: Collection[str], *, streamed: bool) -> None:
+        """`invented_headers` are taken off: litellm logs in with no key where none is given."""
         super().__init__(reader, streamed=streamed)
-        self.keyless = keyless
+        self.invented_headers = invented_headers
         self.extra_headers: Mapping[str, str] = {}
         """Headers from the spec, re-applied here because litellm overwrites `Authorization` with the API key."""
+        self._whole = bytearray()
         self.sent = False
         self.response: httpx.Response | None = None
         self.is_compressed = False
@@ -44,13 +45,21 @@ class WireTap(Response):
         self.begin(response.status_code, response.headers)
         self.response = response
         self.body.clear()  # Of a redirect that was followed, there is one.
+        self._whole.clear()
         self.is_compressed = response.headers.get("content-encoding", "identity") != "identity"
         if not self.is_compressed:
             response.stream = _Tap(response.stream, self)
 
+    def plain_reply(self) -> Reply | Fault:
+        """A plain reply, when it was read."""
+        return self.reply(bytes(self._whole))
+
     def hand_on(self, data: bytes | None) -> bytes:
         """What of a read litellm may see; None: of the end."""
-        if not self.streamed or self.is_error:
+        if self.is_error:
+            return self.remember(data or b"")
+        if not self.streamed:
+            self._whole += data or b""
             return self.remember(data or b"")
         if self.saw_done:
             return b""
@@ -97,7 +106,7 @@ current: ContextVar[WireTap | None] = ContextVar("llm_fallback_wire", default=No
 async def on_request(request: httpx.Request) -> None:
     """An httpx request hook."""
     wire = current.get()
-    if wire is not None:
+    if wire is not None and not _is_for_a_cache(request):
         if wire.sent and wire.response is None:
             # litellm sends once more when the connection broke. One attempt is one request.
             raise sys.exc_info()[1] or httpx.ConnectError("the connection broke", request=request)
@@ -105,15 +114,20 @@ async def on_request(request: httpx.Request) -> None:
         request.headers.update(wire.extra_headers)
         # The bytes are read as they come over the wire.
         request.headers["accept-encoding"] = "identity"
-        if wire.keyless:
-            request.headers.pop("authorization", None)
+        for name in wire.invented_headers:
+            request.headers.pop(name, None)
 
 
 async def on_response(response: httpx.Response) -> None:
     """An httpx response hook."""
     wire = current.get()
-    if wire is not None:
+    if wire is not None and not _is_for_a_cache(response.request):
         wire.listen(response)
+
+
+def _is_for_a_cache(request: httpx.Request) -> bool:
+    """Whether litellm looks after Google's cache, which it does before it asks a model."""
+    return request.url.path.endswith("/cachedContents")
 
 
 HOOKS: Mapping[str, list[Any]] = {"request": [on_request], "response": [on_response]}
