@@ -10,7 +10,7 @@ def follows_a_link(provider: str, messages: Sequence[Mapping[str, Any]]) -> bool
     """Whether litellm would fetch a picture or a file of these messages for this provider of its, instead of passing
     it on."""
     follows = _FOLLOWED.get(provider)
-    return follows is not None and any(follows(link, has_format) for link, has_format in _links(messages))
+    return follows is not None and any(follows(*link) for link in _links(messages))
 
 
 _PLACES = ("url", "file_id", "file_data", "file_url")
@@ -19,24 +19,27 @@ _LONGEST_LINK = 8192
 """Characters. What is longer is a picture itself, as data."""
 
 
-def _links(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, bool]]:
-    """Where pictures and files stand, in lower case, and whether their format is told."""
+def _links(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, bool, bool]]:
+    """Where pictures and files stand, in lower case; whether their format is told; whether it is a picture."""
     for message in messages:
         content = message.get("content")
         for part in content if isinstance(content, list) else ():
             if not isinstance(part, Mapping):
                 continue
-            for said in (part, part.get("image_url"), part.get("file")):
+            for place, said in (("", part), ("image_url", part.get("image_url")), ("file", part.get("file"))):
                 words = said if isinstance(said, Mapping) else {"url": said}
                 has_format = any(words.get(name) for name in _FORMATS)
                 links = (words.get(name) for name in _PLACES)
-                yield from ((link[:_LONGEST_LINK].lower(), has_format) for link in links if isinstance(link, str))
+                is_picture = place == "image_url"
+                yield from (
+                    (link[:_LONGEST_LINK].lower(), has_format, is_picture) for link in links if isinstance(link, str)
+                )
 
 
 _GOOGLES_FILES = "https://generativelanguage.googleapis.com/v1beta/files/"
 
 
-def _is_not_googles(url: str, has_format: bool) -> bool:
+def _is_unfit_for_gemini(url: str, has_format: bool, is_picture: bool) -> bool:
     """Gemini takes files that were uploaded to it, and no links; of a file in a bucket litellm would ask what it is,
     unless that is told."""
     if url.startswith("gs://"):
@@ -44,7 +47,7 @@ def _is_not_googles(url: str, has_format: bool) -> bool:
     return url.startswith(("http://", "https://")) and not url.startswith(_GOOGLES_FILES)
 
 
-_FOLLOWED: Mapping[str, Callable[[str, bool], bool]] = {
-    "gemini": _is_not_googles,
+_FOLLOWED: Mapping[str, Callable[[str, bool, bool], bool]] = {
+    "gemini": _is_unfit_for_gemini,
 }
 """By litellm's name for the provider."""
