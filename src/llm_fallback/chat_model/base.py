@@ -338,7 +338,8 @@ class ChainChatModel(BaseChatModel):
         metadata = chunk.message.response_metadata
         for name in ("model_name", "model_id", "response_cost"):
             metadata.pop(name, None)
-        answer = (metadata.get("provider_specific_fields") or {}).get(KEY)
+        fields = metadata.get("provider_specific_fields")  # A list, where Gemini looked something up.
+        answer = fields.get(KEY) if isinstance(fields, dict) else None
         if answer is not None and isinstance(chunk.message, AIMessageChunk):
             del metadata["provider_specific_fields"]
             attach_metadata(chunk.message, answer)

@@ -108,10 +108,12 @@ TAKES_A_HANDLER = frozenset(
     {
         *("hosted_vllm", "mistral", "deepseek", "groq", "xai", "openrouter", "together_ai", "fireworks_ai"),
         "anthropic",
+        "gemini",
     }
 )
-"""litellm's providers that speak a protocol read here and are asked by an AsyncHTTPHandler, which may be ours. They
-skip frames that do not parse and send a request twice when the connection breaks, unless somebody watches the wire."""
+"""litellm's providers that speak a protocol read here and are asked through an AsyncHTTPHandler, which may be ours.
+They skip frames that do not parse and send a request twice when the connection breaks, unless somebody watches the
+wire."""
 
 TAKES_AN_OPENAI_CLIENT = frozenset({"openai", "litellm_proxy"})
 """Those asked through OpenAI's library, which may use our HTTP client."""
@@ -128,8 +130,14 @@ def sends_by_httpx(target: Target) -> bool:
 
 def is_tapped(target: Target) -> bool:
     """Whether a deployment's wire can be listened to."""
-    provider = provider_of(target)
-    return provider in TAKES_A_HANDLER or (provider in TAKES_AN_OPENAI_CLIENT and "api_base" in target.parameters)
+    named = provider_of(target) in TAKES_AN_OPENAI_CLIENT and "api_base" in target.parameters
+    return named or _takes_a_handler(target)
+
+
+def _takes_a_handler(target: Target) -> bool:
+    """Vertex serves more than Gemini, in other protocols."""
+    provider, model = split_model(target.parameters["model"])
+    return provider in TAKES_A_HANDLER or (provider == "vertex_ai" and model.startswith("gemini"))
 
 
 def provider_of(target: Target) -> str:
@@ -139,7 +147,7 @@ def provider_of(target: Target) -> str:
 
 def client_for(handler: AsyncHTTPHandler, target: Target, api_key: str) -> AsyncHTTPHandler | AsyncOpenAI:
     """A client whose wire can be listened to, of the kind this provider of litellm's takes."""
-    if provider_of(target) in TAKES_A_HANDLER:
+    if _takes_a_handler(target):
         return handler
     base_url = target.parameters["api_base"]
     return AsyncOpenAI(api_key=api_key, base_url=base_url, http_client=handler.client, max_retries=0)

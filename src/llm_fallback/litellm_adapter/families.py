@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llm_fallback.engine.protocol.anthropic_messages import AnthropicReader
+from llm_fallback.engine.protocol.gemini import GeminiReader
 from llm_fallback.engine.protocol.openai_chat import OpenAIReader
 from llm_fallback.engine.protocol.reader import ReplyReader
 from llm_fallback.litellm_adapter.clients import provider_of
@@ -12,6 +13,8 @@ from llm_fallback.plan.plan import Target
 
 _READERS: Mapping[str, type[ReplyReader]] = {
     "anthropic": AnthropicReader,
+    "gemini": GeminiReader,
+    "vertex_ai": GeminiReader,
 }
 """By litellm's name for the provider. All others of which the wire is read speak OpenAI's."""
 

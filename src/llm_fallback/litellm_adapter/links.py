@@ -44,7 +44,19 @@ def _is_unfit_for_anthropic(url: str, has_format: bool, is_picture: bool) -> boo
     return url.startswith("http://") or (is_pdf and is_picture and not has_format)
 
 
+_GOOGLES_FILES = "https://generativelanguage.googleapis.com/v1beta/files/"
+
+
+def _is_unfit_for_gemini(url: str, has_format: bool, is_picture: bool) -> bool:
+    """Gemini takes files that were uploaded to it, and no links; of a file in a bucket litellm would ask what it is,
+    unless that is told."""
+    if url.startswith("gs://"):
+        return not has_format and "." not in url.rpartition("/")[2]
+    return url.startswith(("http://", "https://")) and not url.startswith(_GOOGLES_FILES)
+
+
 _FOLLOWED: Mapping[str, Callable[[str, bool, bool], bool]] = {
     "anthropic": _is_unfit_for_anthropic,
+    "gemini": _is_unfit_for_gemini,
 }
 """By litellm's name for the provider."""

@@ -20,8 +20,10 @@ from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 # Since 1.110 `litellm.completion` hands a request that is to be awaited to an executor's thread; this one, which then
 # runs there, is what it was before.
 from litellm.main import completion
+from litellm.utils import CustomStreamWrapper
 from openai import AsyncOpenAI
 
+from llm_fallback.litellm_adapter.gemini_requests import needs_litellm
 from llm_fallback.litellm_adapter.request import overriding_headers, with_headers
 from llm_fallback.spec.providers import split_model
 
@@ -34,6 +36,7 @@ TRANSLATED = frozenset(
     {
         *("hosted_vllm", "openai", "litellm_proxy"),
         "anthropic",
+        "gemini",
     }
 )
 """litellm's providers whose protocol is read here."""
@@ -42,6 +45,7 @@ _THROUGH_HANDLER = frozenset(
     {
         "hosted_vllm",
         "anthropic",
+        "gemini",
     }
 )
 
@@ -60,23 +64,25 @@ class NotTranslated(Exception):
     """litellm did something else than send one request."""
 
 
-class Reshaped(Exception):
-    """litellm asks for the reply in a form of its own, and would bring it into the caller's."""
+class LeftToLiteLLM(Exception):
+    """A request of a kind that only litellm whole can serve, though others to the deployment are translated."""
 
 
 def translate(parameters: Mapping[str, Any]) -> HTTPRequest:
     """The request litellm would send for these parameters of `litellm.completion`.
 
-    Raises what litellm raises for parameters it refuses, NotTranslated and Reshaped.
+    Raises what litellm raises for parameters it refuses, NotTranslated and LeftToLiteLLM.
     """
     if Logging is None:
         raise NotTranslated("litellm makes a log of its own")
     provider, _ = split_model(parameters["model"])
+    if provider == "gemini" and needs_litellm(parameters):
+        raise LeftToLiteLLM("litellm may send several requests for it, or reshape the reply")
     words = {"client": _client(provider), "acompletion": True, "litellm_logging_obj": _unread_log()}
     sent = _sent_by(completion(**parameters, **words))
     request = sent if isinstance(sent, HTTPRequest) else _addressed(sent, parameters)
     if provider == "anthropic" and _has_other_tools(request.body, parameters):
-        raise Reshaped("litellm gave tools names of its own")
+        raise LeftToLiteLLM("litellm gave tools names of its own")
     extra = overriding_headers(parameters)
     return replace(request, headers=with_headers(request.headers, extra)) if extra else request
 
@@ -97,7 +103,10 @@ def _sent_by(completing: Coroutine[Any, Any, Any] | Any) -> Any:
         completing.send(None)
     except _Sent as sent:
         return sent.request
-    except StopIteration:
+    except StopIteration as end:
+        if isinstance(end.value, CustomStreamWrapper) and end.value.make_call is not None:
+            # Of Gemini's streams the request is made when somebody wants the first chunk.
+            return _sent_by(end.value.make_call(client=None))
         raise NotTranslated("litellm answered without a request") from None
     completing.close()
     raise NotTranslated("litellm waits for something before it sends")

@@ -32,6 +32,7 @@ from llm_fallback.litellm_adapter.translation import TRANSLATED, HTTPRequest, No
 from llm_fallback.litellm_adapter.translation_cache import DeploymentMemory
 from llm_fallback.plan.plan import Target
 from llm_fallback.plan.provider_credentials import missing_key
+from llm_fallback.spec.providers import KEY_VARIABLES
 from llm_fallback.spec.secrets import Redactor, is_secret_name
 
 logger = logging.getLogger("llm_fallback")
@@ -40,6 +41,7 @@ _LITELLMS_OWN = frozenset(
     {
         *("mock_response", "mock_timeout", "mock_tool_calls", "cache", "caching", "prompt_id", "guardrails"),
         *("success_callback", "failure_callback", "input_callback", "litellm_logging_obj", "fallbacks", "no-log"),
+        "thought_signature_in_tool_call_id",
     }
 )
 """Parameters of a deployment that ask something of litellm itself, which must then see reply and request."""
@@ -148,13 +150,12 @@ def _goes_direct(target: Target) -> bool:
     )
 
 
-_KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
-
-
 def _looks_for_a_login(request: DeploymentRequest) -> bool:
-    """Whether litellm may have to ask somebody for a login before it can translate."""
+    """Whether litellm may have to ask somebody for a login to Anthropic before it can translate."""
     found = request.key is not None or not request.target.uses_provider_credentials
-    return not (found or any(os.environ.get(name) for name in _KEYS))
+    if found or provider_of(request.target) != "anthropic":
+        return False
+    return not any(os.environ.get(name) for name in KEY_VARIABLES["anthropic"])
 
 
 def _login_headers(target: Target, api_key: SecretStr | None) -> dict[str, str]:

@@ -110,7 +110,7 @@ current: ContextVar[WireTap | None] = ContextVar("llm_fallback_wire", default=No
 async def on_request(request: httpx.Request) -> None:
     """An httpx request hook."""
     wire = current.get()
-    if wire is not None:
+    if wire is not None and not _is_for_a_cache(request):
         if wire.sent and wire.response is None:
             # litellm sends once more when the connection broke. One attempt is one request.
             raise sys.exc_info()[1] or httpx.ConnectError("the connection broke", request=request)
@@ -125,8 +125,13 @@ async def on_request(request: httpx.Request) -> None:
 async def on_response(response: httpx.Response) -> None:
     """An httpx response hook."""
     wire = current.get()
-    if wire is not None:
+    if wire is not None and not _is_for_a_cache(response.request):
         wire.listen(response)
+
+
+def _is_for_a_cache(request: httpx.Request) -> bool:
+    """Whether litellm looks after Google's cache, which it does before it asks a model."""
+    return request.url.path.endswith("/cachedContents")
 
 
 HOOKS: Mapping[str, list[Any]] = {"request": [on_request], "response": [on_response]}

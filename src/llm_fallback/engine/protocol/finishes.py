@@ -34,6 +34,7 @@ _DOCUMENTED: Mapping[str, tuple[str, ...]] = {
         "sensitive",  # Z.AI
         *("safety", "recitation", "language", "blocklist", "prohibited_content", "spii", "escalation"),  # Gemini
         *("image_safety", "image_prohibited_content", "image_recitation", "no_image", "image_other"),
+        "model_armor",  # Vertex
     ),
     FULL_WINDOW: ("model_context_window_exceeded",),  # Anthropic, Z.AI
 }

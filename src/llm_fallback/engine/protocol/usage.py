@@ -66,6 +66,38 @@ def anthropic_usage(said: object) -> Usage | None:
 _ANTHROPIC = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 
 
+def gemini_usage(said: object) -> Usage | None:
+    """The usage in Gemini's form; None if the server counted nothing, or something else than tokens.
+
+    Thoughts are billed as output and stand beside it, or, as the total tells, are counted in it already.
+    """
+    if not isinstance(said, Mapping):
+        return None
+    try:
+        prompt, tools, cached = _counts(said, "promptTokenCount", "toolUsePromptTokenCount", "cachedContentTokenCount")
+        output, thoughts, total = _counts(said, "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
+        audio_in, audio_out = (_sound(said.get(name)) for name in ("promptTokensDetails", "candidatesTokensDetails"))
+    except _NO_COUNT:
+        return None
+    prompt += tools
+    if total != prompt + output:
+        output += thoughts
+    if not (prompt or output):
+        return None
+    return Usage(prompt, output, cached, 0, thoughts, audio_in, audio_out)
+
+
+def _sound(said: object) -> int:
+    """The tokens of sound, where they are told apart by modality."""
+    if said is None:
+        return 0
+    if not isinstance(said, list):
+        raise TypeError
+    return sum(
+        count(one.get("tokenCount")) for one in said if isinstance(one, Mapping) and one.get("modality") == "AUDIO"
+    )
+
+
 def count(said: object) -> int:
     """A number of tokens, 0 where nothing is said. Raises TypeError, ValueError or OverflowError for what is none."""
     if said is None:
