@@ -125,29 +125,20 @@ _SENDS_OTHERWISE = frozenset({"aiohttp_openai", "custom", "petals", "vllm"})
 
 def sends_by_httpx(target: Target) -> bool:
     """Whether litellm asks the provider by httpx, so that it is seen when a request goes out."""
-    return (provider := provider_of(target)) in PROVIDERS and provider not in _SENDS_OTHERWISE
+    return (provider := target.litellm_provider) in PROVIDERS and provider not in _SENDS_OTHERWISE
 
 
 def is_tapped(target: Target) -> bool:
     """Whether a deployment's wire can be listened to."""
-    named = provider_of(target) in TAKES_AN_OPENAI_CLIENT and "api_base" in target.parameters
-    return named or _takes_a_handler(target)
-
-
-def _takes_a_handler(target: Target) -> bool:
-    """Vertex serves more than Gemini, in other protocols."""
-    provider, model = split_model(target.parameters["model"])
-    return provider in TAKES_A_HANDLER or (provider == "vertex_ai" and model.startswith("gemini"))
-
-
-def provider_of(target: Target) -> str:
-    """litellm's name for the provider."""
-    return split_model(target.parameters["model"])[0]
+    provider = target.litellm_provider
+    if provider == "vertex_ai":  # It serves more than Gemini, in other protocols.
+        return split_model(target.parameters["model"])[1].startswith("gemini")
+    return provider in TAKES_A_HANDLER or (provider in TAKES_AN_OPENAI_CLIENT and "api_base" in target.parameters)
 
 
 def client_for(handler: AsyncHTTPHandler, target: Target, api_key: str) -> AsyncHTTPHandler | AsyncOpenAI:
     """A client whose wire can be listened to, of the kind this provider of litellm's takes."""
-    if _takes_a_handler(target):
+    if target.litellm_provider not in TAKES_AN_OPENAI_CLIENT:
         return handler
     base_url = target.parameters["api_base"]
     return AsyncOpenAI(api_key=api_key, base_url=base_url, http_client=handler.client, max_retries=0)

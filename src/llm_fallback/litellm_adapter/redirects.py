@@ -35,6 +35,8 @@ class Redirects:
     """Why one was not followed."""
     sent: bool = False
     """Whether an httpx client has sent anything."""
+    response: Any = None
+    """The last response of an async httpx client."""
     _followed: bool = False
 
     def next_request(self, request: Any, response: Any, build: Callable[[], Any]) -> Any:
@@ -71,8 +73,8 @@ def guard_clients() -> None:
         except ImportError:
             continue
         _guard(module.Client.__base__)
-        for client in (module.Client, module.AsyncClient):
-            _watch(client)
+        _watch(module.Client)
+        _watch_async(module.AsyncClient)
 
 
 def _guard(client: Any) -> None:
@@ -100,6 +102,23 @@ def _watch(client: Any) -> None:
         if redirects is not None:
             redirects.sent = True
         return send(self, *request, **options)
+
+    client.send = sending
+
+
+def _watch_async(client: Any) -> None:
+    send = client.send
+    if hasattr(send, "__wrapped__"):
+        return
+
+    @wraps(send)
+    async def sending(self: Any, *request: Any, **options: Any) -> Any:
+        redirects = current.get()
+        if redirects is None:
+            return await send(self, *request, **options)
+        redirects.sent = True
+        redirects.response = await send(self, *request, **options)
+        return redirects.response
 
     client.send = sending
 

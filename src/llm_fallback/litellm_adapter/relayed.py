@@ -18,8 +18,9 @@ from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Chunk, Fault
 from llm_fallback.litellm_adapter import wire_tap
 from llm_fallback.litellm_adapter.clients import ClientPool, client_for, is_tapped, sends_by_httpx
 from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending, fault_of_litellm, fault_of_transfer
-from llm_fallback.litellm_adapter.families import reader_for
-from llm_fallback.litellm_adapter.quiet import quiet_logging
+from llm_fallback.litellm_adapter.families import asks_for_a_stream, reader_for, reader_for_sent
+from llm_fallback.litellm_adapter.quiet import has_side_effects, quiet_logging
+from llm_fallback.litellm_adapter.reading import HTTPReading
 from llm_fallback.litellm_adapter.redirects import Redirects, guarding
 from llm_fallback.litellm_adapter.request import DeploymentRequest, NotEncodable, guarded, overriding_headers
 from llm_fallback.litellm_adapter.wire_tap import WireTap
@@ -37,7 +38,9 @@ class LiteLLMExchange:
         self._reader = OpenAIReader(wanted.target.finish_reasons)
         self._redirects = Redirects()
         self._stream: Any = None
-        self._refused = self._usage_told = False
+        self._refused = self._usage_told = self._is_open = False
+        self._is_heard = has_side_effects()
+        self._reading: HTTPReading | None = None
 
     @property
     def dropped_params(self) -> tuple[str, ...]:
@@ -45,17 +48,46 @@ class LiteLLMExchange:
 
     async def reply(self) -> Reply | Fault | Unsupported:
         answer = await self._guarded(self._send)
-        if isinstance(answer, Fault | Unsupported):
+        if isinstance(answer, Unsupported):
+            return answer
+        reading = self._take_over()
+        if reading is not None:
+            reply: Reply | Fault = await guarded(reading.reply, self._fault)
+            return reply
+        if isinstance(answer, Fault):
             return answer
         reply = await self._guarded(partial(self._read, answer))
         return self._clean(self._wire.fault() or reply) if isinstance(reply, Fault) else reply
 
     async def next(self) -> Chunk | StreamEnd | Fault | Unsupported:
-        if self._stream is None:
-            stream = await self._guarded(self._send)
-            if isinstance(stream, Fault | Unsupported):
-                return stream
-            self._stream = stream
+        if not self._is_open:
+            refusal = await self._open()
+            if refusal is not None:
+                return refusal
+        return await self._next_of_litellm() if self._reading is None else await self._next_read(self._reading)
+
+    async def _open(self) -> Fault | Unsupported | None:
+        """Have litellm send the request; what refuses it, if something does."""
+        answer = await self._guarded(self._send)
+        if isinstance(answer, Unsupported):
+            return answer
+        self._is_open = True
+        reading = self._take_over()
+        if reading is not None:
+            fault: Fault | None = await guarded(reading.fault, self._fault)
+            return None if fault is None else as_stream_fault(fault, content_came=False)
+        if isinstance(answer, Fault):
+            return answer
+        self._stream = answer
+        return None
+
+    async def _next_read(self, reading: HTTPReading) -> Chunk | StreamEnd | Fault:
+        item: Chunk | StreamEnd | Fault = await guarded(reading.next, self._fault)
+        if isinstance(item, Fault):
+            return as_stream_fault(item, content_came=reading.content_came)
+        return item
+
+    async def _next_of_litellm(self) -> Chunk | StreamEnd | Fault:
         while True:
             chunk = await self._guarded(self._next_chunk)
             if isinstance(chunk, Fault):
@@ -64,8 +96,22 @@ class LiteLLMExchange:
                 continue
             return self._end() if chunk is None else chunk
 
+    def _take_over(self) -> HTTPReading | None:
+        """The reading of the response, past what litellm makes of it, where nobody listens there and its protocol is
+        known. Of what litellm has begun to read already, it reads the rest."""
+        http, wanted = self._redirects.response, self._wanted
+        if self._is_heard or http is None or self._redirects.refused is not None:
+            return None
+        if wanted.streamed and not (asks_for_a_stream(http.request) and not http.is_stream_consumed):
+            return None
+        reader = reader_for_sent(http.request, wanted.target)
+        if reader is not None:
+            wire_tap.untap(http)
+            self._reading = HTTPReading(http, reader, self._clean, streamed=wanted.streamed)
+        return self._reading
+
     async def close(self) -> None:
-        response, stream, self._stream = self._wire.response, self._stream, None
+        response, stream, self._stream = self._redirects.response, self._stream, None
         with suppress(Exception):  # The answer is not wanted any more, nor is how that fails.
             if response is not None:
                 await response.aclose()
@@ -151,6 +197,8 @@ class LiteLLMExchange:
         if isinstance(error, Unreadable):
             return self._clean(Fault("invalid_response", str(error), self._wire.status or 200), error)
         classes = classes_of(error)
+        if self._reading is not None:
+            return self._clean(fault_of_transfer(error, classes, self._reading.response.status), error)
         fault = self._redirects.refused or self._wire.fault()
         if fault is not None:
             return self._clean(fault, error)

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from llm_fallback.engine.encoding import why_not_json
 from llm_fallback.engine.transport import Fault, Unsupported
-from llm_fallback.litellm_adapter.clients import SOCKET_TIMEOUT_S, provider_of
+from llm_fallback.litellm_adapter.clients import SOCKET_TIMEOUT_S
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.secrets import unmask
 
@@ -39,7 +39,7 @@ class DeploymentRequest:
         self.target, self._request, self.key, self.dropped = target, request, api_key, dropped
         self.streamed = bool(request.get("stream"))
         # Nobody gave a key: what litellm makes of none is taken off again.
-        keyless = api_key is None and not target.uses_provider_credentials and provider_of(target) not in _TOKENS
+        keyless = api_key is None and not target.uses_provider_credentials and target.litellm_provider not in _TOKENS
         self.invented_headers = _LOGINS - _names(target.parameters) if keyless else frozenset()
         """Names, in lower case, of headers that carry no login, though they look like it."""
 

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from llm_fallback.engine.ping import HttpPage
 from llm_fallback.engine.protocol.faults import FaultCleaner
 from llm_fallback.engine.transport import Exchange, Fault, RefusedExchange, Unsupported
-from llm_fallback.litellm_adapter.clients import ClientPool, is_tapped, provider_of
+from llm_fallback.litellm_adapter.clients import ClientPool, is_tapped
 from llm_fallback.litellm_adapter.direct import DirectExchange
 from llm_fallback.litellm_adapter.errors import classes_of, fault_of_transfer
 from llm_fallback.litellm_adapter.links import follows_a_link
@@ -73,7 +73,7 @@ class LiteLLMTransport:
         if memory is None:
             memory = self._memories.setdefault(target, DeploymentMemory())
         wanted = DeploymentRequest(target, request, api_key, memory.dropped)
-        if follows_a_link(provider_of(target), wanted.messages):
+        if follows_a_link(target.litellm_provider, wanted.messages):
             return RefusedExchange(Unsupported(("image_url",)))
         translated = _translated(wanted, memory)
         if translated is None:
@@ -112,10 +112,10 @@ def _missing_key(target: Target) -> str | None:
 
     litellm asks some providers all the same, and fails for others as if their servers had.
     """
-    variables = missing_key(provider_of(target), target.parameters, os.environ)
+    variables = missing_key(target.litellm_provider, target.parameters, os.environ)
     if variables is None or any(map(is_secret_name, deployment_headers(target.parameters))):
         return None
-    return None if _litellm_was_told_a_key(provider_of(target)) else variables
+    return None if _litellm_was_told_a_key(target.litellm_provider) else variables
 
 
 def _litellm_was_told_a_key(provider: str) -> bool:
@@ -144,7 +144,7 @@ def _goes_direct(target: Target) -> bool:
     """Whether litellm need not see the reply: nobody asked it to, and its protocol is known here."""
     return (
         is_tapped(target)
-        and provider_of(target) in TRANSLATED
+        and target.litellm_provider in TRANSLATED
         and _LITELLMS_OWN.isdisjoint(target.parameters)
         and not has_side_effects()
     )
@@ -153,7 +153,7 @@ def _goes_direct(target: Target) -> bool:
 def _looks_for_a_login(request: DeploymentRequest) -> bool:
     """Whether litellm may have to ask somebody for a login to Anthropic before it can translate."""
     found = request.key is not None or not request.target.uses_provider_credentials
-    if found or provider_of(request.target) != "anthropic":
+    if found or request.target.litellm_provider != "anthropic":
         return False
     return not any(os.environ.get(name) for name in KEY_VARIABLES["anthropic"])
 

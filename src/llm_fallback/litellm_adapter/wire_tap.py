@@ -81,10 +81,10 @@ class _Tap(httpx.AsyncByteStream):
     """A body that is read on its way; one that is cut is over."""
 
     def __init__(self, stream: Any, wire: WireTap) -> None:
-        self._stream, self._wire = stream, wire
+        self.stream, self._wire = stream, wire
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for data in self._stream:
+        async for data in self.stream:
             passed = self._wire.hand_on(data)
             if passed:
                 yield passed
@@ -95,7 +95,13 @@ class _Tap(httpx.AsyncByteStream):
             yield passed
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        await self.stream.aclose()
+
+
+def untap(response: httpx.Response) -> None:
+    """Let a response that nobody has begun to read be read as it came."""
+    if isinstance(response.stream, _Tap):
+        response.stream = response.stream.stream
 
 
 def _bytes_of(event: Event) -> bytes:

@@ -49,11 +49,15 @@ class Target:
     base_model: str | None = None
     finish_reasons: Mapping[str, str] = field(default_factory=dict)
     """What words of its own by which a reply ends mean, in OpenAI's spelling."""
+    litellm_provider: str = field(init=False)
+    """litellm's name for the provider."""
     credential: Credential = field(init=False, repr=False)
     """`api_key`, and whether it has to be asked for."""
 
     def __post_init__(self) -> None:
+        # Every call reads these, so they are worked out once.
         object.__setattr__(self, "credential", Credential(self.api_key))
+        object.__setattr__(self, "litellm_provider", split_model(self.parameters.get("model", self.model))[0])
 
     @property
     def provider(self) -> str:

@@ -89,7 +89,7 @@ class OpenAIReader(ReplyReader):
                 continue
             part = mapping(part, "a part of the content")
             if part.get("type") in ("thinking", "reasoning"):
-                reasoning.append(_text_in(part.get("thinking") or part.get("reasoning") or part.get("text")))
+                reasoning += [_text_in(part[name]) for name in _THOUGHTS if part.get(name)]
             elif part.get("type") == "refusal":
                 self.refused = True
             else:
@@ -131,6 +131,8 @@ class OpenAIReader(ReplyReader):
         )
 
 
+_THOUGHTS = ("thinking", "reasoning", "summary", "text")
+"""Where a part of the content has its thoughts: Mistral's, others', Databricks'."""
 _FIELDS = frozenset({"annotations", "audio", "images", "provider_specific_fields", "thinking_blocks"})
 
 

@@ -18,6 +18,8 @@ _NO_COUNT = (TypeError, ValueError, OverflowError)
 _TOTALS = ("prompt_tokens", "completion_tokens", "total_tokens", "cache_creation_input_tokens")
 _CACHED = ("cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens")
 """Anthropic's name for input read from the cache, DeepSeek's, and that of Moonshot and Together."""
+_WRITTEN = ("cache_creation_tokens", "cache_write_tokens")
+"""litellm's name for input written to the cache, and OpenRouter's."""
 _COUNTS = tuple(count.name for count in fields(Usage))
 
 
@@ -32,7 +34,7 @@ def openai_usage(said: object) -> Usage | None:
     try:
         prompt, completion, total, written, *read = _counts(said, *_TOTALS, *_CACHED)
         details = said.get("prompt_tokens_details")
-        cached, cache_written, audio_in = _counts(details, "cached_tokens", "cache_creation_tokens", "audio_tokens")
+        cached, audio_in, *cache_written = _counts(details, "cached_tokens", "audio_tokens", *_WRITTEN)
         reasoning, audio_out = _counts(said.get("completion_tokens_details"), "reasoning_tokens", "audio_tokens")
     except _NO_COUNT:
         return None
@@ -40,7 +42,7 @@ def openai_usage(said: object) -> Usage | None:
         return None
     if reasoning and total == prompt + completion + reasoning:
         completion += reasoning
-    return Usage(prompt, completion, cached or max(read), cache_written or written, reasoning, audio_in, audio_out)
+    return Usage(prompt, completion, cached or max(read), max(cache_written) or written, reasoning, audio_in, audio_out)
 
 
 def anthropic_usage(said: object) -> Usage | None:
