@@ -20,6 +20,7 @@ from llm_fallback.litellm_adapter.translation import HTTPRequest, translate
 
 _MOST = 64
 """Templates of one deployment; a request with parameters of its own each time needs no more than to be forgotten."""
+_PLAIN_KEYS = {"role", "content"}
 _SHAPING = frozenset(
     {
         *("supports_system_message", "ensure_alternating_roles", "user_continue_message", "assistant_continue_message"),
@@ -115,7 +116,7 @@ def _kind(request: DeploymentRequest) -> _Kind | None:
         return None
     roles = "".join(message["role"][0] for message in request.messages)
     # The key as it is given: a SecretStr shows in no dump.
-    return (rest, roles, request.key, *(repr(getattr(litellm, name, None)) for name in _SWITCHES))
+    return (rest, roles, request.key, *[repr(getattr(litellm, name, None)) for name in _SWITCHES])
 
 
 def _adds_headers() -> bool:
@@ -126,10 +127,15 @@ def _adds_headers() -> bool:
 
 def _are_plain(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether these are texts of user and assistant, perhaps after one of the system."""
-    return all(
-        message.keys() == {"role", "content"}
-        and message["role"] in (("user", "assistant", "system") if place == 0 else ("user", "assistant"))
-        and isinstance(message["content"], str)
-        and message["content"].strip()
-        for place, message in enumerate(messages)
-    )
+    roles: tuple[str, ...] = ("user", "assistant", "system")
+    for message in messages:
+        text = message.get("content")
+        if (
+            message.keys() != _PLAIN_KEYS
+            or message["role"] not in roles
+            or not isinstance(text, str)
+            or not text.strip()
+        ):
+            return False
+        roles = ("user", "assistant")
+    return True

@@ -25,6 +25,7 @@ def whole_tool_calls(said: object) -> tuple[ToolCallPart, ...]:
         name = complete(text(function.get("name"), "the name of a tool call"))
         arguments = _arguments(function.get("arguments"))
         id_ = complete(text(call.get("id"), "the id of a tool call"))
+        index(call.get("index"), "the index of a tool call")  # Refused as in a stream, though here it says nothing.
         if name:
             parts.append(ToolCallPart(len(parts), id_ or new_call_id(), name, complete(arguments)))
         elif arguments:

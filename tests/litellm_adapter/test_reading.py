@@ -1,0 +1,132 @@
+"""Responses that litellm sent for and nobody there reads: they come to what our own requests come to."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from llm_fallback import build_chat_model
+from llm_fallback.engine.protocol.anthropic_messages import AnthropicReader
+from llm_fallback.engine.protocol.gemini import GeminiReader
+from llm_fallback.engine.protocol.openai_chat import OpenAIReader
+from llm_fallback.litellm_adapter.families import asks_for_a_stream, reader_for_sent
+from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
+from llm_fallback.testing import FakeServer, Reply, Stall
+from tests.asking import ask
+from tests.litellm_adapter.test_direct_and_relayed_alike import ASKED, SAID_BY_LIBRARIES, SCRIPTS
+from tests.plans import target
+
+SENT_BY_LITELLM = ("moonshot", "deepinfra", "zai")
+"""Providers in OpenAI's form: one asked through OpenAI's library, the others by litellm itself."""
+
+
+async def told(model_name: str, script: Any, mode: str) -> dict[str, Any]:
+    """What a caller learns of a call whose first deployment plays a script, asked as that provider."""
+    with FakeServer({"first": script, "second": "from the second"}) as server:
+        spec = server.spec(backend="openai-compatible", on_stream_break="hold")
+        own = spec["deployments"]["first"]
+        if model_name:
+            asked = {"model": f"{model_name}/first", "api_base": f"{own['api_base'].rstrip('/')}/v1", "api_key": "sk-1"}
+            spec["deployments"]["first"] = asked
+        with build_chat_model(spec) as model:
+            exchange = model.runtime.engine.transport.exchange(model.runtime.plan.targets["first"], ASKED, None)
+            assert isinstance(exchange, LiteLLMExchange) is bool(model_name)
+            message = await ask(model, mode)
+    facts = message.response_metadata["llm_fallback"]
+    return {
+        "content": message.content,
+        "calls": message.tool_calls,
+        "thoughts": message.additional_kwargs.get("reasoning_content"),
+        # litellm does not ask these for the usage of a stream, and FakeServer tells it to who asks.
+        "usage": message.usage_metadata if mode == "ainvoke" else None,
+        "finish": message.response_metadata.get("finish_reason"),
+        "attempts": [(at["deployment"], at["outcome"], at["failure"], at["status"]) for at in facts["attempts"]],
+        "said": [None if at["failure"] in SAID_BY_LIBRARIES else at["message"] for at in facts["attempts"]],
+    }
+
+
+@pytest.mark.parametrize("mode", ["ainvoke", "astream"])
+@pytest.mark.parametrize("name", SCRIPTS)
+async def test_what_litellm_sent_for_is_read_as_what_we_sent_for(name, mode):
+    """Content, tool calls, usage, finish, attempts and the server's words: litellm's own reading loses some of each."""
+    [ours, *theirs] = [await told(provider, SCRIPTS[name], mode) for provider in ("", *SENT_BY_LITELLM)]
+    assert theirs == [ours] * len(SENT_BY_LITELLM)
+
+
+@pytest.mark.parametrize("provider", SENT_BY_LITELLM)
+async def test_a_stream_that_is_left_is_closed_at_its_server(provider):
+    """Though the request was litellm's."""
+    with FakeServer({"first": Stall(after_chunks=1)}) as server:
+        spec = server.spec(backend="openai-compatible")
+        address = spec["deployments"]["first"]["api_base"].rstrip("/")
+        spec["deployments"]["first"] = {
+            "model": f"{provider}/first",
+            "api_base": f"{address}/v1",
+            "api_key": "sk-1",
+        }
+        async with build_chat_model(spec) as model:
+            async for _ in model.astream("hi"):
+                break
+            for _ in range(100):
+                if server.received("first")[0].client_gone_at:
+                    break
+                await asyncio.sleep(0.02)
+            assert server.received("first")[0].client_gone_at
+
+
+@pytest.mark.parametrize("provider", SENT_BY_LITELLM)
+async def test_calls_side_by_side_do_not_read_each_other_s_replies(provider):
+    """Each knows its own response."""
+    scripts = {f"d{number}": Reply(f"answer {number}", chunks=2) for number in range(8)}
+    with FakeServer(scripts) as server:
+        spec = server.spec(backend="openai-compatible")
+        for name, deployment in spec["deployments"].items():
+            address = deployment["api_base"].rstrip("/")
+            spec["deployments"][name] = {"model": f"{provider}/{name}", "api_base": f"{address}/v1", "api_key": "sk-1"}
+        spec["chains"] = {name: {"tiers": [name]} for name in scripts}
+        spec["default_chain"] = "d0"
+        async with build_chat_model(spec) as model:
+            replies = await asyncio.gather(
+                *(ask(model, mode, chain=name) for name in scripts for mode in ("ainvoke", "astream"))
+            )
+    assert [reply.text for reply in replies] == [f"answer {number}" for number in range(8) for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "reader"),
+    [
+        ("https://api.moonshot.ai/v1/chat/completions", b"{}", OpenAIReader),
+        ("https://x.azure.com/openai/deployments/prod/chat/completions?api-version=1", b"{}", OpenAIReader),
+        ("https://us-south.ml.cloud.ibm.com/ml/v1/text/chat_stream?version=1", b"{}", OpenAIReader),
+        ("https://api.anthropic.com/v1/messages", b"{}", AnthropicReader),
+        ("https://a.googleapis.com/v1/projects/p/publishers/anthropic/models/m:rawPredict", b"{}", AnthropicReader),
+        ("https://a.googleapis.com/v1/models/gemini-2.5-pro:streamGenerateContent?alt=sse", b"{}", GeminiReader),
+        ("https://api.openai.com/v1/responses", b"{}", None),
+        ("https://iam.cloud.ibm.com/identity/token", b"{}", None),
+        ("https://api.groq.com/openai/v1/chat/completions", b'{"tools": [{"name": "json_tool_call"}]}', None),
+    ],
+)
+def test_the_address_of_a_request_tells_the_protocol_of_its_reply(url, body, reader):
+    """None where only litellm knows what to make of it."""
+    found = reader_for_sent(httpx.Request("POST", url, content=body), target("a"))
+    assert (None if found is None else type(found)) is reader
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "streams"),
+    [
+        ("/v1/chat/completions", b'{"stream": true}', True),
+        ("/v1/chat/completions", b'{"stream":true}', True),
+        ("/v1/chat/completions", b'{"stream": false}', False),
+        ("/v1/chat/completions", rb'{"messages": [{"content": "say \"stream\": true"}]}', False),
+        ("/model/m/converse-stream", b"{}", True),
+        ("/model/m/converse", b"{}", False),
+        ("/v1/models/m:streamGenerateContent", b"{}", True),
+    ],
+)
+def test_a_request_tells_whether_a_stream_comes(path, body, streams):
+    """Where litellm did not ask for one, it makes one of the whole reply."""
+    assert asks_for_a_stream(httpx.Request("POST", f"https://x.test{path}", content=body)) is streams
