@@ -107,7 +107,7 @@ def _answers(system: System) -> Iterable[tuple[str, Mapping[Way, _Answer]]]:
 
 def _answer_of_case(case: Case, framing: str) -> _Answer:
     if case.frames is not None:
-        return _Answer(case.status, {"content-type": _TYPES[framing], **case.headers}, _framed(case.frames, framing))
+        return _Answer(case.status, {"content-type": _TYPES[framing], **case.headers}, framed(case.frames, framing))
     if isinstance(case.body, str):
         headers = {"content-type": "text/plain; charset=utf-8", **case.headers}
         return _Answer(case.status, headers, [case.body.encode()])
@@ -121,11 +121,12 @@ def _answers_of_reply(reply: Reply, framing: str) -> Mapping[Way, _Answer]:
         answers["plain"] = _Answer(200, {"content-type": "application/json"}, [json.dumps(reply.body).encode()])
     if reply.frames is not None:
         frames = [*reply.frames, *(["[DONE]"] if reply.done else [])]
-        answers["streamed"] = _Answer(200, {"content-type": _TYPES[framing]}, _framed(frames, framing))
+        answers["streamed"] = _Answer(200, {"content-type": _TYPES[framing]}, framed(frames, framing))
     return answers
 
 
-def _framed(frames: Iterable[Any], framing: str) -> list[bytes]:
+def framed(frames: Iterable[Any], framing: str) -> list[bytes]:
+    """Events of a stream as they come over the wire."""
     return [_FRAMINGS[framing](frame) for frame in frames]
 
 

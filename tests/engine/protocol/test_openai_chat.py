@@ -195,6 +195,15 @@ def test_further_choices_of_a_whole_reply_are_kept_for_langchain():
     assert (reply.text, [choice["message"]["content"] for choice in reply.raw["choices"]]) == ("a", ["a", "b"])
 
 
+def test_a_call_in_the_frame_that_says_stop_ends_in_tool_calls():
+    """As in a plain reply, and as in a frame before it: agents look at the word."""
+    _, end = streamed(frame({"tool_calls": [CALL]}, "stop"))
+    reply = plain({"content": None, "tool_calls": [CALL]})
+    assert isinstance(reply, Reply)
+    assert (end, reply.finish) == (StreamEnd("tool_calls"), "tool_calls")
+    assert streamed(frame({"tool_calls": [CALL]}), STOP)[1] == end
+
+
 def test_a_refusal_in_a_field_of_its_own_is_a_refusal_though_it_says_stop():
     """OpenAI's models decline so where a schema leaves them no words for it; others in a part of the content."""
     _, end = streamed(frame({"refusal": "I can"}), frame({"refusal": "not."}), STOP)

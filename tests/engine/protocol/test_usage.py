@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_fallback.engine.protocol.usage import fuller, openai_usage, usage_document
+from llm_fallback.engine.protocol.usage import (
+    cohere_usage,
+    converse_usage,
+    fuller,
+    ollama_usage,
+    openai_usage,
+    usage_document,
+)
 from llm_fallback.events import Usage
 
 anything = st.one_of(st.none(), st.integers(), st.floats(), st.text(), st.lists(st.integers()), st.booleans())
@@ -78,6 +85,39 @@ def test_counts_are_read_in_the_form_each_server_writes(said, usage):
     """OpenAI's, Anthropic's beside it, DeepSeek's, xAI's, which leaves reasoning out of the completion's; what is no
     count makes the whole account unknown, because it would be billed."""
     assert openai_usage(said) == usage
+
+
+COHERE = {"billed_units": {"input_tokens": 12}, "tokens": {"input_tokens": 507, "output_tokens": 10}}
+CONVERSE = {"inputTokens": 2, "outputTokens": 5, "totalTokens": 7}
+
+
+@pytest.mark.parametrize(
+    ("read", "said", "usage"),
+    [
+        (cohere_usage, COHERE, Usage(507, 10)),
+        (cohere_usage, {**COHERE, "cached_tokens": 448.0}, Usage(507, 10, 448)),
+        (cohere_usage, {"billed_units": {"input_tokens": 12, "output_tokens": 7}}, None),
+        (cohere_usage, {"tokens": {"input_tokens": -1, "output_tokens": 10}}, None),
+        (cohere_usage, {"tokens": [507, 10]}, None),
+        (ollama_usage, {"prompt_eval_count": 26, "eval_count": 282}, Usage(26, 282)),
+        (ollama_usage, {"eval_count": 282}, Usage(0, 282)),
+        (ollama_usage, {"prompt_eval_count": 26, "eval_count": "many"}, None),
+        (ollama_usage, {"done": True}, None),
+        (converse_usage, CONVERSE, Usage(2, 5)),
+        (converse_usage, {**CONVERSE, "cacheReadInputTokens": 30, "cacheWriteInputTokens": 4}, Usage(36, 5, 30, 4)),
+        (
+            converse_usage,
+            {"inputTokens": 40, "outputTokens": 5, "totalTokens": 45, "cacheReadInputTokens": 30},
+            Usage(40, 5, 30),
+        ),
+        (converse_usage, {**CONVERSE, "cacheReadInputTokens": [30]}, None),
+        (converse_usage, {}, None),
+        *((read, said, None) for read in (cohere_usage, ollama_usage, converse_usage) for said in (None, [], "a", {})),
+    ],
+)
+def test_counts_of_other_protocols_are_read_in_their_forms(read, said, usage):
+    """Cohere's, Ollama's, Bedrock's; what is no count makes the whole account unknown there, too."""
+    assert read(said) == usage
 
 
 @given(usages, usages)

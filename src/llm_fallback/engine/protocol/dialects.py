@@ -92,6 +92,13 @@ DIALECTS = (
             "context_window": (r"input is too long", r"too many input tokens"),
             "not_found": (r"model identifier is invalid", r"with on-demand throughput isn.t supported"),
         },
+        statuses={
+            "internalserverexception": 500,
+            "modelstreamerrorexception": 424,
+            "serviceunavailableexception": 503,
+            "throttlingexception": 429,
+            "validationexception": 400,
+        },
     ),
     Dialect(
         "Google (Gemini, Vertex)",

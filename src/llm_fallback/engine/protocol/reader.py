@@ -109,6 +109,8 @@ class ReplyReader(ABC):
             delta["reasoning_content"] = reasoning = self._reasoning.join(reasoning)
         if calls:
             self._calls_came = True
+            if finish == "stop":
+                finish = self.finish = "tool_calls"
             delta["tool_calls"] = documents_of(calls)
         elif not (text or reasoning or finish or fields):
             return None

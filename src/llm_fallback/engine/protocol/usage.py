@@ -100,6 +100,60 @@ def _sound(said: object) -> int:
     )
 
 
+def cohere_usage(said: object) -> Usage | None:
+    """The usage in Cohere's form; None if it counts nothing, or something else.
+
+    Of its two accounts `tokens` is what the model read and wrote. `billed_units` leaves out what Cohere adds to a
+    prompt, and what was cached may be more than it; costs by `tokens` are too high rather than too low.
+    """
+    if not isinstance(said, Mapping):
+        return None
+    try:
+        prompt, completion = _counts(said.get("tokens"), "input_tokens", "output_tokens")
+        (cached,) = _counts(said, "cached_tokens")
+    except _NO_COUNT:
+        return None
+    return Usage(prompt, completion, cached) if prompt or completion else None
+
+
+def ollama_usage(said: object) -> Usage | None:
+    """The usage in Ollama's form; None if it counts nothing, or something else."""
+    try:
+        prompt, completion = _counts(said, "prompt_eval_count", "eval_count")
+    except _NO_COUNT:
+        return None
+    return Usage(prompt, completion) if prompt or completion else None
+
+
+def converse_usage(said: object, of_the_model: object = None) -> Usage | None:
+    """The usage in the form of Bedrock's Converse; None if it counts nothing, or something else.
+
+    What is read from and written to the cache stands beside the input there, but for some models in it; the total
+    tells. Claude counts its thoughts in `of_the_model`, fields of the model's own, if the request asks for it.
+    """
+    thoughts = _within(of_the_model, "usage", "output_tokens_details")
+    try:
+        fresh, output, total, read, written = _counts(said, *_CONVERSE)
+        (reasoning,) = _counts(thoughts, "thinking_tokens")
+    except _NO_COUNT:
+        return None
+    cached = read + written
+    beside = 0 if total == fresh + output and cached <= fresh else cached
+    if not (fresh or cached or output):
+        return None
+    return Usage(fresh + beside, output, read, written, min(reasoning, output))
+
+
+_CONVERSE = ("inputTokens", "outputTokens", "totalTokens", "cacheReadInputTokens", "cacheWriteInputTokens")
+
+
+def _within(said: object, *names: str) -> object:
+    """What stands under these names, one within the other; None if nothing does."""
+    for name in names:
+        said = said.get(name) if isinstance(said, Mapping) else None
+    return said
+
+
 def count(said: object) -> int:
     """A number of tokens, 0 where nothing is said. Raises TypeError, ValueError or OverflowError for what is none."""
     if said is None:

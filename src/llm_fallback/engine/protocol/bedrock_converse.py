@@ -1,0 +1,235 @@
+"""Amazon Bedrock's Converse and ConverseStream.
+
+https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html: a reply is a list of content blocks.
+A stream fills one block after the other; what stands beside text, thoughts and tool calls (signatures, citations) is
+told when its block is whole, under the names litellm gives it, so that a stream that was added up is what a plain reply
+is.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm_fallback.engine.protocol.aws_event_stream import MessageParser
+from llm_fallback.engine.protocol.faults import fault_in_body
+from llm_fallback.engine.protocol.reader import NO_FIELDS, Fields, ReplyReader
+from llm_fallback.engine.protocol.think_tags import ThinkTagParser
+from llm_fallback.engine.protocol.tool_calls import whole_tool_calls
+from llm_fallback.engine.protocol.usage import converse_usage
+from llm_fallback.engine.protocol.values import encodable, index, mapping, mappings, text
+from llm_fallback.engine.transport import Chunk, Fault, Reply, ToolCallPart
+
+NO_MESSAGE = Fault("invalid_response", "a reply without a message", 200)
+
+
+@dataclass(slots=True)
+class _Block:
+    """A content block of a stream, and what came of it."""
+
+    tags: ThinkTagParser = field(default_factory=ThinkTagParser)
+    said: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    signature: str = ""
+    redacted: str = ""
+    citations: list[Mapping[str, Any]] = field(default_factory=list)
+    is_of_the_server: bool = False
+    """Whether it is a call of a tool that Bedrock runs itself."""
+
+    def beside(self) -> Iterable[Mapping[str, Any]]:
+        """What a plain reply has for it, where that says more than text, thoughts or a tool call."""
+        if self.thoughts or self.signature:
+            thought = {"text": "".join(self.thoughts)}
+            signed = {**thought, "signature": self.signature} if self.signature else thought
+            yield {"reasoningContent": {"reasoningText": signed}}
+        if self.redacted:
+            yield {"reasoningContent": {"redactedContent": self.redacted}}
+        if self.citations:
+            yield {"citationsContent": {"content": [{"text": "".join(self.said)}], "citations": self.citations}}
+
+
+class ConverseReader(ReplyReader):
+    """A reply in Bedrock's form."""
+
+    stream_parser = MessageParser
+
+    def __init__(self, finish_words: Mapping[str, str] = NO_FIELDS) -> None:
+        super().__init__(finish_words)
+        self._blocks: dict[int | None, _Block] = {}
+        self._of_the_model: object = None
+        """Fields of the model's own, told with the end."""
+        self._was_counted = False
+
+    # A stream.
+
+    def read_event(self, document: Mapping[str, Any]) -> Chunk | None:
+        if document.get("error"):
+            self.fault, self.is_over = fault_in_body(document), True
+            return None
+        for name, said in document.items():
+            if name in _EVENTS:
+                self.began = True
+                return _EVENTS[name](self, mapping(said, name))
+        return None
+
+    def _begin(self, said: Mapping[str, Any]) -> None:
+        """The role, which is the same always."""
+
+    def _begin_block(self, said: Mapping[str, Any]) -> Chunk | None:
+        block = self._block(said)
+        tool = mapping(mapping(said.get("start"), "start").get("toolUse"), "toolUse")
+        block.is_of_the_server = _is_of_the_server(tool)
+        if not tool or block.is_of_the_server:
+            return None
+        return self.chunk(calls=self._part(said, {"name": tool.get("name")}, tool.get("toolUseId")))
+
+    def _read_delta(self, said: Mapping[str, Any]) -> Chunk | None:
+        block, delta = self._block(said), mapping(said.get("delta"), "delta")
+        if delta.get("toolUse") is not None:
+            arguments = text(mapping(delta["toolUse"], "toolUse").get("input"), "input")
+            return None if block.is_of_the_server else self.chunk(calls=self._part(said, {"arguments": arguments}))
+        if delta.get("reasoningContent") is not None:
+            return self._read_thought(block, mapping(delta["reasoningContent"], "reasoningContent"))
+        if delta.get("citation") is not None:
+            block.citations.append(mapping(delta["citation"], "citation"))
+        content, thoughts = block.tags.split(text(delta.get("text"), "text"))
+        block.said.append(content)
+        return self.chunk(content, thoughts)
+
+    def _read_thought(self, block: _Block, said: Mapping[str, Any]) -> Chunk | None:
+        thought = text(said.get("text"), "text")
+        if thought:
+            block.thoughts.append(thought)
+        block.signature += text(said.get("signature"), "signature")
+        block.redacted += text(said.get("redactedContent"), "redactedContent")
+        return self.chunk(reasoning=thought)
+
+    def _close_block(self, said: Mapping[str, Any]) -> Chunk | None:
+        block = self._blocks.pop(_place(said), None)
+        return None if block is None else self.chunk(*self._left_of(block), fields=_fields(block.beside()))
+
+    def _left_of(self, block: _Block) -> tuple[str, str]:
+        content, thoughts = block.tags.split("", is_last=True)
+        block.said.append(content)
+        return content, thoughts
+
+    def _stop(self, said: Mapping[str, Any]) -> Chunk | None:
+        open_blocks = list(self._blocks.values())
+        left = [self._left_of(block) for block in open_blocks]
+        self._of_the_model = said.get("additionalModelResponseFields")
+        finish = self.end_with(said.get("stopReason"))
+        self.is_over = self.is_over or self._was_counted
+        return self.chunk(
+            "".join(content for content, _ in left),
+            "".join(thoughts for _, thoughts in left),
+            finish=finish,
+            fields=_fields(beside for block in open_blocks for beside in block.beside()),
+        )
+
+    def _count(self, said: Mapping[str, Any]) -> None:
+        self.count(converse_usage(said.get("usage"), self._of_the_model))
+        self._was_counted, self.is_over = True, self.finish is not None
+
+    def _block(self, said: Mapping[str, Any]) -> _Block:
+        return self._blocks.setdefault(_place(said), _Block())
+
+    def _part(
+        self, said: Mapping[str, Any], function: Mapping[str, Any], id_: object = None
+    ) -> tuple[ToolCallPart, ...]:
+        return self.calls.read([{"index": _place(said), "id": id_, "function": function}])
+
+    # A whole reply.
+
+    def read_reply(self, document: Mapping[str, Any]) -> Reply | Fault:
+        said = mapping(document.get("output"), "output").get("message")
+        if said is None or document.get("error"):
+            return fault_in_body(document) or NO_MESSAGE
+        blocks = mappings(mapping(said, "message").get("content"), "content")
+        self.count(converse_usage(document.get("usage"), document.get("additionalModelResponseFields")))
+        self.end_with(document.get("stopReason"))
+        told = [_text_and_thoughts(block) for block in blocks]
+        return self.reply(
+            "".join(content for content, _ in told),
+            "".join(thoughts for _, thoughts in told),
+            whole_tool_calls([call for block in blocks for call in _calls(block)]),
+            _fields(blocks),
+        )
+
+
+_EVENTS: Mapping[str, Callable[[ConverseReader, Mapping[str, Any]], Chunk | None]] = {
+    "messageStart": ConverseReader._begin,
+    "contentBlockStart": ConverseReader._begin_block,
+    "contentBlockDelta": ConverseReader._read_delta,
+    "contentBlockStop": ConverseReader._close_block,
+    "messageStop": ConverseReader._stop,
+    "metadata": ConverseReader._count,
+}
+
+
+def _place(said: Mapping[str, Any]) -> int | None:
+    return index(said.get("contentBlockIndex"), "contentBlockIndex")
+
+
+def _is_of_the_server(tool: Mapping[str, Any]) -> bool:
+    return bool(tool.get("type") == "server_tool_use")
+
+
+def _text_and_thoughts(block: Mapping[str, Any]) -> tuple[str, str]:
+    thought = mapping(_thought(block).get("reasoningText"), "reasoningText")
+    content, thoughts = ThinkTagParser().split(text(block.get("text"), "text"), is_last=True)
+    cited = mappings(mapping(block.get("citationsContent"), "citationsContent").get("content"), "content")
+    content += "".join(text(part.get("text"), "text") for part in cited)
+    return content, text(thought.get("text"), "text") + thoughts
+
+
+def _thought(block: Mapping[str, Any]) -> Mapping[str, Any]:
+    return mapping(block.get("reasoningContent"), "reasoningContent")
+
+
+def _calls(block: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    tool = mapping(block.get("toolUse"), "toolUse")
+    if tool and not _is_of_the_server(tool):
+        yield {"id": tool.get("toolUseId"), "function": {"name": tool.get("name"), "arguments": tool.get("input")}}
+
+
+def _fields(blocks: Iterable[Mapping[str, Any]]) -> Fields:
+    """What blocks bring beside text, thoughts and tool calls."""
+    specific: dict[str, Any] = {}
+    thinking: list[dict[str, str]] = []
+    for block in blocks:
+        thought = _thought(block)
+        if thought:
+            specific.setdefault("reasoningContentBlocks", []).append(thought)
+            thinking += _thinking_blocks(thought)
+        cited = mapping(block.get("citationsContent"), "citationsContent")
+        if cited:
+            specific.setdefault("citationsContent", []).append(cited)
+    fields: dict[str, Any] = {"provider_specific_fields": specific} if specific else {}
+    if thinking:
+        fields["thinking_blocks"] = thinking
+    return encodable(fields)  # type: ignore[no-any-return]
+
+
+def _thinking_blocks(thought: Mapping[str, Any]) -> Iterable[dict[str, str]]:
+    """A thought as Anthropic has it: Bedrock takes it back only with its signature, unchanged."""
+    said = mapping(thought.get("reasoningText"), "reasoningText")
+    if said:
+        signature = text(said.get("signature"), "signature")
+        block = {"type": "thinking", "thinking": text(said.get("text"), "text")}
+        yield {**block, "signature": signature} if signature else block
+    redacted = text(thought.get("redactedContent"), "redactedContent")
+    if redacted:
+        yield {"type": "redacted_thinking", "data": _unwrapped(redacted)}
+
+
+def _unwrapped(data: str) -> str:
+    """Claude's own text: Bedrock, for which it is bytes, wraps it in base64 once more."""
+    try:
+        inner = base64.b64decode(data, validate=True).decode("ascii")
+        base64.b64decode(inner, validate=True)
+    except (binascii.Error, ValueError):
+        return data
+    return inner

@@ -1,0 +1,32 @@
+"""Newline-delimited JSON: a document on each line, whatever the reads they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llm_fallback.engine.protocol.sse import Event
+from llm_fallback.engine.protocol.values import decode
+
+
+class LineParser:
+    """The parser of a stream of lines; empty ones mean nothing."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The documents that a read completes. Raises Unreadable for a line that is none."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return _events(lines)
+
+    def end(self) -> Iterator[Event]:
+        """The last line, where no line break follows it. Raises Unreadable if it was torn."""
+        rest, self._rest = self._rest, b""
+        return _events([rest])
+
+
+def _events(lines: list[bytes]) -> Iterator[Event]:
+    for line in lines:
+        said = line.strip()
+        if said:
+            yield Event(decode(said), b"", said)

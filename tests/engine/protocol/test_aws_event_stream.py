@@ -1,0 +1,135 @@
+"""AWS's binary event stream, in whatever reads it comes and whatever becomes of its bytes."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import zlib
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_fallback.engine.protocol.aws_event_stream import MessageParser
+from llm_fallback.engine.protocol.sse import Event
+from llm_fallback.engine.protocol.values import Unreadable
+from tests.corpus.stage import framed
+from tests.engine.protocol.spoken import in_parts
+
+FRAMES = [{"event": "messageStart", "data": {"role": "assistant"}}, {"event": "delta", "data": {"text": "ø"}}]
+WRITTEN = b"".join(framed(FRAMES, "aws"))
+
+
+def events(*reads: bytes) -> list[Event]:
+    parser = MessageParser()
+    came = [event for data in reads for event in parser.feed(data)]
+    return [*came, *parser.end()]
+
+
+def message(headers: bytes, payload: bytes) -> bytes:
+    """A message whose checksums are right, whatever is in it."""
+    prelude = struct.pack("!II", len(headers) + len(payload) + 16, len(headers))
+    whole = prelude + struct.pack("!I", zlib.crc32(prelude)) + headers + payload
+    return whole + struct.pack("!I", zlib.crc32(whole))
+
+
+def header(name: str, value: str) -> bytes:
+    said = value.encode()
+    return bytes([len(name)]) + name.encode() + struct.pack("!BH", 7, len(said)) + said
+
+
+@given(st.lists(st.integers(0, len(WRITTEN)), max_size=6))
+def test_where_reads_begin_and_end_makes_no_difference(cuts):
+    """The network cuts where it likes."""
+    came = events(*in_parts(WRITTEN, cuts))
+    assert [event.document for event in came] == [{"messageStart": {"role": "assistant"}}, {"delta": {"text": "ø"}}]
+    assert [event.name for event in came] == [b"messageStart", b"delta"]
+
+
+@pytest.mark.parametrize("cut", [1, 11, 12, 40, len(WRITTEN) - 1])
+def test_a_torn_message_is_unreadable(cut):
+    """Once the stream has ended; what came before was told."""
+    parser = MessageParser()
+    assert all(event.document for event in parser.feed(WRITTEN[:cut]))
+    with pytest.raises(Unreadable):
+        list(parser.end())
+
+
+@given(st.integers(0, len(WRITTEN) - 1), st.integers(1, 255))
+def test_a_damaged_byte_is_noticed(place, change):
+    """By the checksums, wherever it is: nothing of another text is told."""
+    damaged = bytearray(WRITTEN)
+    damaged[place] ^= change
+    parser, came = MessageParser(), []
+    with pytest.raises(Unreadable):
+        came.extend(parser.feed(bytes(damaged)))
+        list(parser.end())
+    assert [event.document for event in came] in ([], [{"messageStart": {"role": "assistant"}}])
+
+
+@pytest.mark.parametrize(
+    ("headers", "payload", "error"),
+    [
+        ({":message-type": "exception", ":exception-type": "aException"}, b'{"message": "No"}', {"message": "No"}),
+        ({":message-type": "exception", ":exception-type": "aException"}, b"No", {"message": "No"}),
+        ({":message-type": "exception", ":exception-type": "aException"}, b"", {"message": ""}),
+        ({":message-type": "error", ":error-code": "aException", ":error-message": "No"}, b"", {"message": "No"}),
+    ],
+)
+def test_an_exception_is_an_error_with_its_name_as_the_code(headers, payload, error):
+    """Modeled by the service or not, whatever it says."""
+    [event] = events(message(b"".join(header(*one) for one in headers.items()), payload))
+    assert event.document == {"error": {**error, "code": "aException"}}
+
+
+EVENT = header(":message-type", "event") + header(":event-type", "a")
+
+
+@pytest.mark.parametrize(
+    ("headers", "payload"),
+    [
+        (EVENT, b"no JSON"),
+        (EVENT + header(":event-type", "b"), b"{}"),
+        (EVENT + b"\x01a\x63", b"{}"),
+        (EVENT + b"\x01a\x07\xff\xff", b"{}"),
+        (EVENT + b"\x01a\x07\x00", b"{}"),
+        (EVENT + b"\x02\xff\xfe\x00", b"{}"),
+        (b"\x0d:message-type\x00", b"{}"),
+    ],
+)
+def test_a_message_that_means_nothing_is_unreadable(headers, payload):
+    """Though its checksums are right; or it is an event, where botocore reads on."""
+    with suppress(Unreadable):
+        assert events(message(headers, payload))[0].document == {"a": {}}
+
+
+def test_a_message_longer_than_any_is_unreadable():
+    """Nobody waits for it."""
+    prelude = struct.pack("!II", 2**31, 0)
+    with pytest.raises(Unreadable):
+        events(prelude + struct.pack("!I", zlib.crc32(prelude)))
+
+
+def test_a_message_shorter_than_any_is_unreadable():
+    """Lengths that contradict each other lead nowhere."""
+    for length in range(16):
+        prelude = struct.pack("!II", length, 0)
+        with pytest.raises(Unreadable):
+            events(prelude + struct.pack("!I", zlib.crc32(prelude)) + bytes(8))
+
+
+def test_without_botocore_the_reason_is_told(monkeypatch):
+    """A plain reply needs none of it, so a parser can be made."""
+    monkeypatch.setitem(sys.modules, "botocore.eventstream", None)
+    parser: Any = MessageParser()
+    with pytest.raises(Unreadable, match="botocore"):
+        list(parser.feed(WRITTEN))
+
+
+@given(st.binary(max_size=300) | st.builds(message, st.binary(max_size=60), st.binary(max_size=60)))
+def test_no_bytes_are_too_odd(written):
+    """They are events, or unreadable."""
+    with suppress(Unreadable):
+        events(written)
