@@ -134,7 +134,10 @@ class System:
 def _filled(value: Any, places: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
         return {key: _filled(item, places) for key, item in value.items()}
-    return places.get(value, value)
+    if isinstance(value, str):
+        for name, filled in places.items():
+            value = value.replace(name, filled)
+    return value
 
 
 @cache

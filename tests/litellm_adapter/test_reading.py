@@ -10,10 +10,14 @@ import pytest
 
 from llm_fallback import build_chat_model
 from llm_fallback.engine.protocol.anthropic_messages import AnthropicReader
+from llm_fallback.engine.protocol.bedrock_converse import ConverseReader
+from llm_fallback.engine.protocol.cohere import CohereReader
 from llm_fallback.engine.protocol.gemini import GeminiReader
+from llm_fallback.engine.protocol.ollama import OllamaReader
 from llm_fallback.engine.protocol.openai_chat import OpenAIReader
 from llm_fallback.litellm_adapter.families import asks_for_a_stream, reader_for_sent
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
+from llm_fallback.litellm_adapter.request import DeploymentRequest
 from llm_fallback.testing import FakeServer, Reply, Stall
 from tests.asking import ask
 from tests.litellm_adapter.test_direct_and_relayed_alike import ASKED, SAID_BY_LIBRARIES, SCRIPTS
@@ -106,13 +110,44 @@ async def test_calls_side_by_side_do_not_read_each_other_s_replies(provider):
         ("https://a.googleapis.com/v1/models/gemini-2.5-pro:streamGenerateContent?alt=sse", b"{}", GeminiReader),
         ("https://api.openai.com/v1/responses", b"{}", None),
         ("https://iam.cloud.ibm.com/identity/token", b"{}", None),
-        ("https://api.groq.com/openai/v1/chat/completions", b'{"tools": [{"name": "json_tool_call"}]}', None),
+        (
+            "https://bedrock-runtime.eu.amazonaws.com/model/eu.amazon.nova-lite-v1:0/converse-stream",
+            b"{}",
+            ConverseReader,
+        ),
+        ("https://api.cohere.com/v2/chat", b"{}", CohereReader),
+        ("http://localhost:11434/api/chat", b"{}", OllamaReader),
     ],
 )
 def test_the_address_of_a_request_tells_the_protocol_of_its_reply(url, body, reader):
     """None where only litellm knows what to make of it."""
-    found = reader_for_sent(httpx.Request("POST", url, content=body), target("a"))
+    found = reader_for_sent(httpx.Request("POST", url, content=body), wanted())
     assert (None if found is None else type(found)) is reader
+
+
+def wanted(**words: Any) -> DeploymentRequest:
+    return DeploymentRequest(target("a"), {"messages": [], **words}, None, set())
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("words", "body", "is_ours"),
+    [
+        ({"tools": [TOOL]}, {"tools": [TOOL]}, True),
+        ({"tools": [TOOL]}, {"toolConfig": {"tools": [{"toolSpec": {"name": "f"}}]}}, True),
+        ({"tools": [TOOL, {"type": "web_search"}]}, {"tools": [TOOL, {"type": "web_search", "name": "w"}]}, True),
+        ({"response_format": {"type": "json_object"}}, {"response_format": {"type": "json_object"}}, True),
+        ({"response_format": {"type": "json_object"}}, {"tools": [{"function": {"name": "json_tool_call"}}]}, False),
+        ({"tools": [{"function": {"name": "a b"}}]}, {"tools": [{"function": {"name": "a_b"}}]}, False),
+        ({"tools": [TOOL]}, {"format": "json"}, False),
+    ],
+)
+def test_calls_of_tools_that_litellm_renamed_or_made_up_are_litellm_s_to_read(words, body, is_ours):
+    """It brings them back into the caller's form."""
+    request = httpx.Request("POST", "https://x.test/v1/chat/completions", json=body)
+    assert (reader_for_sent(request, wanted(**words)) is not None) is is_ours
 
 
 @pytest.mark.parametrize(

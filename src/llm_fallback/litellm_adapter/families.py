@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from llm_fallback.engine.protocol.anthropic_messages import AnthropicReader
+from llm_fallback.engine.protocol.bedrock_converse import ConverseReader
+from llm_fallback.engine.protocol.cohere import CohereReader
 from llm_fallback.engine.protocol.gemini import GeminiReader
+from llm_fallback.engine.protocol.ollama import OllamaReader
 from llm_fallback.engine.protocol.openai_chat import OpenAIReader
 from llm_fallback.engine.protocol.reader import ReplyReader
+from llm_fallback.litellm_adapter.request import DeploymentRequest
 from llm_fallback.plan.plan import Target
 
 _READERS: Mapping[str, type[ReplyReader]] = {
@@ -29,21 +34,50 @@ _ADDRESSES: tuple[tuple[re.Pattern[str], type[ReplyReader]], ...] = (
     (re.compile(r"/chat/completions$|/text/chat(_stream)?$"), OpenAIReader),  # The second are watsonx's.
     (re.compile(r"/v1/messages$|/publishers/anthropic/.+:(streamRawPredict|rawPredict)$"), AnthropicReader),
     (re.compile(r":(streamGenerateContent|generateContent)$"), GeminiReader),
+    (re.compile(r"/model/.+/converse(-stream)?$"), ConverseReader),
+    (re.compile(r"/v2/chat$"), CohereReader),
+    (re.compile(r"/api/chat$"), OllamaReader),
 )
 """Protocols by the paths of the requests that litellm sends."""
 
 _ASKS_FOR_A_STREAM = re.compile(rb'(?<!\\)"stream": ?true')
-_LITELLMS_TOOL = b"json_tool_call"
-"""The tool by which litellm asks for JSON where it knows no other way; it puts what the model calls it with in place of
-the reply."""
 
 
-def reader_for_sent(request: Any, target: Target) -> ReplyReader | None:
+def reader_for_sent(request: Any, wanted: DeploymentRequest) -> ReplyReader | None:
     """A reader of the reply to a request that litellm sent; None where only litellm knows what to make of it: another
-    protocol, a reply it brings into another form."""
-    path, body = request.url.path, bytes(request.content)
+    protocol, or tools of other names, whose calls it brings into the caller's form."""
+    path = request.url.path
     reader = next((reader for address, reader in _ADDRESSES if address.search(path)), None)
-    return None if reader is None or _LITELLMS_TOOL in body else reader(target.finish_reasons)
+    if reader is None or has_other_tools(request.content, wanted.words):
+        return None
+    return reader(wanted.target.finish_reasons)
+
+
+_WITH_TOOLS = ("tools", "functions", "response_format")
+
+
+def has_other_tools(body: bytes, words: Mapping[str, Any]) -> bool:
+    """Whether litellm sends other tools than the caller's: it replaces names that a provider does not take, asks models
+    of which it knows no other way for JSON by a tool of its own, and puts tools into the prompt of those that have
+    none."""
+    if not any(words.get(word) for word in _WITH_TOOLS):
+        return False
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return True
+    config = document.get("toolConfig") or {}
+    sent = {_tool_name(tool) for tool in (*(document.get("tools") or ()), *(config.get("tools") or ()))} - {None}
+    given = {_tool_name(tool) for tool in words.get("tools") or ()} - {None}
+    return bool(words.get("functions")) or sent != given
+
+
+def _tool_name(tool: Any) -> str | None:
+    """The name of a tool of the caller's; None for one of the provider's own."""
+    if not isinstance(tool, Mapping) or tool.get("type", "custom") not in ("custom", "function"):
+        return None
+    name: str | None = (tool.get("function") or tool.get("toolSpec") or tool).get("name")
+    return name
 
 
 def asks_for_a_stream(request: Any) -> bool:

@@ -104,7 +104,7 @@ class LiteLLMExchange:
             return None
         if wanted.streamed and not (asks_for_a_stream(http.request) and not http.is_stream_consumed):
             return None
-        reader = reader_for_sent(http.request, wanted.target)
+        reader = reader_for_sent(http.request, wanted)
         if reader is not None:
             wire_tap.untap(http)
             self._reading = HTTPReading(http, reader, self._clean, streamed=wanted.streamed)

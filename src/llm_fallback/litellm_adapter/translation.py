@@ -23,6 +23,7 @@ from litellm.main import completion
 from litellm.utils import CustomStreamWrapper
 from openai import AsyncOpenAI
 
+from llm_fallback.litellm_adapter.families import has_other_tools
 from llm_fallback.litellm_adapter.gemini_requests import needs_litellm
 from llm_fallback.litellm_adapter.request import overriding_headers, with_headers
 from llm_fallback.spec.providers import split_model
@@ -81,7 +82,7 @@ def translate(parameters: Mapping[str, Any]) -> HTTPRequest:
     words = {"client": _client(provider), "acompletion": True, "litellm_logging_obj": _unread_log()}
     sent = _sent_by(completion(**parameters, **words))
     request = sent if isinstance(sent, HTTPRequest) else _addressed(sent, parameters)
-    if provider == "anthropic" and _has_other_tools(request.body, parameters):
+    if provider == "anthropic" and has_other_tools(request.body, parameters):
         raise LeftToLiteLLM("litellm gave tools names of its own")
     extra = overriding_headers(parameters)
     return replace(request, headers=with_headers(request.headers, extra)) if extra else request
@@ -167,19 +168,6 @@ def _addressed(words: dict[str, Any], parameters: Mapping[str, Any]) -> HTTPRequ
     words.pop("timeout", None)
     body = json.dumps({**words, **extra}, ensure_ascii=False, separators=(",", ":")).encode()
     return HTTPRequest(f"{parameters['api_base'].rstrip('/')}/chat/completions", headers, body, query)
-
-
-_WITH_TOOLS = ("tools", "functions", "response_format")
-
-
-def _has_other_tools(body: bytes, parameters: Mapping[str, Any]) -> bool:
-    """Whether tools go by names the caller does not know: litellm replaces names that Anthropic does not take, and
-    asks models of which it knows no other way for JSON by a tool of its own."""
-    if not any(parameters.get(word) for word in _WITH_TOOLS):
-        return False
-    given = {(tool.get("function") or tool).get("name") for tool in parameters.get("tools") or ()}
-    sent = json.loads(body).get("tools") or ()
-    return any(tool.get("type", "custom") == "custom" and tool["name"] not in given for tool in sent)
 
 
 def _unread_log() -> Any:
