@@ -140,7 +140,11 @@ def _sse(frame: Any) -> bytes:
 
 def _named_sse(frame: Any) -> bytes:
     """An event whose name is its type."""
-    return _sse(frame) if isinstance(frame, str) else f"event: {frame.get('type', '')}\n".encode() + _sse(frame)
+    return (
+        _sse(frame)
+        if isinstance(frame, str)
+        else f"event: {frame.get('type', '')}\n".encode(errors="surrogatepass") + _sse(frame)
+    )
 
 
 def _message_sse(frame: Any) -> bytes:

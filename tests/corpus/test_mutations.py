@@ -28,7 +28,7 @@ ANSWER = {"message": {"role": "assistant", "content": "from the backup"}, "finis
 HEALTHY = replace(SPARE, replies=[replace(BACKUP, body={"choices": [ANSWER]})])
 
 SEED = os.environ.get("MUTATION_SEED") or str(Random().randrange(10**9))
-BATCHES, OF_A_BATCH = 40, 250
+BATCHES, OF_A_BATCH = 10, 1_000
 MODES = ("invoke", "ainvoke", "stream", "astream")
 SPOKEN = [(system, by, reply) for system in systems() for by, reply in system.spoken()]
 
@@ -95,6 +95,22 @@ def spoilt_frames(frames: Sequence[Any], chance: Random) -> list[Any]:
     return changed
 
 
+def spoilt_messages(frames: Sequence[Any], chance: Random) -> list[Any]:
+    """The same for a stream whose frames are named messages with data."""
+    changed = list(frames)
+    at = chance.randrange(len(changed))
+    match chance.randrange(4):
+        case 0:
+            del changed[at]
+        case 1:
+            changed.insert(at, changed[at])
+        case 2:
+            changed[at] = {**changed[at], "event": chance.choice(("messageStop", "nothing", "metadata"))}
+        case _:
+            changed[at] = {**changed[at], "data": spoilt(changed[at]["data"], chance)}
+    return changed
+
+
 def spoilt_bytes(chance: Random) -> Callable[[bytes], bytes]:
     """What spoils an answer's bytes: cut, or some of them others."""
     share, byte, how = chance.random(), chance.randrange(256), chance.randrange(4)
@@ -119,7 +135,8 @@ def mutants(chance: Random, count: int) -> list[tuple[System, str, Reply]]:
     for number in range(count):
         system, by, reply = chance.choice(SPOKEN)
         body = spoilt(reply.body, chance) if isinstance(reply.body, dict) else reply.body
-        frames = spoilt_frames(reply.frames, chance) if reply.frames and system.framing != "aws" else reply.frames
+        spoil = spoilt_messages if system.framing == "aws" else spoilt_frames
+        frames = spoil(reply.frames, chance) if reply.frames else reply.frames
         made.append((system, by, replace(reply, name=f"{reply.name}-{number}", body=body, frames=frames)))
     return made
 

@@ -250,7 +250,7 @@ def _add_tool_call(message: AIMessage, part: ToolCallPart, finish: str | None) -
     unsaid = "" if finish in CUT_FINISHES else "{}"
     try:
         arguments = json.loads(part.arguments or unsaid, strict=False)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # No JSON, a number of thousands of digits, or nesting without end.
         arguments = None
     if isinstance(arguments, dict):
         message.tool_calls.append(tool_call(name=part.name or "", args=arguments, id=part.id))
