@@ -22,7 +22,7 @@ from llm_fallback import FallbackChatModel, StreamBroken, build_chat_model
 from tests.asking import ask
 from tests.corpus.cases import Reply, System, systems
 from tests.corpus.stage import Stage
-from tests.corpus.test_replies import BACKUP, SPARE
+from tests.corpus.test_replies import BACKUP, SPARE, point_at
 
 ANSWER = {"message": {"role": "assistant", "content": "from the backup"}, "finish_reason": "stop"}
 HEALTHY = replace(SPARE, replies=[replace(BACKUP, body={"choices": [ANSWER]})])
@@ -163,7 +163,7 @@ async def test_however_an_answer_is_spoilt_the_caller_gets_one_or_an_error_of_ou
         for system, group in groupby(made, key=lambda one: one[0])
     ]
     with Stage([*playing, HEALTHY]) as stage, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENAI_BASE_URL", stage.url)
+        point_at(stage, patch)
         stage.spoilt.update(byte_spoilers)
         for system, group in groupby(made, key=lambda one: one[0]):
             asked = [(by, reply) for _, by, reply in group]

@@ -9,6 +9,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+import litellm
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk
 
@@ -83,11 +84,21 @@ class Play:
 @pytest.fixture(scope="module")
 def play() -> Iterator[Play]:
     with Stage([*SYSTEMS, SPARE]) as stage, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENAI_BASE_URL", stage.url)
+        point_at(stage, patch)
         built = {one.name: build_chat_model(_spec(one, stage.url)) for one in SYSTEMS}
         yield Play(stage, built)
         for model in built.values():
             model.close()
+
+
+def point_at(stage: Stage, patch: pytest.MonkeyPatch) -> None:
+    """Have those asked at the stage that have no `api_base`, or ask somebody else for a token first."""
+
+    async def token(*_: object, **__: object) -> tuple[str, str]:
+        return "a-token", "p"
+
+    patch.setenv("OPENAI_BASE_URL", stage.url)
+    patch.setattr(litellm.main.vertex_chat_completion, "_ensure_access_token_async", token)
 
 
 def _spec(system: System, url: str) -> dict[str, Any]:

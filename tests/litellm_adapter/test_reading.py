@@ -137,6 +137,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
     [
         ({"tools": [TOOL]}, {"tools": [TOOL]}, True),
         ({"tools": [TOOL]}, {"toolConfig": {"tools": [{"toolSpec": {"name": "f"}}]}}, True),
+        ({"tools": [TOOL]}, {"tools": [{"functionDeclarations": [{"name": "f"}]}]}, True),
         ({"tools": [TOOL, {"type": "web_search"}]}, {"tools": [TOOL, {"type": "web_search", "name": "w"}]}, True),
         ({"response_format": {"type": "json_object"}}, {"response_format": {"type": "json_object"}}, True),
         ({"response_format": {"type": "json_object"}}, {"tools": [{"function": {"name": "json_tool_call"}}]}, False),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from llm_fallback.engine.protocol.anthropic_messages import AnthropicReader
@@ -66,18 +66,20 @@ def has_other_tools(body: bytes, words: Mapping[str, Any]) -> bool:
         document = json.loads(body)
     except ValueError:
         return True
-    config = document.get("toolConfig") or {}
-    sent = {_tool_name(tool) for tool in (*(document.get("tools") or ()), *(config.get("tools") or ()))} - {None}
-    given = {_tool_name(tool) for tool in words.get("tools") or ()} - {None}
-    return bool(words.get("functions")) or sent != given
+    bedrocks = (document.get("toolConfig") or {}).get("tools") or ()
+    sent = set(_tool_names((*(document.get("tools") or ()), *bedrocks)))
+    return bool(words.get("functions")) or sent != set(_tool_names(words.get("tools") or ()))
 
 
-def _tool_name(tool: Any) -> str | None:
-    """The name of a tool of the caller's; None for one of the provider's own."""
-    if not isinstance(tool, Mapping) or tool.get("type", "custom") not in ("custom", "function"):
-        return None
-    name: str | None = (tool.get("function") or tool.get("toolSpec") or tool).get("name")
-    return name
+def _tool_names(tools: Iterable[Any]) -> Iterator[str]:
+    """The names of tools of the caller's, in the form of whichever protocol; a provider's own are left out."""
+    for tool in tools:
+        if not isinstance(tool, Mapping) or tool.get("type", "custom") not in ("custom", "function"):
+            continue
+        declared = tool.get("functionDeclarations") or tool.get("function_declarations")
+        for one in declared or [tool.get("function") or tool.get("toolSpec") or tool]:
+            if isinstance(one.get("name"), str):
+                yield one["name"]
 
 
 def asks_for_a_stream(request: Any) -> bool:

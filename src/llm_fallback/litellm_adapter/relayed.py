@@ -143,7 +143,12 @@ class LiteLLMExchange:
         if is_tapped(target):
             handler = await self._clients.client()
             parameters["client"] = client_for(handler, target, parameters.get("api_key", ""))
-        return await litellm.acompletion(**parameters)
+        answer = await litellm.acompletion(**parameters)
+        make_call = getattr(answer, "make_call", None)
+        if make_call is not None and not self._is_heard:
+            # Of Gemini's streams the request is sent for the first chunk, and litellm has begun to read by then.
+            answer.completion_stream = await make_call(client=parameters.get("client"))
+        return answer
 
     # Reading: litellm's own documents are in OpenAI's form, and read like a server's.
 
