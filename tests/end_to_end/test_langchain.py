@@ -13,8 +13,10 @@ from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from llm_fallback import ChainExhausted, build_chat_model
+from llm_fallback import ChainExhausted, CostCallbackHandler, build_chat_model
+from llm_fallback.events import CallEnded
 from llm_fallback.testing import Cut, Fail, FakeServer, Reply, assert_attempts
+from tests.asking import ask
 
 
 @tool
@@ -91,6 +93,36 @@ def test_a_cached_reply_asks_nobody_and_chains_do_not_share_entries():
         assert model.with_chain("two").invoke("x").content == "other"
         assert model.invoke("x", temperature=1).content == "second"
         assert len(server.received("a")) == 2
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+async def test_a_cached_reply_says_so_and_counts_nothing(mode):
+    """The first time it was paid for; what the cache holds is what it was given, however often it is asked."""
+    cost, ended = CostCallbackHandler(), []
+    with FakeServer({"a": Fail(500), "b": Reply("x", usage=(1000, 100))}) as server:
+        listener = lambda event: ended.append(event) if isinstance(event, CallEnded) else None  # noqa: E731
+        with build_chat_model(server.spec(), cache=InMemoryCache(), listeners=[listener]) as model:
+            replies = [await ask(model, mode, "q", config={"callbacks": [cost]}) for _ in range(3)]
+    first, *cached = [reply.response_metadata["llm_fallback"] for reply in replies]
+    assert "cached" not in first
+    assert len(first["attempts"]) == 2
+    assert (
+        cached
+        == [
+            {
+                **{name: first[name] for name in ("chain", "deployment", "model", "fell_back")},
+                "attempts": [],
+                "skipped": [],
+                "latency_s": None,
+                "time_to_first_token_s": None,
+                "cost_usd": 0.0,
+                "cached": True,
+            }
+        ]
+        * 2
+    )
+    assert len(ended) == 1
+    assert cost.snapshot()["calls"] == 1
 
 
 def test_langchains_rate_limiter_is_asked_before_each_call():

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 from langchain_core import exceptions
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.callbacks.manager import ahandle_event, handle_event
 from langchain_core.language_models import BaseChatModel
@@ -235,6 +236,23 @@ class TestConfig:
         assert isinstance(prepared, Parrot)
         assert (prepared.temperature, prepared.says_last) == (0.7, True)
         assert prepared._words == []
+
+    def test_replies_from_a_cache_come_by_one_method(self):
+        """Overridden to say of a reply that it is from there; the cache hands out what it holds itself."""
+        seen: list[Any] = []
+
+        class Noting(Parrot):
+            def _convert_cached_generations(self, cache_val: list[Any]) -> list[Any]:
+                seen.extend(cache_val)
+                return super()._convert_cached_generations(cache_val)
+
+        cache = InMemoryCache()
+        model = Noting(cache=cache)
+        model.invoke("hi")
+        assert not seen
+        model.invoke("hi")
+        [held] = cache._cache.values()
+        assert seen == list(held)
 
     def test_a_copy_of_a_model_shares_what_its_fields_hold(self):
         """`with_chain` and `bind_tools` copy the model; breakers and limits are the same afterwards."""

@@ -17,13 +17,21 @@ from uuid import uuid4
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManager, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, model_validator
 
 from llm_fallback.chat_model.caller import CallContext, Listener
-from llm_fallback.chat_model.conversion import KEY, aiter_reply, attach_metadata, iter_reply, read_tool_calls, to_call
+from llm_fallback.chat_model.conversion import (
+    KEY,
+    aiter_reply,
+    as_cached,
+    attach_metadata,
+    iter_reply,
+    read_tool_calls,
+    to_call,
+)
 from llm_fallback.chat_model.driver import aanswer_question, answer_question
 from llm_fallback.chat_model.lazy_field import LazyField
 from llm_fallback.chat_model.portal import portal
@@ -352,6 +360,9 @@ class ChainChatModel(BaseChatModel):
             if isinstance(generation.message, AIMessage):
                 read_tool_calls(generation.message, (generation.generation_info or {}).get("finish_reason"))
         return result
+
+    def _convert_cached_generations(self, cache_val: list[Generation]) -> list[ChatGeneration]:
+        return super()._convert_cached_generations([as_cached(generation) for generation in cache_val])
 
     @property
     def _llm_type(self) -> str:

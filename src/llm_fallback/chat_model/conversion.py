@@ -9,6 +9,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.tool import invalid_tool_call, tool_call
+from langchain_core.outputs import Generation
 
 from llm_fallback.chat_model.caller import CallContext
 from llm_fallback.chat_model.driver import adrive, drive
@@ -216,6 +217,27 @@ def attach_metadata(message: BaseMessage, answer: Answered) -> None:
     for name in ("model_id", "response_cost"):
         message.response_metadata.pop(name, None)
     message.response_metadata |= {"model_name": answer.model_name, KEY: answer.record.as_metadata()}
+
+
+_OF_NO_CALL: Mapping[str, Any] = {
+    "attempts": [],
+    "skipped": [],
+    "latency_s": None,
+    "time_to_first_token_s": None,
+    "cost_usd": 0.0,
+    "cached": True,
+}
+"""What the facts of a call are for a reply that no call was made for."""
+
+
+def as_cached(generation: Generation) -> Generation:
+    """A copy of what LangChain's cache holds that says it is from there; the cache's own stays as it is."""
+    message = getattr(generation, "message", None)
+    if not isinstance(message, AIMessage) or KEY not in message.response_metadata:
+        return generation
+    facts = {name: value for name, value in message.response_metadata[KEY].items() if name != "cost_estimated"}
+    metadata = {**message.response_metadata, KEY: {**facts, **_OF_NO_CALL}}
+    return generation.model_copy(update={"message": message.model_copy(update={"response_metadata": metadata})})
 
 
 def read_tool_calls(message: AIMessage, finish: str | None) -> None:
