@@ -1,4 +1,4 @@
-"""One attempt that goes through litellm whole, because somebody listens to it there or its protocol is litellm's."""
+"""One attempt that litellm sends, and reads too where somebody listens to it there or it reshapes the reply."""
 
 from __future__ import annotations
 
