@@ -46,6 +46,19 @@ def test_what_is_no_json_is_the_message(text):
     assert parse_error_body(text.encode()) == parse_error_body(text) == ErrorBody(text, text=text)
 
 
+@pytest.mark.parametrize("depth", [201, 900, 100_000])
+def test_a_body_nested_without_end_is_the_message(depth):
+    """Whoever parses it to its end runs out of stack, and the caller gets that instead of a backup's answer."""
+    text = '{"error":' * depth + "1" + "}" * depth
+    assert parse_error_body(text) == ErrorBody(text, text=text)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_body():
+    """A page behind one is a page, and JSON is JSON."""
+    assert parse_error_body(b"\xef\xbb\xbf<html>502</html>").is_page
+    assert parse_error_body(b'\xef\xbb\xbf{"error": {"message": "no", "code": 7}}').codes == ("7",)
+
+
 def test_the_status_is_the_number_that_is_one():
     """Codes may be numbers of another kind, as Mistral's 3051."""
     assert parse_error({"error": {"code": "3051", "status": 429}}).status == 429

@@ -24,6 +24,7 @@ WAYS_TO_WRITE_IT = {
     "by the book": b'{"a": 1}\n{"b": "\xc3\xb8"}\n',
     "CR and LF": b'{"a": 1}\r\n{"b": "\xc3\xb8"}\r\n',
     "empty lines between": b'\n{"a": 1}\n\r\n \n{"b": "\xc3\xb8"}\n\n',
+    "a byte order mark": b'\xef\xbb\xbf{"a": 1}\n{"b": "\xc3\xb8"}\n',
     "no line break at the end": b'{"a": 1}\n{"b": "\xc3\xb8"}',
 }
 

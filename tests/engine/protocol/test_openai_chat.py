@@ -123,6 +123,15 @@ def test_a_body_that_is_no_reply_is_invalid(body):
     assert fault.failure == "invalid_response"
 
 
+def test_a_byte_order_mark_is_no_part_of_a_reply():
+    """Plain as in a stream."""
+    response = Response(OpenAIReader(), streamed=False)
+    response.begin(200, {})
+    reply = response.reply(b'\xef\xbb\xbf{"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]}')
+    assert isinstance(reply, Reply)
+    assert reply.text == "hi"
+
+
 @pytest.mark.parametrize("line", ["data: {half", "oops", '{"choices": []}', "data: 5", 'data: ["a"]', "<html>"])
 def test_a_line_that_is_no_event_of_the_protocol_breaks_a_stream(line):
     """Its text would be lost, and the rest passed off as whole."""

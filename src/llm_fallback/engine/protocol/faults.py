@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from llm_fallback.engine.protocol.dialects import STATUSES, by_code, by_wording
-from llm_fallback.engine.protocol.values import complete
+from llm_fallback.engine.protocol.values import Unreadable, complete, decode
 from llm_fallback.engine.transport import Fault, UpstreamError
 from llm_fallback.events import Failure
 
@@ -227,10 +227,10 @@ class ErrorBody:
 
 def parse_error_body(body: bytes | str) -> ErrorBody:
     """What an error body says."""
-    text = body.decode(errors="replace") if isinstance(body, bytes) else body
+    text = body.decode("utf-8-sig", errors="replace") if isinstance(body, bytes) else body
     try:
-        data = json.loads(text)
-    except ValueError:
+        data = decode(text)
+    except Unreadable:
         return ErrorBody(text, text=text, wait_s=_wait_in(text))
     return parse_error(data, text)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llm_fallback.engine.protocol.sse import Event
-from llm_fallback.engine.protocol.values import decode
+from llm_fallback.engine.protocol.values import BYTE_ORDER_MARK, decode
 
 
 class LineParser:
@@ -27,6 +27,6 @@ class LineParser:
 
 def _events(lines: list[bytes]) -> Iterator[Event]:
     for line in lines:
-        said = line.strip()
+        said = line.removeprefix(BYTE_ORDER_MARK).strip()
         if said:
             yield Event(decode(said), b"", said)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from llm_fallback.engine.protocol.faults import LEAST_ERROR, fault_in_body, fault_of_response
 from llm_fallback.engine.protocol.reader import ReplyReader
 from llm_fallback.engine.protocol.sse import Event, Mark
-from llm_fallback.engine.protocol.values import Unreadable, decode
+from llm_fallback.engine.protocol.values import BYTE_ORDER_MARK, Unreadable, decode
 from llm_fallback.engine.transport import FINISHES, Chunk, Fault, Reply, StreamEnd
 
 _REMEMBERED_BODY = 16_384
@@ -139,7 +139,7 @@ class Response:
     def reply(self, body: bytes) -> Reply | Fault:
         """The reply a body brings, or what is wrong with it."""
         try:
-            document = decode(body)
+            document = decode(body.removeprefix(BYTE_ORDER_MARK))
             if not isinstance(document, dict):
                 raise Unreadable("the reply is no object")
             return self.reader.read_reply(document)

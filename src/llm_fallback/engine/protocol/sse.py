@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
-from llm_fallback.engine.protocol.values import Unreadable, decode
+from llm_fallback.engine.protocol.values import BYTE_ORDER_MARK, Unreadable, decode
 
 _FIELDS = (b":", b"event:", b"id:", b"retry:")
 _MOST_LINES = 1_000
@@ -81,7 +81,7 @@ class EventParser:
     def _take(self, line: bytes) -> Event | None:
         if self._is_first:
             self._is_first = False
-            line = line.removeprefix(b"\xef\xbb\xbf")
+            line = line.removeprefix(BYTE_ORDER_MARK)
         if line.startswith(b"data:"):
             return self._take_data(line[5:].strip())
         if not line.strip():

@@ -11,6 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Never
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What some servers write before everything else; it is no part of what they say."""
+
 _DEEPEST = 200
 """Levels of nesting. A parser of JSON recurses, and so does everybody who reads what it made."""
 
