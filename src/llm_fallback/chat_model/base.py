@@ -358,6 +358,8 @@ class ChainChatModel(BaseChatModel):
         for generation in result.generations:
             attach_metadata(generation.message, answer)
             if isinstance(generation.message, AIMessage):
+                if answer.reply is not None and answer.reply.usage is None:
+                    generation.message.usage_metadata = None  # Not known, which is not nothing.
                 read_tool_calls(generation.message, (generation.generation_info or {}).get("finish_reason"))
         return result
 

@@ -85,7 +85,10 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
         return False
 
     def _create_chat_result(self, response: Any, **params: Any) -> ChatResult:
-        result = self._finish_result(super()._create_chat_result(response.reply.raw, **params), response)
+        raw = response.reply.raw
+        if (params.get("n") or 1) < 2:
+            raw = {**raw, "choices": raw["choices"][:1]}  # Of several that nobody asked for ChatLiteLLM makes one text.
+        result = self._finish_result(super()._create_chat_result(raw, **params), response)
         output = result.llm_output or {}
         if isinstance(output.get("token_usage"), BaseModel):
             # litellm's own class would go into every trace and checkpoint.

@@ -160,6 +160,14 @@ class LiteLLMExchange:
                 return said
             _tell_what_the_server_said(document, said)
             return self._reader.read_reply(document)
+        http = self._redirects.response
+        reader = None if http is None else reader_for_sent(http.request, self._wanted)
+        if reader is not None:
+            said = await HTTPReading(http, reader, self._clean, streamed=False).reply()
+            if isinstance(said, Fault):
+                return said
+            _tell_what_the_server_said(document, said)
+            return self._reader.read_reply(document)
         for choice in document["choices"]:
             # litellm has a finish for every word and for none, and keeps the server's own beside it.
             native = (choice.get("provider_specific_fields") or {}).get("native_finish_reason")

@@ -314,3 +314,51 @@ def test_no_document_is_too_odd(document):
     """It is a reply or a fault."""
     response = Response(OpenAIReader(), streamed=False)
     assert isinstance(response.reply(json.dumps(document).encode()), Reply | Fault)
+
+
+def test_fields_that_change_their_type_are_told_as_they_began():
+    """LangChain raises where a text meets a number."""
+    reader = OpenAIReader()
+    fields = [
+        chunk.raw["choices"][0]["delta"]["provider_specific_fields"]
+        for value in ("x", 2, ["y"], "z")
+        if (chunk := reader.read_event(frame({"content": "a", "provider_specific_fields": {"a": value}}))) is not None
+    ]
+    assert fields == [{"a": "x"}, {}, {}, {"a": "z"}]
+
+
+def test_pictures_and_citations_of_one_index_stay_apart():
+    """LangChain merges what bears the same index, and adds their numbers up."""
+    told = OpenAIReader().read_event(
+        frame({"images": [{"index": 0, "type": "image_url"}], "annotations": [{"index": 0}]})
+    )
+    assert told is not None
+    delta = told.raw["choices"][0]["delta"]
+    assert (delta["provider_specific_fields"], delta["annotations"]) == ({"images": [{"type": "image_url"}]}, [{}])
+
+
+@pytest.mark.parametrize("words", [("stop", "stop"), ("stop", "length"), ("tool_calls", "stop")])
+def test_a_finish_that_comes_twice_is_told_once(words):
+    """LangChain would add the words up: `stopstop`."""
+    reader = OpenAIReader()
+    chunks = [reader.read_event(frame({"content": "a"}, word)) for word in words]
+    told = [chunk.raw["choices"][0]["finish_reason"] for chunk in chunks if chunk is not None]
+    assert (told, reader.end()) == ([words[0], None], StreamEnd(words[0]))
+
+
+def test_a_frame_without_the_index_of_its_choice_belongs_to_it():
+    """Some servers leave it out in the middle, some at the beginning."""
+    without = {"choices": [{"delta": {"content": "b"}}]}
+    whole, end = streamed(frame({"content": "a"}), without, STOP)
+    assert (whole.text, end) == ("ab", StreamEnd("stop"))
+    whole, end = streamed(without, frame({"content": "c"}), STOP)
+    assert (whole.text, end) == ("bc", StreamEnd("stop"))
+
+
+def test_thoughts_beside_thoughts_are_all_told():
+    """In a field and between tags, plain as streamed."""
+    message = {"reasoning_content": "hm", "content": "<think>so</think>yes"}
+    reply = plain(message)
+    assert isinstance(reply, Reply)
+    whole, _ = streamed(frame(message), STOP)
+    assert (reply.text, reply.reasoning) == (whole.text, whole.reasoning) == ("yes", "hmso")

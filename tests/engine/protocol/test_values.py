@@ -36,7 +36,18 @@ def test_a_document_is_read_as_it_was_written(document):
 @pytest.mark.parametrize(
     "written",
     [
-        *(b"", b"{", b"{'a': 1}", b"nothing", b'{"a": NaN}', b"[Infinity]", b"-Infinity", b"\xff\xfe", b'"a\nb"'),
+        *(
+            b"",
+            b"{",
+            b"{'a': 1}",
+            b"nothing",
+            b'{"a": NaN}',
+            b"[1e999]",
+            b"[Infinity]",
+            b"-Infinity",
+            b"\xff\xfe",
+            b'"a\nb"',
+        ),
         b"[" * 100_000 + b"]" * 100_000,
         b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
         b"[" * 201 + b"]" * 201,

@@ -7,7 +7,7 @@ in a choice (Moonshot) or under `x_groq` (Groq), thoughts between tags in the te
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_fallback.engine.protocol.faults import fault_in_body
@@ -15,7 +15,7 @@ from llm_fallback.engine.protocol.reader import NO_FIELDS, Fields, ReplyReader
 from llm_fallback.engine.protocol.think_tags import ThinkTagParser
 from llm_fallback.engine.protocol.tool_calls import whole_tool_calls
 from llm_fallback.engine.protocol.usage import openai_usage
-from llm_fallback.engine.protocol.values import Unreadable, encodable, items, mapping, mappings, text, wrong
+from llm_fallback.engine.protocol.values import Unreadable, items, mapping, mappings, text, wrong
 from llm_fallback.engine.transport import Chunk, Fault, Reply
 
 NO_CHOICES = Fault("invalid_response", "a reply without choices", 200)
@@ -45,7 +45,9 @@ class OpenAIReader(ReplyReader):
                 raise wrong(choice, "a choice", "object")
             if not self.began:
                 self.began, self._choice_index = True, choice.get("index")
-            if choice.get("index") == self._choice_index:
+            if self._choice_index is None:
+                self._choice_index = choice.get("index")
+            if choice.get("index") in (self._choice_index, None):
                 return self._read_choice(choice)
         return None
 
@@ -68,10 +70,10 @@ class OpenAIReader(ReplyReader):
             self._tags = ThinkTagParser() if content[0] == "<" else None
         if self._tags is not None:
             content, thought = self._tags.split(content, is_last=finish is not None)
-            reasoning = reasoning or thought
+            reasoning += thought
         return self.chunk(
             content,
-            _text_in(told) if told else reasoning,
+            _text_in(told) + reasoning if told else reasoning,
             self.calls.read(calls) if calls else (),
             finish,
             self.fields_once(_fields(delta)) if _FIELDS & delta.keys() else NO_FIELDS,
@@ -117,10 +119,11 @@ class OpenAIReader(ReplyReader):
         said = message.get("content")
         content, reasoning = (said, "") if type(said) is str else self._content(said)
         told, calls = message.get("reasoning_content") or message.get("reasoning"), message.get("tool_calls")
+        if content.startswith("<think"):
+            content, thought = ThinkTagParser().split(content, is_last=True)
+            reasoning += thought
         if told:
-            reasoning = _text_in(told)
-        elif content.startswith("<think") and not reasoning:
-            content, reasoning = ThinkTagParser().split(content, is_last=True)
+            reasoning = _text_in(told) + reasoning
         self.end_with(choice.get("finish_reason"))
         return self.reply(
             content,
@@ -145,14 +148,19 @@ def _fields(message: Mapping[str, Any]) -> Fields:
     if audio:
         specific["audio"] = {name: value for name, value in audio.items() if isinstance(value, str)}
     if message.get("images"):
-        specific["images"] = mappings(message["images"], "images")
+        specific["images"] = _without_index(mappings(message["images"], "images"))
     if message.get("annotations"):
-        fields["annotations"] = mappings(message["annotations"], "annotations")
+        fields["annotations"] = _without_index(mappings(message["annotations"], "annotations"))
     if message.get("thinking_blocks"):
         fields["thinking_blocks"] = mappings(message["thinking_blocks"], "thinking_blocks")
     if specific:
         fields["provider_specific_fields"] = specific
-    return encodable(fields)  # type: ignore[no-any-return]
+    return fields
+
+
+def _without_index(said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Objects that LangChain puts one behind the other: those that bear the same index it would merge."""
+    return [{name: value for name, value in one.items() if name != "index"} for one in said]
 
 
 def _text_in(said: object) -> str:

@@ -15,7 +15,7 @@ from llm_fallback.engine.protocol.finishes import openai_finish, read_finish
 from llm_fallback.engine.protocol.sse import EventParser, StreamParser
 from llm_fallback.engine.protocol.tool_calls import ToolCallReader, documents_of
 from llm_fallback.engine.protocol.usage import fuller, usage_document
-from llm_fallback.engine.protocol.values import TextJoiner, complete
+from llm_fallback.engine.protocol.values import TextJoiner, complete, encodable
 from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Chunk, Fault, Reply, StreamEnd, ToolCallPart
 from llm_fallback.events import Usage
 
@@ -51,7 +51,7 @@ class ReplyReader(ABC):
         self.calls = ToolCallReader()
         self._text, self._reasoning = TextJoiner(), TextJoiner()
         self._calls_came = False
-        self._told: set[str] = set()
+        self._told: dict[str, type] = {}
 
     @abstractmethod
     def read_event(self, document: Mapping[str, Any]) -> Chunk | None:
@@ -88,9 +88,11 @@ class ReplyReader(ABC):
             return None
         if finish == "stop" and self._calls_came:
             finish = "tool_calls"  # Some servers say "stop" where they called a tool; agents look at the word.
-        self.finish = finish
+        is_told = self.finish is not None
+        if not is_told or finish not in FINISHES or finish == REFUSED_FINISH:
+            self.finish = finish
         self.is_over = finish not in FINISHES
-        return None if self.is_over else finish
+        return None if self.is_over or is_told else finish  # Told twice, LangChain would add the words up.
 
     def chunk(
         self,
@@ -102,11 +104,13 @@ class ReplyReader(ABC):
     ) -> Chunk | None:
         """The next chunk; None if there is nothing in it."""
         text = self._text.join(text)
+        if reasoning:
+            reasoning = self._reasoning.join(reasoning)
         if finish is not None:
-            text += self._text.flush()
+            text, reasoning = text + self._text.flush(), reasoning + self._reasoning.flush()
         delta: dict[str, Any] = {"content": text}
         if reasoning:
-            delta["reasoning_content"] = reasoning = self._reasoning.join(reasoning)
+            delta["reasoning_content"] = reasoning
         if calls:
             self._calls_came = True
             if finish == "stop":
@@ -115,6 +119,7 @@ class ReplyReader(ABC):
         elif not (text or reasoning or finish or fields):
             return None
         if fields:
+            fields = encodable(fields)
             delta.update(fields)
         raw = {"choices": [{"delta": delta, "finish_reason": finish and openai_finish(finish)}]}
         chunk = Chunk(raw, text, reasoning, calls, finish, None, bool(fields) and has_media(fields))
@@ -128,9 +133,14 @@ class ReplyReader(ABC):
         specific = fields.get("provider_specific_fields")
         if not specific:
             return fields
-        told = {name: value for name, value in specific.items() if name not in self._told}
-        self._told |= {name for name, value in told.items() if not isinstance(value, str | list) and name != "audio"}
+        told = {name: value for name, value in specific.items() if self._is_mergeable(name, value)}
         return {**fields, "provider_specific_fields": told}
+
+    def _is_mergeable(self, name: str, value: object) -> bool:
+        """Whether it is the first of its name, or joins those before it: of one type, and a text or a list."""
+        known = self._told.get(name)
+        self._told.setdefault(name, type(value))
+        return known is None or (known is type(value) and (known in (str, list) or name == "audio"))
 
     def reply(
         self,
@@ -146,7 +156,7 @@ class ReplyReader(ABC):
         finish = REFUSED_FINISH if self.refused and self.finish in FINISHES else self.finish
         if finish == "stop" and calls:
             finish = "tool_calls"
-        message = message_document(text, reasoning, calls, fields)
+        message = message_document(text, reasoning, calls, encodable(fields) if fields else fields)
         choice = {"index": 0, "message": message, "finish_reason": openai_finish(finish), "logprobs": logprobs}
         raw: dict[str, Any] = {"choices": [choice], "usage": usage_document(self.usage) if self.usage else {}}
         return Reply(raw, text, reasoning, calls, finish, self.usage, bool(fields) and has_media(fields))

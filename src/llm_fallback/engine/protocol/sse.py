@@ -96,7 +96,7 @@ class EventParser:
         return None
 
     def _take_data(self, data: bytes) -> Event | None:
-        if data == b"[DONE]":
+        if data in (b"[DONE]", b'"[DONE]"'):
             return Event(Mark.DONE, self._name, data)
         if not (data or self._data):
             return None

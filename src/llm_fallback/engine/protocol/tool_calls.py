@@ -77,6 +77,7 @@ class ToolCallReader:
     def __init__(self) -> None:
         self._calls: list[_OpenCall] = []
         self._by_position: dict[int, _OpenCall] = {}
+        self._by_id: dict[str, _OpenCall] = {}
         self._last_position = 0
 
     def read(self, said: object) -> tuple[ToolCallPart, ...]:
@@ -107,11 +108,13 @@ class ToolCallReader:
             yield ToolCallPart(call.index, call.id, name, "".join(call.arguments))
 
     def _call_at(self, position: int, id_: str, name: str) -> _OpenCall:
-        call = self._by_position.get(position)
+        call = self._by_id.get(id_) or self._by_position.get(position)
         if call is None or _begins_another(call, id_, name):
             call = _OpenCall(len(self._calls), id_, id_ or new_call_id())
             self._calls.append(call)
-            self._by_position[position] = call
+        self._by_position[position] = call
+        if id_:
+            self._by_id[id_] = call
         return call
 
     def _add_arguments(self, call: _OpenCall, said: object) -> str:
@@ -127,9 +130,15 @@ class ToolCallReader:
 
 
 def _begins_another(call: _OpenCall, id_: str, name: str) -> bool:
-    if id_ and call.given_id:
-        return id_ != call.given_id
-    return bool(name and call.name) and (name != call.name or call.has_all_arguments)
+    if not name:
+        return bool(id_ and call.given_id and id_ != call.given_id and not call.name)
+    if not call.name:
+        return bool(id_ and call.given_id and id_ != call.given_id)
+    if name != call.name:
+        return True
+    if id_ and call.given_id and id_ != call.given_id:
+        return not call.arguments or call.has_all_arguments
+    return not (id_ and id_ == call.given_id) and call.has_all_arguments
 
 
 def _arguments(said: object) -> str:

@@ -7,6 +7,7 @@ fault of that deployment at one place (`response.py`): behind the border nothing
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Never
@@ -40,7 +41,12 @@ def _refuse(word: str) -> Never:
     raise ValueError(f"{word} is no JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
+def _finite(number: str) -> float:
+    value = float(number)
+    return value if math.isfinite(value) else _refuse(number)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 
 def _is_deeper(document: object, levels: int) -> bool:
