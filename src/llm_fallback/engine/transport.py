@@ -245,9 +245,6 @@ class RefusedExchange:
     async def next(self) -> Fault | Unsupported:
         return self._refusal
 
-    def with_text(self, chunk: Chunk, text: str) -> Chunk:
-        return chunk
-
     async def close(self) -> None:
         """There is no connection."""
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_SIGNED = "__thought__"
-"""Stands in the id of a tool call before the signature of the thought that led to it."""
+from llm_fallback.engine.protocol.gemini import SIGNATURE_MARK
 
 
 def needs_litellm(parameters: Mapping[str, Any]) -> bool:
@@ -27,4 +26,4 @@ def _is_cached(message: Mapping[str, Any]) -> bool:
 
 
 def _is_signed(message: Mapping[str, Any]) -> bool:
-    return any(_SIGNED in str(call.get("id")) for call in message.get("tool_calls") or ())
+    return any(SIGNATURE_MARK in str(call.get("id")) for call in message.get("tool_calls") or ())

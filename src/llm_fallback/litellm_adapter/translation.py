@@ -23,6 +23,7 @@ from litellm.main import completion
 from litellm.utils import CustomStreamWrapper
 from openai import AsyncOpenAI
 
+from llm_fallback.litellm_adapter.clients import TAKES_AN_OPENAI_CLIENT
 from llm_fallback.litellm_adapter.families import has_other_tools
 from llm_fallback.litellm_adapter.gemini_requests import needs_litellm
 from llm_fallback.litellm_adapter.request import overriding_headers, with_headers
@@ -33,22 +34,8 @@ try:
 except ImportError:  # A private name: without it every request goes through litellm whole.
     Logging = None
 
-TRANSLATED = frozenset(
-    {
-        *("hosted_vllm", "openai", "litellm_proxy"),
-        "anthropic",
-        "gemini",
-    }
-)
-"""litellm's providers whose protocol is read here."""
-
-_THROUGH_HANDLER = frozenset(
-    {
-        "hosted_vllm",
-        "anthropic",
-        "gemini",
-    }
-)
+TRANSLATED = frozenset({"hosted_vllm", "anthropic", "gemini"}) | TAKES_AN_OPENAI_CLIENT
+"""litellm's providers that litellm only translates for; of all others it sends the requests, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +142,9 @@ class _Client(AsyncOpenAI):
 @cache
 def _client(provider: str) -> _Handler | _Client:
     """Made when first wanted: OpenAI's library loads what it would send with."""
-    return _Handler() if provider in _THROUGH_HANDLER else _Client(api_key="none", base_url="http://localhost")
+    if provider in TAKES_AN_OPENAI_CLIENT:
+        return _Client(api_key="none", base_url="http://localhost")
+    return _Handler()
 
 
 def _addressed(words: dict[str, Any], parameters: Mapping[str, Any]) -> HTTPRequest:

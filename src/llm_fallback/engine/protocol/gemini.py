@@ -21,7 +21,7 @@ NO_CANDIDATES = Fault("invalid_response", "a reply without candidates", 200)
 GROUNDING = "vertex_ai_grounding_metadata"
 """litellm's name, at the level of the response, for what a reply was looked up in; LangChain's integration reads it."""
 
-_SIGNED = "__thought__"
+SIGNATURE_MARK = "__thought__"
 """litellm's mark in the id of a tool call: what follows is the signature Gemini wants back with the call's result."""
 _ID_LENGTH = len("call_") + 28
 """Of an id made here, as litellm makes them."""
@@ -152,7 +152,7 @@ class GeminiReader(ReplyReader):
             raise Unreadable("a tool call without a name")
         call = {
             "index": self._calls_count,
-            "id": f"{id_}{_SIGNED}{signature}" if signature else id_,
+            "id": f"{id_}{SIGNATURE_MARK}{signature}" if signature else id_,
             "function": function,
         }
         self._calls_count += 1
