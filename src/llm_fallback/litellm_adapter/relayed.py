@@ -153,19 +153,10 @@ class LiteLLMExchange:
     # Reading: litellm's own documents are in OpenAI's form, and read like a server's.
 
     async def _read(self, answer: Any) -> Reply | Fault:
-        document = answer.model_dump()
-        if self._wire.is_readable:
-            said = self._wire.plain_reply()
-            if isinstance(said, Fault):
-                return said
-            _tell_what_the_server_said(document, said)
-            return self._reader.read_reply(document)
-        http = self._redirects.response
-        reader = None if http is None else reader_for_sent(http.request, self._wanted)
-        if reader is not None:
-            said = await HTTPReading(http, reader, self._clean, streamed=False).reply()
-            if isinstance(said, Fault):
-                return said
+        document, said = answer.model_dump(), await self._server_reply()
+        if isinstance(said, Fault):
+            return said
+        if said is not None:
             _tell_what_the_server_said(document, said)
             return self._reader.read_reply(document)
         for choice in document["choices"]:
@@ -173,6 +164,14 @@ class LiteLLMExchange:
             native = (choice.get("provider_specific_fields") or {}).get("native_finish_reason")
             choice["finish_reason"] = native or choice.get("finish_reason")
         return self._reader.read_reply(document)
+
+    async def _server_reply(self) -> Reply | Fault | None:
+        """The plain reply as the server sent it; None where only litellm's account of it is there."""
+        if self._wire.is_readable:
+            return self._wire.plain_reply()
+        http = self._redirects.response
+        reader = None if http is None else reader_for_sent(http.request, self._wanted)
+        return None if reader is None else await HTTPReading(http, reader, self._clean, streamed=False).reply()
 
     async def _next_chunk(self) -> Any:
         document = (await anext(self._stream)).model_dump()

@@ -43,8 +43,7 @@ class OpenAIReader(ReplyReader):
         for choice in items(document.get("choices"), "choices"):
             if type(choice) is not dict:
                 raise wrong(choice, "a choice", "object")
-            if not self.began:
-                self.began, self._choice_index = True, choice.get("index")
+            self.began = True
             if self._choice_index is None:
                 self._choice_index = choice.get("index")
             if choice.get("index") in (self._choice_index, None):
