@@ -31,12 +31,13 @@ _UNREADABLE = frozenset({"JSONDecodeError", "APIResponseValidationError", "Unico
 _ITS_NAMES = re.compile(r"^(?:litellm\.\w+: )*(?:\w+(?: \w+)?: )?(?:\w+Exception -? ?)?(?:\w+Error: )?(?:- )?")
 
 
-_ITS_SOCKET = re.compile(r" ssl:(?:default|<[^>]*>)")
+_ITS_SOCKET = re.compile(r" ssl:(?:default|<[^<>]*>)")
 
 
 def plain(text: str) -> str:
     """What the provider said, without the names litellm puts in front of it and what aiohttp tells of its sockets."""
-    message = _ITS_SOCKET.sub("", _ITS_NAMES.sub("", text, count=1)).strip()
+    message = _ITS_NAMES.sub("", text, count=1)
+    message = _ITS_SOCKET.sub("", message).strip()
     return shortened(parse_error_body(message).message or text)
 
 

@@ -16,7 +16,7 @@ from llm_fallback.engine.protocol.aws_event_stream import MessageParser
 from llm_fallback.engine.protocol.sse import Event
 from llm_fallback.engine.protocol.values import Unreadable
 from tests.corpus.stage import framed
-from tests.engine.protocol.spoken import in_parts
+from tests.engine.protocol.spoken import in_parts, work_of
 
 FRAMES = [{"event": "messageStart", "data": {"role": "assistant"}}, {"event": "delta", "data": {"text": "ø"}}]
 WRITTEN = b"".join(framed(FRAMES, "aws"))
@@ -133,3 +133,14 @@ def test_no_bytes_are_too_odd(written):
     """They are events, or unreadable."""
     with suppress(Unreadable):
         events(written)
+
+
+def test_a_long_message_that_comes_in_many_reads_takes_time_in_proportion():
+    """botocore is handed a message once it is whole: it would copy what it has for every read."""
+    headers = header(":message-type", "event") + header(":event-type", "delta")
+
+    def read(size: int) -> None:
+        whole = message(headers, b'{"a": "' + b"x" * size + b'"}')
+        assert len(events(*(whole[at : at + 256] for at in range(0, len(whole), 256)))) == 1
+
+    assert work_of(lambda: read(8_000_000)) < 10 * work_of(lambda: read(2_000_000))

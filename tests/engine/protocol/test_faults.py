@@ -22,6 +22,7 @@ from llm_fallback.engine.protocol.faults import (
 from llm_fallback.engine.transport import Fault
 from llm_fallback.events import Failure
 from tests.corpus.cases import Case, systems
+from tests.engine.protocol.spoken import work_of
 
 ANSWERS = [case for one in systems() for case in one.cases if case.status >= 400]
 """Every HTTP error of the corpus, read without a stack around it."""
@@ -228,3 +229,28 @@ def test_openrouter_hands_on_the_headers_of_whom_it_asked():
     at = int(datetime.now(UTC).timestamp() + 60) * 1000
     body = {"error": {"code": 429, "message": "Limited", "metadata": {"headers": {"X-RateLimit-Reset": str(at)}}}}
     assert 50 < fault_of_response(429, {}, json.dumps(body)).retry_after_s <= 60
+
+
+HOSTILE = (
+    *("input token count word ", "the model ", "account reached ", "try again in 1", "wait for 1min", "1", " ssl:<"),
+    *('"retryDelay": "1', "prompt token count of 1", "\\d", " ", "a", "\n", "request body too large for "),
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_endless_error_costs_no_more_than_a_long_one(text, nested):
+    """Only its beginning is searched for words: the rest is read once, or the event loop would stand still."""
+
+    def read(size: int) -> None:
+        said = text * (size // len(text))
+        fault_of_response(400, {}, json.dumps({"error": {"message": said, "code": 1}}) if nested else said.encode())
+
+    assert work_of(lambda: read(256_000)) < 4 * work_of(lambda: read(32_000))
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"error":' * 200_000, b'{"error": ' * 300 + b"1" + b"}" * 300])
+def test_an_error_nested_without_end_is_read_by_its_status(body):
+    """It is no page, so it is the model server's word about the request."""
+    assert fault_of_response(400, {}, body).failure == "bad_request"
+    assert fault_of_response(500, {}, body).failure == "server_error"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llm_fallback.engine.protocol.ndjson import LineParser
 from llm_fallback.engine.protocol.values import Unreadable
-from tests.engine.protocol.spoken import in_parts
+from tests.engine.protocol.spoken import in_parts, work_of
 
 
 def documents(*reads: bytes) -> list[Any]:
@@ -61,3 +61,13 @@ def test_no_bytes_are_too_odd(written, cuts):
     """They are documents, or unreadable."""
     with suppress(Unreadable):
         documents(*in_parts(written, cuts))
+
+
+def test_a_long_line_that_comes_in_many_reads_takes_time_in_proportion():
+    """Four times as long is far from sixteen times as much work: its beginning is not copied for every read."""
+
+    def read(size: int) -> None:
+        line = b'{"a": "' + b"x" * size + b'"}\n'
+        assert len(documents(*(line[at : at + 256] for at in range(0, len(line), 256)))) == 1
+
+    assert work_of(lambda: read(8_000_000)) < 10 * work_of(lambda: read(2_000_000))

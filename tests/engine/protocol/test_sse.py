@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llm_fallback.engine.protocol.sse import EventParser, Mark
 from llm_fallback.engine.protocol.values import Unreadable
+from tests.engine.protocol.spoken import work_of
 
 
 def documents(*reads: bytes) -> list[Any]:
@@ -100,3 +101,38 @@ def test_no_bytes_are_too_odd(written, size):
     """They are events, lines that belong to none, or unreadable."""
     with suppress(Unreadable):
         documents(*(written[at : at + size] for at in range(0, len(written), size)))
+
+
+def test_a_long_line_that_comes_in_many_reads_takes_time_in_proportion():
+    """Four times as long is far from sixteen times as much work: its beginning is not copied for every read."""
+
+    def read(size: int) -> None:
+        line = b'data: {"a": "' + b"x" * size + b'"}\n\n'
+        [document] = documents(*(line[at : at + 256] for at in range(0, len(line), 256)))
+        assert len(document["a"]) == size
+
+    assert work_of(lambda: read(8_000_000)) < 10 * work_of(lambda: read(2_000_000))
+
+
+def test_an_event_of_endless_lines_takes_time_in_proportion():
+    """A document is not looked for behind each line."""
+
+    def read(lines: int) -> None:
+        parser = EventParser()
+        assert list(parser.feed(b'data: {"a": [\n' + b"data: 1,\n" * lines)) == []
+
+    assert work_of(lambda: read(80_000)) < 10 * work_of(lambda: read(20_000))
+
+
+def test_an_event_of_many_lines_is_whole_at_its_empty_line_or_the_streams_end():
+    """However many there are."""
+    lines = b'data: {"a": [\n' + b"data: 1,\n" * 5000 + b"data: 1]}\n"
+    assert documents(lines + b'\ndata: {"b": 2}\n\n') == [{"a": [1] * 5001}, {"b": 2}]
+    assert documents(lines) == [{"a": [1] * 5001}]
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n"])
+def test_an_end_of_a_line_that_is_torn_is_one(end):
+    """Whatever read it comes in."""
+    whole = b'data: {"a": 1}' + end + end + b'data: {"b": 2}' + end + end
+    assert documents(*(bytes([byte]) for byte in whole)) == [{"a": 1}, {"b": 2}]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llm_fallback.engine.protocol.tool_calls import ToolCallReader, whole_tool_calls
 from llm_fallback.engine.protocol.values import Unreadable
 from llm_fallback.engine.transport import Chunk, PartialReply
+from tests.engine.protocol.spoken import work_of
 
 
 def part(arguments: Any = None, *, name: Any = None, id: Any = None, index: Any = None) -> dict[str, Any]:
@@ -144,3 +145,23 @@ def test_whatever_comes_each_call_has_one_name_one_id_and_its_own_place(deltas):
         parts += reader.read(delta)
     names = [(one.index, one.name) for one in parts if one.name]
     assert len(names) == len({index for index, _ in names})
+
+
+def test_a_call_that_is_named_in_every_part_takes_time_in_proportion():
+    """Whether its arguments are whole is known without reading them anew."""
+
+    def read(parts: int) -> None:
+        reader = ToolCallReader()
+        for _ in range(parts):
+            reader.read([part('{"}', name="f", index=0)])
+
+    assert work_of(lambda: read(40_000)) < 10 * work_of(lambda: read(10_000))
+
+
+@pytest.mark.parametrize("inner", ["}", "{", '\\"}', "\\\\", "\\u007d", "]"])
+def test_brackets_in_a_text_close_no_arguments(inner):
+    """Nor do escaped quotes end it, wherever the parts are cut."""
+    arguments = '{"p": ["' + inner + '"]}'
+    for cut in range(len(arguments)):
+        parts = [arguments[:cut], arguments[cut:]]
+        assert told(*([part(text, name="f", index=0)] for text in (*parts, *parts))) == [("f", arguments)] * 2

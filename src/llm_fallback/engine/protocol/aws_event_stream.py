@@ -12,6 +12,9 @@ from typing import Any
 from llm_fallback.engine.protocol.sse import Event
 from llm_fallback.engine.protocol.values import Unreadable, decode, mapping, text
 
+_PRELUDE_BYTES = 12
+"""The lengths of a message and of its headers, and their checksum; the first four bytes are the message's length."""
+
 
 class MessageParser:
     """The parser of such a stream. An event's document has the event's name as its only key, as AWS documents it; that
@@ -20,22 +23,30 @@ class MessageParser:
     def __init__(self) -> None:
         self._buffer: Any = None
         self._flaws: tuple[type[Exception], ...] = (struct.error, LookupError, ValueError)
-        self._left = 0
-        """Bytes that no message was made of yet."""
+        self._rest = bytearray()
+        self._wanted = _PRELUDE_BYTES
+        """How many bytes of the rest are looked at next: a prelude, then what is left of its message. botocore would
+        copy an unfinished message with each read, in a time that grows with the square of its length."""
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """The events that a read completes. Raises Unreadable for a message that is damaged, and without botocore."""
         if self._buffer is None:
             self._open()
-        self._buffer.add_data(data)
-        self._left += len(data)
-        while (message := self._next_message()) is not None:
-            self._left -= message.prelude.total_length
+        self._rest += data
+        while len(self._rest) >= self._wanted:
+            part = bytes(self._rest[: self._wanted])
+            del self._rest[: self._wanted]
+            self._buffer.add_data(part)
+            message = self._next_message()
+            if message is None:
+                self._wanted = max(1, int.from_bytes(part[:4]) - _PRELUDE_BYTES)
+                continue
+            self._wanted = _PRELUDE_BYTES
             yield _event(message.headers, message.payload)
 
     def end(self) -> Iterator[Event]:
         """Nothing, or Unreadable if the last message was torn: the stream has ended."""
-        if self._left:
+        if self._rest or self._wanted != _PRELUDE_BYTES:
             raise Unreadable("a message of the stream was torn")
         return iter(())
 

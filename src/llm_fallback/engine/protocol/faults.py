@@ -25,6 +25,9 @@ LEAST_ERROR = 300
 
 _LONGEST_MESSAGE = 500
 
+MOST_SEARCHED = 8_192
+"""Characters of a text that are searched for words: what is further on is hardly the error, but what it echoes."""
+
 
 class FaultCleaner:
     """Strikes known secrets out of faults, and gives each a cause that carries nothing but its text."""
@@ -88,7 +91,8 @@ def failure_of(
     if status == 429 and error.wait_s is not None:
         # Google words a limit per minute as others word an empty account; whoever names a time means a limit.
         open_to -= {"quota_exhausted"}
-    word = by_wording(f"{error.message}\n{error.text}", open_to) or by_code(classes, open_to)
+    said = f"{error.message[:MOST_SEARCHED]}\n{error.text[:MOST_SEARCHED]}"
+    word = by_wording(said, open_to) or by_code(classes, open_to)
     if word is None and status in _ABOUT_THE_REQUEST:
         return "server_error" if error.is_page else "bad_request"
     return word or _BY_STATUS.get(status, "server_error")
@@ -185,7 +189,7 @@ def _number(text: str | None) -> float | None:
 
 def shortened(text: str) -> str:
     """One line, of a length that fits a log record and a trace."""
-    line = " ".join(complete(text).split())
+    line = " ".join(complete(text[:MOST_SEARCHED]).split())
     return line if len(line) <= _LONGEST_MESSAGE else line[: _LONGEST_MESSAGE - 1] + "…"
 
 
@@ -201,6 +205,8 @@ _WAIT = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 """Where a text tells to wait, and for how long."""
+_DELAY = re.compile(r'"retryDelay": ?"(\d+(?:\.\d+)?)s"')
+"""Google's word for a wait, among the details of an error."""
 _STATUSES = frozenset(map(str, range(400, 600)))
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -240,7 +246,7 @@ def parse_error(data: Any, text: str | None = None) -> ErrorBody:
     text = json.dumps(data, ensure_ascii=False) if text is None else text
     codes = tuple(dict.fromkeys(str(code) for code in _codes(data)))
     message = _message(data) or text
-    named = [float(delay) for delay in re.findall(r'"retryDelay": ?"(\d+(?:\.\d+)?)s"', text)]
+    named = [float(delay) for delay in _DELAY.findall(text[:MOST_SEARCHED])]
     waits = (max(named, default=None), _wait_in(message), _reset_in(data))
     return ErrorBody(message, codes, text, _status(codes), next((wait for wait in waits if wait is not None), None))
 
@@ -284,7 +290,7 @@ def _status(codes: tuple[str, ...]) -> int | None:
 
 
 def _wait_in(text: str) -> float | None:
-    match = _WAIT.search(text)
+    match = _WAIT.search(text[:MOST_SEARCHED])
     return None if match is None else _seconds_in(match[1])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llm_fallback.engine.protocol.sse import Event
+from llm_fallback.engine.protocol.sse import Event, TornLine
 from llm_fallback.engine.protocol.values import BYTE_ORDER_MARK, decode
 
 
@@ -12,17 +12,20 @@ class LineParser:
     """The parser of a stream of lines; empty ones mean nothing."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = TornLine()
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """The documents that a read completes. Raises Unreadable for a line that is none."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        if b"\n" not in data:
+            self._rest.add(data)
+            return iter(())
+        *lines, rest = self._rest.take(data).split(b"\n")
+        self._rest.add(rest)
         return _events(lines)
 
     def end(self) -> Iterator[Event]:
         """The last line, where no line break follows it. Raises Unreadable if it was torn."""
-        rest, self._rest = self._rest, b""
-        return _events([rest])
+        return _events([self._rest.take()])
 
 
 def _events(lines: list[bytes]) -> Iterator[Event]:

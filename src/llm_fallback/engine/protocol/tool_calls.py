@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,16 +56,47 @@ class _OpenCall:
     joiner: TextJoiner = field(default_factory=TextJoiner)
     is_whole: bool = False
     """Whether its arguments came as an object."""
+    _brackets: _Brackets = field(default_factory=lambda: _Brackets())
+    _counted: int = 0
+    """Parts of the arguments whose brackets were counted."""
 
     @property
     def has_all_arguments(self) -> bool:
         if self.is_whole or not self.arguments or not self.arguments[-1].endswith("}"):
             return self.is_whole
-        try:
-            json.loads("".join(self.arguments))
-        except (ValueError, RecursionError):
-            return False
-        return True
+        for part in self.arguments[self._counted :]:
+            self._brackets.count(part)
+        self._counted = len(self.arguments)
+        return self._brackets.are_closed
+
+
+class _Brackets:
+    """Counts the brackets of a JSON text that comes in parts, each part once: a server that names its call in every
+    part would otherwise have the whole of it read for each."""
+
+    __slots__ = ("_depth", "_in_string", "_is_escaped")
+
+    def __init__(self) -> None:
+        self._depth, self._in_string, self._is_escaped = 0, False, False
+
+    def count(self, part: str) -> None:
+        if self._is_escaped:
+            part, self._is_escaped = part[1:], not part
+        for mark in _MARKS.findall(part):
+            if mark[0] == "\\":
+                self._is_escaped = len(mark) == 1
+            elif mark == '"':
+                self._in_string = not self._in_string
+            elif not self._in_string:
+                self._depth += 1 if mark in "{[" else -1
+
+    @property
+    def are_closed(self) -> bool:
+        return self._depth == 0 and not self._in_string
+
+
+_MARKS = re.compile(r"""\\.?|["{}\[\]]""", re.DOTALL)
+"""What tells where a JSON text ends: its brackets, quotes, and what is escaped within them."""
 
 
 class ToolCallReader:
