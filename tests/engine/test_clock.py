@@ -302,8 +302,11 @@ class TestAlarms:
     async def test_a_cancellation_at_the_moment_of_the_alarm_is_not_swallowed(self):
         """Both come before the task has its turn, and it is the caller's that counts."""
         timer = RealClock().idle_timer()
-        task = asyncio.create_task(timer.limit(forever, RealClock().now() - 1))
+        at = RealClock().now() + 0.01
+        task = asyncio.create_task(timer.limit(forever, at))
         await asyncio.sleep(0)
+        while RealClock().now() < at + 0.01:
+            pass  # The alarm is due, and has not had its turn.
         asyncio.get_running_loop().call_later(0, task.cancel)
         await asyncio.wait([task])
         assert task.cancelled()
@@ -425,3 +428,10 @@ def test_a_loop_that_was_closed_in_mid_sleep_is_forgotten():
     loop.close()
     asyncio.run(clock.sleep(1))
     assert clock.now() == 1
+
+
+async def test_a_wait_that_begins_after_its_end_is_over():
+    """Also where what it waits for is there: a server that always has more ready never lets an alarm find a wait."""
+    timer = RealClock().idle_timer()
+    with pytest.raises(TimeoutError):
+        await timer.limit(lambda: asyncio.sleep(0), RealClock().now() - 0.01)

@@ -82,6 +82,9 @@ class _LazyTimer:
         self._expired = False
 
     async def limit(self, wait: Callable[[], Awaitable[T]], at: float) -> T:
+        if at <= time.monotonic():
+            # A server that always has the next chunk ready never lets the timer find a wait under way.
+            raise TimeoutError
         task = asyncio.current_task()
         assert task is not None, "a timer wakes a task"
         self._waiting, self._at, self._expired, before = task, at, False, task.cancelling()
@@ -105,7 +108,8 @@ class _LazyTimer:
         self._timer, self._fires_at = None, math.inf
 
     def _set(self, at: float) -> None:
-        self.stop()
+        if self._timer is not None:
+            self._timer.cancel()
         self._fires_at = at
         self._timer = asyncio.get_running_loop().call_later(max(0.0, at - time.monotonic()), self._fire)
 

@@ -23,7 +23,7 @@ class DirectExchange:
         self, clients: ClientPool, clean: FaultCleaner, wanted: DeploymentRequest, translated: HTTPRequest
     ) -> None:
         self._clients, self._clean, self._wanted, self._request = clients, clean, wanted, translated
-        self._redirects = Redirects()
+        self._redirects = Redirects(wanted.target.most_reply_bytes)
         self._reading: HTTPReading | None = None
 
     @property

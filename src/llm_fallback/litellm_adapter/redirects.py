@@ -4,7 +4,8 @@ And whether there was a request at all.
 HTTP libraries follow redirects to any host, with every header but `Authorization`, and litellm's clients, which are
 shared with everybody else in the process, do so too. So the step in which an httpx client makes the next request of a
 redirect is wrapped: it heeds the `Redirects` of the request under way in its context, and leaves everybody else alone.
-So is the step in which one sends: what a library raises before it is nobody's answer.
+So is the step in which one sends: what a library raises before it is nobody's answer; and there the body of an answer
+is bounded.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from importlib import import_module
 from typing import Any
 
 from llm_fallback.engine.transport import Fault
+from llm_fallback.litellm_adapter.body import ENCODINGS, BodyRefused, BoundedBody, body_class, bound_body
 
 _KEEPS_THE_REQUEST = (307, 308)
 """Status codes after which the same request is sent again; after any other it would be another one."""
@@ -31,8 +33,10 @@ class RedirectRefused(Exception):
 class Redirects:
     """The redirects of one request."""
 
+    most_bytes: int
+    """How long a reply may be, decompressed."""
     refused: Fault | None = None
-    """Why one was not followed."""
+    """Why one was not followed, or a body not read."""
     sent: bool = False
     """Whether an httpx client has sent anything."""
     response: Any = None
@@ -49,6 +53,11 @@ class Redirects:
             return following
         self.refused = _refusal(request, response)
         raise RedirectRefused(self.refused.message)
+
+    def refuse_body(self, status: int, why: str) -> Exception:
+        """Take note that the body of a response is not read."""
+        self.refused = Fault("invalid_response", why, status)
+        return BodyRefused(why)
 
 
 current: ContextVar[Redirects | None] = ContextVar("llm_fallback_redirects", default=None)
@@ -75,6 +84,7 @@ def guard_clients() -> None:
         _guard(module.Client.__base__)
         _watch(module.Client)
         _watch_async(module.AsyncClient)
+        _bound_bodies(module.AsyncClient, body_class(module.AsyncByteStream))
 
 
 def _guard(client: Any) -> None:
@@ -121,6 +131,26 @@ def _watch_async(client: Any) -> None:
         return redirects.response
 
     client.send = sending
+
+
+def _bound_bodies(client: Any, body: type[BoundedBody]) -> None:
+    # One step below `send`, which may read the body and hand it to whoever listens.
+    send = client._send_single_request
+    if hasattr(send, "__wrapped__"):
+        return
+
+    @wraps(send)
+    async def sending(self: Any, request: Any) -> Any:
+        redirects = current.get()
+        if redirects is None:
+            return await send(self, request)
+        if request.headers.get("accept-encoding") not in (ENCODINGS, "identity"):
+            request.headers["accept-encoding"] = ENCODINGS
+        response = await send(self, request)
+        bound_body(response, body, redirects.most_bytes, partial(redirects.refuse_body, response.status_code))
+        return response
+
+    client._send_single_request = sending
 
 
 def _built(build: Callable[[], Any]) -> Any:

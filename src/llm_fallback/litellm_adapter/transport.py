@@ -82,7 +82,7 @@ class LiteLLMTransport:
 
     async def get_page(self, target: Target, url: str, api_key: SecretStr | None) -> HttpPage | Fault:
         """A page of the deployment's server, asked for with what a request would carry."""
-        client, redirects = (await self._clients.client()).client, Redirects()
+        client, redirects = (await self._clients.client()).client, Redirects(target.most_reply_bytes)
         headers = _login_headers(target, api_key)
 
         async def get() -> HttpPage:

@@ -32,13 +32,11 @@ class WireTap(Response):
         self._whole = bytearray()
         self.sent = False
         self.response: httpx.Response | None = None
-        self.is_compressed = False
-        """Whether the body comes compressed though nobody asked for that; litellm's account is all there is then."""
 
     @property
     def is_readable(self) -> bool:
         """Whether what the server sends is read here."""
-        return self.sent and not self.is_compressed
+        return self.sent
 
     def listen(self, response: httpx.Response) -> None:
         """Listen to the body of a response from here on, while litellm reads it."""
@@ -46,9 +44,7 @@ class WireTap(Response):
         self.response = response
         self.body.clear()  # Of a redirect that was followed, there is one.
         self._whole.clear()
-        self.is_compressed = response.headers.get("content-encoding", "identity") != "identity"
-        if not self.is_compressed:
-            response.stream = _Tap(response.stream, self)
+        response.stream = _Tap(response.stream, self)
 
     def plain_reply(self) -> Reply | Fault:
         """A plain reply, when it was read."""

@@ -21,6 +21,8 @@ from llm_fallback.spec.providers import split_model
 Feature = Literal["tools", "response_format", "images"]
 """What a request may need of a deployment. Sampling parameters are no features: they may be dropped."""
 
+_NO_LIMITS = Limits()
+
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Target:
@@ -53,10 +55,13 @@ class Target:
     """litellm's name for the provider."""
     credential: Credential = field(init=False, repr=False)
     """`api_key`, and whether it has to be asked for."""
+    most_reply_bytes: int = field(init=False)
+    """How long a reply may be, decompressed."""
 
     def __post_init__(self) -> None:
         # Every call reads these, so they are worked out once.
         object.__setattr__(self, "credential", Credential(self.api_key))
+        object.__setattr__(self, "most_reply_bytes", int((self.limits or _NO_LIMITS).reply_mb * 2**20))
         object.__setattr__(self, "litellm_provider", split_model(self.parameters.get("model", self.model))[0])
 
     @property

@@ -63,6 +63,7 @@ def _off(value: Any) -> Any:
 
 
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Megabytes = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Dollars = Annotated[
     Decimal,
@@ -125,11 +126,16 @@ class Breaker(Part):
 
 
 class Limits(Part):
-    """What may be sent to a deployment. A deployment at a limit is passed over. Nothing given: no limit."""
+    """What may be sent to a deployment; at a limit it is passed over. And how long its replies may be."""
 
     rpm: Count | None = Field(None, description="Requests a minute.")
     tpm: Count | None = Field(None, description="Tokens a minute, input and output together.")
     max_parallel: Count | None = Field(None, description="Requests under way at the same time.")
+    reply_mb: Megabytes = Field(
+        64,
+        description="Megabytes of one reply, plain or streamed, decompressed. A longer one is a failure, "
+        "`invalid_response`.",
+    )
 
 
 class Hedge(Part):
