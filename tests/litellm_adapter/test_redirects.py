@@ -220,7 +220,7 @@ def test_from_http_to_https_of_the_same_host_the_login_goes_along():
         return httpx.Response(308, headers={"Location": "https://gpu:8443/v1"}) if moved else httpx.Response(200)
 
     client = httpx.Client(transport=httpx.MockTransport(answer), follow_redirects=True)
-    with guarding(Redirects()):
+    with guarding(Redirects(1_000)):
         assert client.post("http://gpu:8000/v1", headers={"Authorization": "Bearer x"}, content=b"it").is_success
     assert [(request.url.scheme, request.headers["authorization"], request.content) for request in seen] == [
         ("http", "Bearer x", b"it"),
