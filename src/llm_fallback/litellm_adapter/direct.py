@@ -7,11 +7,12 @@ import httpx
 from llm_fallback.engine.protocol.faults import FaultCleaner
 from llm_fallback.engine.protocol.response import as_stream_fault
 from llm_fallback.engine.transport import Chunk, Fault, Reply, StreamEnd
+from llm_fallback.litellm_adapter import redirects
 from llm_fallback.litellm_adapter.clients import SOCKET_TIMEOUT_S, ClientPool
 from llm_fallback.litellm_adapter.errors import classes_of, fault_of_transfer
 from llm_fallback.litellm_adapter.families import reader_for
 from llm_fallback.litellm_adapter.reading import HTTPReading
-from llm_fallback.litellm_adapter.redirects import Redirects, guarding
+from llm_fallback.litellm_adapter.redirects import Redirects
 from llm_fallback.litellm_adapter.request import DeploymentRequest, guarded
 from llm_fallback.litellm_adapter.translation import HTTPRequest
 
@@ -68,8 +69,11 @@ class DirectExchange:
             params=request.query,
             timeout=SOCKET_TIMEOUT_S,
         )
-        with guarding(self._redirects):
+        token = redirects.current.set(self._redirects)  # As `guarding` does, in fewer steps.
+        try:
             http = await client.send(ready, stream=True)
+        finally:
+            redirects.current.reset(token)
         wanted = self._wanted
         self._reading = HTTPReading(http, reader_for(wanted.target), self._clean, streamed=wanted.streamed)
         return self._reading
