@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from llm_fallback.chat_model.base import ChainChatModel, fields_of
 from llm_fallback.chat_model.conversion import unwritable
+from llm_fallback.chat_model.history import with_invalid_calls
 from llm_fallback.chat_model.lazy_field import LazyField
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.engine.clock import RealClock
@@ -72,7 +73,7 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
             written, params = super()._create_message_dicts(messages, stop)
         except (TypeError, ValueError, RecursionError) as error:
             written, params = unwritable(messages, error), super()._create_message_dicts([], stop)[1]
-        return written, params
+        return with_invalid_calls(messages, written), params
 
     def _reachable_groups(self, params: Mapping[str, Any]) -> list[str] | None:
         # A chain spans providers, and a thinking block holds only where it was issued: none are replayed.

@@ -22,6 +22,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
 
 from llm_fallback.chat_model.conversion import unwritable
+from llm_fallback.chat_model.history import with_invalid_calls
 
 PROVIDER = "litellm"
 """The provider that replies of the real model name."""
@@ -181,7 +182,7 @@ def messages_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
             document["content"] = message.content
         if "reasoning_content" in message.additional_kwargs:
             document["reasoning_content"] = message.additional_kwargs["reasoning_content"]
-    return sent
+    return with_invalid_calls(messages, sent)
 
 
 def _is_anthropics_picture(part: str | dict[Any, Any]) -> bool:
