@@ -122,19 +122,29 @@ class ChainExhausted(LLMFallbackError):
     """False: the chain has retried already; a retry from outside would multiply its requests."""
 
     def __init__(
-        self, chain: str, failure: Failure, attempts: Sequence[Attempt], skipped: Sequence[Skip], reason: str = ""
+        self,
+        chain: str,
+        failure: Failure,
+        attempts: Sequence[Attempt],
+        skipped: Sequence[Skip],
+        reason: str = "",
+        last_reply: AIMessage | None = None,
     ) -> None:
         self.chain = chain
         self.failure = failure
         self.attempts = tuple(attempts)
         self.skipped = tuple(skipped)
         self.reason = reason
+        self.last_reply = last_reply
+        """The last reply that was not of the form asked for; None where there is none, or no form was."""
         head = f"chain {chain!r} has no answer" + (f": {reason}" if reason else "")
         lines = [f"  {fact}" for fact in (*self.attempts, *self.skipped)]
-        super().__init__("\n".join([head, *lines]))
+        text = "\n".join([head, *lines])
+        super().__init__(text)
+        self.args = (text,)  # LangChain's error of a parser adds a link to it.
 
     def __reduce__(self) -> tuple[Callable[..., ChainExhausted], tuple[Any, ...]]:
-        facts = (self.chain, self.failure, self.attempts, self.skipped, self.reason)
+        facts = (self.chain, self.failure, self.attempts, self.skipped, self.reason, self.last_reply)
         return _restored, (_bases_of(type(self)), *facts)
 
 
@@ -173,6 +183,14 @@ class ChainRequestRefused(ChainExhausted, langchain.ModelInvalidRequestError):
     """The last attempt's request was refused as invalid or by a safety system."""
 
 
+# langchain-core has had the class since 1.7.5.
+_REFUSALS = tuple(kind for name, kind in vars(langchain).items() if name == "ModelRefusalError")
+ChainRefused: type[ChainExhausted] = _named_after_ours(
+    type("ChainRefused", (ChainExhausted, langchain.ModelInvalidRequestError, *_REFUSALS), {"__module__": __name__})
+)
+"""The last attempt's reply says that the model, or a system beside it, will not answer."""
+
+
 @_named_after_ours
 class ChainUnreachable(ChainExhausted, langchain.ModelConnectionError):
     """The last attempt could not reach its server."""
@@ -183,9 +201,21 @@ class ChainServerError(ChainExhausted, langchain.ModelAPIError):
     """The last attempt failed at its server, or brought no usable reply."""
 
 
+@_named_after_ours
+class ChainUnparsed(ChainExhausted, langchain.ModelAPIError, langchain.OutputParserException):
+    """A reply was not of the form asked for, and the last attempt brought no better one."""
+
+    def __init__(self, *facts: Any) -> None:
+        super().__init__(*facts)
+        self.llm_output = None if self.last_reply is None else self.last_reply.text
+
+
 # Retrying middleware reads `is_retryable` of the class; the chain's has to win over LangChain's.
-for _kind in (ChainTimeout, ChainRateLimited, ChainUnreachable, ChainServerError):
+for _kind in (ChainTimeout, ChainRateLimited, ChainUnreachable, ChainServerError, ChainUnparsed):
     assert _kind.is_retryable is False
+
+_ANSWERED = 200
+"""The status of an attempt that brought a reply."""
 
 _BY_FAILURE: dict[str, type[ChainExhausted]] = {
     "context_window": ChainContextOverflow,
@@ -210,12 +240,16 @@ def exhausted(
     *,
     reason: str = "",
     out_of_time: bool = False,
+    last_reply: AIMessage | None = None,
 ) -> ChainExhausted:
     """The `ChainExhausted` whose LangChain class fits what happened.
 
     A prompt found too long anywhere counts most, then the end of `total_s`, then the last failure.
     """
-    return _class_for(failure, attempts, out_of_time)(chain, failure, attempts, skipped, reason)
+    kind = _class_for(failure, attempts, out_of_time)
+    if kind is ChainServerError and last_reply is not None:
+        kind = ChainUnparsed
+    return kind(chain, failure, attempts, skipped, reason, last_reply)
 
 
 def _class_for(failure: Failure, attempts: Sequence[Attempt], out_of_time: bool) -> type[ChainExhausted]:
@@ -223,6 +257,8 @@ def _class_for(failure: Failure, attempts: Sequence[Attempt], out_of_time: bool)
         return ChainContextOverflow
     if out_of_time:
         return ChainTimeout
+    if failure == "content_policy" and attempts and attempts[-1].status == _ANSWERED:
+        return ChainRefused
     if failure == "auth" and attempts and attempts[-1].status == 403:
         return ChainForbidden
     return _BY_FAILURE.get(failure, ChainServerError)
@@ -247,6 +283,12 @@ class StreamBroken(LLMFallbackError):
 @_named_after_ours
 class StreamCut(StreamBroken, langchain.ModelConnectionError):
     """The stream was cut, or ended without a finish from the server."""
+
+
+StreamRefused: type[StreamBroken] = _named_after_ours(
+    type("StreamRefused", (StreamBroken, langchain.ModelConnectionError, *_REFUSALS), {"__module__": __name__})
+)
+"""The reply says after a part of it that the model, or a system beside it, will not go on."""
 
 
 @_named_after_ours

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -23,14 +23,19 @@ WORLDS = ("real", "fake")
 
 
 @contextmanager
-def asked(world: str, script: Any) -> Iterator[tuple[Any, Any]]:
-    """A model whose only deployment plays the script, and what tells the requests it got."""
+def models(world: str, scripts: dict[str, Any], **settings: Any) -> Iterator[tuple[Any, Any]]:
+    """A model over deployments that play scripts, and what tells the requests they got."""
     if world == "fake":
-        model = fake_chat_model({"a": script})
+        model = fake_chat_model(scripts, **settings)
         yield model, model.received
         return
-    with FakeServer({"a": script}) as server, build_chat_model(server.spec(backend="vllm")) as model:
+    with FakeServer(scripts) as server, build_chat_model(server.spec(backend="vllm"), **settings) as model:
         yield model, server.received
+
+
+def asked(world: str, script: Any) -> AbstractContextManager[tuple[Any, Any]]:
+    """The same over a single deployment."""
+    return models(world, {"a": script})
 
 
 def assert_taken(messages: list[dict[str, Any]]) -> None:

@@ -36,7 +36,7 @@ from llm_fallback.chat_model.driver import aanswer_question, answer_question
 from llm_fallback.chat_model.lazy_field import LazyField
 from llm_fallback.chat_model.portal import portal
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
-from llm_fallback.chat_model.structured import OutputFormat, structured
+from llm_fallback.chat_model.structured import OutputFormat, structured, with_raw
 from llm_fallback.engine.engine import Answered, CallerQuestion
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.ping import TIMEOUT_S
@@ -168,12 +168,16 @@ class ChainChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
         """LangChain's, and a reply that does not parse or validate counts as `rejected`: the next deployment
-        is asked with the same request. Streamed replies are held until they are judged."""
+        is asked with the same request. Streamed replies are held until they are judged.
+
+        With `include_raw`, when nobody's reply is of the form, the last one that came is handed over with the error;
+        ChainExhausted is raised only if none came."""
         options = {"method": method, "strict": strict, **kwargs}
         trace_format = {"kwargs": {"method": method, "strict": strict}, "schema": convert_to_openai_tool(schema)}
         form = structured(super().with_structured_output(schema, **options), trace_format)
         strictly = self.model_copy(update={"structured": form})
-        return super(ChainChatModel, strictly).with_structured_output(schema, include_raw=include_raw, **options)
+        sequence = super(ChainChatModel, strictly).with_structured_output(schema, **options)
+        return with_raw(sequence, form) if include_raw else sequence
 
     # LangChain's entries, overridden only to learn the run and the chain that a config names. BaseChatModel hands no
     # run manager to `_generate` and `_stream` of ChatLiteLLM's that would reach `completion_with_retry`, so who calls

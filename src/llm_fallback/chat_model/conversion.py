@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 from langchain_core.outputs import Generation
 
@@ -16,12 +17,13 @@ from llm_fallback.chat_model.driver import adrive, drive
 from llm_fallback.chat_model.structured import OutputFormat
 from llm_fallback.engine.budget import Spender
 from llm_fallback.engine.encoding import why_not_json
-from llm_fallback.engine.engine import Answered, Call, Failed, OverBudget, StreamBrokeOff
+from llm_fallback.engine.engine import Answered, Call, Failed, Mismatch, MismatchedReply, OverBudget, StreamBrokeOff
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.protocol.finishes import openai_finish
 from llm_fallback.engine.tokens import estimate_prompt_tokens
 from llm_fallback.engine.transport import CUT_FINISHES, PartialReply, ToolCallPart
-from llm_fallback.errors import BudgetExceeded, StreamCut, StreamStalled, exhausted
+from llm_fallback.errors import BudgetExceeded, StreamBroken, StreamCut, StreamRefused, StreamStalled, exhausted
+from llm_fallback.events import Failure, Record, Usage
 from llm_fallback.plan.plan import ChainPlan, Feature
 
 _NOT_SENT = ("chain", "model", "stream", "metadata", "run_manager", "callbacks", "timeout", "max_retries")
@@ -104,7 +106,9 @@ def _validator(chain: ChainPlan, output_format: OutputFormat | None) -> Callable
     def validate(partial: PartialReply) -> Any:
         message = to_message(partial)
         verdict = output_format.validate(message)
-        return verdict if verdict is not True or accept is None else accept(message)
+        if isinstance(verdict, str):
+            return Mismatch(verdict)
+        return verdict if accept is None else accept(message)
 
     return validate
 
@@ -203,14 +207,47 @@ def _error(end: Failed | StreamBrokeOff | OverBudget) -> Exception:
     if isinstance(end, Failed):
         record = end.record
         return exhausted(
-            record.chain, end.failure, record.attempts, record.skipped, reason=end.reason, out_of_time=end.out_of_time
+            record.chain,
+            end.failure,
+            record.attempts,
+            record.skipped,
+            reason=end.reason,
+            out_of_time=end.out_of_time,
+            last_reply=None if end.mismatched is None else _mismatched_message(end.mismatched, record),
         )
-    stalled = end.fault.failure in ("idle_timeout", "timeout")
     partial = to_message(end.delivered)
     partial.response_metadata[KEY] = end.record.as_metadata()
     text = f"{end.record.attempts[-1].deployment}: the stream broke after a part of it was delivered"
-    broken = StreamStalled if stalled else StreamCut
+    broken = _STREAM_ERRORS.get(end.fault.failure, StreamCut)
     return broken(f"{text} ({end.fault.message})", partial, end.record.attempts)
+
+
+_STREAM_ERRORS: Mapping[Failure, type[StreamBroken]] = {
+    "idle_timeout": StreamStalled,
+    "timeout": StreamStalled,
+    "content_policy": StreamRefused,
+}
+
+
+def _mismatched_message(mismatched: MismatchedReply, record: Record) -> AIMessage:
+    """A reply that was received, but not of the form asked for, as a message that says who gave it."""
+    message, target = to_message(mismatched.reply), mismatched.target
+    if mismatched.reply.usage is not None:
+        message.usage_metadata = _usage_metadata(mismatched.reply.usage)
+    fell_back = record.attempts[0].deployment != target.name
+    facts = replace(record, deployment=target.name, model=target.model, fell_back=fell_back).as_metadata()
+    message.response_metadata |= {"model_name": target.model_name, "model_provider": "litellm", KEY: facts}
+    return message
+
+
+def _usage_metadata(usage: Usage) -> UsageMetadata:
+    return UsageMetadata(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        total_tokens=usage.input_tokens + usage.output_tokens,
+        input_token_details=InputTokenDetails(cache_read=usage.cached_tokens, cache_creation=usage.cache_write_tokens),
+        output_token_details=OutputTokenDetails(reasoning=usage.reasoning_tokens),
+    )
 
 
 def attach_metadata(message: BaseMessage, answer: Answered) -> None:

@@ -6,14 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
+from langchain_core.exceptions import OutputParserException
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import BaseLLMOutputParser, JsonOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputToolsParser
 from langchain_core.outputs import ChatGeneration
-from langchain_core.runnables import Runnable, RunnableSequence
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSequence
 from langchain_core.utils.json import parse_json_markdown
+
+from llm_fallback.errors import ChainExhausted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +53,63 @@ def structured(sequence: Runnable[Any, Any], trace_format: Mapping[str, Any]) ->
     assert isinstance(sequence, RunnableSequence)
     rest = sequence.steps[1:]
     return OutputFormat(rest[0] if len(rest) == 1 else RunnableSequence(*rest), trace_format)
+
+
+class RawAndParsed(TypedDict):
+    """What `include_raw` gives."""
+
+    raw: AIMessage
+    parsed: Any
+    parsing_error: Exception | None
+
+
+def with_raw(sequence: Runnable[Any, Any], form: OutputFormat) -> Runnable[LanguageModelInput, Any]:
+    """A `model | parser` sequence that gives the reply beside what it was parsed to. When nobody's reply is of the
+    form, it gives the last one that came, and why it is not.
+
+    One step, not LangChain's `{"raw": model} | parser`: what catches errors there catches none of a stream.
+    """
+    assert isinstance(sequence, RunnableSequence)
+    model, parser = sequence.steps[0], form.parser
+
+    def read(input: LanguageModelInput, config: RunnableConfig, **kwargs: Any) -> RawAndParsed:
+        try:
+            raw = model.invoke(input, config, **kwargs)
+        except ChainExhausted as error:
+            raw = _last_reply(error)
+        try:
+            parsed = parser.invoke(raw, config)
+        except Exception as error:  # noqa: BLE001 - whatever a parser raises is what is asked for
+            return RawAndParsed(raw=raw, parsed=None, parsing_error=error)
+        return _judged(raw, parsed, form)
+
+    async def aread(input: LanguageModelInput, config: RunnableConfig, **kwargs: Any) -> RawAndParsed:
+        try:
+            raw = await model.ainvoke(input, config, **kwargs)
+        except ChainExhausted as error:
+            raw = _last_reply(error)
+        try:
+            parsed = await parser.ainvoke(raw, config)
+        except Exception as error:  # noqa: BLE001 - whatever a parser raises is what is asked for
+            return RawAndParsed(raw=raw, parsed=None, parsing_error=error)
+        return _judged(raw, parsed, form)
+
+    return RunnableLambda(read, aread, name="structured output")
+
+
+def _last_reply(error: ChainExhausted) -> AIMessage:
+    if error.last_reply is None:
+        raise error
+    return error.last_reply
+
+
+def _judged(raw: AIMessage, parsed: Any, form: OutputFormat) -> RawAndParsed:
+    """With our own verdict where a parser takes what is not of the form: half a document, an object without a key."""
+    verdict = form.validate(raw)
+    if verdict is True:
+        return RawAndParsed(raw=raw, parsed=parsed, parsing_error=None)
+    error = OutputParserException(str(verdict), llm_output=raw.text)
+    return RawAndParsed(raw=raw, parsed=None, parsing_error=error)
 
 
 def _parsed(parser: Runnable[Any, Any], message: AIMessage) -> Any:

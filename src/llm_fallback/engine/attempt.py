@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
 from llm_fallback.engine.continuation import OverlapTrimmer
-from llm_fallback.engine.engine import CallerQuestion, Engine
+from llm_fallback.engine.engine import CallerQuestion, Engine, Mismatch
 from llm_fallback.engine.protocol.faults import shortened
 from llm_fallback.engine.reader_pauses import ReaderPauses
 from llm_fallback.engine.settlement import Settlement
@@ -113,6 +113,8 @@ class AttemptExecution:
         self.fault: Fault | None = None
         self.unsupported = False
         """Whether the deployment cannot take the request; then nothing was sent."""
+        self.is_mismatched = False
+        """Whether its reply is not of the form that the call asked for."""
         self.delivered = False
         """Whether the caller has had content of it."""
         self.out_of_time = False
@@ -324,7 +326,9 @@ class AttemptExecution:
     # What came of it.
 
     def apply_verdict(self, verdict: Any) -> None:
-        """Take the validator's verdict: true, false, or the reason for a no."""
+        """Take the validator's verdict: true, false, the reason for a no, or a mismatch."""
+        if isinstance(verdict, Mismatch):
+            self.is_mismatched, verdict = True, verdict.reason
         if isinstance(verdict, str) or not verdict:
             self.fault = Fault("rejected", verdict if isinstance(verdict, str) else "accept said no", 200)
 

@@ -75,6 +75,21 @@ class StreamBrokeOff:
 
 
 @dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A verdict: the reply is not of the form that the call asked for."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MismatchedReply:
+    """A whole reply that was not of that form, and who gave it."""
+
+    reply: PartialReply
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """No deployment answered."""
 
@@ -83,6 +98,8 @@ class Failed:
     reason: str
     out_of_time: bool
     cause: BaseException | None
+    mismatched: MismatchedReply | None = None
+    """The last of those, if there was one."""
 
 
 @dataclass(frozen=True, slots=True)

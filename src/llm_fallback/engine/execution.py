@@ -27,6 +27,7 @@ from llm_fallback.engine.engine import (
     Ending,
     Engine,
     Failed,
+    MismatchedReply,
     OverBudget,
     Step,
     StreamBrokeOff,
@@ -66,6 +67,7 @@ class CallExecution:
         self._answered_by: Target | None = None
         self._first_token_s: float | None = None
         self._last_failure: tuple[Member, Fault] | None = None
+        self._mismatched: MismatchedReply | None = None
         self._out_of_time = False
         self._opened: OpenedAttempt | None = None
         engine.health.count_call(self.began)
@@ -329,6 +331,8 @@ class CallExecution:
         opened_for_s = attempt.fail(fault)
         fact = self._report(attempt)
         self._last_failure = (attempt.member, fault)
+        if attempt.is_mismatched:
+            self._mismatched = MismatchedReply(attempt.partial, attempt.member.target)
         self._answered_by = None
         self.policy.failed(attempt.member, fault, self.engine.clock.now())
         if ends and attempt.out_of_time:
@@ -365,7 +369,8 @@ class CallExecution:
                 broken = Fault("timeout", self._time_is_up(), cause=broken.cause)
             self.end = StreamBrokeOff(self.record(), broken, self._delivered)
             return
-        self.end = Failed(self.record(), failure, reason, self._out_of_time, fault.cause if fault else None)
+        cause = fault.cause if fault else None
+        self.end = Failed(self.record(), failure, reason, self._out_of_time, cause, self._mismatched)
 
     def _end_over_budget(self, shortfall: BudgetShortfall) -> None:
         """End the call for want of money."""

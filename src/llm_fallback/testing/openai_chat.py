@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from operator import itemgetter
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -15,7 +14,7 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
@@ -160,14 +159,15 @@ class OpenAIChat(BaseChatModel):
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
         """The model with replies that fit a schema. `method`: `json_schema`, `function_calling` or `json_mode`."""
+        assert not include_raw, "the model over a chain sees to it"
         if method == "function_calling":
-            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+            return super().with_structured_output(schema, **kwargs)
         if kwargs or method not in ("json_schema", "json_mode"):
             raise ValueError(f"with_structured_output takes no {kwargs or method!r}")
         is_model = isinstance(schema, type) and is_basemodel_subclass(schema)
         parser: Runnable[Any, Any] = PydanticOutputParser(pydantic_object=schema) if is_model else JsonOutputParser()
         model = self.bind(response_format=_response_format(schema, method, strict is not False))
-        return _with_raw(model, parser) if include_raw else model | parser
+        return model | parser
 
 
 def messages_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
@@ -291,12 +291,3 @@ def _without_further_properties(schema: Any) -> Any:
         return schema
     strict = {key: _without_further_properties(value) for key, value in schema.items()}
     return {**strict, "additionalProperties": False} if schema.get("type") == "object" else strict
-
-
-def _with_raw(model: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    """The reply, what it was parsed to, and the error if it could not be."""
-    parsed: Runnable[Any, Any] = RunnablePassthrough.assign(
-        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
-    )
-    failed: Runnable[Any, Any] = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
