@@ -8,6 +8,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelRetryMiddleware
 from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.tools import tool
@@ -15,8 +16,8 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 
 from llm_fallback import ChainExhausted, CostCallbackHandler, build_chat_model
 from llm_fallback.events import CallEnded
-from llm_fallback.testing import Cut, Fail, FakeServer, Reply, assert_attempts
-from tests.asking import ask
+from llm_fallback.testing import Cut, Fail, FakeServer, Reply, assert_attempts, fake_chat_model
+from tests.asking import MODES, STREAMED, ask
 
 
 @tool
@@ -161,3 +162,56 @@ async def test_a_stream_in_lcel_goes_on_where_it_broke():
         assert "".join(chain.stream("go")) == "one two three"
         server.script("a", broken)
         assert "".join([part async for part in chain.astream("go")]) == "one two three"
+
+
+class Traced(BaseCallbackHandler):
+    """What tracers read before and after a call."""
+
+    def __init__(self) -> None:
+        self.before: list[str] = []
+        self.after: list[Any] = []
+
+    def on_chat_model_start(self, serialized, messages, *, metadata=None, **kwargs):
+        self.before.append(metadata["ls_model_name"])
+
+    def on_llm_end(self, response, **kwargs):
+        self.after.append(response.llm_output)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("world", ["real", "fake"])
+async def test_traces_name_models_and_not_chains(world, mode):
+    """Before a call the one that is asked first, after it the one that served; of a stream LangChain tells no more."""
+    scripts, traced = {"claude": Fail(503), "llama": "hello"}, Traced()
+    with FakeServer(scripts) as server:
+        model = build_chat_model(server.spec()) if world == "real" else fake_chat_model(scripts)
+        await ask(model, mode, config={"callbacks": [traced]})
+        assert traced.before == ["claude"]
+        assert [(output or {}).get("model_name") for output in traced.after] == [None if mode in STREAMED else "llama"]
+
+
+def test_a_chain_chosen_in_the_call_is_traced_by_its_own_model():
+    """Wherever it is named."""
+    with FakeServer({"a": "x", "b": "y"}) as server:
+        spec = server.spec()
+        spec["chains"] = {"one": {"tiers": ["a"]}, "two": {"tiers": ["b"]}}
+        model = build_chat_model({**spec, "default_chain": "one"})
+        traced = Traced()
+        for asked in (
+            model.bind(chain="two"),
+            model.with_chain("two"),
+            model.with_config(configurable={"chain": "two"}),
+        ):
+            asked.invoke("x", config={"callbacks": [traced]})
+    assert traced.before == ["b"] * 3
+
+
+def test_several_replies_at_once_are_of_one_model_or_of_none():
+    """What is true of a part only is not said of the whole."""
+    with FakeServer({"a": ["x", Fail(500), "x", "x"], "b": "y"}) as server:
+        model = build_chat_model(server.spec())
+        mixed = model.generate([[HumanMessage("1")], [HumanMessage("2")]]).llm_output
+        alike = model.generate([[HumanMessage("3")], [HumanMessage("4")]]).llm_output
+    assert "model_name" not in mixed
+    assert alike["model_name"] == "a"
+    assert alike["token_usage"]["total_tokens"] > 0

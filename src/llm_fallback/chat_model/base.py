@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManager, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
@@ -28,6 +29,7 @@ from llm_fallback.chat_model.conversion import (
     aiter_reply,
     as_cached,
     attach_metadata,
+    count_tokens,
     iter_reply,
     read_tool_calls,
     to_call,
@@ -40,6 +42,7 @@ from llm_fallback.chat_model.structured import OutputFormat, structured, with_ra
 from llm_fallback.engine.engine import Answered, CallerQuestion
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.ping import TIMEOUT_S
+from llm_fallback.engine.tokens import made_up_token_ids
 from llm_fallback.plan.explain import explain
 from llm_fallback.plan.plan import ChainPlan, Target
 from llm_fallback.plan.profiles import chain_profile
@@ -359,6 +362,7 @@ class ChainChatModel(BaseChatModel):
 
     def _finish_result(self, result: ChatResult, answer: Answered) -> ChatResult:
         """Put the metadata, and the served model's name, on a whole reply."""
+        result.llm_output = {**(result.llm_output or {}), "model_name": answer.model_name}
         for generation in result.generations:
             attach_metadata(generation.message, answer)
             if isinstance(generation.message, AIMessage):
@@ -373,6 +377,41 @@ class ChainChatModel(BaseChatModel):
     @property
     def _llm_type(self) -> str:
         return "llm-fallback"
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        """For traces, which look prices up by it: the model of the chain's first deployment, as LangChain names it."""
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        asked = kwargs.get("chain") or kwargs.get("model") or self.chain
+        chain = self.runtime.state.plan.chains.get(asked)
+        params["ls_model_name"] = asked if chain is None else chain.first_model
+        return params
+
+    def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
+        """Of several replies at once; the name is there only if one model served them all."""
+        combined = super()._combine_llm_outputs(llm_outputs)
+        combined.pop("model_name", None)
+        if len(llm_outputs) == 1:
+            return {**combined, **(llm_outputs[0] or {})}
+        names = {output["model_name"] for output in llm_outputs if output and "model_name" in output}
+        return {**combined, "model_name": names.pop()} if len(names) == 1 else combined
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Of litellm's tokenizer, where it is on this machine; of the fake, and where it is not, made-up ones, one for
+        about each token. Nothing is fetched."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        encode = self.runtime.adapter.encoder()
+        return made_up_token_ids(text) if encode is None else encode(text)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """About as many as a provider would count: texts and tools by `get_token_ids`, a picture as a page of text."""
+        written = self._write(messages)
+        documents = [convert_to_openai_tool(tool) for tool in tools or ()]
+        return count_tokens(written, documents, self.get_num_tokens)
+
+    def _write(self, messages: list[BaseMessage]) -> list[dict[str, Any]]:
+        """The messages as they are sent."""
+        raise NotImplementedError
 
     def _chain_identity(self) -> dict[str, Any]:
         """What tells a reply of this chain from others, for LangChain's cache and traces."""

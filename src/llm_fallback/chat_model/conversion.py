@@ -144,6 +144,31 @@ def _prompt_tokens(request: Mapping[str, Any]) -> int:
     return estimate_prompt_tokens(messages + calls + tools)
 
 
+_TOKENS_OF_A_MESSAGE = 3
+"""What OpenAI's models spend on the frame of each."""
+
+
+def count_tokens(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], count: Callable[[str], int]
+) -> int:
+    """About how many tokens written messages and tools have, by what counts those of a text."""
+    parts = [part for message in messages for part in _parts(message.get("content"))]
+    calls = [message["tool_calls"] for message in messages if message.get("tool_calls")]
+    pictures = sum(not isinstance(part.get("text"), str) for part in parts)
+    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+    return (
+        sum(map(count, texts))
+        + sum(count(str(value)) for value in (*calls, *tools))
+        + pictures * estimate_prompt_tokens(_CHARACTERS_OF_A_PICTURE)
+        + _TOKENS_OF_A_MESSAGE * len(messages)
+    )
+
+
+def _parts(content: Any) -> list[Mapping[str, Any]]:
+    parts = content if isinstance(content, list) else [content or ""]
+    return [part if isinstance(part, Mapping) else {"text": str(part)} for part in parts]
+
+
 def _written(value: Any) -> int:
     """About how many characters a value has when it is written."""
     try:

@@ -44,6 +44,8 @@ class Adapter:
     catalogue: Callable[[], Catalogue]
     clock: Clock
     rng: Callable[[], Random] = Random
+    encoder: Callable[[], Callable[[str], list[int]] | None] = lambda: None
+    """A tokenizer that is on this machine; None: tokens are estimated."""
 
 
 class RuntimeState(NamedTuple):

@@ -20,6 +20,7 @@ from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.engine.clock import RealClock
 from llm_fallback.litellm_adapter.catalogue import LiteLLMCatalogue
 from llm_fallback.litellm_adapter.router import build_router
+from llm_fallback.litellm_adapter.tokenizer import local_encoder
 from llm_fallback.litellm_adapter.transport import LiteLLMTransport
 from llm_fallback.plan.resolve import resolve_spec
 
@@ -28,6 +29,7 @@ _LITELLM = Adapter(
     transport=LiteLLMTransport,
     catalogue=LiteLLMCatalogue,
     clock=RealClock(),
+    encoder=local_encoder,
 )
 
 # Built on first access: a Router leaves callbacks and prices behind in litellm's globals.
@@ -74,6 +76,9 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
         except (TypeError, ValueError, RecursionError) as error:
             written, params = unwritable(messages, error), super()._create_message_dicts([], stop)[1]
         return with_invalid_calls(messages, written), params
+
+    def _write(self, messages: list[BaseMessage]) -> list[dict[str, Any]]:
+        return self._create_message_dicts(messages, None)[0]
 
     def _reachable_groups(self, params: Mapping[str, Any]) -> list[str] | None:
         # A chain spans providers, and a thinking block holds only where it was issued: none are replayed.

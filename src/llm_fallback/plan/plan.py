@@ -57,17 +57,19 @@ class Target:
     """`api_key`, and whether it has to be asked for."""
     most_reply_bytes: int = field(init=False)
     """How long a reply may be, decompressed."""
+    provider: str = field(init=False)
+    """The backend, or litellm's name for the provider."""
+    model_name: str = field(init=False)
+    """The model without its provider, as LangChain's `model_name` wants it."""
 
     def __post_init__(self) -> None:
         # Every call reads these, so they are worked out once.
+        provider, name = split_model(self.model)
+        object.__setattr__(self, "provider", self.backend or provider)
+        object.__setattr__(self, "model_name", self.model if self.backend else name)
         object.__setattr__(self, "credential", Credential(self.api_key))
         object.__setattr__(self, "most_reply_bytes", int((self.limits or _NO_LIMITS).reply_mb * 2**20))
         object.__setattr__(self, "litellm_provider", split_model(self.parameters.get("model", self.model))[0])
-
-    @property
-    def provider(self) -> str:
-        """The backend, or litellm's name for the provider."""
-        return self.backend or split_model(self.model)[0]
 
     def is_translated_like(self, other: Target) -> bool:
         """Whether a request that cannot be translated for one cannot be for the other: they are of one provider of
@@ -78,11 +80,6 @@ class Target:
     def _translation(self) -> tuple[str, Mapping[str, Any]]:
         own = {name: value for name, value in self.parameters.items() if name not in ("model", "api_base")}
         return split_model(self.parameters["model"])[0], own
-
-    @property
-    def model_name(self) -> str:
-        """The model without its provider, as LangChain's `model_name` wants it."""
-        return self.model if self.backend else split_model(self.model)[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,6 +157,11 @@ class ChainPlan:
     def models(self) -> Mapping[str, str]:
         """The model of each of those deployments."""
         return {member.name: member.target.model for member in self.members}
+
+    @cached_property
+    def first_model(self) -> str:
+        """The model of its first deployment, as LangChain names it."""
+        return self.members[0].target.model_name
 
     @cached_property
     def has_claude(self) -> bool:

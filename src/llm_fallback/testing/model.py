@@ -8,6 +8,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 from pydantic import Field
 
@@ -25,7 +26,7 @@ from llm_fallback.spec import Spec
 from llm_fallback.spec.consistency import suggest
 from llm_fallback.spec.overrides import read_spec
 from llm_fallback.testing.deployments import FakeDeployments, Received
-from llm_fallback.testing.openai_chat import OpenAIChat, result_of
+from llm_fallback.testing.openai_chat import OpenAIChat, messages_of, result_of
 from llm_fallback.testing.scripts import Scripted
 from llm_fallback.testing.transport import ScriptedTransport
 
@@ -97,6 +98,9 @@ class FakeChatModel(ChainChatModel, OpenAIChat):
     def received(self, name: str | None = None) -> list[Received]:
         """The requests so far, oldest first; of one deployment if it is named."""
         return self.fakes.received(name)
+
+    def _write(self, messages: list[BaseMessage]) -> list[dict[str, Any]]:
+        return messages_of(messages)
 
     def _result(self, answer: Any) -> ChatResult:
         return self._finish_result(result_of(answer.reply.raw), answer)
