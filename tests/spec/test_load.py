@@ -1,6 +1,7 @@
 """From files and mappings to a spec: what is read, how files overlay, and what each mistake is told."""
 
 import json
+import os
 import subprocess
 import sys
 import traceback
@@ -528,6 +529,79 @@ class TestSecretsInMistakes:
         """PyYAML quotes the line it stumbles over; we do not."""
         [found] = mistakes(write("a.yaml", f'deployments:\n  a: {{api_key: "{CANARY}\n'))
         assert CANARY not in found
+
+
+OK = "deployments: {a: {model: openai/gpt-4o}}\nchains: {c: {tiers: [a]}}\n"
+BOMB = "x-0: &l0 [a]\n" + "".join(f"x-{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 9))
+MERGES = "x-0: &l0 {a: 1}\n" + "".join(f"x-{i}: &l{i} {{<<: [{', '.join([f'*l{i - 1}'] * 9)}]}}\n" for i in range(1, 9))
+
+
+class TestNoSpec:
+    """What is made to be no spec, or happens to be none, is a SpecError as soon as that shows."""
+
+    @pytest.mark.parametrize(
+        ("name", "text", "told"),
+        [
+            ("a.yaml", BOMB + OK, "has more than 100,000 values"),
+            ("a.yaml", MERGES + OK, "has more than 100,000 values"),
+            ("a.yaml", "x-a: " + "[" * 5000 + "]" * 5000, "is nested more than 100 deep"),
+            (
+                "a.yaml",
+                "x-0: &l0 [a]\n" + "".join(f"x-{i}: &l{i} [*l{i - 1}]\n" for i in range(1, 500)) + OK,
+                "100 deep",
+            ),
+            ("a.json", "[" * 100_000, "is nested more than 100 deep"),
+            ("a.json", '{"x-a": ' + "[" * 150 + "]" * 150 + "}", "is nested more than 100 deep"),
+            ("a.toml", "x = " + "[" * 5000, "is nested more than 100 deep"),
+            ("a.json", '{"x-a": ' + "9" * 5000 + "}", "has a number of more than 300 digits"),
+            ("a.toml", "x-a = " + "9" * 5000, "has a number of more than 300 digits"),
+            ("a.toml", "x-a = 0x" + "f" * 5000, "has a number of more than 300 digits"),
+            ("a.yaml", "x-a: " + "9" * 5000, "has a number of more than 300 digits"),
+            ("a.yaml", "x-a: 0x" + "f" * 5000, "has a number of more than 300 digits"),
+            ("a.yaml", "x-a: 1" + ":59" * 5000, "has a number of more than 300 digits"),
+            ("a.yaml", "? [a, b]\n: 1\n" + OK, "a key is no text"),
+            ("a.yaml", "x-a: !!bool maybe\n" + OK, "does not fit its YAML type"),
+            ("a.yaml", "x-a: !!int ''\n" + OK, "does not fit its YAML type"),
+            ("a.yaml", "x-a: !!timestamp soon\n" + OK, "does not fit its YAML type"),
+            ("a.yaml", "#" * 2_000_000, "is larger than 1,048,576 bytes"),
+        ],
+    )
+    @pytest.mark.timeout(20)
+    def test_a_file_that_is_too_much_is_told_so(self, write, name, text, told):
+        """References that multiply, nesting, numbers without an end, values against their tags, sheer size."""
+        assert told in "\n".join(mistakes(write(name, text)))
+
+    @pytest.mark.timeout(20)
+    def test_a_pipe_and_a_device_are_not_waited_for(self, tmp_path):
+        """Opening a pipe waits for who writes into it, and /dev/zero has no end."""
+        os.mkfifo(tmp_path / "pipe.yaml")
+        (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+        for name in ("pipe.yaml", "zero.yaml"):
+            [told] = mistakes(tmp_path / name)
+            assert "is neither a file nor a link to one" in told
+
+    @pytest.mark.parametrize("name", ["a\0.yaml", "\ud83d.yaml", "a" * 5000 + ".yaml"])
+    def test_what_cannot_be_a_file_s_name_is_told_so(self, name):
+        """No name of a file is an error of another kind."""
+        [told] = mistakes(name)
+        assert "cannot be" in told
+
+    def test_a_mapping_that_contains_itself_is_told_so(self):
+        """Python's mappings can, and a walk through one would not end."""
+        around = {**TWO}
+        around["x-self"] = around
+        assert mistakes(around) == ["is nested more than 100 deep"]
+
+    @pytest.mark.timeout(20)
+    def test_twenty_thousand_unknown_keys_are_all_told(self, write):
+        """The right key is looked up for the first hundred: nobody reads more."""
+        keys = ", ".join(f"unknown_{number}: 1" for number in range(20_000))
+        told = mistakes(
+            write("a.yaml", f"deployments: {{a: {{model: openai/m, {keys}}}}}\nchains: {{c: {{tiers: [a]}}}}")
+        )
+        assert len(told) == 20_000
+        assert "; known are params, " in told[0]
+        assert told[-1] == "a.yaml:1 deployments.a.unknown_19999: unknown key 'unknown_19999'"
 
 
 VALUES = st.integers(0, 3) | st.lists(st.integers(0, 3), max_size=2)

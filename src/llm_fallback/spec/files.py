@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from datetime import date, time
+from itertools import islice
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -13,8 +14,22 @@ from pydantic import BaseModel
 
 from llm_fallback.errors import Location, Mistake, did_you_mean
 from llm_fallback.spec.locations import Path, dotted, paths
-from llm_fallback.spec.parsers import Document, read_json, read_yaml, unreadable
+from llm_fallback.spec.parsers import (
+    LONGEST_NUMBER,
+    TOO_DEEP,
+    TOO_LONG,
+    Document,
+    excess,
+    read_json,
+    read_yaml,
+    unreadable,
+    values_in,
+)
 
+_LARGEST_BYTES = 1_048_576
+"""The size of the largest file that is read; what is larger is no spec."""
+_MOST_BITS = LONGEST_NUMBER * 10 // 3
+_MOST_NEIGHBOURS = 1_000
 _TOML_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -32,16 +47,30 @@ def read_file(path: FilePath) -> Document:
     if reader is None:
         return unreadable(f"has no suffix of {', '.join(_READERS)}", _other_source(file), file=file)
     try:
-        text = path.read_text("utf-8-sig")
+        # A pipe or a device may have no end, and a pipe keeps even who only opens it waiting.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            return unreadable("is neither a file nor a link to one", "save it as a file", file=file)
+        text = _read(path)
     except FileNotFoundError:
         return unreadable("there is no such file", _neighbour(path), file=file)
     except OSError as error:
         return unreadable(f"cannot be read: {error.strerror}", file=file)
     except UnicodeDecodeError:
         return unreadable("is not UTF-8", "save it in UTF-8", file=file)
+    except ValueError:
+        return unreadable("cannot be the name of a file", file=file)
+    if text is None:
+        return unreadable(f"is larger than {_LARGEST_BYTES:,} bytes", "a spec is not", file=file)
     if not text.strip():
         return unreadable("is empty", "write deployments and chains", file=file)
     return _document(*reader(text, file), file)
+
+
+def _read(path: FilePath) -> str | None:
+    """The text of a file; None if it is too large."""
+    with path.open("rb") as opened:
+        content = opened.read(_LARGEST_BYTES + 1)
+    return None if len(content) > _LARGEST_BYTES else content.decode("utf-8-sig").replace("\r\n", "\n")
 
 
 def _read_toml(text: str, file: str) -> tuple[Any, Document]:
@@ -49,6 +78,8 @@ def _read_toml(text: str, file: str) -> tuple[Any, Document]:
         return tomllib.loads(text), Document()
     except tomllib.TOMLDecodeError as error:
         problem = str(error)
+    except (ValueError, RecursionError) as error:
+        return None, unreadable(TOO_DEEP if isinstance(error, RecursionError) else TOO_LONG, file=file)
     line = _TOML_LINE.search(problem)
     where = int(line[1]) if line and line[1] else None
     return None, unreadable(f"is not TOML: {_TOML_LINE.sub('', problem)}", file=file, line=where)
@@ -69,6 +100,8 @@ def _document(data: Any, read: Document, file: str | None) -> Document:
         return unreadable(
             "must be a mapping with deployments and chains", file=file, line=1 if read.locations else None
         )
+    if fault := excess(data, values_in):
+        return unreadable(fault, file=file)
     mistakes = list(read.mistakes)
     plain = _plain(data, (), file, mistakes)
     locations = read.locations or dict.fromkeys(paths(plain), Location(file))
@@ -86,6 +119,9 @@ def _plain(value: Any, path: Path, file: str | None, mistakes: list[Mistake]) ->
             }
         case list() | tuple():
             return [_plain(item, (*path, index), file, mistakes) for index, item in enumerate(value)]
+        case int() if value.bit_length() > _MOST_BITS:
+            mistakes.append(Mistake(dotted(path), TOO_LONG, file=file))
+            return 0
         case date() | time():
             return value.isoformat()
     return value
@@ -104,4 +140,9 @@ def _other_source(file: str) -> str | None:
 
 def _neighbour(path: FilePath) -> str | None:
     folder = path.parent
-    return did_you_mean(path.name, (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()) or None
+    return (
+        did_you_mean(
+            path.name, (entry.name for entry in islice(folder.iterdir(), _MOST_NEIGHBOURS)) if folder.is_dir() else ()
+        )
+        or None
+    )

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 import yaml
 
 from llm_fallback.errors import Location, Mistake
-from llm_fallback.spec.locations import Note, Path, dotted
+from llm_fallback.spec.locations import Note, Path, children, dotted
 
 _TAG = "tag:yaml.org,2002:"
 _KINDS = {"bool": "true or false", "int": "a number", "float": "a number", "null": "null"}
@@ -26,6 +27,17 @@ _REMEDIES = (
     ("cannot start any token", "put quotes around a text that begins with a special character"),
 )
 _ONE_OF_THEM = "keep one of them"
+
+DEEPEST, MOST_VALUES, LONGEST_NUMBER = 100, 100_000, 300
+"""How deep values may be nested, how many there may be with each reference to an anchor counted as what it stands for,
+and how many digits a number may have. No spec comes near; a file beyond them is an attack, or no spec."""
+TOO_DEEP = f"is nested more than {DEEPEST} deep"
+TOO_MANY = f"has more than {MOST_VALUES:,} values"
+TOO_LONG = f"has a number of more than {LONGEST_NUMBER} digits"
+_MOST_READ_AGAIN = 65_536
+"""Characters of the longest text that is read a second time, slowly, for the better words about its mistake."""
+
+_T = TypeVar("_T")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _JSON_TO_YAML = str.maketrans({"\t": " ", **{char: f"\\u{ord(char):04x}" for char in "\x7f\x85\u2028\u2029"}})
@@ -55,18 +67,31 @@ def unreadable(
 def read_yaml(text: str, file: str) -> tuple[Any, Document]:
     """The data of a YAML text, and a document with its locations and mistakes."""
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
+        node = _composed(text)
         if node is None:
             return None, unreadable("is empty", "write 'deployments:' and 'chains:'", file=file)
         mistakes = tuple(_Nodes(file).mistakes(node, ()))
-        data = loader.construct_document(node)
+        if fault := excess(node, lambda inner: (child for _, child in _children(inner))):
+            return None, unreadable(fault, file=file)
+        data = _Loader("").construct_document(node)
         return data, Document(locations=dict(_locations(node, (), file)), mistakes=mistakes)
     except yaml.YAMLError as error:
-        fault = _syntax_fault(error, file)
-    except ValueError:
-        fault = unreadable("a value does not fit its YAML type", "put quotes around it", file=file)
-    return None, fault
+        unread = _syntax_fault(error, file)
+    except (ValueError, LookupError, AttributeError):
+        # What PyYAML lets through for a text that its tag does not fit, as in `!!bool maybe`.
+        unread = unreadable("a value does not fit its YAML type", "put quotes around it", file=file)
+    return None, unread
+
+
+def excess(root: _T, inner: Callable[[_T], Iterable[_T]]) -> str | None:
+    """What makes nested data too much to be a spec; None if nothing does. What is referred to counts each time."""
+    level, count = [root], 1
+    for _ in range(DEEPEST):
+        level = list(islice(chain.from_iterable(map(inner, level)), MOST_VALUES - count + 1))
+        count += len(level)
+        if not level or count > MOST_VALUES:
+            return TOO_MANY if level else None
+    return TOO_DEEP
 
 
 def read_json(text: str, file: str) -> tuple[Any, Document]:
@@ -82,7 +107,9 @@ def read_json(text: str, file: str) -> tuple[Any, Document]:
         data = json.loads(text, object_pairs_hook=mapping)
     except json.JSONDecodeError as error:
         return None, unreadable(f"is not JSON: {error.msg}", file=file, line=error.lineno)
-    node = _composed(text)
+    except (ValueError, RecursionError) as error:
+        return None, unreadable(TOO_DEEP if isinstance(error, RecursionError) else TOO_LONG, file=file)
+    node = None if excess(data, values_in) else _composed_json(text)
     if node is not None:
         mistakes = tuple(_Nodes(file).mistakes(node, ()))
         return data, Document(locations=dict(_locations(node, (), file)), mistakes=mistakes)
@@ -90,7 +117,24 @@ def read_json(text: str, file: str) -> tuple[Any, Document]:
     return data, Document(mistakes=tuple(twice))
 
 
+def values_in(value: Any) -> Iterator[Any]:
+    """The values of a mapping, the items of a list, nothing of anything else."""
+    return (inner for _, inner in children(value))
+
+
 class _Loader(yaml.SafeLoader):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise yaml.composer.ComposerError(None, None, TOO_DEEP, self.get_mark())
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
     yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own way)
         first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -102,10 +146,29 @@ _Loader.add_implicit_resolver(
 )
 
 
+if yaml.__with_libyaml__:
+
+    class _FastLoader(yaml.CSafeLoader):
+        """Ten times as fast; its words about mistakes are poorer."""
+
+        yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
 def _composed(text: str) -> yaml.Node | None:
+    """The nodes of a YAML text; None if it has none. Raises YAMLError."""
+    if yaml.__with_libyaml__:
+        try:
+            return yaml.compose(text, _FastLoader)
+        except yaml.YAMLError:
+            if len(text) > _MOST_READ_AGAIN:
+                raise
+    return yaml.compose(text, _Loader)
+
+
+def _composed_json(text: str) -> yaml.Node | None:
     """The nodes of a JSON text; None where YAML reads it differently."""
     try:
-        node = yaml.compose(text.translate(_JSON_TO_YAML), _Loader)
+        node = _composed(text.translate(_JSON_TO_YAML))
     except yaml.YAMLError:
         return None
     return node if node is not None and _has_same_keys(node) else None
@@ -137,6 +200,8 @@ class _Nodes:
         self._open.add(id(node))
         if isinstance(node, yaml.MappingNode):
             yield from self._of_keys(node, path)
+        elif _KINDS.get(node.tag.removeprefix(_TAG)) == "a number" and len(node.value) > LONGEST_NUMBER:
+            raise yaml.composer.ComposerError(None, None, TOO_LONG, node.start_mark)
         for part, child in _children(node):
             yield from self.mistakes(child, (*path, part))
         self._open.discard(id(node))
@@ -145,6 +210,8 @@ class _Nodes:
         first: dict[str, int] = {}
         for key, _ in node.value:
             line = _line(key)
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.composer.ComposerError(None, None, "a key is no text", key.start_mark)
             kind = _KINDS.get(key.tag.removeprefix(_TAG))
             if kind is not None:
                 text = f"YAML reads the key {key.value} as {kind}, not as text"
@@ -153,8 +220,7 @@ class _Nodes:
             if key.value in first and key.tag != f"{_TAG}merge":
                 text = f"{key.value!r} stands here a second time, first on line {first[key.value]}"
                 yield Mistake(dotted((*path, key.value)), text, _ONE_OF_THEM, self._file, line)
-            if isinstance(key.value, str):
-                first.setdefault(key.value, line)
+            first.setdefault(key.value, line)
 
 
 def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node]]:
@@ -184,7 +250,7 @@ def _syntax_fault(error: yaml.YAMLError, file: str) -> Document:
         return unreadable(problem, remedy, file=file, line=line)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
     return unreadable(
-        f"is not YAML: {problem}",
+        problem if problem in (TOO_DEEP, TOO_LONG) else f"is not YAML: {problem}",
         next((remedy for sign, remedy in _REMEDIES if sign in problem), None),
         file=file,
         line=line,
