@@ -65,6 +65,12 @@ class Mistake:
         return f"{text}; {self.remedy}" if self.remedy else text
 
 
+class Repeated(Mistake):
+    """A key that stands twice in one mapping. Of the two, the last is in the data."""
+
+    __slots__ = ()
+
+
 class SpecError(LLMFallbackError, ValueError):
     """A spec, a build override or a request parameter is wrong. Carries every mistake, not only the first."""
 

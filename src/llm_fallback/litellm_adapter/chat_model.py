@@ -25,7 +25,7 @@ from llm_fallback.litellm_adapter.transport import LiteLLMTransport
 from llm_fallback.plan.resolve import resolve_spec
 
 _LITELLM = Adapter(
-    resolve=lambda spec: resolve_spec(spec, os.environ),
+    resolve=lambda spec: resolve_spec(spec, spec.environment(os.environ)),
     transport=LiteLLMTransport,
     catalogue=LiteLLMCatalogue,
     clock=RealClock(),

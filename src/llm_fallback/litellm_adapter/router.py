@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 import litellm
 
-from llm_fallback.plan.plan import ChainPlan, Target, Tiers
+from llm_fallback.plan.plan import ChainPlan, Target, Tier, Tiers
 from llm_fallback.plan.resolve import resolve_spec
 from llm_fallback.spec.overrides import read_spec
 from llm_fallback.spec.secrets import unmask
 from llm_fallback.spec.settings import ROUTES, SIDE_ROUTES
+
+_LOG = logging.getLogger("llm_fallback")
 
 
 def build_router(source: Any) -> litellm.Router:
     """A litellm Router over a spec.
 
     A chain's name is the group of its first tier, `<chain>/2`, ... are the later ones, and ids are
-    `<chain>/<deployment>`. Its `model_list` holds keys in clear, as litellm's always does.
+    `<chain>/<deployment>`. A deployment of a provider that litellm does not know, which its Router would not have, is
+    left out with a warning. Its `model_list` holds keys in clear, as litellm's always does.
     """
-    plan = resolve_spec(read_spec(source), os.environ)
+    spec = read_spec(source)
+    plan = resolve_spec(spec, spec.environment(os.environ))
+    unknown = {name for name, target in plan.targets.items() if not _is_known(target)}
+    for name in sorted(unknown):
+        _LOG.warning("litellm knows no provider of %s, which is left out of the Router", plan.targets[name].model)
     entries: list[dict[str, Any]] = []
     fallbacks: dict[str, list[dict[str, list[str]]]] = {route: [] for route in ROUTES}
     for chain in plan.chains.values():
-        _add_chain(chain, entries, fallbacks)
+        _add_chain(_without(chain, unknown), entries, fallbacks)
     return litellm.Router(
         model_list=entries,
         fallbacks=fallbacks["tiers"],
@@ -33,6 +42,30 @@ def build_router(source: Any) -> litellm.Router:
         content_policy_fallbacks=fallbacks["on_content_policy"],
         num_retries=0,
         disable_cooldowns=True,
+    )
+
+
+def _is_known(target: Target) -> bool:
+    """Whether litellm finds a provider for the deployment."""
+    try:
+        litellm.get_llm_provider(target.parameters["model"], api_base=target.parameters.get("api_base"))
+    except litellm.BadRequestError:
+        return False
+    return True
+
+
+def _without(chain: ChainPlan, names: Set[str]) -> ChainPlan:
+    """The chain without these deployments."""
+
+    def kept(tiers: Tiers | None) -> Tiers | None:
+        left = [Tier(tuple(member for member in tier.members if member.name not in names)) for tier in tiers or ()]
+        return None if tiers is None else tuple(tier for tier in left if tier.members)
+
+    return replace(
+        chain,
+        tiers=kept(chain.tiers) or (),
+        on_context_window=kept(chain.on_context_window),
+        on_content_policy=kept(chain.on_content_policy),
     )
 
 

@@ -59,7 +59,7 @@ def check(source: Source, *, env: bool = False, environ: Mapping[str, str] | Non
     `environ` replaces the process's environment.
     """
     spec = load_spec(source)
-    environment = os.environ if environ is None else environ
+    environment = spec.environment(os.environ if environ is None else environ)
     findings = [
         *_findings(spec, "error", _nothing_to_ask(spec)),
         *_findings(spec, "error" if env else "warning", _of_variables(spec, environment)),
@@ -68,9 +68,12 @@ def check(source: Source, *, env: bool = False, environ: Mapping[str, str] | Non
     notes = [
         *_findings(spec, "note", _own_finish_reasons(spec)),
         *_findings(spec, "note", _no_cloud_credentials(spec, environment)),
-        *(Finding("note", note.path, note.text, note.file, note.line) for note in spec.notes),
+        *(Finding(note.severity, note.path, note.text, note.file, note.line) for note in spec.notes),
     ]
-    return [*sorted(findings, key=lambda finding: finding.severity), *notes]
+    return sorted([*findings, *notes], key=lambda finding: _SEVERITIES.index(finding.severity))
+
+
+_SEVERITIES = ("error", "warning", "note")
 
 
 def _findings(spec: Spec, severity: Severity, results: _Results) -> Iterator[Finding]:

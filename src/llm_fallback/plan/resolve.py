@@ -32,9 +32,16 @@ def resolve_spec(spec: Spec, environ: Mapping[str, str]) -> Plan:
     if not chains:
         mistakes.append(NO_CHAIN)
     if mistakes:
+        # A traceback shows this frame, too.
+        del environ
         raise SpecError(mistakes)
-    secrets = tuple(secret for target in targets.values() for secret in _secrets(target))
+    secrets = (*(secret for target in targets.values() for secret in _secrets(target)), *_own(spec, environ))
     return Plan(chains, spec.default_chain or next(iter(chains)), targets, secrets)
+
+
+def _own(spec: Spec, environ: Mapping[str, str]) -> Iterator[str]:
+    """The values of the variables that the spec's sources set themselves."""
+    return (environ[name] for name in spec.own_variables() if name in environ)
 
 
 def misaddressed(spec: Spec, environ: Mapping[str, str]) -> Iterator[tuple[Path, str]]:

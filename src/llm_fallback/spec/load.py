@@ -11,12 +11,12 @@ from functools import reduce
 from pathlib import Path as FilePath
 from typing import Any
 
-from llm_fallback.errors import Mistake, SpecError
+from llm_fallback.errors import Mistake, Repeated, SpecError
 from llm_fallback.spec import consistency
 from llm_fallback.spec.error_messages import validate
 from llm_fallback.spec.files import read_file, read_mapping
 from llm_fallback.spec.litellm_proxy import is_config
-from llm_fallback.spec.locations import LocationMap, Path, Problem
+from llm_fallback.spec.locations import LocationMap, Note, Path, Problem
 from llm_fallback.spec.model import Spec, without_foreign_keys
 from llm_fallback.spec.parsers import Document, unreadable
 from llm_fallback.spec.providers import with_slash
@@ -57,7 +57,9 @@ def _read(source: Source) -> Document:
     match source:
         case Spec():
             document = read_mapping(source.model_dump())
-            return replace(document, locations=source.locations.known, notes=source.notes)
+            return replace(
+                document, locations=source.locations.known, notes=source.notes, variables=source.own_variables()
+            )
         case FilePath() | str():
             return read_file(FilePath(source))
         case Mapping():
@@ -75,8 +77,14 @@ def _as_spec(document: Document) -> Document:
 
     locations = LocationMap(document.locations)
     spec = read_config(document.data, locations)
+    repeated = [mistake for mistake in document.mistakes if isinstance(mistake, Repeated)]
     if "deployments" in spec.data:
-        return replace(spec, mistakes=document.mistakes)
+        # LiteLLM takes the last of two keys without a word; so do we, and say so.
+        warnings = (
+            Note(it.path, f"{it.problem}: the last one is taken", it.file, it.line, "warning") for it in repeated
+        )
+        mistakes = tuple(mistake for mistake in document.mistakes if mistake not in repeated)
+        return replace(spec, mistakes=mistakes, notes=(*warnings, *spec.notes))
     reasons = [Mistake(note.path, note.text, None, note.file, note.line) for note in spec.notes]
     nothing = Problem(("model_list",), "has no model that could be a deployment").at(locations)
     return Document(mistakes=(*document.mistakes, nothing, *reasons), readable=False)
@@ -88,7 +96,7 @@ def _checked(document: Document) -> Spec | list[Mistake]:
     outcome = validate(Spec, data, locations)
     problems = consistency.problems(data)
     if isinstance(outcome, Spec) and not problems:
-        return outcome
+        return outcome.with_variables(document.variables)
     problems = [*([] if isinstance(outcome, Spec) else outcome), *problems]
     return [problem.at(locations) for problem in problems]
 
@@ -121,7 +129,12 @@ def overlaid(base: Document, over: Document) -> Document:
         path: base.locations[path] for path in _shared_mappings(base.data, over.data, ()) if path in base.locations
     }
     locations = {**base.locations, **over.locations, **shared}
-    return Document(merged(base.data, over.data), locations, notes=(*base.notes, *over.notes))
+    return Document(
+        merged(base.data, over.data),
+        locations,
+        notes=(*base.notes, *over.notes),
+        variables={**base.variables, **over.variables},
+    )
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

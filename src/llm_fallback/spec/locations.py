@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from llm_fallback.errors import Location, Mistake
 
@@ -26,6 +26,7 @@ class Note:
     text: str
     file: str | None = None
     line: int | None = None
+    severity: Literal["note", "warning"] = "note"
 
     def __str__(self) -> str:
         return f"{Location(self.file, self.line).with_path(self.path)}: {self.text}"

@@ -27,7 +27,7 @@ from llm_fallback.spec.settings import (
     Retries,
     Timeouts,
 )
-from llm_fallback.spec.variables import Reference, references
+from llm_fallback.spec.variables import Reference, filled, references, unset
 
 _P = TypeVar("_P", bound=Part)
 
@@ -50,6 +50,7 @@ class Spec(Part):
     )
 
     _locations: LocationMap = PrivateAttr(default_factory=LocationMap)
+    _variables: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -80,6 +81,25 @@ class Spec(Part):
     def notes(self) -> tuple[Note, ...]:
         """What the sources contained that has no place in a spec, as in a LiteLLM proxy's configuration."""
         return self._locations.notes
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """The process's variables with those that a LiteLLM proxy's configuration sets, which win, in clear.
+
+        One that is set to another variable, as `os.environ/NAME`, is left out where that is not set.
+        """
+        values = {
+            name: filled(text, environ) for name, text in self.own_variables().items() if not unset(text, environ)
+        }
+        return {**environ, **values}
+
+    def own_variables(self) -> dict[str, str]:
+        """The variables that the spec's sources set themselves, in clear."""
+        return {name: value.get_secret_value() for name, value in self._variables.items()}
+
+    def with_variables(self, variables: Mapping[str, str]) -> "Spec":
+        """The spec, with these variables of its own."""
+        self._variables = {name: SecretStr(value) for name, value in variables.items()}
+        return self
 
     def chain_name(self, name: str | None) -> str:
         """The name, if a chain has it; for None the default chain's. Raises SpecError naming the nearest."""

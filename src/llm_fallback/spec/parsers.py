@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from llm_fallback.errors import Location, Mistake
+from llm_fallback.errors import Location, Mistake, Repeated
 from llm_fallback.spec.locations import Note, Path, children, dotted
 
 _TAG = "tag:yaml.org,2002:"
@@ -55,6 +55,8 @@ class Document:
     """False: the data is missing or incomplete, so its content is not checked."""
     notes: tuple[Note, ...] = ()
     """What the source contains that has no place in a spec."""
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables that the source sets itself: secrets."""
 
 
 def unreadable(
@@ -113,7 +115,7 @@ def read_json(text: str, file: str) -> tuple[Any, Document]:
     if node is not None:
         mistakes = tuple(_Nodes(file).mistakes(node, ()))
         return data, Document(locations=dict(_locations(node, (), file)), mistakes=mistakes)
-    twice = (Mistake(key, "stands twice in one mapping", _ONE_OF_THEM, file) for key in repeated)
+    twice = (Repeated(key, "stands twice in one mapping", _ONE_OF_THEM, file) for key in repeated)
     return data, Document(mistakes=tuple(twice))
 
 
@@ -219,7 +221,7 @@ class _Nodes:
                 key.tag = f"{_TAG}str"
             if key.value in first and key.tag != f"{_TAG}merge":
                 text = f"{key.value!r} stands here a second time, first on line {first[key.value]}"
-                yield Mistake(dotted((*path, key.value)), text, _ONE_OF_THEM, self._file, line)
+                yield Repeated(dotted((*path, key.value)), text, _ONE_OF_THEM, self._file, line)
             first.setdefault(key.value, line)
 
 

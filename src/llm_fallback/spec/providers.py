@@ -31,6 +31,17 @@ _CHAT_PROVIDERS = """
     text-completion-openai together_ai triton v0 vercel_ai_gateway vertex_ai vertex_ai_beta vllm
     volcengine voyage wandb watsonx watsonx_text xai xiaomi_mimo xinference zai
 """
+_OTHER_PROVIDERS = """
+    a2a a2a_agent abliteration aiand aihubmix apertis assemblyai auto_router aws_polly aws_textract
+    azure_speech bedrock_mantle bespoke bigmodel black_forest_labs charity_engine chutes clf_ai_gateway
+    cognition coralbricks cortecs crusoe cursor darkbloom databricks_agent deepgram dotprompt edenai
+    elevenlabs empiriolabs eu_jev fal_ai gdc gmi hostinger_router humanloop inferenceapis infinity jina_ai
+    kyma langflow langfuse laya libertai litellm_agent llamagate manus meta microsoft_365_copilot milvus
+    mongodb nace nadir neosantara nvidia_riva opencode_go openinfer opensearch parallel_ai parasail
+    pg_vector pinstripes prism qwen_ai_platform ragflow recraft reducto refuseless reka runwayml s3_vectors
+    sagemaker_nova sail sarvam scaledown scx-ai soniox stability strands_decider streamlake tencent
+    tensormesh text-completion-inception topaz transcribe typesafe valkey veniceai wally zerogpu
+"""
 _SELF_HOSTED = """
     docker_model_runner hosted_vllm lemonade litellm_proxy llamafile lm_studio ollama ollama_chat
     oobabooga petals triton vllm xinference
@@ -38,6 +49,9 @@ _SELF_HOSTED = """
 
 PROVIDERS = frozenset(_CHAT_PROVIDERS.split())
 """Chat providers of litellm 1.106."""
+
+KNOWN_PROVIDERS = PROVIDERS | frozenset(_OTHER_PROVIDERS.split())
+"""Every provider litellm 1.106 has a name for, also those of few users, of other things than chats, and gateways."""
 
 LOCAL = frozenset(_SELF_HOSTED.split())
 """Providers that are self-hosted even where a spec has no `api_base`."""

@@ -75,7 +75,7 @@ def unset(text: str, environ: Mapping[str, str]) -> tuple[Reference, ...]:
 def resolve(text: str, environ: Mapping[str, str]) -> str:
     """The text with values in place of its variables. Raises SpecError naming every one that is not set."""
     if not unset(text, environ):
-        return _filled(text, environ)
+        return filled(text, environ)
     mistakes = [Mistake("", reference.missing()) for reference in unset(text, environ)]
     # The error's traceback shows this frame, so it must hold no secret.
     del text, environ
@@ -95,7 +95,7 @@ class Environment:
         """The text with values in place of its variables; an unset one is left empty and noted in `mistakes`."""
         for reference in unset(text, self._environ):
             self.mistakes.append(Problem(path, reference.missing()).at(self._locations))
-        return _filled(text, self._environ)
+        return filled(text, self._environ)
 
     def value(self, value: Any, path: Path) -> Any:
         """The same for every text in nested data; a SecretStr stays one."""
@@ -119,7 +119,8 @@ def _unescaped(text: str | None) -> str | None:
     return None if text is None else text.replace("$$", "$")
 
 
-def _filled(text: str, environ: Mapping[str, str]) -> str:
+def filled(text: str, environ: Mapping[str, str]) -> str:
+    """The text with values in place of its variables, and nothing in place of one that is not set."""
     if whole := _LITELLM.fullmatch(text):
         return environ.get(whole["name"], "")
     return _TOKEN.sub(lambda token: _replacement(token, environ), text)

@@ -143,6 +143,7 @@ def _adapter(fakes: FakeDeployments, clock: Clock) -> Adapter:
 def _resolve_without_keys(spec: Spec) -> Plan:
     """The plan of a spec without its API keys; a variable that is not set has its reference as its value."""
     required = {reference.name for _, reference in spec.references() if reference.default is None}
-    variables = {name: os.environ.get(name) or f"${{{name}}}" for name in required}
+    environ = spec.environment(os.environ)
+    variables = {name: environ.get(name) or f"${{{name}}}" for name in required}
     keyless = {name: deployment.model_copy(update={"api_key": None}) for name, deployment in spec.deployments.items()}
-    return resolve_spec(spec.model_copy(update={"deployments": keyless}), {**os.environ, **variables})
+    return resolve_spec(spec.model_copy(update={"deployments": keyless}), {**environ, **variables})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llm_fallback import SpecError, build_chat_model, check, load_spec
+from llm_fallback import SpecError, build_chat_model, build_router, check, load_spec
 from llm_fallback.testing import Fail, FakeServer, assert_attempts
 
 BALANCED = Path(__file__).parents[2] / "data/litellm/balanced.yaml"
@@ -208,6 +209,20 @@ class TestFallbacks:
         """As LiteLLM does."""
         spec = load_spec(config(row("openai/gpt-4.1"), row("b"), fallbacks=[{"gpt-4.1": ["b"]}]))
         assert tiers(spec, "openai/gpt-4.1") == [["openai/gpt-4.1"], ["b"]]
+
+    def test_a_group_takes_the_entry_that_names_its_provider(self):
+        """As LiteLLM does, if it is the provider it would ask for such a model; another one is nobody's."""
+        spec = load_spec(config(row("gpt-4o"), row("b"), fallbacks=[{"openai/gpt-4o": ["b"]}]))
+        assert (tiers(spec, "gpt-4o"), noted(spec)) == ([["gpt-4o"], ["b"]], {})
+        spec = load_spec(config(row("gpt-4o"), row("b"), fallbacks=[{"azure/gpt-4o": ["b"]}]))
+        assert tiers(spec, "gpt-4o") == [["gpt-4o"]]
+        assert "'azure/gpt-4o' is none of the models" in noted(spec)["router_settings.fallbacks"]
+
+    @pytest.mark.parametrize("fallbacks", [["b"], [{"a": ["b"]}, "b"], "b", [7]])
+    def test_a_text_where_a_mapping_belongs_is_listed(self, fallbacks):
+        """LiteLLM refuses to start with one."""
+        spec = load_spec(config(*map(row, "ab"), fallbacks=fallbacks))
+        assert "stands where a mapping belongs" in noted(spec)["router_settings.fallbacks"]
 
     def test_a_text_instead_of_a_list_is_read_as_meant(self):
         """LiteLLM would fall back to its letters."""
@@ -473,3 +488,81 @@ def test_a_model_built_from_a_configuration_falls_back_as_it_says(tmp_path, monk
             reply = model.invoke("hi")
         assert_attempts(reply, "chat: overloaded", "backup: succeeded")
         assert server.received("up")[0].headers["authorization"] == "Bearer sk-backup-0123456789"
+
+
+class TestVariablesOfTheFile:
+    """`environment_variables` go before the process's, and stay within."""
+
+    @staticmethod
+    def variables(**values: Any) -> dict[str, Any]:
+        return {"environment_variables": values}
+
+    def test_references_get_them_and_the_process_does_not(self, monkeypatch):
+        """Over real HTTP: address and key are the file's, though the process has others."""
+        monkeypatch.setenv("OWN_KEY", "sk-of-the-process-0123456789")
+        with FakeServer({"up": "hello"}) as server:
+            own = self.variables(OWN_BASE=f"{server.base('up')}/v1", OWN_KEY="sk-in-the-file-$0123456789")
+            rows = config(row("a", api_base="os.environ/OWN_BASE", api_key="os.environ/OWN_KEY"))
+            with build_chat_model({**rows, **own}) as model:
+                model.invoke("hi")
+            assert server.received("up")[0].headers["authorization"] == "Bearer sk-in-the-file-$0123456789"
+        assert os.environ["OWN_KEY"] == "sk-of-the-process-0123456789"
+        assert "OWN_BASE" not in os.environ
+
+    def test_they_are_secrets(self):
+        """Neither the spec nor an error of a server shows one."""
+        canary = "sk-canary-0123456789abcdef"
+        with FakeServer({"up": Fail(400, body={"error": {"message": f"no {canary}"}})}) as server:
+            rows = config(row("a", api_base=f"{server.base('up')}/v1", api_key="os.environ/OWN_KEY"))
+            spec = load_spec({**rows, **self.variables(OWN_KEY=canary, OTHER=canary)})
+            assert canary not in f"{spec!r} {spec.notes} {spec.model_dump()}"
+            with build_chat_model(spec) as model, pytest.raises(Exception, match=r"\*\*\*") as caught:
+                model.invoke("hi")
+        assert canary not in str(caught.value)
+
+    def test_they_may_name_the_process_s(self):
+        """One that is not set there stays unset here."""
+        spec = load_spec({**config(row("a")), **self.variables(A="os.environ/THERE", B="os.environ/NOWHERE", C=7)})
+        assert spec.environment({"THERE": "x", "C": "y"}) == {"THERE": "x", "A": "x", "C": "7"}
+
+    def test_a_row_without_a_key_gets_its_provider_s(self):
+        """LiteLLM would export it, and its provider's client would find it there."""
+        spec = load_spec({**config(row("a", "groq/m"), row("b", "xai/m")), **self.variables(GROQ_API_KEY="gsk-1")})
+        assert spec.deployments["a"].api_key.get_secret_value() == "${GROQ_API_KEY}"
+        assert spec.deployments["b"].api_key is None
+
+    def test_check_knows_them(self, monkeypatch):
+        """What the file sets is not missing."""
+        monkeypatch.delenv("OWN_KEY", raising=False)
+        rows = {**config(row("a", api_key="os.environ/OWN_KEY")), **self.variables(OWN_KEY="sk-1")}
+        assert "not set" not in str(check(rows, env=True))
+
+
+class TestProvidersNobodyKnows:
+    ROWS = (row("good", api_key="sk-x-000000000000"), row("odd", "zhipu/glm-4-flash", api_key="k-000000000000"))
+
+    def test_a_row_of_one_is_left_out(self):
+        """LiteLLM's proxy starts without it, too."""
+        spec = load_spec(config(*self.ROWS, fallbacks=[{"odd": ["good"]}]))
+        assert list(spec.chains) == ["good"]
+        assert "'zhipu', which 'odd' asks, is no provider of litellm's: left out" in noted(spec)["model_list[1]"]
+        assert build_router(spec).get_model_names() == ["good"]
+
+    @pytest.mark.parametrize("model", ["bigmodel/glm-4", "gmi/any", "os.environ/MODEL"])
+    def test_a_row_that_may_have_one_stays(self, model):
+        """A provider of few users, or a variable."""
+        assert list(load_spec(config(row("a", model))).chains) == ["a"]
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_of_a_section_that_stands_twice_the_last_is_taken_with_a_warning(tmp_path, suffix):
+    """As LiteLLM does, which says nothing. In a spec it stays a mistake."""
+    path = tmp_path / f"config.{suffix}"
+    rows = json.dumps([row("a"), row("b")])
+    first, last = ('"router_settings": ' + json.dumps({"fallbacks": [{"a": [to]}]}) for to in ("x", "b"))
+    path.write_text(f'{{"model_list": {rows},\n{first},\n{last}}}', encoding="utf-8")
+    spec = load_spec(path)
+    assert tiers(spec, "a") == [["a"], ["b"]]
+    [found] = [finding for finding in check(spec) if finding.path == "router_settings"]
+    assert (found.severity, found.line) == ("warning", 3)
+    assert found.message.endswith("the last one is taken")

@@ -11,7 +11,7 @@ from typing import Any
 
 from llm_fallback.spec.litellm_proxy.draft import NO_COUNTERPART, LossReport
 from llm_fallback.spec.locations import Path
-from llm_fallback.spec.providers import PROVIDERS, split_model
+from llm_fallback.spec.providers import PROVIDERS, likely_provider, split_model
 
 Tiers = list[tuple[str, ...]]
 DEFAULT_FALLBACK = "*"
@@ -25,8 +25,12 @@ class Fallbacks:
         self._losses = losses
         self._paths: dict[str, Path] = {}
         self.targets: dict[str, list[str]] = {}
-        for group, targets in _pairs(entries):
-            self.add(group, targets, path)
+        for entry in entries if isinstance(entries, list) else [] if entries is None else [entries]:
+            if not isinstance(entry, Mapping):
+                losses.add(path, f"{entry!r} stands where a mapping belongs, which LiteLLM refuses: left out")
+                continue
+            for group, targets in entry.items():
+                self.add(str(group), targets, path)
 
     def add(self, group: str, targets: Any, path: Path) -> None:
         """Add an entry. LiteLLM takes the first of two entries for one group, but the last of two default entries."""
@@ -48,22 +52,24 @@ class Fallbacks:
 
     def targets_of(self, group: str) -> list[str] | None:
         """The groups that are asked when this one fails; None if no entry covers it."""
-        provider, name = split_model(group)
-        by_its_model = self.targets.get(name) if provider in PROVIDERS else None
-        return self.targets.get(group, self.targets.get(DEFAULT_FALLBACK) if by_its_model is None else by_its_model)
+        entries = (self.targets.get(name) for name in (group, _other_name(group), DEFAULT_FALLBACK))
+        return next((targets for targets in entries if targets is not None), None)
 
     def check(self, known: Mapping[str, Any]) -> None:
         """Report entries and targets that name no known group."""
+        others = {_other_name(group) for group in known}
         for group, targets in self.targets.items():
-            for name in (*([] if group == DEFAULT_FALLBACK else [group]), *targets):
+            for name in (*([] if group == DEFAULT_FALLBACK or group in others else [group]), *targets):
                 if name not in known:
                     self._losses.add(self._paths[group], f"{name!r} is none of the models carried over")
 
 
-def _pairs(entries: Any) -> Iterator[tuple[str, Any]]:
-    for entry in entries if isinstance(entries, list) else [entries]:
-        if isinstance(entry, Mapping):
-            yield from ((str(group), targets) for group, targets in entry.items())
+def _other_name(group: str) -> str:
+    """The name by which an entry means a group, too: without its provider, or with that of such models."""
+    provider, name = split_model(group)
+    if "/" in group:
+        return name if provider in PROVIDERS else group
+    return f"{likely_provider(group) or provider}/{group}"
 
 
 class FallbackGraph:

@@ -17,6 +17,7 @@ from llm_fallback.spec.litellm_proxy.words import (
     ROUTE_BY_KEY,
     breaker_failures,
     convert_references,
+    is_reference,
     parse_number,
 )
 from llm_fallback.spec.locations import LocationMap, Path
@@ -48,7 +49,8 @@ def read_config(data: Mapping[str, Any], locations: LocationMap) -> Document:
     if targets is not None:
         kinds["tiers"].add(DEFAULT_FALLBACK, targets, path)
     aliases = _aliases(settings)
-    rows = read_rows(config.take("model_list"), _credentials(config), losses)
+    variables = _variables(config)
+    rows = read_rows(config.take("model_list"), _credentials(config), losses, variables)
     groups = group_tiers(list(rows), losses)
     deployments = put_deployments(spec, groups, list(kinds.values()))
     put_chains(spec, deployments, kinds, aliases, losses)
@@ -60,7 +62,15 @@ def read_config(data: Mapping[str, Any], locations: LocationMap) -> Document:
     settings.report_unused()
     losses.report_unused(config, "is the proxy server's own and has no place here")
     spec_locations = {path: locations.find(origin) for path, origin in spec.origins.items()}
-    return Document(spec.data, spec_locations, notes=losses.notes(locations))
+    return Document(spec.data, spec_locations, notes=losses.notes(locations), variables=variables)
+
+
+def _variables(config: Section) -> dict[str, str]:
+    """The variables that the configuration sets, as it writes them. LiteLLM puts them over the process's."""
+    return {
+        name: str(value) if not isinstance(value, str) or is_reference(value) else value.replace("$", "$$")
+        for name, value in Section(config.take("environment_variables"), ()).unused()
+    }
 
 
 def _credentials(config: Section) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Values that a spec would refuse are dropped and reported with the spec's own rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -26,7 +26,7 @@ from llm_fallback.spec.litellm_proxy.words import (
     parse_number,
 )
 from llm_fallback.spec.locations import Path, Problem
-from llm_fallback.spec.providers import BACKENDS, likely_provider, split_model
+from llm_fallback.spec.providers import BACKENDS, KEY_VARIABLES, KNOWN_PROVIDERS, likely_provider, split_model
 from llm_fallback.spec.variables import references
 
 _CHATS = (None, "chat", "completion", "responses")
@@ -46,7 +46,9 @@ class Row:
     """Lower ones are asked first within the group."""
 
 
-def read_rows(rows: Any, credentials: Mapping[str, Any], losses: LossReport) -> Iterator[Row]:
+def read_rows(
+    rows: Any, credentials: Mapping[str, Any], losses: LossReport, variables: Container[str] = ()
+) -> Iterator[Row]:
     """Every row that can be a deployment; the others are reported with the reason."""
     for index, raw in enumerate(rows if isinstance(rows, list) else ()):
         path = ("model_list", index)
@@ -54,7 +56,7 @@ def read_rows(rows: Any, credentials: Mapping[str, Any], losses: LossReport) -> 
         if reason:
             losses.add(path, f"{reason}: left out")
             continue
-        row = _read_row(Section(raw, path), credentials, losses)
+        row = _read_row(Section(raw, path), credentials, losses, variables)
         if row is not None:
             yield row
 
@@ -73,10 +75,23 @@ def _reason_to_skip(raw: Any) -> str | None:
         return f"{group!r} is for {mode}, not for chat"
     if model.startswith(_VIRTUAL):
         return f"{group!r} chooses among other models by the prompt"
+    if (provider := _unknown_provider(model, Section(params, ()))) is not None:
+        return f"{provider!r}, which {group!r} asks, is no provider of litellm's"
     return None
 
 
-def _read_row(row: Section, credentials: Mapping[str, Any], losses: LossReport) -> Row | None:
+def _unknown_provider(model: str, params: Section) -> str | None:
+    """The provider of a row for which LiteLLM knows none; None if it knows one, by an address too, or may find one."""
+    named = params.take("custom_llm_provider")
+    provider = named if isinstance(named, str) else split_model(model)[0] if "/" in model else None
+    has_address = any(params.take(key) for key in ("api_base", "base_url"))
+    is_open = provider is None or has_address or provider in KNOWN_PROVIDERS or model.startswith("os.environ/")
+    return None if is_open else provider
+
+
+def _read_row(
+    row: Section, credentials: Mapping[str, Any], losses: LossReport, variables: Container[str]
+) -> Row | None:
     group = str(row.take("model_name"))
     written = row.take("litellm_params")
     credential = credentials.get(str(written.get("litellm_credential_name")))
@@ -87,7 +102,7 @@ def _read_row(row: Section, credentials: Mapping[str, Any], losses: LossReport) 
     draft = Draft()
     order = _order(params, info, losses)
     put_address(draft, params, info, losses)
-    put_key(draft, params, losses)
+    put_key(draft, params, losses, variables)
     put_settings(draft, params, row)
     put_breaker(draft, params, info)
     put_facts(draft, info, params)
@@ -134,12 +149,18 @@ def put_address(draft: Draft, params: Section, info: Section, losses: LossReport
         losses.add((*params.path, "api_base"), "has no version in it: requests go to /v1 below it")
 
 
-def put_key(draft: Draft, params: Section, losses: LossReport) -> None:
-    """Write `api_key`. Report rows without one for which LiteLLM would send OPENAI_API_KEY: here none is sent."""
+def put_key(draft: Draft, params: Section, losses: LossReport, variables: Container[str]) -> None:
+    """Write `api_key`: the row's, else its provider's variable if the configuration sets that.
+
+    Report rows without one for which LiteLLM would send OPENAI_API_KEY: here none is sent."""
     key, origin = params.take("api_key"), (*params.path, "api_key")
     if key in (None, "", words.NO_KEY):
         if key is None and "api_base" in draft.data and str(draft.data["model"]).startswith("openai/"):
             losses.add(params.path, "has no api_key: none is sent, where LiteLLM sends OPENAI_API_KEY")
+        provider = split_model(str(draft.data["model"]))[0]
+        own = next((name for name in KEY_VARIABLES.get(provider, ()) if name in variables), None)
+        if key is None and own is not None and not {"api_base", "backend"} & draft.data.keys():
+            draft.put(("api_key",), f"${{{own}}}", origin)
         return
     draft.put(("api_key",), convert_references(str(key)), origin)
 

@@ -117,6 +117,11 @@ def convert_references(value: Any) -> Any:
     return value
 
 
+def is_reference(text: str) -> bool:
+    """Whether a text is one variable in LiteLLM's spelling."""
+    return _REFERENCE.fullmatch(text) is not None
+
+
 def escaped(text: str) -> str:
     """The text, escaped so that it contains no reference."""
     return _DOLLAR_TO_ESCAPE.sub("$$", text)
