@@ -78,3 +78,32 @@ def test_help_and_version_are_there(run):
 def test_a_command_that_is_not_there_is_wrong_usage(run):
     """Exit code 2."""
     assert run("chekc").exit_code == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["schema", "explain"])
+def test_a_reader_that_leaves_is_no_error_to_tell(write, command):
+    """As `| head -1` does: not a word, and not the interpreter's own exit code."""
+    write()
+    shell = f"{sys.executable} -m llm_fallback.cli {command} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout.strip() in ("0", "1"), done.stderr) == (True, "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("command", ["schema", "explain", "check"])
+def test_a_full_disk_is_told_in_one_line(write, command):
+    """Exit code 1: what was asked for is not there."""
+    write()
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "llm_fallback.cli", command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "cannot write the output: No space left on device" in done.stderr

@@ -104,3 +104,19 @@ default_chain: main
     assert finding["message"].startswith(
         "is missing: chain 'main' has a budget, and nobody knows what 'm' costs; write "
     )
+
+
+def test_names_are_no_markup(run, write):
+    """Deployments whose names differ in brackets only are told apart, and an escape never reaches the terminal."""
+    names = ["a[/x]", "gpt[4]", "gpt[bold]", "esc\x1b[2J"]
+    write(
+        json.dumps(
+            {"deployments": {name: {"model": "openai/m"} for name in names}, "chains": {"c[/]": {"tiers": names}}}
+        ),
+        "names.json",
+    )
+    for command in ("explain", "check"):
+        result = run(command, "-f", "names.json")
+        assert result.exit_code == 0, result.output
+        assert all(name in result.stdout for name in ("a[/x]", "gpt[4]", "gpt[bold]", r"esc\x1b[2J", "c[/]"))
+        assert "\x1b" not in result.stdout

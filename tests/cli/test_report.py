@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from decimal import Decimal
 from html.parser import HTMLParser
 
@@ -166,3 +167,45 @@ def test_the_page_renders_without_an_error(run, log, here, width):
         assert re.search(rf'<div class="chart" id="{chart}"><svg[^>]*>.*?<(path|rect)', seen.stdout, re.DOTALL), chart
     assert "<b>21</b><span>calls</span>" in seen.stdout
     assert "rate limited 5" in seen.stdout
+
+
+ODD_LINES = {
+    "a cost that is no number": {"attempts": [{"cost_usd": "x"}]},
+    "a cost without an end": {"attempts": [{"cost_usd": float("inf")}]},
+    "a chain that is no text": {"chain": 5},
+    "a duration that is none": {"latency_s": True},
+    "a moment before all": {"ended_at": "0001-01-01T00:00:00"},
+    "tags that are none": {"tags": "ab"},
+    "tokens beyond counting": {"attempts": [{"usage": {"input_tokens": 10**4000}}]},
+}
+
+
+@pytest.mark.parametrize(
+    "odd", [*ODD_LINES.values(), "[" * 100_000, "9" * 5000, "\x00"], ids=[*ODD_LINES, "deep", "long", "0"]
+)
+def test_no_line_of_a_log_ends_the_report(run, here, log, odd):
+    """What is no call of ours is counted as not readable, and the others are summed up."""
+    good = json.loads((here / "calls.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    if isinstance(odd, dict):
+        attempt = {**good["attempts"][0], **odd.get("attempts", [{}])[0]}
+        odd = json.dumps({**good, **odd, "attempts": [attempt]})
+    (here / "odd.jsonl").write_text(f"{json.dumps(good)}\n{odd}\n", encoding="utf-8")
+    result = run("report", "odd.jsonl", "--html", "page.html")
+    assert result.exit_code == 0, result.output
+    assert "not readable: 1 line" in result.stdout
+
+
+def test_names_are_shown_as_they_are_whatever_they_hold(run, here):
+    """Markup is text, an escape for the terminal and half a character are escaped, and no two names look the same."""
+    chains = ["[/x]", "gpt[bold]", "gpt[4]", "gpt", "\x1b[2J", r"\x1b[2J", "\ud83d", r"\ud83d"]
+    with CallLog(here / "calls.jsonl", metadata="team") as log:
+        for number, chain in enumerate(chains):
+            log(replace(call(number, chain=chain), metadata={"team": "\ud83d"}))
+    result = run("report", "calls.jsonl", "--html", "page.html")
+    assert result.exit_code == 0, result.output
+    rows = [line.split()[0] for line in result.stdout.splitlines() if " 100.0 %" in line]
+    assert sorted(rows) == sorted(
+        ["[/x]", "gpt[bold]", "gpt[4]", "gpt", r"\x1b[2J", r"\\x1b[2J", r"\ud83d", r"\\ud83d"]
+    )
+    assert r'"\ud83d"' in (here / "page.html").read_text(encoding="utf-8")
+    assert set(json.loads(run("report", "calls.jsonl", "--json").stdout)["by_chain"]) == set(chains)

@@ -261,3 +261,14 @@ async def test_the_asgi_app_serves_a_scrape(exporter):
     await exporter.asgi_app()(scope, receive, send)
     assert sent[0]["status"] == 200
     assert b"llm_fallback_calls_total{" in sent[1]["body"]
+
+
+def test_half_characters_of_names_are_escaped_and_stay_apart():
+    """Else nothing at all could be scraped any more."""
+    exporter, chains = PrometheusExporter(), ["\ud83d", r"\ud83d", 'a"b\nc', "[/x]"]
+    for chain in chains:
+        exporter(CallEnded(chain, Record(chain, None, None, False, (), (), 0.1, None), "cancelled"))
+    families = text_string_to_metric_families(exporter.metrics().decode())
+    calls = next(family for family in families if family.name == "llm_fallback_calls")
+    found = {sample.labels["chain"] for sample in calls.samples if sample.name.endswith("_total")}
+    assert found == {r"\ud83d", r"\\ud83d", 'a"b\nc', "[/x]"}

@@ -23,6 +23,7 @@ from llm_fallback.cli.shared import (
 from llm_fallback.errors import BudgetExceeded, ChainExhausted, StreamBroken
 from llm_fallback.events import CallEnded, Event, Record
 from llm_fallback.spec import load_spec
+from llm_fallback.spec.shown import told
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -78,9 +79,9 @@ def _ask(model: BaseChatModel, question: str, stream: bool, records: list[Record
     if has_text:
         click.echo()
     out.print(timeline(records[-1]))
-    out.print(summary(records[-1]))
+    out.print(summary(records[-1]), markup=False)
     if error is not None:
-        out.print(str(error), style="red", markup=False, soft_wrap=not out.is_terminal)
+        out.print(told(str(error)), style="red", markup=False, soft_wrap=not out.is_terminal)
     return EXIT_FAILED if error else 0
 
 

@@ -15,6 +15,7 @@ from llm_fallback.cli.shared import EXIT_FAILED, files_option, json_option, prin
 from llm_fallback.errors import Location, Mistake, SpecError
 from llm_fallback.plan.checks import Finding, check
 from llm_fallback.spec import load_spec
+from llm_fallback.spec.shown import shown, told
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
@@ -89,8 +90,8 @@ def _print(report: Report, files: str) -> None:
 def _print_finding(finding: Finding) -> None:
     location = str(Location(finding.file, finding.line))
     severity = click.style(finding.severity, fg=_COLOURS[finding.severity], bold=True)
-    click.echo(" ".join(part for part in (location, severity, finding.path) if part))
-    click.echo(_indented(finding.message))
+    click.echo(" ".join(part for part in (location, severity, told(finding.path)) if part))
+    click.echo(_indented(told(finding.message)))
     click.echo()
 
 
@@ -103,8 +104,8 @@ def _indented(text: str) -> str:
 
 
 def _print_chain(chain: dict[str, Any], *, is_default: bool) -> None:
-    route = ", then ".join(" or ".join(tier) for tier in chain["tiers"])
-    click.echo(f"  {click.style(chain['chain'], bold=True)}{' (default)' if is_default else ''}: {route}")
+    route = ", then ".join(" or ".join(map(shown, tier)) for tier in chain["tiers"])
+    click.echo(f"  {click.style(shown(chain['chain']), bold=True)}{' (default)' if is_default else ''}: {route}")
     click.echo(f"      one call: at most {chain['max_requests']} requests, {chain['max_seconds']:g} s")
 
 

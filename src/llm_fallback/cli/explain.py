@@ -14,11 +14,13 @@ from llm_fallback.cli.shared import (
     console,
     files_option,
     json_option,
+    named,
     print_json,
 )
 from llm_fallback.plan.explain import explain_unresolved, plan_of
 from llm_fallback.plan.plan import ChainPlan, Member, Tier
 from llm_fallback.spec import load_spec
+from llm_fallback.spec.shown import shown, told
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,15 +49,15 @@ def _print(explained: dict[str, Any], plan: ChainPlan, others: list[str]) -> Non
     from rich.text import Text
 
     out = console()
-    out.print(Text.assemble("The chain ", (plan.name, "bold"), " asks, in this order:"))
+    out.print(Text.assemble("The chain ", (shown(plan.name), "bold"), " asks, in this order:"))
     out.print(_deployments(plan))
     out.print(
         f"One call: at most [bold]{explained['max_requests']} requests[/], [bold]{explained['max_seconds']:g} s[/]."
     )
     for note in explained["notes"]:
-        out.print(Padding(Text(f"- {note}"), (0, 0, 0, 2), expand=False))
+        out.print(Padding(Text(f"- {told(note)}"), (0, 0, 0, 2), expand=False))
     if others:
-        out.print(Text(f"Other chains (--chain NAME): {', '.join(others)}", style="dim"))
+        out.print(Text(f"Other chains (--chain NAME): {', '.join(map(shown, others))}", style="dim"))
 
 
 def _deployments(plan: ChainPlan) -> Table:
@@ -71,7 +73,7 @@ def _deployments(plan: ChainPlan) -> Table:
     for when, member, share in _rows(plan):
         limits = member.timeouts
         seconds = map(_seconds, (limits.attempt_s, limits.first_token_s, limits.idle_s))
-        table.add_row(when, f"{member.name}{share}", member.target.model, *seconds)
+        table.add_row(when, named(member.name, share), named(member.target.model), *seconds)
     return table
 
 

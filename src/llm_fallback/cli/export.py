@@ -13,6 +13,7 @@ from llm_fallback.spec import Spec, load_spec
 from llm_fallback.spec.dump import as_yaml, dump_spec
 from llm_fallback.spec.litellm_proxy.write import write_config
 from llm_fallback.spec.locations import Note
+from llm_fallback.spec.shown import told
 
 _FORMS: Mapping[str, Callable[[Spec], tuple[dict[str, Any], tuple[Note, ...]]]] = {
     "litellm-proxy": write_config,
@@ -43,4 +44,4 @@ def command(files: tuple[Path, ...], form: str, output: Path | None) -> None:
     else:
         output.write_text(text, encoding="utf-8")
     for note in (*spec.notes, *notes):
-        click.echo(f"{click.style('note', fg='cyan')} {note}", err=True)
+        click.echo(f"{click.style('note', fg='cyan')} {told(str(note))}", err=True)

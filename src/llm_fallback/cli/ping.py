@@ -19,11 +19,13 @@ from llm_fallback.cli.shared import (
     files_option,
     json_option,
     loading_litellm,
+    named,
     print_json,
 )
 from llm_fallback.engine.ping import TIMEOUT_S, Ping
 from llm_fallback.plan.credential import as_secret
 from llm_fallback.spec import load_spec
+from llm_fallback.spec.shown import shown, told
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,7 +122,7 @@ def _table(results: Results) -> Table:
     for title in _TITLES:
         table.add_column(title, justify="right" if title in ("round trip", "first token") else "left")
     for name in results.deployments:
-        table.add_row(name, *_cells(results.pings.get(name)))
+        table.add_row(named(name), *_cells(results.pings.get(name)))
     return table
 
 
@@ -143,13 +145,13 @@ def _print_summary(results: Results, out: Console) -> None:
     for name in results.deployments:
         ping = results.pings[name]
         if not ping.works:
-            out.print(Text.assemble((name, "bold"), ": ", (_failure(ping), "red")))
+            out.print(Text.assemble((shown(name), "bold"), ": ", (_failure(ping), "red")))
             for line in dict.fromkeys(filter(None, (ping.remedy, ping.message))):
-                out.print(Padding(Text(line), (0, 0, 0, 4), expand=False))
+                out.print(Padding(Text(told(line)), (0, 0, 0, 4), expand=False))
     for chain, names in results.chains.items():
         working = [name for name in names if results.pings[name].works]
         line = f"{len(working)} of {len(names)} work" if working else "no deployment works"
-        out.print(Text.assemble((chain, "bold"), ": ", (line, "green" if working else "red")))
+        out.print(Text.assemble((shown(chain), "bold"), ": ", (line, "green" if working else "red")))
 
 
 def _failure(ping: Ping) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llm_fallback.cli.report_data import Findings, read_findings
-from llm_fallback.cli.shared import console, json_option, print_json
+from llm_fallback.cli.shared import as_json_text, console, json_option, named, print_json
+from llm_fallback.spec.shown import shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,15 +46,15 @@ def command(calls: Path, page: Path | None, as_json: bool) -> None:
 def html_page(data: dict[str, Any]) -> str:
     """The page; whatever is in the data is shown as text and never run."""
     template = files("llm_fallback.cli").joinpath("report.html").read_text(encoding="utf-8")
-    return template.replace(_DATA_PLACEHOLDER, json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"))
+    return template.replace(_DATA_PLACEHOLDER, as_json_text(data).replace("<", "\\u003c"))
 
 
 def _print(findings: Findings) -> None:
     out, data = console(), findings.as_dict()
-    out.print(f"{findings.name}: {data['from']} to {data['until']}", style="bold", soft_wrap=True)
+    out.print(f"{shown(findings.name)}: {data['from']} to {data['until']}", style="bold", soft_wrap=True, markup=False)
     if findings.period.unreadable:
         out.print(f"not readable: {_counted(findings.period.unreadable, 'line')}", style="yellow")
-    out.print(_headline(findings.snapshot.total), soft_wrap=True)
+    out.print(_headline(findings.snapshot.total), soft_wrap=True, markup=False)
     by = findings.snapshot.by
     for table in (_chains(by["chain"]), _deployments(by["deployment"]), _failures(by["deployment"])):
         out.print()
@@ -62,7 +62,7 @@ def _print(findings: Findings) -> None:
 
 
 def _headline(total: Summary) -> str:
-    unanswered = ", ".join(f"{count} {kind}" for kind, count in sorted(total.unanswered.items()))
+    unanswered = ", ".join(f"{count} {shown(kind)}" for kind, count in sorted(total.unanswered.items()))
     line = f"{_counted(total.calls, 'call')}, {total.answered} answered, {total.fallbacks} by a fallback"
     return f"{line}; {unanswered}" if unanswered else line
 
@@ -76,7 +76,7 @@ def _chains(chains: Mapping[str, Summary]) -> Table:
             _percent(summary.fallbacks, summary.answered),
         )
         first = _seconds(summary.time_to_first_token_s.p95)
-        table.add_row(name, *counts, *_p50_and_p95(summary.latency_s), first, _cost(summary))
+        table.add_row(named(name), *counts, *_p50_and_p95(summary.latency_s), first, _cost(summary))
     return table
 
 
@@ -85,7 +85,7 @@ def _deployments(deployments: Mapping[str, Summary]) -> Table:
     for name, summary in sorted(deployments.items()):
         speed = summary.tokens_per_s.p50
         numbers = (*_p50_and_p95(summary.latency_s), "-" if speed is None else f"{speed:.0f}", _cost(summary))
-        table.add_row(name, str(summary.attempts), str(summary.answered), *numbers)
+        table.add_row(named(name), str(summary.attempts), str(summary.answered), *numbers)
     return table
 
 
@@ -94,7 +94,11 @@ def _failures(deployments: Mapping[str, Summary]) -> Table:
     table.add_column("of which")
     for name, summary in sorted(deployments.items()):
         kinds = sorted(summary.failures.items(), key=lambda kind: -kind[1])
-        table.add_row(name, str(sum(summary.failures.values())), ", ".join(f"{count} {kind}" for kind, count in kinds))
+        table.add_row(
+            named(name),
+            str(sum(summary.failures.values())),
+            named(", ".join(f"{count} {kind}" for kind, count in kinds)),
+        )
     return table
 
 

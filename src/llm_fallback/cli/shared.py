@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import json
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,9 +19,11 @@ import click
 
 from llm_fallback._imports import collecting_later
 from llm_fallback.errors import LLMFallbackError, SpecError
+from llm_fallback.spec.shown import shown, told
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from llm_fallback.spec import Spec
 
@@ -47,6 +52,15 @@ class Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return self._invoke(ctx)
+        except OSError as error:  # Of stdout: nobody reads it, or its disk is full.
+            _leave_stdout()
+            if error.errno != errno.EPIPE:
+                click.echo(f"{ctx.command_path}: cannot write the output: {error.strerror}", err=True)
+            ctx.exit(EXIT_FAILED)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         # The output of the command says what happened; the log would repeat it.
         logging.getLogger("llm_fallback").addHandler(logging.NullHandler())
         try:
@@ -54,13 +68,22 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
         except LLMFallbackError as error:
-            click.echo(f"{ctx.command_path}: {error}", err=True)
+            click.echo(f"{ctx.command_path}: {told(str(error))}", err=True)
             ctx.exit(EXIT_FAILED)
         except OSError as error:
-            if error.filename is None:  # As of a closed pipe, which click handles.
+            if error.filename is None:
                 raise
             click.echo(f"{ctx.command_path}: {error.filename}: {error.strerror}", err=True)
             ctx.exit(EXIT_FAILED)
+        finally:
+            # At exit, a failure to write would be told by the interpreter.
+            sys.stdout.flush()
+
+
+def _leave_stdout() -> None:
+    """Send what is still to be written nowhere, so that the interpreter does not fail over it at exit."""
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _files(ctx: click.Context, option: click.Parameter, given: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -108,7 +131,20 @@ def chain_named(spec: Spec, name: str | None) -> str:
 
 def print_json(data: Any) -> None:
     """Print data on stdout, for other programs."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    click.echo(as_json_text(data, indent=2))
+
+
+def as_json_text(data: Any, indent: int | None = None) -> str:
+    """JSON in UTF-8, with half characters as the escapes that JSON has for them."""
+    text = json.dumps(data, indent=indent, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def named(name: str, end: str = "") -> Text:
+    """A name in a table or a line of rich's: never its markup."""
+    from rich.text import Text
+
+    return Text(shown(name) + end)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from llm_fallback.cli.shared import console
+from llm_fallback.cli.shared import console, named
 from llm_fallback.ledger.quantiles import Distribution
 from llm_fallback.simulate import Outcome
+from llm_fallback.spec.shown import shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +23,7 @@ def show(outcome: Outcome) -> None:
     out.print(
         Text.assemble(
             f"{total.calls:,} calls of the chain ",
-            (outcome.chain, "bold"),
+            (shown(outcome.chain), "bold"),
             f" in {outcome.seconds:,.0f} s of simulated time, seed {outcome.seed}:",
         )
     )
@@ -42,7 +43,7 @@ def _deployments(outcome: Outcome) -> Table:
     table.add_column("failures", overflow="fold")
     for name, share in outcome.deployments.items():
         counts = (share.asked, share.answered, share.passed_over, share.breaker_openings)
-        table.add_row(name, *(f"{count:,}" for count in counts), "\n".join(_kinds(share.failures)) or "-")
+        table.add_row(named(name), *(f"{count:,}" for count in counts), "\n".join(_kinds(share.failures)) or "-")
     return table
 
 

@@ -12,7 +12,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from llm_fallback.cli.shared import named
 from llm_fallback.events import Attempt, Record
+from llm_fallback.spec.shown import shown
 
 _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow"}
 _SMALLEST = Decimal("0.000001")
@@ -46,11 +48,11 @@ def timeline(record: Record) -> Table:
     table.add_column(no_wrap=True, justify="right")
     for skip in record.skipped:
         retry = "" if skip.retry_in_s is None else f"free in {skip.retry_in_s:.1f} s"
-        table.add_row(skip.deployment, Text("not asked", style="dim"), skip.reason, retry, style="yellow")
+        table.add_row(named(skip.deployment), Text("not asked", style="dim"), skip.reason, retry, style="yellow")
     for attempt in record.attempts:
         colour = _COLOURS[attempt.outcome]
         ending = Text(outcome(attempt), style=colour)
-        table.add_row(attempt.deployment, _bar(attempt, record, colour), ending, seconds(attempt.latency_s))
+        table.add_row(named(attempt.deployment), _bar(attempt, record, colour), ending, seconds(attempt.latency_s))
     return table
 
 
@@ -62,7 +64,7 @@ def _bar(attempt: Attempt, record: Record, colour: str) -> Bar:
 
 def summary(record: Record) -> str:
     """One line: which deployment answered, after how long, at what cost."""
-    answer = f"answered by {record.deployment}" if record.deployment else "no answer"
+    answer = f"answered by {shown(record.deployment)}" if record.deployment else "no answer"
     first = record.time_to_first_token_s
     first_token = "" if first is None else f", first token {seconds(first)}"
     return f"{answer} after {seconds(record.latency_s)}{first_token}, cost {cost(record)}"

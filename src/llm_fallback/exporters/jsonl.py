@@ -16,9 +16,12 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, NotRequired, Self
 
-from llm_fallback.events import Attempt, CallEnded, Event, Record
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
+
+from llm_fallback.events import Attempt, CallEnded, Event, Outcome, Record
 from llm_fallback.ledger.ledger import metadata_keys
 
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
@@ -44,7 +47,8 @@ class CallLog:
         if isinstance(event, CallEnded):
             line = json.dumps(row(event, self._metadata), ensure_ascii=False, default=str) + "\n"
             with self._lock:
-                self._file.write(line.encode())
+                # Half a character, as names in JSON may have, is written as JSON's escape of it.
+                self._file.write(line.encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:
         """Close the file; calls that end later are not logged."""
@@ -96,9 +100,56 @@ def read(path: str | os.PathLike[str]) -> Iterator[CallEnded | None]:
         yield from (_call(line) for line in lines if line.strip())
 
 
+_Seconds = Annotated[float, Field(ge=0, le=1e9, strict=True, allow_inf_nan=False)]
+_Dollars = Annotated[float, Field(ge=0, le=1e12, strict=True, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, le=10**15, strict=True)]
+
+
+class _LoggedAttempt(TypedDict):
+    deployment: str
+    model: str
+    outcome: Outcome
+    failure: str | None
+    status: _Count | None
+    latency_s: _Seconds
+    time_to_first_token_s: _Seconds | None
+    cost_usd: _Dollars | None
+    started_at_s: NotRequired[_Seconds]
+    paused_s: NotRequired[_Seconds]
+    provider: NotRequired[str]
+    usage: NotRequired[dict[str, _Count] | None]
+
+
+class _LoggedSkip(TypedDict):
+    deployment: str
+    reason: str
+    retry_in_s: _Seconds | None
+
+
+class _LoggedCall(TypedDict):
+    chain: str
+    deployment: str | None
+    model: str | None
+    fell_back: bool
+    failure: str | None
+    streamed: bool
+    latency_s: _Seconds
+    time_to_first_token_s: _Seconds | None
+    run_id: str | None
+    root_run_id: NotRequired[str | None]
+    tags: list[str]
+    attempts: list[_LoggedAttempt]
+    skipped: list[_LoggedSkip]
+
+
+_LINE = TypeAdapter(_LoggedCall)
+"""What a line has to be for its call to be counted; anything besides is let pass, as of later versions."""
+
+
 def _call(line: str) -> CallEnded | None:
     try:
         plain = json.loads(line)
+        _LINE.validate_python(plain)
         record = Record.from_metadata(plain)
         return CallEnded(
             chain=record.chain,
@@ -113,5 +164,5 @@ def _call(line: str) -> CallEnded | None:
                 key.removeprefix(_METADATA_PREFIX): plain[key] for key in plain if key.startswith(_METADATA_PREFIX)
             },
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return None

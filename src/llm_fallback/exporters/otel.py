@@ -24,6 +24,7 @@ except ImportError as error:
 from llm_fallback import __version__
 from llm_fallback.events import Attempt, BreakerOpened, CallEnded, Event, FellBack, Outcome, Unanswered
 from llm_fallback.exporters import names
+from llm_fallback.spec.shown import encodable
 
 Attributes = dict[str, str | bool | int | float | list[str]]
 
@@ -58,14 +59,18 @@ class OTelExporter:
             case FellBack(chain, source, _, failure):
                 self._instruments.fallbacks.add(1, _of_deployment(chain, source) | {names.FAILURE: failure})
             case BreakerOpened(_, deployment, failure):
-                attributes = {names.DEPLOYMENT: deployment, names.FAILURE: failure}
+                attributes = {names.DEPLOYMENT: encodable(deployment), names.FAILURE: failure}
                 self._instruments.breaker_openings.add(1, attributes)
 
     def _export(self, ended: CallEnded) -> None:
         ends_ns = _ns(ended.at)
         began_ns = ends_ns - _ns(ended.record.latency_s)
         span = self._tracer.start_span(
-            f"{_SCOPE} {ended.chain}", _parent(began_ns), SpanKind.INTERNAL, _of_call(ended), start_time=began_ns
+            f"{_SCOPE} {encodable(ended.chain)}",
+            _parent(began_ns),
+            SpanKind.INTERNAL,
+            _of_call(ended),
+            start_time=began_ns,
         )
         context = set_span_in_context(span)
         for attempt in ended.record.attempts:
@@ -78,7 +83,7 @@ class OTelExporter:
     ) -> None:
         began_ns = call_began_ns + _ns(attempt.started_at)
         span = self._tracer.start_span(
-            f"{names.CHAT} {names.provider_and_model(attempt.model, attempt.provider)[1]}",
+            f"{names.CHAT} {encodable(names.provider_and_model(attempt.model, attempt.provider)[1])}",
             context,
             SpanKind.CLIENT,
             _of_attempt_span(ended, attempt),
@@ -126,7 +131,7 @@ class _Instruments:
         )
 
     def record_call(self, ended: CallEnded, context: Context) -> None:
-        chain: Attributes = {names.CHAIN: ended.chain}
+        chain: Attributes = {names.CHAIN: encodable(ended.chain)}
         ending = chain | _without_none({names.OUTCOME: names.outcome_of(ended), names.FAILURE: ended.failure})
         self._call_duration.record(ended.record.latency_s, ending, context)
         if ended.streamed and ended.record.time_to_first_token_s is not None:
@@ -172,12 +177,12 @@ def _end(span: Span, outcome: Outcome, failure: Unanswered | None, status: int |
 
 
 def _of_deployment(chain: str, deployment: str) -> Attributes:
-    return {names.CHAIN: chain, names.DEPLOYMENT: deployment}
+    return {names.CHAIN: encodable(chain), names.DEPLOYMENT: encodable(deployment)}
 
 
 def _of_operation(chain: str, attempt: Attempt) -> Attributes:
     """The attributes of every GenAI metric and span of an attempt."""
-    provider, model = names.provider_and_model(attempt.model, attempt.provider)
+    provider, model = map(encodable, names.provider_and_model(attempt.model, attempt.provider))
     attributes: Attributes = {
         names.OPERATION_NAME: names.CHAT,
         names.PROVIDER_NAME: provider,
@@ -217,13 +222,13 @@ def _of_call(ended: CallEnded) -> Attributes:
     """The attributes of a call's span. Tokens and models are on the spans of its attempts only, to be counted once."""
     record, outcome = ended.record, names.outcome_of(ended)
     attributes = {
-        names.CHAIN: ended.chain,
-        names.DEPLOYMENT: record.deployment,
+        names.CHAIN: encodable(ended.chain),
+        names.DEPLOYMENT: record.deployment and encodable(record.deployment),
         names.OUTCOME: outcome,
         names.FAILURE: ended.failure,
         names.FELL_BACK: record.fell_back,
         names.STITCHED: bool(record.stitches) or None,
-        names.SKIPPED: [f"{skip.deployment}: {skip.reason}" for skip in record.skipped] or None,
+        names.SKIPPED: [f"{encodable(skip.deployment)}: {skip.reason}" for skip in record.skipped] or None,
         names.TIME_TO_FIRST_TOKEN: record.time_to_first_token_s,
         names.COST_USD: None if record.cost_usd is None else float(record.cost_usd),
         names.COST_ESTIMATED: record.cost_estimated or None,

@@ -21,6 +21,7 @@ except ImportError as error:
 
 from llm_fallback.events import Attempt, BreakerOpened, CallEnded, Event, FellBack
 from llm_fallback.exporters.names import INPUT, OUTPUT, outcome_of
+from llm_fallback.spec.shown import encodable
 
 _SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
 """Seconds, up to the default of `total_s`, with bounds at the defaults of `idle_s` and `attempt_s`."""
@@ -51,9 +52,9 @@ class PrometheusExporter:
                 for attempt in event.record.attempts:
                     self._metrics.count_attempt(event, attempt)
             case FellBack(chain, source, _, failure):
-                self._metrics.fallbacks.labels(chain, source, failure).inc()
+                self._metrics.fallbacks.labels(encodable(chain), encodable(source), failure).inc()
             case BreakerOpened(_, deployment, failure):
-                self._metrics.breaker_openings.labels(deployment, failure).inc()
+                self._metrics.breaker_openings.labels(encodable(deployment), failure).inc()
 
     def metrics(self) -> bytes:
         """The registry in Prometheus's text format."""
@@ -106,14 +107,14 @@ class _Metrics:
         )
 
     def count_call(self, ended: CallEnded) -> None:
-        outcome, record = outcome_of(ended), ended.record
-        self._calls.labels(ended.chain, outcome, ended.failure or "").inc()
-        self._call_seconds.labels(ended.chain, outcome).observe(record.latency_s)
+        outcome, record, chain = outcome_of(ended), ended.record, encodable(ended.chain)
+        self._calls.labels(chain, outcome, ended.failure or "").inc()
+        self._call_seconds.labels(chain, outcome).observe(record.latency_s)
         if ended.streamed and record.time_to_first_token_s is not None:
-            self._call_first_token.labels(ended.chain).observe(record.time_to_first_token_s)
+            self._call_first_token.labels(chain).observe(record.time_to_first_token_s)
 
     def count_attempt(self, ended: CallEnded, attempt: Attempt) -> None:
-        deployment = (ended.chain, attempt.deployment)
+        deployment = (encodable(ended.chain), encodable(attempt.deployment))
         self._attempts.labels(*deployment, attempt.outcome, attempt.failure or "").inc()
         self._attempt_seconds.labels(*deployment, attempt.outcome).observe(attempt.latency_s)
         if ended.streamed and attempt.time_to_first_token_s is not None:
