@@ -504,3 +504,18 @@ except ImportError as error:
     print(json.dumps(str(error)))
 """
     assert f'pip install "langchain-llm-fallback[{module}]"' in run_python(text)
+
+
+def test_half_characters_of_names_are_escaped_and_stay_apart(telemetry):
+    """What ships spans and metrics writes UTF-8, and would lose all of them over one."""
+    for name in ("\ud83d", r"\ud83d", "[/x]"):
+        attempt = Attempt(name, f"m/{name}", "succeeded", None, 200)
+        record = Record(name, name, f"m/{name}", False, (attempt,), (Skip(name, "limit"),), 1.0, None)
+        telemetry.exporter(CallEnded(chain=name, record=record, at=1_000_000.0))
+    everything = [
+        telemetry.everything(),
+        *(str(dict(span.attributes)) for span in telemetry.memory.get_finished_spans()),
+    ]
+    assert "\n".join(everything).encode()
+    chains = {chain for (chain,) in telemetry.counts("llm_fallback.attempts", "llm_fallback.chain")}
+    assert chains == {r"\ud83d", r"\\ud83d", "[/x]"}

@@ -531,6 +531,17 @@ class TestVariablesOfTheFile:
         assert spec.deployments["a"].api_key.get_secret_value() == "${GROQ_API_KEY}"
         assert spec.deployments["b"].api_key is None
 
+    def test_azure_s_goes_to_its_address(self):
+        """LiteLLM takes it wherever the resource is."""
+        rows = config(row("a", "azure/prod", api_base="https://x.openai.azure.com"))
+        spec = load_spec({**rows, **self.variables(AZURE_API_KEY="az-1")})
+        assert spec.deployments["a"].api_key.get_secret_value() == "${AZURE_API_KEY}"
+
+    def test_one_that_nothing_refers_to_is_listed(self):
+        """LiteLLM's clients would find it in the process."""
+        spec = load_spec({**config(row("a")), **self.variables(AWS_REGION_NAME="eu-west-1")})
+        assert "never exported" in noted(spec)["environment_variables.AWS_REGION_NAME"]
+
     def test_check_knows_them(self, monkeypatch):
         """What the file sets is not missing."""
         monkeypatch.delenv("OWN_KEY", raising=False)

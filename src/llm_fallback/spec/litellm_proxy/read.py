@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from llm_fallback.spec.error_messages import OWNED_PARAMETERS
@@ -20,8 +20,9 @@ from llm_fallback.spec.litellm_proxy.words import (
     is_reference,
     parse_number,
 )
-from llm_fallback.spec.locations import LocationMap, Path
+from llm_fallback.spec.locations import LocationMap, Path, children
 from llm_fallback.spec.parsers import Document
+from llm_fallback.spec.variables import references
 
 _DEFAULTS: Mapping[str, tuple[Path, Callable[[Any], Any]]] = {
     "num_retries": (("retries", "max"), parse_number),
@@ -59,6 +60,8 @@ def read_config(data: Mapping[str, Any], locations: LocationMap) -> Document:
         losses.add(path, "every fallback is tried here, however many there are")
     if config.take("include") is not None:
         losses.add(("include",), "is not read here: give its files as further sources")
+    for name in sorted(variables.keys() - set(_referred_to(spec.data))):
+        losses.add(("environment_variables", name), "is never exported to the process here, and nothing refers to it")
     settings.report_unused()
     losses.report_unused(config, "is the proxy server's own and has no place here")
     spec_locations = {path: locations.find(origin) for path, origin in spec.origins.items()}
@@ -71,6 +74,14 @@ def _variables(config: Section) -> dict[str, str]:
         name: str(value) if not isinstance(value, str) or is_reference(value) else value.replace("$", "$$")
         for name, value in Section(config.take("environment_variables"), ()).unused()
     }
+
+
+def _referred_to(value: Any) -> Iterator[str]:
+    """The variables named in nested data."""
+    if isinstance(value, str):
+        yield from (reference.name for reference in references(value))
+    for _, inner in children(value):
+        yield from _referred_to(inner)
 
 
 def _credentials(config: Section) -> dict[str, Any]:

@@ -158,8 +158,10 @@ def put_key(draft: Draft, params: Section, losses: LossReport, variables: Contai
         if key is None and "api_base" in draft.data and str(draft.data["model"]).startswith("openai/"):
             losses.add(params.path, "has no api_key: none is sent, where LiteLLM sends OPENAI_API_KEY")
         provider = split_model(str(draft.data["model"]))[0]
-        own = next((name for name in KEY_VARIABLES.get(provider, ()) if name in variables), None)
-        if key is None and own is not None and not {"api_base", "backend"} & draft.data.keys():
+        names = words.AZURE_KEYS if provider == "azure" else KEY_VARIABLES.get(provider, ())
+        own = next((name for name in names if name in variables), None)
+        is_hosted = provider == "azure" or not {"api_base", "backend"} & draft.data.keys()
+        if key is None and own is not None and is_hosted:
             draft.put(("api_key",), f"${{{own}}}", origin)
         return
     draft.put(("api_key",), convert_references(str(key)), origin)

@@ -70,6 +70,9 @@ ROUTE_BY_KEY: Mapping[str, str] = {
 }
 """Kinds of fallback in the settings sections, and the route of a chain each becomes."""
 
+AZURE_KEYS = ("AZURE_API_KEY", "AZURE_OPENAI_API_KEY")
+"""Where LiteLLM finds the key of an `azure/` row, whatever its address."""
+
 NO_KEY = "no-key"
 """Written for a server that needs no key: without it LiteLLM would send the key of OpenAI."""
 
