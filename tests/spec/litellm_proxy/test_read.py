@@ -559,6 +559,15 @@ class TestProvidersNobodyKnows:
         assert "'zhipu', which 'odd' asks, is no provider of litellm's: left out" in noted(spec)["model_list[1]"]
         assert build_router(spec).get_model_names() == ["good"]
 
+    def test_the_plain_router_is_built_without_one(self, caplog):
+        """Of any spec, with a warning: the chain begins with the next tier."""
+        spec = {
+            "deployments": {"odd": {"model": "zhipu/glm"}, "good": {"model": "openai/m", "api_key": "sk-x"}},
+            "chains": {"main": {"tiers": ["odd", "good"]}},
+        }
+        assert [entry["model_info"]["id"] for entry in build_router(spec).model_list] == ["main/good"]
+        assert "no provider of zhipu/glm" in caplog.text
+
     @pytest.mark.parametrize("model", ["bigmodel/glm-4", "gmi/any", "os.environ/MODEL"])
     def test_a_row_that_may_have_one_stays(self, model):
         """A provider of few users, or a variable."""
