@@ -27,7 +27,7 @@ OVERRIDDEN = {
     "_astream": WORDS,
     "_reachable_groups": "params",
     "_is_claude_model": "",
-    "_litellm_sends_manual_thinking": "overrides",
+    "_thinking_refuses_forced_tools": "overrides",
     "with_structured_output": "schema method include_raw strict **kwargs",
     "invoke": "input config stop **kwargs",
     "ainvoke": "input config stop **kwargs",

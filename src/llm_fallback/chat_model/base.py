@@ -31,6 +31,7 @@ from llm_fallback.chat_model.conversion import (
     attach_metadata,
     count_tokens,
     iter_reply,
+    keep_thoughts,
     read_tool_calls,
     to_call,
 )
@@ -42,6 +43,7 @@ from llm_fallback.chat_model.structured import OutputFormat, structured, with_ra
 from llm_fallback.engine.engine import Answered, CallerQuestion
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.ping import TIMEOUT_S
+from llm_fallback.engine.protocol.thinking import SIGNED
 from llm_fallback.engine.tokens import made_up_token_ids
 from llm_fallback.plan.explain import explain
 from llm_fallback.plan.plan import ChainPlan, Target
@@ -353,6 +355,8 @@ class ChainChatModel(BaseChatModel):
         metadata = chunk.message.response_metadata
         for name in ("model_name", "model_id", "response_cost"):
             metadata.pop(name, None)
+        if SIGNED in (chunk.message.additional_kwargs.get("provider_specific_fields") or ()):
+            keep_thoughts(chunk.message)
         fields = metadata.get("provider_specific_fields")  # A list, where Gemini looked something up.
         answer = fields.get(KEY) if isinstance(fields, dict) else None
         if answer is not None and isinstance(chunk.message, AIMessageChunk):
@@ -365,6 +369,8 @@ class ChainChatModel(BaseChatModel):
         result.llm_output = {**(result.llm_output or {}), "model_name": answer.model_name}
         for generation in result.generations:
             attach_metadata(generation.message, answer)
+            if SIGNED in (generation.message.additional_kwargs.get("provider_specific_fields") or ()):
+                keep_thoughts(generation.message)
             if isinstance(generation.message, AIMessage):
                 if answer.reply is not None and answer.reply.usage is None:
                     generation.message.usage_metadata = None  # Not known, which is not nothing.

@@ -20,11 +20,12 @@ from llm_fallback.engine.encoding import why_not_json
 from llm_fallback.engine.engine import Answered, Call, Failed, Mismatch, MismatchedReply, OverBudget, StreamBrokeOff
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.protocol.finishes import openai_finish
+from llm_fallback.engine.protocol.thinking import BLOCKS, ORIGIN, SIGNED
 from llm_fallback.engine.tokens import estimate_prompt_tokens
 from llm_fallback.engine.transport import CUT_FINISHES, PartialReply, ToolCallPart
 from llm_fallback.errors import BudgetExceeded, StreamBroken, StreamCut, StreamRefused, StreamStalled, exhausted
 from llm_fallback.events import Failure, Record, Usage
-from llm_fallback.plan.plan import ChainPlan, Feature
+from llm_fallback.plan.plan import ChainPlan, Feature, Target
 
 _NOT_SENT = ("chain", "model", "stream", "metadata", "run_manager", "callbacks", "timeout", "max_retries")
 """Words of the merged request that are the chain's or LangChain's, not the deployment's."""
@@ -300,6 +301,34 @@ def as_cached(generation: Generation) -> Generation:
     facts = {name: value for name, value in message.response_metadata[KEY].items() if name != "cost_estimated"}
     metadata = {**message.response_metadata, KEY: {**facts, **_OF_NO_CALL}}
     return generation.model_copy(update={"message": message.model_copy(update={"response_metadata": metadata})})
+
+
+def write_thoughts(
+    messages: Sequence[BaseMessage], written: list[dict[str, Any]], deployments: Mapping[str, Target]
+) -> list[dict[str, Any]]:
+    """The written messages with the signed thoughts of replies; and with who wrote each reply that has none."""
+    return [
+        _with_thoughts(message, document, deployments) if isinstance(message, AIMessage) else document
+        for message, document in zip(messages, written, strict=True)
+    ]
+
+
+def _with_thoughts(message: AIMessage, document: dict[str, Any], deployments: Mapping[str, Target]) -> dict[str, Any]:
+    blocks, facts = message.additional_kwargs.get(BLOCKS), message.response_metadata.get(KEY)
+    if blocks:
+        return {**document, BLOCKS: blocks}
+    writer = deployments.get(facts.get("deployment", "")) if isinstance(facts, Mapping) else None
+    return document if writer is None else {**document, ORIGIN: writer.signer}
+
+
+def keep_thoughts(message: BaseMessage) -> None:
+    """Put signed thoughts where LangChain's users look for them, and where the next call does."""
+    fields = dict(message.additional_kwargs["provider_specific_fields"])
+    message.additional_kwargs[BLOCKS] = fields.pop(SIGNED)
+    if fields:
+        message.additional_kwargs["provider_specific_fields"] = fields
+    else:
+        del message.additional_kwargs["provider_specific_fields"]
 
 
 def read_tool_calls(message: AIMessage, finish: str | None) -> None:

@@ -13,11 +13,12 @@ from langchain_litellm import ChatLiteLLMRouter
 from pydantic import BaseModel
 
 from llm_fallback.chat_model.base import ChainChatModel, fields_of
-from llm_fallback.chat_model.conversion import unwritable
+from llm_fallback.chat_model.conversion import unwritable, write_thoughts
 from llm_fallback.chat_model.history import with_invalid_calls
 from llm_fallback.chat_model.lazy_field import LazyField
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.engine.clock import RealClock
+from llm_fallback.engine.protocol.thinking import BLOCKS
 from llm_fallback.litellm_adapter.catalogue import LiteLLMCatalogue
 from llm_fallback.litellm_adapter.router import build_router
 from llm_fallback.litellm_adapter.tokenizer import local_encoder
@@ -75,19 +76,24 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
             written, params = super()._create_message_dicts(messages, stop)
         except (TypeError, ValueError, RecursionError) as error:
             written, params = unwritable(messages, error), super()._create_message_dicts([], stop)[1]
-        return with_invalid_calls(messages, written), params
+        written = with_invalid_calls(messages, written)
+        for message in messages:
+            if BLOCKS in message.additional_kwargs:
+                return write_thoughts(messages, written, self.runtime.state.plan.targets), params
+        return written, params
 
     def _write(self, messages: list[BaseMessage]) -> list[dict[str, Any]]:
         return self._create_message_dicts(messages, None)[0]
 
     def _reachable_groups(self, params: Mapping[str, Any]) -> list[str] | None:
-        # A chain spans providers, and a thinking block holds only where it was issued: none are replayed.
+        # A chain spans providers: which of them gets a thought back is settled for each request to one.
         return None
 
     def _is_claude_model(self) -> bool:
         return self._plan().has_claude
 
-    def _litellm_sends_manual_thinking(self, overrides: Mapping[str, Any]) -> bool:
+    def _thinking_refuses_forced_tools(self, overrides: Mapping[str, Any]) -> bool:
+        # Some deployments of a chain may, others may not: likewise.
         return False
 
     def _create_chat_result(self, response: Any, **params: Any) -> ChatResult:

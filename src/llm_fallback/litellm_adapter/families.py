@@ -27,7 +27,9 @@ _READERS: Mapping[str, type[ReplyReader]] = {
 
 def reader_for(target: Target) -> ReplyReader:
     """A reader of one reply of this deployment."""
-    return _READERS.get(target.litellm_provider, OpenAIReader)(target.finish_reasons)
+    reader = _READERS.get(target.litellm_provider, OpenAIReader)(target.finish_reasons)
+    reader.signer = target.signer
+    return reader
 
 
 _ADDRESSES: tuple[tuple[re.Pattern[str], type[ReplyReader]], ...] = (
@@ -47,10 +49,12 @@ def reader_for_sent(request: Any, wanted: DeploymentRequest) -> ReplyReader | No
     """A reader of the reply to a request that litellm sent; None where only litellm knows what to make of it: another
     protocol, or tools of other names, whose calls it brings into the caller's form."""
     path = request.url.path
-    reader = next((reader for address, reader in _ADDRESSES if address.search(path)), None)
-    if reader is None or has_other_tools(request.content, wanted.words):
+    found = next((reader for address, reader in _ADDRESSES if address.search(path)), None)
+    if found is None or has_other_tools(request.content, wanted.words):
         return None
-    return reader(wanted.target.finish_reasons)
+    reader = found(wanted.target.finish_reasons)
+    reader.signer = wanted.target.signer
+    return reader
 
 
 _WITH_TOOLS = ("tools", "functions", "response_format")

@@ -36,6 +36,7 @@ class LiteLLMExchange:
         self._clients, self._clean, self._wanted = clients, clean, wanted
         self._wire = WireTap(reader_for(wanted.target), wanted.invented_headers, streamed=wanted.streamed)
         self._reader = OpenAIReader(wanted.target.finish_reasons)
+        self._reader.signer = wanted.target.signer
         self._redirects = Redirects(wanted.target.most_reply_bytes)
         self._stream: Any = None
         self._refused = self._usage_told = self._is_open = False

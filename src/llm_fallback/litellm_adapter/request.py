@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from llm_fallback.engine.encoding import why_not_json
 from llm_fallback.engine.transport import Fault, Unsupported
 from llm_fallback.litellm_adapter.clients import SOCKET_TIMEOUT_S
+from llm_fallback.litellm_adapter.thinking import for_deployment
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.secrets import unmask
 
@@ -36,7 +37,8 @@ class DeploymentRequest:
         self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None, dropped: set[str]
     ) -> None:
         """`dropped` are the parameters the deployment was found not to take; what this request finds is added."""
-        self.target, self._request, self.key, self.dropped = target, request, api_key, dropped
+        self.target, self.key, self.dropped = target, api_key, dropped
+        self._request, self.left_out = for_deployment(target, request)
         self.streamed = bool(request.get("stream"))
         # Nobody gave a key: what litellm makes of none is taken off again.
         keyless = api_key is None and not target.uses_provider_credentials and target.litellm_provider not in _TOKENS
@@ -45,11 +47,11 @@ class DeploymentRequest:
 
     @property
     def dropped_params(self) -> tuple[str, ...]:
-        return tuple(sorted(self.dropped & self._request.keys()))
+        return tuple(sorted(self.dropped & self._request.keys() | self.left_out))
 
     @property
     def messages(self) -> Sequence[Mapping[str, Any]]:
-        """As the caller wrote them; nobody may change them."""
+        """As the caller wrote them, with the thoughts the deployment may have; nobody may change them."""
         messages: Sequence[Mapping[str, Any]] = self._request["messages"]
         return messages
 
@@ -63,7 +65,7 @@ class DeploymentRequest:
         why = why_not_json(self._request)
         if why is not None:
             raise NotEncodable(f"the request cannot be written as JSON: {why}")
-        target, dropped = self.target, self.dropped
+        target, dropped = self.target, self.dropped | self.left_out
         parameters: dict[str, Any] = {
             **unmask({name: value for name, value in target.parameters.items() if name not in dropped}),
             **{name: _copied(value) for name, value in self._request.items() if name not in dropped},
@@ -87,7 +89,7 @@ class DeploymentRequest:
 
         litellm names them in stages: what it objects to next shows only when the first are gone.
         """
-        named = self._named_in(str(error)) - self.dropped
+        named = self._named_in(str(error)) - self.dropped - self.left_out
         if not named or not named <= SAMPLING:
             return Unsupported(tuple(sorted(named)))
         self.dropped |= named

@@ -111,7 +111,7 @@ def _kind(request: DeploymentRequest) -> _Kind | None:
     if reshapes or _adds_headers() or not _are_plain(request.messages):
         return None
     try:
-        rest = json.dumps([words, sorted(request.dropped)])
+        rest = json.dumps([words, sorted(request.dropped | request.left_out)])
     except (TypeError, ValueError):  # Something in Python's own form, like a class: litellm knows what to do with it.
         return None
     roles = "".join(message["role"][0] for message in request.messages)

@@ -24,6 +24,10 @@ Feature = Literal["tools", "response_format", "images"]
 _NO_LIMITS = Limits()
 
 
+_SIGNING = {"bedrock": "anthropic", "vertex_ai": "anthropic"}
+"""Whose signatures hold at a provider of litellm's, where they are not its own: Anthropic's platforms are as one."""
+
+
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Target:
     """One resolved deployment."""
@@ -61,15 +65,19 @@ class Target:
     """The backend, or litellm's name for the provider."""
     model_name: str = field(init=False)
     """The model without its provider, as LangChain's `model_name` wants it."""
+    signer: str = field(init=False)
+    """Who signs what its model thinks: whose signatures hold there, and which model it is."""
 
     def __post_init__(self) -> None:
         # Every call reads these, so they are worked out once.
-        provider, name = split_model(self.model)
-        object.__setattr__(self, "provider", self.backend or provider)
+        own_provider, name = split_model(self.model)
+        object.__setattr__(self, "provider", self.backend or own_provider)
         object.__setattr__(self, "model_name", self.model if self.backend else name)
         object.__setattr__(self, "credential", Credential(self.api_key))
         object.__setattr__(self, "most_reply_bytes", int((self.limits or _NO_LIMITS).reply_mb * 2**20))
-        object.__setattr__(self, "litellm_provider", split_model(self.parameters.get("model", self.model))[0])
+        provider = split_model(self.parameters.get("model", self.model))[0]
+        object.__setattr__(self, "litellm_provider", provider)
+        object.__setattr__(self, "signer", f"{_SIGNING.get(provider, provider)}/{self.model_identity}")
 
     def is_translated_like(self, other: Target) -> bool:
         """Whether a request that cannot be translated for one cannot be for the other: they are of one provider of
@@ -80,6 +88,11 @@ class Target:
     def _translation(self) -> tuple[str, Mapping[str, Any]]:
         own = {name: value for name, value in self.parameters.items() if name not in ("model", "api_base")}
         return split_model(self.parameters["model"])[0], own
+
+    @property
+    def is_claude(self) -> bool:
+        """Whether its model is one of Anthropic's."""
+        return "claude" in self.model_identity or "claude" in self.model.lower()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

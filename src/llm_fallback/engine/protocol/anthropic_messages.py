@@ -15,6 +15,7 @@ from typing import Any
 
 from llm_fallback.engine.protocol.faults import fault_in_body
 from llm_fallback.engine.protocol.reader import Fields, ReplyReader
+from llm_fallback.engine.protocol.thinking import leading
 from llm_fallback.engine.protocol.tool_calls import new_call_id, tool_call_document
 from llm_fallback.engine.protocol.usage import anthropic_usage
 from llm_fallback.engine.protocol.values import TextJoiner, Unreadable, complete, index, mapping, mappings, text
@@ -22,6 +23,7 @@ from llm_fallback.engine.transport import Chunk, Fault, Reply, ToolCallPart
 
 NO_CONTENT = Fault("invalid_response", "a reply without content", 200)
 
+_THOUGHTS = ("thinking", "redacted_thinking")
 _SEARCHES = ("web_search_tool_result", "web_fetch_tool_result")
 _BESIDE = ("container", "context_management")
 """What is told of a whole reply, beside how it ended."""
@@ -177,7 +179,10 @@ class AnthropicReader(ReplyReader):
         self.count(anthropic_usage(document.get("usage")))
         self.end_with(document.get("stop_reason"))
         fields = self._fields(content, _said_of_the_end(document, document))
-        return self.reply(_texts(content), _thoughts(content), self._whole_calls(content), fields)
+        thoughts_first = leading(block.get("type") in _THOUGHTS for block in content if _is_of_a_turn(block))
+        return self.reply(
+            _texts(content), _thoughts(content), self._whole_calls(content), fields, leading=thoughts_first
+        )
 
     # Blocks.
 
@@ -205,7 +210,7 @@ class AnthropicReader(ReplyReader):
                 supported = {"supported_text": text(block.get("text"), "text")}
                 if citations:
                     specific.setdefault("citations", []).append([{**citation, **supported} for citation in citations])
-            elif kind in ("thinking", "redacted_thinking"):
+            elif kind in _THOUGHTS:
                 specific.setdefault("thinking_blocks", []).append(block)
             elif kind == "server_tool_use":
                 specific.setdefault("server_tool_calls", []).append(self._server_call(block, arguments))
@@ -225,6 +230,11 @@ class AnthropicReader(ReplyReader):
         self._server_call_count += 1
         call = ToolCallPart(self._server_call_count - 1, id_, name, complete(arguments or "") or _arguments(block))
         return tool_call_document(call)
+
+
+def _is_of_a_turn(block: Mapping[str, Any]) -> bool:
+    """Whether the block has a place among those that are sent back."""
+    return block.get("type") in (*_THOUGHTS, "tool_use") or bool(block.get("text"))
 
 
 def _add(block: _Block, said: object) -> str:

@@ -18,6 +18,7 @@ from llm_fallback.engine.protocol.aws_event_stream import MessageParser
 from llm_fallback.engine.protocol.faults import fault_in_body
 from llm_fallback.engine.protocol.reader import NO_FIELDS, Fields, ReplyReader
 from llm_fallback.engine.protocol.think_tags import ThinkTagParser
+from llm_fallback.engine.protocol.thinking import leading
 from llm_fallback.engine.protocol.tool_calls import whole_tool_calls
 from llm_fallback.engine.protocol.usage import converse_usage
 from llm_fallback.engine.protocol.values import encodable, index, mapping, mappings, text
@@ -156,6 +157,7 @@ class ConverseReader(ReplyReader):
             "".join(thoughts for _, thoughts in told),
             whole_tool_calls([call for block in blocks for call in _calls(block)]),
             _fields(blocks),
+            leading=leading("reasoningContent" in block for block in blocks),
         )
 
 

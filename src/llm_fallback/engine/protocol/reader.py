@@ -13,6 +13,7 @@ from typing import Any
 
 from llm_fallback.engine.protocol.finishes import openai_finish, read_finish
 from llm_fallback.engine.protocol.sse import EventParser, StreamParser
+from llm_fallback.engine.protocol.thinking import BLOCKS, SIGNED, ThoughtReader
 from llm_fallback.engine.protocol.tool_calls import ToolCallReader, documents_of
 from llm_fallback.engine.protocol.usage import fuller, usage_document
 from llm_fallback.engine.protocol.values import TextJoiner, complete, encodable
@@ -50,8 +51,11 @@ class ReplyReader(ABC):
         self.usage: Usage | None = None
         self.calls = ToolCallReader()
         self._text, self._reasoning = TextJoiner(), TextJoiner()
-        self._calls_came = False
+        self._text_came = self._calls_came = False
         self._told: dict[str, type] = {}
+        self.signer: str | None = None
+        """Who signs thoughts here, told with each, for whoever is to send them back. None: nobody is."""
+        self._thoughts: ThoughtReader | None = None
 
     @abstractmethod
     def read_event(self, document: Mapping[str, Any]) -> Chunk | None:
@@ -111,6 +115,10 @@ class ReplyReader(ABC):
         delta: dict[str, Any] = {"content": text}
         if reasoning:
             delta["reasoning_content"] = reasoning
+        if fields and BLOCKS in fields:
+            fields = self._with_origin(fields, [] if self._text_came or self._calls_came else fields[BLOCKS])
+        if text:
+            self._text_came = True
         if calls:
             self._calls_came = True
             if finish == "stop":
@@ -149,17 +157,37 @@ class ReplyReader(ABC):
         calls: Sequence[ToolCallPart] = (),
         fields: Fields = NO_FIELDS,
         logprobs: object = None,
+        leading: int | None = None,
     ) -> Reply:
-        """A whole reply with the `finish` and the `usage` that were taken before."""
+        """A whole reply with the `finish` and the `usage` that were taken before; `leading` of its thoughts came before
+        all else. None: it is not known, and they did where nothing but a single text or call is beside them."""
         text, reasoning = text if text.isascii() else complete(text), reasoning and complete(reasoning)
         logprobs = logprobs if isinstance(logprobs, dict) else None
         finish = REFUSED_FINISH if self.refused and self.finish in FINISHES else self.finish
         if finish == "stop" and calls:
             finish = "tool_calls"
-        message = message_document(text, reasoning, calls, encodable(fields) if fields else fields)
+        fields = encodable(fields) if fields else fields
+        if fields and BLOCKS in fields:
+            blocks = fields[BLOCKS]
+            if leading is None:
+                leading = len(blocks) if len(blocks) == 1 or not (text or len(calls) > 1) else 0
+            fields = self._with_origin(fields, blocks[:leading])
+        message = message_document(text, reasoning, calls, fields)
         choice = {"index": 0, "message": message, "finish_reason": openai_finish(finish), "logprobs": logprobs}
         raw: dict[str, Any] = {"choices": [choice], "usage": usage_document(self.usage) if self.usage else {}}
         return Reply(raw, text, reasoning, calls, finish, self.usage, bool(fields) and has_media(fields))
+
+    def _with_origin(self, fields: Fields, leading: Sequence[Mapping[str, Any]]) -> Fields:
+        """The fields with blocks that know who signed them; `leading` are those of them that came before all else."""
+        if self.signer is None:
+            return fields
+        if self._thoughts is None:
+            self._thoughts = ThoughtReader(self.signer)
+        rest = fields[BLOCKS][len(leading) :]
+        signed = [*self._thoughts.read(leading, lead=True), *self._thoughts.read(rest, lead=False)]
+        if not signed:
+            return fields
+        return {**fields, "provider_specific_fields": {**fields.get("provider_specific_fields", {}), SIGNED: signed}}
 
 
 def message_document(text: str, reasoning: str, calls: Sequence[ToolCallPart], fields: Fields) -> dict[str, Any]:
