@@ -193,16 +193,13 @@ class LiteLLMExchange:
         return read_finish(getattr(self._stream, "received_finish_reason", None), self._reader.finish_words)
 
     def _end(self) -> Chunk | StreamEnd | Fault:
-        usage = None if self._usage_told else self._usage_chunk()
+        if self._wire.is_readable:
+            # Where the server did not count, litellm counts, and would have us bill what nobody did.
+            end = self._wire.end()
+            return self._clean(end) if isinstance(end, Fault) else end
+        usage = None if self._usage_told else self._reader.usage_chunk()
         self._usage_told = True
-        if usage is not None:
-            return usage
-        end = self._wire.end_after_usage() if self._wire.is_readable else StreamEnd(self._finish())
-        return self._clean(end) if isinstance(end, Fault) else end
-
-    def _usage_chunk(self) -> Chunk | None:
-        # Where the server did not count, litellm counts, and would have us bill what nobody did.
-        return (self._wire.reader if self._wire.is_readable else self._reader).usage_chunk()
+        return usage or StreamEnd(self._finish())
 
     # Faults.
 

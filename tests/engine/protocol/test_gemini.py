@@ -22,6 +22,7 @@ from llm_fallback.engine.protocol.gemini import GROUNDING, GeminiReader
 from llm_fallback.engine.protocol.response import Response
 from llm_fallback.engine.protocol.values import Unreadable
 from llm_fallback.engine.transport import Fault, PartialReply, Reply, StreamEnd
+from tests.engine.protocol.spoken import read_plain, read_stream
 
 USAGE = {"promptTokenCount": 5, "candidatesTokenCount": 7, "totalTokenCount": 12}
 SIGNATURE = "EpwCCpkCAXLI2nwB+/=="
@@ -112,16 +113,10 @@ def whole(document: dict[str, Any]) -> Reply:
 
 def streamed(events: list[dict[str, Any]]) -> tuple[PartialReply, AIMessageChunk, Any]:
     """What the chunks of a stream come to: to the engine, to LangChain, and how it ended."""
-    response = Response(GeminiReader(), streamed=True)
-    response.begin(200, {})
-    chunks = [chunk for event in events for chunk in response.feed(sse(event))]
-    chunks += response.feed(None)
-    usage = response.end()
-    if not isinstance(usage, StreamEnd | Fault):
-        chunks.append(usage)
+    chunks, end = read_stream(GeminiReader, map(sse, events))
     deltas = [chunk.raw["choices"][0]["delta"] for chunk in chunks if chunk.raw["choices"]]
     messages = [_convert_delta_to_message_chunk(delta, AIMessageChunk) for delta in deltas]
-    return PartialReply(*chunks), reduce(add, messages, AIMessageChunk("")), response.end_after_usage()
+    return PartialReply(*chunks), reduce(add, messages, AIMessageChunk("")), end
 
 
 def sse(event: Any) -> bytes:
@@ -253,7 +248,7 @@ def test_a_blocked_prompt_is_refused(reason: str) -> None:
 def test_a_reply_without_candidates_is_none() -> None:
     """Whether it came at once or as a stream."""
     document = {"usageMetadata": USAGE, "modelVersion": "gemini-2.5-flash"}
-    fault = GeminiReader().read_reply(document)
+    fault = read_plain(GeminiReader, document)
     assert isinstance(fault, Fault)
     assert fault.failure == "invalid_response"
     end = streamed([document])[2]

@@ -21,8 +21,6 @@ from llm_fallback.engine.protocol.usage import anthropic_usage
 from llm_fallback.engine.protocol.values import TextJoiner, Unreadable, complete, index, mapping, mappings, text
 from llm_fallback.engine.transport import Chunk, Fault, Reply, ToolCallPart
 
-NO_CONTENT = Fault("invalid_response", "a reply without content", 200)
-
 _THOUGHTS = ("thinking", "redacted_thinking")
 _SEARCHES = ("web_search_tool_result", "web_fetch_tool_result")
 _BESIDE = ("container", "context_management")
@@ -81,9 +79,8 @@ class AnthropicReader(ReplyReader):
             return self._read_end(document, mapping(document.get("delta"), "delta"))
         if kind == "message_stop":
             self.began = self.is_over = True
-        elif kind == "error" or document.get("error"):
+        else:
             self.fault = _fault_in(document)
-            self.is_over = True
         return None
 
     def _read_start(self, message: Mapping[str, Any]) -> Chunk | None:
@@ -171,10 +168,11 @@ class AnthropicReader(ReplyReader):
     # A whole reply.
 
     def read_reply(self, document: Mapping[str, Any]) -> Reply | Fault:
-        if document.get("type") == "error" or document.get("error"):
-            return _fault_in(document) or NO_CONTENT
+        fault = _fault_in(document)
+        if fault is not None:
+            return fault
         if document.get("content") is None:
-            return NO_CONTENT
+            raise Unreadable("a reply without content")
         content = mappings(document["content"], "content")
         self.count(anthropic_usage(document.get("usage")))
         self.end_with(document.get("stop_reason"))
@@ -266,4 +264,7 @@ def _said_of_the_end(document: Mapping[str, Any], ended: Mapping[str, Any]) -> d
 
 
 def _fault_in(document: Mapping[str, Any]) -> Fault | None:
-    return fault_in_body(document if document.get("error") else {"error": document})
+    """The fault of an error, which may be the document itself."""
+    if document.get("type") == "error" and not document.get("error"):
+        document = {"error": document}
+    return fault_in_body(document)

@@ -21,10 +21,10 @@ from llm_fallback.engine.protocol.think_tags import ThinkTagParser
 from llm_fallback.engine.protocol.thinking import leading
 from llm_fallback.engine.protocol.tool_calls import whole_tool_calls
 from llm_fallback.engine.protocol.usage import converse_usage
-from llm_fallback.engine.protocol.values import encodable, index, mapping, mappings, text
-from llm_fallback.engine.transport import Chunk, Fault, Reply, ToolCallPart
+from llm_fallback.engine.protocol.values import Unreadable, encodable, index, mapping, mappings, text
+from llm_fallback.engine.transport import Chunk, Reply, ToolCallPart
 
-NO_MESSAGE = Fault("invalid_response", "a reply without a message", 200)
+_OF_THE_MODEL = "additionalModelResponseFields"
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class ConverseReader(ReplyReader):
 
     def read_event(self, document: Mapping[str, Any]) -> Chunk | None:
         if document.get("error"):
-            self.fault, self.is_over = fault_in_body(document), True
+            self.fault = fault_in_body(document)
             return None
         for name, said in document.items():
             if name in _EVENTS:
@@ -120,7 +120,7 @@ class ConverseReader(ReplyReader):
     def _stop(self, said: Mapping[str, Any]) -> Chunk | None:
         open_blocks = list(self._blocks.values())
         left = [self._left_of(block) for block in open_blocks]
-        self._of_the_model = said.get("additionalModelResponseFields")
+        self._of_the_model = said.get(_OF_THE_MODEL)
         finish = self.end_with(said.get("stopReason"))
         self.is_over = self.is_over or self._was_counted
         return self.chunk(
@@ -131,7 +131,7 @@ class ConverseReader(ReplyReader):
         )
 
     def _count(self, said: Mapping[str, Any]) -> None:
-        self.count(converse_usage(said.get("usage"), self._of_the_model))
+        self.count(converse_usage({**said, _OF_THE_MODEL: self._of_the_model}))
         self._was_counted, self.is_over = True, self.finish is not None
 
     def _block(self, said: Mapping[str, Any]) -> _Block:
@@ -144,12 +144,12 @@ class ConverseReader(ReplyReader):
 
     # A whole reply.
 
-    def read_reply(self, document: Mapping[str, Any]) -> Reply | Fault:
+    def read_reply(self, document: Mapping[str, Any]) -> Reply:
         said = mapping(document.get("output"), "output").get("message")
         if said is None or document.get("error"):
-            return fault_in_body(document) or NO_MESSAGE
+            raise Unreadable("a reply without a message")
         blocks = mappings(mapping(said, "message").get("content"), "content")
-        self.count(converse_usage(document.get("usage"), document.get("additionalModelResponseFields")))
+        self.count(converse_usage(document))
         self.end_with(document.get("stopReason"))
         told = [_text_and_thoughts(block) for block in blocks]
         return self.reply(

@@ -14,10 +14,9 @@ from llm_fallback.engine.protocol.faults import fault_in_body
 from llm_fallback.engine.protocol.reader import NO_FIELDS, Fields, ReplyReader
 from llm_fallback.engine.protocol.tool_calls import whole_tool_calls
 from llm_fallback.engine.protocol.usage import cohere_usage
-from llm_fallback.engine.protocol.values import TextJoiner, encodable, index, mapping, mappings, text
+from llm_fallback.engine.protocol.values import TextJoiner, Unreadable, encodable, index, mapping, mappings, text
 from llm_fallback.engine.transport import Chunk, Fault, Reply
 
-NO_MESSAGE = Fault("invalid_response", "a reply without a message", 200)
 _OF_THE_TEXT = "TEXT_CONTENT"
 """What most citations are about; others are about the plan or the thoughts, and count characters there."""
 
@@ -33,7 +32,6 @@ class CohereReader(ReplyReader):
         kind = text(document.get("type"), "the type of an event")
         self.fault = _fault_in(document)
         if self.fault is not None:
-            self.is_over = True
             return None
         self.began = self.began or bool(kind)
         delta = mapping(document.get("delta"), "delta")
@@ -62,8 +60,11 @@ class CohereReader(ReplyReader):
 
     def read_reply(self, document: Mapping[str, Any]) -> Reply | Fault:
         message = document.get("message")
-        if message is None or _is_error(document):
-            return _fault_in(document) or NO_MESSAGE
+        fault = _fault_in(document)
+        if fault is not None:
+            return fault
+        if message is None:
+            raise Unreadable("a reply without a message")
         message = mapping(message, "message")
         parts = mappings(message.get("content"), "content")
         self.count(cohere_usage(document.get("usage")))
@@ -76,15 +77,11 @@ class CohereReader(ReplyReader):
         )
 
 
-def _is_error(document: Mapping[str, Any]) -> bool:
-    """Whether it is what Cohere sends in place of a reply: an object whose message is a text."""
-    return isinstance(document.get("message"), str) or bool(document.get("error"))
-
-
 def _fault_in(document: Mapping[str, Any]) -> Fault | None:
-    if not _is_error(document):
-        return None
-    return fault_in_body(document if document.get("error") else {"error": document})
+    """The fault of what Cohere sends in place of a reply: an object whose message is a text."""
+    if isinstance(document.get("message"), str) and not document.get("error"):
+        document = {"error": document}
+    return fault_in_body(document)
 
 
 def _call(said: Mapping[str, Any]) -> Mapping[str, Any]:

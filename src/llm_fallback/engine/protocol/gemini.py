@@ -14,9 +14,7 @@ from llm_fallback.engine.protocol.reader import Fields, ReplyReader
 from llm_fallback.engine.protocol.tool_calls import new_call_id
 from llm_fallback.engine.protocol.usage import gemini_usage
 from llm_fallback.engine.protocol.values import Unreadable, index, items, mapping, mappings, text
-from llm_fallback.engine.transport import REFUSED_FINISH, Chunk, Fault, Reply, ToolCallPart
-
-NO_CANDIDATES = Fault("invalid_response", "a reply without candidates", 200)
+from llm_fallback.engine.transport import REFUSED_FINISH, Chunk, Reply, ToolCallPart
 
 GROUNDING = "vertex_ai_grounding_metadata"
 """litellm's name, at the level of the response, for what a reply was looked up in; LangChain's integration reads it."""
@@ -49,7 +47,6 @@ class GeminiReader(ReplyReader):
     def read_event(self, document: Mapping[str, Any]) -> Chunk | None:
         self.fault = fault_in_body(document)
         if self.fault is not None:
-            self.is_over = True
             return None
         self._count_anew(document)
         candidate = self._candidate(document)
@@ -63,12 +60,12 @@ class GeminiReader(ReplyReader):
             chunk.raw[GROUNDING] = grounding
         return chunk
 
-    def read_reply(self, document: Mapping[str, Any]) -> Reply | Fault:
+    def read_reply(self, document: Mapping[str, Any]) -> Reply:
         candidates = mappings(document.get("candidates"), "candidates")
         self._count_anew(document)
         if not candidates:
             if self._refusal(document) is None:
-                return fault_in_body(document) or NO_CANDIDATES
+                raise Unreadable("a reply without candidates")
             return self.reply()
         reply = self._read_whole(candidates[0])
         # Further candidates, which a caller asks for by `n`, are LangChain's further generations.

@@ -15,10 +15,8 @@ from llm_fallback.engine.protocol.reader import NO_FIELDS, ReplyReader
 from llm_fallback.engine.protocol.think_tags import ThinkTagParser
 from llm_fallback.engine.protocol.tool_calls import whole_tool_calls
 from llm_fallback.engine.protocol.usage import ollama_usage
-from llm_fallback.engine.protocol.values import mapping, text
-from llm_fallback.engine.transport import Chunk, Fault, Reply, ToolCallPart
-
-NO_MESSAGE = Fault("invalid_response", "a reply without a message", 200)
+from llm_fallback.engine.protocol.values import Unreadable, mapping, text
+from llm_fallback.engine.transport import Chunk, Reply, ToolCallPart
 
 
 class OllamaReader(ReplyReader):
@@ -33,7 +31,7 @@ class OllamaReader(ReplyReader):
 
     def read_event(self, document: Mapping[str, Any]) -> Chunk | None:
         if document.get("error"):
-            self.fault, self.is_over = fault_in_body(document), True
+            self.fault = fault_in_body(document)
             return None
         said = mapping(document.get("message"), "message")
         self.began = self.began or bool(said)
@@ -55,9 +53,9 @@ class OllamaReader(ReplyReader):
         # `done` is the end that is documented; servers that knew no reason yet, and those modelled on them, give none.
         return self.end_with(document.get("done_reason") or "stop")
 
-    def read_reply(self, document: Mapping[str, Any]) -> Reply | Fault:
+    def read_reply(self, document: Mapping[str, Any]) -> Reply:
         if document.get("message") is None or document.get("error"):
-            return fault_in_body(document) or NO_MESSAGE
+            raise Unreadable("a reply without a message")
         said = mapping(document["message"], "message")
         content, thoughts = ThinkTagParser().split(text(said.get("content"), "content"), is_last=True)
         if document.get("done") is True:

@@ -16,9 +16,7 @@ from llm_fallback.engine.protocol.think_tags import ThinkTagParser
 from llm_fallback.engine.protocol.tool_calls import whole_tool_calls
 from llm_fallback.engine.protocol.usage import openai_usage
 from llm_fallback.engine.protocol.values import Unreadable, items, mapping, mappings, text, wrong
-from llm_fallback.engine.transport import Chunk, Fault, Reply
-
-NO_CHOICES = Fault("invalid_response", "a reply without choices", 200)
+from llm_fallback.engine.transport import Chunk, Reply
 
 
 class OpenAIReader(ReplyReader):
@@ -34,7 +32,6 @@ class OpenAIReader(ReplyReader):
         if "error" in document or document.get("object") == "error":
             self.fault = fault_in_body(document)
             if self.fault is not None:
-                self.is_over = True
                 return None
         if document.get("usage") is not None:
             self.count(openai_usage(document["usage"]))
@@ -97,10 +94,10 @@ class OpenAIReader(ReplyReader):
                 content.append(text(part.get("text"), "the text of a part"))
         return "".join(content), "".join(reasoning)
 
-    def read_reply(self, document: Mapping[str, Any]) -> Reply | Fault:
+    def read_reply(self, document: Mapping[str, Any]) -> Reply:
         choices = mappings(document.get("choices"), "choices")
         if not choices:
-            return fault_in_body(document) or NO_CHOICES
+            raise Unreadable("a reply without choices")
         self.count(openai_usage(document.get("usage")) or openai_usage(choices[0].get("usage")))
         reply = self._read_whole_choice(choices[0])
         for choice in choices[1:]:

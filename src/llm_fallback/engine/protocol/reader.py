@@ -45,9 +45,9 @@ class ReplyReader(ABC):
         self.refused = False
         """Whether the model refuses in a field of its own, as OpenAI's do."""
         self.fault: Fault | None = None
-        """What the stream itself says went wrong."""
+        """What the stream itself says went wrong; nothing behind it is read."""
         self.is_over = False
-        """Whether nothing behind is worth reading: an error, the stream's own end, a finish that is none."""
+        """Whether nothing behind is worth reading: the stream's own end, a finish that is none."""
         self.usage: Usage | None = None
         self.calls = ToolCallReader()
         self._text, self._reasoning = TextJoiner(), TextJoiner()

@@ -101,10 +101,9 @@ class Response:
         """What it means that nothing more comes: the usage first, where there is one."""
         usage = None if self._usage_told or self._flaw else self.reader.usage_chunk()
         self._usage_told = True
-        return self.end_after_usage() if usage is None else usage
+        return self._end_after_usage() if usage is None else usage
 
-    def end_after_usage(self) -> StreamEnd | Fault:
-        """What it means that nothing more comes, usage apart."""
+    def _end_after_usage(self) -> StreamEnd | Fault:
         reader, fault = self.reader, self.fault()
         if fault is None and reader.finish is None and not reader.content_came and self._is_no_stream:
             fault = Fault("invalid_response", "the reply is no stream of choices", self.status)
@@ -138,13 +137,14 @@ class Response:
 
     def reply(self, body: bytes) -> Reply | Fault:
         """The reply a body brings, or what is wrong with it."""
+        document = None
         try:
             document = decode(body.removeprefix(BYTE_ORDER_MARK))
             if not isinstance(document, dict):
                 raise Unreadable("the reply is no object")
             return self.reader.read_reply(document)
         except Unreadable as flaw:
-            return Fault("invalid_response", str(flaw), self.status)
+            return fault_in_body(document) or Fault("invalid_response", str(flaw), self.status)
 
 
 def as_stream_fault(fault: Fault, *, content_came: bool) -> Fault:

@@ -5,8 +5,9 @@ Only the books need it, so what is no count is unknown and no fault: below 0, no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import wraps
 from typing import Any
 
 from llm_fallback.events import Usage
@@ -23,156 +24,148 @@ _WRITTEN = ("cache_creation_tokens", "cache_write_tokens")
 _COUNTS = tuple(count.name for count in fields(Usage))
 
 
-def openai_usage(said: object) -> Usage | None:
-    """The usage in OpenAI's form; None if the server counted nothing, or something else than tokens.
+_Account = Callable[[Mapping[str, Any]], Usage]
+
+
+def _known(read: _Account) -> Callable[[object], Usage | None]:
+    """Make an account of tokens None where the server counted nothing, or something else than tokens."""
+
+    @wraps(read)
+    def known(document: object) -> Usage | None:
+        if not isinstance(document, Mapping):
+            return None
+        try:
+            usage = read(document)
+        except _NO_COUNT:
+            return None
+        return usage if usage.input_tokens or usage.output_tokens else None
+
+    return known
+
+
+@_known
+def openai_usage(usage: Mapping[str, Any]) -> Usage:
+    """The usage in OpenAI's form.
 
     Other names for the cache stand beside OpenAI's details or in place of them; all are read. xAI leaves the tokens of
     reasoning out of the completion's, though it bills them.
     """
-    if not isinstance(said, Mapping):
-        return None
-    try:
-        prompt, completion, total, written, *read = _counts(said, *_TOTALS, *_CACHED)
-        details = said.get("prompt_tokens_details")
-        cached, audio_in, *cache_written = _counts(details, "cached_tokens", "audio_tokens", *_WRITTEN)
-        reasoning, audio_out = _counts(said.get("completion_tokens_details"), "reasoning_tokens", "audio_tokens")
-    except _NO_COUNT:
-        return None
-    if not (prompt or completion):
-        return None
+    prompt, completion, total, written, *read = _counts(usage, *_TOTALS, *_CACHED)
+    details = usage.get("prompt_tokens_details")
+    cached, audio_in, *cache_written = _counts(details, "cached_tokens", "audio_tokens", *_WRITTEN)
+    reasoning, audio_out = _counts(usage.get("completion_tokens_details"), "reasoning_tokens", "audio_tokens")
     if reasoning and total == prompt + completion + reasoning:
         completion += reasoning
     return Usage(prompt, completion, cached or max(read), max(cache_written) or written, reasoning, audio_in, audio_out)
 
 
-def anthropic_usage(said: object) -> Usage | None:
-    """The usage in Anthropic's form, of a whole reply or so far; None if it counts nothing, or something else.
+@_known
+def anthropic_usage(usage: Mapping[str, Any]) -> Usage:
+    """The usage in Anthropic's form, of a whole reply or so far.
 
     What is read from and written to the cache stands beside the input there, not in it. A reply that took several
     passes over a prompt (`iterations`) is billed for each.
     """
-    if not isinstance(said, Mapping):
-        return None
-    passes = said.get("iterations")
-    try:
-        counts = [_counts(one, *_ANTHROPIC) for one in (passes if isinstance(passes, list) and passes else [said])]
-        (reasoning,) = _counts(said.get("output_tokens_details"), "thinking_tokens")
-    except _NO_COUNT:
-        return None
+    passes = usage.get("iterations")
+    counts = [_counts(one, *_ANTHROPIC) for one in (passes if isinstance(passes, list) and passes else [usage])]
+    (reasoning,) = _counts(usage.get("output_tokens_details"), "thinking_tokens")
     fresh, read, written, output = map(sum, zip(*counts, strict=True))
-    if not (fresh or read or written or output):
-        return None
     return Usage(fresh + read + written, output, read, written, reasoning)
 
 
 _ANTHROPIC = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 
 
-def gemini_usage(said: object) -> Usage | None:
-    """The usage in Gemini's form; None if the server counted nothing, or something else than tokens.
+@_known
+def gemini_usage(usage: Mapping[str, Any]) -> Usage:
+    """The usage in Gemini's form.
 
     Thoughts are billed as output and stand beside it, or, as the total tells, are counted in it already.
     """
-    if not isinstance(said, Mapping):
-        return None
-    try:
-        prompt, tools, cached = _counts(said, "promptTokenCount", "toolUsePromptTokenCount", "cachedContentTokenCount")
-        output, thoughts, total = _counts(said, "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
-        audio_in, audio_out = (_sound(said.get(name)) for name in ("promptTokensDetails", "candidatesTokensDetails"))
-    except _NO_COUNT:
-        return None
+    prompt, tools, cached = _counts(usage, "promptTokenCount", "toolUsePromptTokenCount", "cachedContentTokenCount")
+    output, thoughts, total = _counts(usage, "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
+    audio_in, audio_out = (
+        _audio_tokens(usage.get(name)) for name in ("promptTokensDetails", "candidatesTokensDetails")
+    )
     prompt += tools
     if total != prompt + output:
         output += thoughts
-    if not (prompt or output):
-        return None
     return Usage(prompt, output, cached, 0, thoughts, audio_in, audio_out)
 
 
-def _sound(said: object) -> int:
+def _audio_tokens(details: object) -> int:
     """The tokens of sound, where they are told apart by modality."""
-    if said is None:
+    if details is None:
         return 0
-    if not isinstance(said, list):
+    if not isinstance(details, list):
         raise TypeError
     return sum(
-        count(one.get("tokenCount")) for one in said if isinstance(one, Mapping) and one.get("modality") == "AUDIO"
+        count(one.get("tokenCount")) for one in details if isinstance(one, Mapping) and one.get("modality") == "AUDIO"
     )
 
 
-def cohere_usage(said: object) -> Usage | None:
-    """The usage in Cohere's form; None if it counts nothing, or something else.
+@_known
+def cohere_usage(usage: Mapping[str, Any]) -> Usage:
+    """The usage in Cohere's form.
 
     Of its two accounts `tokens` is what the model read and wrote. `billed_units` leaves out what Cohere adds to a
     prompt, and what was cached may be more than it; costs by `tokens` are too high rather than too low.
     """
-    if not isinstance(said, Mapping):
-        return None
-    try:
-        prompt, completion = _counts(said.get("tokens"), "input_tokens", "output_tokens")
-        (cached,) = _counts(said, "cached_tokens")
-    except _NO_COUNT:
-        return None
-    return Usage(prompt, completion, cached) if prompt or completion else None
+    prompt, completion = _counts(usage.get("tokens"), "input_tokens", "output_tokens")
+    (cached,) = _counts(usage, "cached_tokens")
+    return Usage(prompt, completion, cached)
 
 
-def ollama_usage(said: object) -> Usage | None:
-    """The usage in Ollama's form; None if it counts nothing, or something else."""
-    try:
-        prompt, completion = _counts(said, "prompt_eval_count", "eval_count")
-    except _NO_COUNT:
-        return None
-    return Usage(prompt, completion) if prompt or completion else None
+@_known
+def ollama_usage(document: Mapping[str, Any]) -> Usage:
+    """The usage that stands in the last document of Ollama's own chat."""
+    return Usage(*_counts(document, "prompt_eval_count", "eval_count"))
 
 
-def converse_usage(said: object, of_the_model: object = None) -> Usage | None:
-    """The usage in the form of Bedrock's Converse; None if it counts nothing, or something else.
+@_known
+def converse_usage(document: Mapping[str, Any]) -> Usage:
+    """The usage in the form of Bedrock's Converse, with fields of the model's own beside it.
 
     What is read from and written to the cache stands beside the input there, but for some models in it; the total
-    tells. Claude counts its thoughts in `of_the_model`, fields of the model's own, if the request asks for it.
+    tells. Claude counts its thoughts in the model's own fields, if the request asks for it.
     """
-    thoughts = _within(of_the_model, "usage", "output_tokens_details")
-    try:
-        fresh, output, total, read, written = _counts(said, *_CONVERSE)
-        (reasoning,) = _counts(thoughts, "thinking_tokens")
-    except _NO_COUNT:
-        return None
+    thoughts = _within(document, "additionalModelResponseFields", "usage", "output_tokens_details")
+    fresh, output, total, read, written = _counts(document.get("usage"), *_CONVERSE)
+    (reasoning,) = _counts(thoughts, "thinking_tokens")
     cached = read + written
     beside = 0 if total == fresh + output and cached <= fresh else cached
-    if not (fresh or cached or output):
-        return None
     return Usage(fresh + beside, output, read, written, min(reasoning, output))
 
 
 _CONVERSE = ("inputTokens", "outputTokens", "totalTokens", "cacheReadInputTokens", "cacheWriteInputTokens")
 
 
-def _within(said: object, *names: str) -> object:
+def _within(value: object, *names: str) -> object:
     """What stands under these names, one within the other; None if nothing does."""
     for name in names:
-        said = said.get(name) if isinstance(said, Mapping) else None
-    return said
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
-def count(said: object) -> int:
-    """A number of tokens, 0 where nothing is said. Raises TypeError, ValueError or OverflowError for what is none."""
-    if said is None:
+def count(value: object) -> int:
+    """A number of tokens, 0 where there is none. Raises TypeError, ValueError or OverflowError for what is none."""
+    if value is None:
         return 0
     # Some JSON writers make floats or texts of whole numbers.
-    number = said if type(said) is int else int(said)  # type: ignore[call-overload]
-    if not 0 <= number <= _MOST_TOKENS or number != float(said):  # type: ignore[arg-type]
-        raise ValueError(f"{said!r} is no number of tokens")
+    number = value if type(value) is int else int(value)  # type: ignore[call-overload]
+    if not 0 <= number <= _MOST_TOKENS or number != float(value):  # type: ignore[arg-type]
+        raise ValueError(f"{value!r} is no number of tokens")
     return int(number)
 
 
-def _counts(said: object, *names: str) -> list[int]:
-    if said is None:
+def _counts(group: object, *names: str) -> list[int]:
+    if group is None:
         return [0] * len(names)
-    if not isinstance(said, Mapping):
+    if not isinstance(group, Mapping):
         raise TypeError
     counts = []
     for name in names:
-        number = said.get(name)
+        number = group.get(name)
         counts.append(number if type(number) is int and 0 <= number <= _MOST_TOKENS else count(number) if number else 0)
     return counts
 
