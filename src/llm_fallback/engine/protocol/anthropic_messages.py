@@ -35,7 +35,7 @@ class _Block:
 
     begun: Mapping[str, Any]
     kind: str = ""
-    said: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
     """Its text, thoughts, summary or arguments, in parts."""
     signature: str = ""
     citations: list[Mapping[str, Any]] = field(default_factory=list)
@@ -45,7 +45,7 @@ class _Block:
 
     def whole(self) -> Mapping[str, Any]:
         """The block as a plain reply has it."""
-        said = complete("".join(self.said))
+        said = complete("".join(self.parts))
         if self.kind == "text":
             return {**self.begun, "text": said, "citations": self.citations or None}
         if self.kind == "thinking":
@@ -159,10 +159,10 @@ class AnthropicReader(ReplyReader):
         if block is None:
             return None
         if block.call is not None:
-            given = "" if any(block.said) else _arguments(block.begun)
+            given = "" if any(block.parts) else _arguments(block.begun)
             return self.chunk(calls=(ToolCallPart(block.call, None, None, given),)) if given else None
         if block.kind == "server_tool_use":
-            return self.chunk(fields=self._fields((block.begun,), {}, "".join(block.said)))
+            return self.chunk(fields=self._fields((block.begun,), {}, "".join(block.parts)))
         return self.chunk(fields=self._fields((block.whole(),), {}))
 
     # A whole reply.
@@ -238,7 +238,7 @@ def _is_of_a_turn(block: Mapping[str, Any]) -> bool:
 def _add(block: _Block, said: object) -> str:
     """The next part of a block."""
     part = text(said, "a part of a block")
-    block.said.append(part)
+    block.parts.append(part)
     return part
 
 

@@ -32,7 +32,7 @@ class _Block:
     """A content block of a stream, and what came of it."""
 
     tags: ThinkTagParser = field(default_factory=ThinkTagParser)
-    said: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     signature: str = ""
     redacted: str = ""
@@ -49,7 +49,7 @@ class _Block:
         if self.redacted:
             yield {"reasoningContent": {"redactedContent": self.redacted}}
         if self.citations:
-            yield {"citationsContent": {"content": [{"text": "".join(self.said)}], "citations": self.citations}}
+            yield {"citationsContent": {"content": [{"text": "".join(self.parts)}], "citations": self.citations}}
 
 
 class ConverseReader(ReplyReader):
@@ -97,7 +97,7 @@ class ConverseReader(ReplyReader):
         if delta.get("citation") is not None:
             block.citations.append(mapping(delta["citation"], "citation"))
         content, thoughts = block.tags.split(text(delta.get("text"), "text"))
-        block.said.append(content)
+        block.parts.append(content)
         return self.chunk(content, thoughts)
 
     def _read_thought(self, block: _Block, said: Mapping[str, Any]) -> Chunk | None:
@@ -114,7 +114,7 @@ class ConverseReader(ReplyReader):
 
     def _left_of(self, block: _Block) -> tuple[str, str]:
         content, thoughts = block.tags.split("", is_last=True)
-        block.said.append(content)
+        block.parts.append(content)
         return content, thoughts
 
     def _stop(self, said: Mapping[str, Any]) -> Chunk | None:

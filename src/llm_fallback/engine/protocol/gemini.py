@@ -27,7 +27,7 @@ _ID_LENGTH = len("call_") + 28
 _STREAMED_ARGUMENTS = ("partialArgs", "willContinue")
 
 
-class _Said(NamedTuple):
+class _Content(NamedTuple):
     """What one candidate of one document says."""
 
     text: str
@@ -115,7 +115,7 @@ class GeminiReader(ReplyReader):
 
     # What a candidate says.
 
-    def _read(self, candidate: Mapping[str, Any]) -> _Said:
+    def _read(self, candidate: Mapping[str, Any]) -> _Content:
         content = mapping(candidate.get("content"), "content")
         parts = mappings(content.get("parts"), "parts")
         said: dict[bool, list[str]] = {True: [], False: []}
@@ -138,7 +138,7 @@ class GeminiReader(ReplyReader):
         if annotations:
             fields["annotations"] = annotations
         self._calls_came = self._calls_came or bool(calls)
-        return _Said("".join(said[False]), "".join(said[True]), tuple(calls), fields)
+        return _Content("".join(said[False]), "".join(said[True]), tuple(calls), fields)
 
     def _call(self, said: Mapping[str, Any], signature: str) -> tuple[ToolCallPart, ...]:
         if any(said.get(word) for word in _STREAMED_ARGUMENTS):
