@@ -139,10 +139,12 @@ def _have_image(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 def _prompt_tokens(request: Mapping[str, Any]) -> int:
     """About how many tokens the prompt has."""
-    messages = sum(_characters(message.get("content")) for message in request["messages"])
-    calls = sum(_written(message["tool_calls"]) for message in request["messages"] if message.get("tool_calls"))
-    tools = _written(request["tools"]) if request.get("tools") else 0
-    return estimate_prompt_tokens(messages + calls + tools)
+    characters = _written(request["tools"]) if request.get("tools") else 0
+    for message in request["messages"]:
+        characters += _characters(message.get("content"))
+        if message.get("tool_calls"):
+            characters += _written(message["tool_calls"])
+    return estimate_prompt_tokens(characters)
 
 
 _TOKENS_OF_A_MESSAGE = 3

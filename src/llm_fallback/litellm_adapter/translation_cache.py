@@ -114,7 +114,7 @@ def _kind(request: DeploymentRequest) -> _Kind | None:
         rest = json.dumps([words, sorted(request.dropped | request.left_out)])
     except (TypeError, ValueError):  # Something in Python's own form, like a class: litellm knows what to do with it.
         return None
-    roles = "".join(message["role"][0] for message in request.messages)
+    roles = "".join([message["role"][0] for message in request.messages])
     # The key as it is given: a SecretStr shows in no dump.
     return (rest, roles, request.key, *[repr(getattr(litellm, name, None)) for name in _SWITCHES])
 
