@@ -175,6 +175,10 @@ class PartialReply:
         return {index: call.as_part(index) for index, call in self._calls.items()}
 
     @property
+    def has_tool_calls(self) -> bool:
+        return bool(self._calls)
+
+    @property
     def output_characters(self) -> int:
         """Of text, reasoning, and names and arguments of tool calls."""
         calls = sum(len(call.name or "") + len(_merge_parts(call.arguments)) for call in self._calls.values())
