@@ -273,6 +273,65 @@ def test_an_error_in_a_frame_is_the_fault_it_names(error):
     assert end == StreamEnd("stop")
 
 
+def whole_in_place_of_a_stream(document: Any, indent: int | None, size: int = 7) -> tuple[PartialReply, Any]:
+    """What came of a body that is no stream, in reads of a few bytes."""
+    response, whole = Response(OpenAIReader(), streamed=True), PartialReply()
+    response.begin(200, {"content-type": "application/json"})
+    body = json.dumps(document, indent=indent).encode()
+    for data in [*(body[at : at + size] for at in range(0, len(body), size)), None]:
+        for chunk in response.feed(data):
+            whole.add(chunk)
+    while isinstance(end := response.end(), Chunk):
+        whole.add(end)
+    return whole, end
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("text", ["Two hours", "word " * 10_000])
+def test_a_whole_reply_in_place_of_a_stream_is_the_reply(indent, text):
+    """Servers that cannot stream, or not with tools, answer so, on one line or on many."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    choice = {"index": 0, "message": {"content": text, "tool_calls": [CALL]}, "finish_reason": "stop"}
+    whole, end = whole_in_place_of_a_stream({"choices": [choice], "usage": usage}, indent, 1_000)
+    assert (whole.text, whole.tool_calls[0].name, whole.usage, end) == (text, "f", Usage(3, 2), StreamEnd("tool_calls"))
+
+
+@pytest.mark.parametrize(
+    ("document", "failure"),
+    [
+        ({"choices": [{"message": {"content": 5}}]}, "invalid_response"),
+        ({"choices": []}, "invalid_response"),
+        ({}, "invalid_response"),
+        ([{"choices": []}], "invalid_response"),
+        ({"error": {"message": "Slow down", "code": 429}}, "rate_limited"),
+        ([{"error": {"message": "Slow down", "code": 429}}], "rate_limited"),
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_document_in_place_of_a_stream_that_is_no_reply_is_its_fault(document, failure, indent):
+    """An error by its own word."""
+    _, end = whole_in_place_of_a_stream(document, indent)
+    assert isinstance(end, Fault)
+    assert end.failure == failure
+
+
+def test_a_whole_reply_without_a_finish_is_no_whole_one():
+    """As in a stream, and as in a plain reply."""
+    whole, end = whole_in_place_of_a_stream({"choices": [{"message": {"content": "Two"}}]}, None)
+    assert (whole.text, end) == ("Two", StreamEnd(None))
+
+
+@pytest.mark.parametrize("frames", [[], [frame({"content": "Once"})]])
+def test_an_error_within_a_list_is_the_fault_it_names(frames):
+    """Google answers so where it was to send a list of chunks."""
+    _, end = streamed(*frames, [{"error": {"message": "Resource exhausted", "code": 429}}])
+    assert isinstance(end, Fault)
+    assert end.failure == ("stream_broken" if frames else "rate_limited")
+    reply = Response(OpenAIReader(), streamed=False).reply(b'[{"error": {"message": "Quota", "code": 429}}]')
+    assert isinstance(reply, Fault)
+    assert (reply.failure, reply.status) == ("rate_limited", 429)
+
+
 def test_an_event_called_error_is_one_whatever_it_says():
     """Text Generation Inference and LM Studio name it so."""
     response = Response(OpenAIReader(), streamed=True)
