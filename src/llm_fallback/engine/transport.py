@@ -191,7 +191,7 @@ class PartialReply:
 
 
 class _GrowingToolCall:
-    """A streamed tool call: what names it comes once, its arguments in parts."""
+    """A streamed tool call: its id comes once, its name and its arguments in parts."""
 
     __slots__ = ("arguments", "id", "name")
 
@@ -201,7 +201,9 @@ class _GrowingToolCall:
         self.arguments: list[str] = []
 
     def add(self, part: ToolCallPart) -> None:
-        self.id, self.name = self.id or part.id, self.name or part.name
+        self.id = self.id or part.id
+        if part.name:
+            self.name = (self.name or "") + part.name
         self.arguments.append(part.arguments)
 
     def as_part(self, index: int) -> ToolCallPart:
