@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -15,7 +12,7 @@ from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
 from llm_fallback.litellm_adapter.clients import LoopClient
 from llm_fallback.testing import FakeServer
 from tests.asking import ask
-from tests.litellm_adapter.test_direct_and_relayed_alike import heard
+from tests.litellm_adapter.test_direct_and_relayed_alike import answering, heard
 
 
 @pytest.fixture
@@ -74,23 +71,6 @@ def test_a_loop_that_ends_amid_a_close_ends_it(model, turns):
     assert asyncio.run(closed_late())._session.closed
 
 
-@contextmanager
-def answering(head: bytes, body: bytes) -> Iterator[str]:
-    """The address of a server that answers whatever it is asked with these bytes."""
-
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                peer, _ = listener.accept()
-                with peer:
-                    peer.recv(65_536)
-                    peer.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\n" + head + b"\r\n\r\n" + body)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
 @pytest.mark.parametrize("way", ["direct", "relayed"])
 @pytest.mark.parametrize("backend", ["vllm", "openai-compatible"])
 @pytest.mark.parametrize("mode", ["ainvoke", "astream"])
@@ -101,8 +81,7 @@ async def test_a_header_that_is_not_ascii_is_no_broken_connection(text, mode, ba
     part = b"delta" if mode == "astream" else b"message"
     body = b'{"choices": [{"index": 0, "' + part + b'": {"role": "assistant", ' + told + b"}]}"
     body = b"data: " + body + b"\n\ndata: [DONE]\n\n" if mode == "astream" else body
-    head = b"x-owner: " + text + b"\r\ncontent-length: %d" % len(body)
-    with answering(head, body) as address, heard(way):
+    with answering(body.decode(), b"x-owner: " + text + b"\r\n") as address, heard(way):
         deployment = {"backend": backend, "model": "m", "api_base": address}
         async with build_chat_model({"deployments": {"a": deployment}, "chains": {"c": {"tiers": ["a"]}}}) as model:
             assert (await ask(model, mode)).content == "hello"
