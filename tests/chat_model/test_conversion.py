@@ -7,10 +7,11 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.messages import AIMessageChunk
 from pydantic import BaseModel
 
 from llm_fallback import build_chat_model
-from llm_fallback.chat_model.conversion import to_message
+from llm_fallback.chat_model.conversion import to_message, unreadable_marks
 from llm_fallback.engine.transport import PartialReply, Reply, ToolCallPart
 from llm_fallback.testing import FakeServer
 from llm_fallback.testing import Reply as Says
@@ -39,6 +40,40 @@ def test_arguments_cut_anywhere_are_no_tool_call(given, share):
     cut = to_message(called(ToolCallPart(0, "1", "go", part or "{")))
     assert cut.tool_calls == []
     assert cut.invalid_tool_calls[0]["args"] == (part or "{")
+
+
+def merged(arguments: str, mark: str) -> AIMessageChunk:
+    """What LangChain makes of streamed arguments and what follows them."""
+    call = {"type": "tool_call_chunk", "index": 0, "id": "1", "name": "go"}
+    chunks = [{**call, "args": arguments}, {**call, "id": None, "name": None, "args": mark}]
+    first, second = (AIMessageChunk("", tool_call_chunks=[chunk]) for chunk in chunks)  # type: ignore[list-item]
+    return first + second
+
+
+@given(given=ARGUMENTS, share=st.floats(0, 0.999), more=st.sampled_from(["", "\\", '"', "}", "{", '{"a": 1}', "[["]))
+def test_langchain_makes_no_tool_call_of_streamed_arguments_cut_anywhere(given, share, more):
+    """It completes what breaks off; whole arguments stay as they are."""
+    whole = json.dumps(given)
+    assert unreadable_marks(called(ToolCallPart(0, "1", "go", whole))) == []
+    part = (whole[: int(len(whole) * share)] or "{") + more
+    cut = called(ToolCallPart(0, "1", "go", part))
+    [mark] = [mark.arguments for mark in unreadable_marks(cut)] or [""]
+    message = merged(part, mark)
+    assert message.tool_calls == to_message(cut).tool_calls
+    assert len(message.invalid_tool_calls) == len(to_message(cut).invalid_tool_calls)
+
+
+@pytest.mark.parametrize("finish", ["tool_calls", "length"])
+@pytest.mark.parametrize("arguments", ['{"city": "Os', '{"city": ["Oslo", ', '{"city": "Oslo"} {"city": "Rome"}', "[1"])
+@pytest.mark.parametrize("mode", MODES)
+async def test_arguments_that_break_off_call_no_tool_plain_or_streamed(mode, arguments, finish):
+    """An agent that streams would delete half of a path."""
+    script = Says("", tool_calls=[{"name": "go", "args": arguments, "id": "1"}], finish=finish)
+    with FakeServer({"a": script}) as server, build_chat_model(server.spec(backend="vllm")) as model:
+        message = await ask(model, mode)
+    [invalid] = message.invalid_tool_calls
+    assert (message.tool_calls, invalid["name"], invalid["id"]) == ([], "go", "1")
+    assert (invalid["args"] or "").startswith(arguments)
 
 
 @pytest.mark.parametrize("arguments", ["[1]", "3", "null", '"text"', '{"a": 1} and more'])

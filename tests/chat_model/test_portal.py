@@ -13,10 +13,15 @@ import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import reduce
+from operator import add
+from typing import Any
 
 import pytest
 
+from llm_fallback import build_chat_model
 from llm_fallback.chat_model.portal import Portal, may_wait, portal
+from llm_fallback.testing import FakeServer
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 
@@ -353,3 +358,42 @@ assert portal().run(first(found), contextvars.copy_context()) == 1
 def test_what_a_stream_left_open_holds_is_closed_when_the_interpreter_ends():
     """A script that breaks off its last stream does not leave a connection behind."""
     assert script(AT_EXIT) == "closed\n"
+
+
+@pytest.mark.parametrize("mode", ["invoke", "stream"])
+def test_what_is_async_at_a_sync_caller_s_is_run_here(mode):
+    """A key function and a predicate, on the same loop in every call: clients they keep go on working."""
+    loops: list[object] = []
+
+    async def key() -> str:
+        await asyncio.sleep(0)
+        loops.append(asyncio.get_running_loop())
+        return "sk-asked"
+
+    async def is_good(message: Any) -> bool:
+        await asyncio.sleep(0)
+        return message.content != "bad"
+
+    with FakeServer({"a": "bad", "b": "good"}) as server:
+        spec = server.spec(backend="vllm", deployments={"a": {"api_key": key}, "b": {"api_key": key}}, accept=is_good)
+        with build_chat_model(spec) as model:
+            for _ in range(2):
+                message = model.invoke("hi") if mode == "invoke" else reduce(add, model.stream("hi"))
+                assert message.content == "good"
+        sent = {request.headers["authorization"] for name in "ab" for request in server.received(name)}
+    assert (sent, len(loops), len(set(loops))) == ({"Bearer sk-asked"}, 4, 1)
+
+
+def test_an_async_key_function_that_raises_has_failed():
+    """As in an async call: the next deployment answers."""
+
+    async def key() -> str:
+        await asyncio.sleep(0)
+        raise LookupError("no vault")
+
+    with FakeServer({"a": "never asked", "b": "good"}) as server:
+        with build_chat_model(server.spec(backend="vllm", deployments={"a": {"api_key": key}})) as model:
+            message = model.invoke("hi")
+        assert server.received("a") == []
+    [first, _] = message.response_metadata["llm_fallback"]["attempts"]
+    assert (message.content, first["failure"], "no vault" in first["message"]) == ("good", "auth", True)

@@ -17,6 +17,7 @@ from llm_fallback import ChainExhausted, FallbackChatModel, StreamBroken, build_
 from tests.corpus.cases import Reply, System, Way, systems
 from tests.corpus.stage import Stage
 from tests.corpus.table import PAGE, page
+from tests.litellm_adapter.test_direct_and_relayed_alike import heard
 
 BACKUP = Reply(
     system="backup",
@@ -176,6 +177,16 @@ def test_what_a_server_says_comes_to_what_it_means(play: Play, system: System, b
     ids = [call["id"] for call in message.tool_calls]
     assert all(ids)
     assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize(("system", "by", "reply", "way"), params(ways=True, failures=False))
+def test_it_means_the_same_when_somebody_listens_to_litellm(
+    play: Play, system: System, by: str, reply: Reply, way: Way
+) -> None:
+    """Requests go through litellm then, which reads the replies for whoever listens, in ways of its own."""
+    with heard("relayed"):
+        message = play.invoke(system, by, reply) if way == "plain" else joined(play.stream(system, by, reply))
+    assert told(message, reply.usage) == expected(reply)
 
 
 @pytest.mark.parametrize(("system", "by", "reply"), params(ways=False, failures=False))

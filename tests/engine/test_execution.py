@@ -697,12 +697,11 @@ async def test_a_task_s_key_function_may_raise_later(key):
     on.check_nothing_is_left()
 
 
-async def test_a_key_that_only_a_task_could_ask_for_ends_a_thread_s_call():
-    """No deployment has failed: for the tasks of the same process it has a key."""
-    on = stage(chain(member("a", api_key=no_key_after_a_while), member("b")), b=say("no"))
-    with pytest.raises(TypeError, match="use ainvoke or astream"):
-        await on.call()
-    assert (on.asked, on.health["a"].breaker.state(0.0)) == ([], "closed")
+async def test_a_thread_s_async_key_function_may_raise_too():
+    """It is asked like any other, and the next deployment answers."""
+    on = stage(chain(member("a", api_key=no_key_after_a_while), member("b")), b=say("fine"))
+    out = await on.call()
+    assert out.attempts == [("a", "auth"), ("b", "succeeded")]
 
 
 # Requests that go to nobody.

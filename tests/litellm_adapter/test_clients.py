@@ -11,6 +11,8 @@ from llm_fallback import build_chat_model
 from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
 from llm_fallback.litellm_adapter.clients import LoopClient
 from llm_fallback.testing import FakeServer
+from tests.asking import ask
+from tests.litellm_adapter.test_direct_and_relayed_alike import answering, heard
 
 
 @pytest.fixture
@@ -67,3 +69,19 @@ def test_a_loop_that_ends_amid_a_close_ends_it(model, turns):
         return client
 
     assert asyncio.run(closed_late())._session.closed
+
+
+@pytest.mark.parametrize("way", ["direct", "relayed"])
+@pytest.mark.parametrize("backend", ["vllm", "openai-compatible"])
+@pytest.mark.parametrize("mode", ["ainvoke", "astream"])
+@pytest.mark.parametrize("text", ["Bj\u00f6rn".encode("latin-1"), "Bj\u00f6rn".encode()])
+async def test_a_header_that_is_not_ascii_is_no_broken_connection(text, mode, backend, way):
+    """Gateways put names of people and places there, in whichever encoding; the reply is sound."""
+    told = b'"content": "hello"}, "finish_reason": "stop"'
+    part = b"delta" if mode == "astream" else b"message"
+    body = b'{"choices": [{"index": 0, "' + part + b'": {"role": "assistant", ' + told + b"}]}"
+    body = b"data: " + body + b"\n\ndata: [DONE]\n\n" if mode == "astream" else body
+    with answering(body.decode(), b"x-owner: " + text + b"\r\n") as address, heard(way):
+        deployment = {"backend": backend, "model": "m", "api_base": address}
+        async with build_chat_model({"deployments": {"a": deployment}, "chains": {"c": {"tiers": ["a"]}}}) as model:
+            assert (await ask(model, mode)).content == "hello"

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -72,6 +74,24 @@ def heard(way: str) -> Iterator[None]:
         # litellm copies a listener from list to list.
         for name, callbacks in kept.items():
             setattr(litellm, name, callbacks)
+
+
+@contextmanager
+def answering(body: str, head: bytes = b"") -> Iterator[str]:
+    """The address of a server that answers whatever it is asked with this body, below these headers."""
+    head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n" + head + b"content-length: %d\r\n\r\n" % len(body.encode())
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                peer, _ = listener.accept()
+                with peer:
+                    peer.recv(65_536)
+                    peer.sendall(head + body.encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 async def told_by(way: str, script: Any, mode: str, backend: str, **words: Any) -> dict[str, Any]:
@@ -309,3 +329,58 @@ async def test_a_frame_of_no_known_form_is_a_failure_and_no_accident(frame):
                 message = await ask(model, "astream")
     assert message.content == "from the second"
     assert message.response_metadata["llm_fallback"]["attempts"][0]["failure"] == "invalid_response"
+
+
+class Rewriter(CustomLogger):
+    """Somebody who puts another reply in place of the one that came."""
+
+    async def async_post_call_success_deployment_hook(self, request_data: Any, response: Any, call_type: Any) -> Any:
+        response.choices[0].message.content = "rewritten"
+        return response
+
+
+async def test_who_rewrites_replies_in_litellm_is_heeded():
+    """What a guardrail took out stays out."""
+    with FakeServer({"a": "as it came"}) as server, heard("relayed"):
+        litellm.callbacks.append(Rewriter())
+        async with build_chat_model(server.spec(backend="vllm")) as model:
+            assert (await model.ainvoke("hi")).content == "rewritten"
+
+
+class Counting(CustomLogger):
+    """Somebody who counts what litellm tells of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+
+    async def async_log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
+        self.told.append(response_obj.choices[0].message.content)
+
+
+@pytest.mark.parametrize("mode", ["ainvoke", "astream"])
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_listener_hears_the_reply_that_is_read_beside_it(backend, mode):
+    """Once, whole, and through to its end."""
+    with FakeServer({"a": Reply("one two three", chunks=3)}) as server, heard("relayed"):
+        litellm.callbacks.append(listener := Counting())
+        async with build_chat_model(server.spec(backend=backend)) as model:
+            assert (await ask(model, mode)).content == "one two three"
+            async with asyncio.timeout(5):
+                while not listener.told:
+                    await asyncio.sleep(0.01)
+    assert listener.told == ["one two three"]
+
+
+@pytest.mark.parametrize("mode", ["ainvoke", "astream"])
+@pytest.mark.parametrize("usage", [{"prompt_tokens": "many", "completion_tokens": 1}, {"prompt_tokens": [1]}, "5"])
+async def test_a_count_of_no_known_type_is_unknown_though_litellm_refuses_it(usage, mode):
+    """The reply is sound; of what it cost nobody knows."""
+    reply = {"id": "1", "choices": [{"index": 0, "finish_reason": "stop"}], "usage": usage}
+    reply["choices"][0]["delta" if mode == "astream" else "message"] = {"role": "assistant", "content": "hello"}
+    frames = f"data: {json.dumps(reply)}\n\ndata: [DONE]\n\n" if mode == "astream" else json.dumps(reply)
+    with answering(frames) as address, heard("relayed"):
+        deployment = {"model": "moonshot/m", "api_base": f"{address}/v1", "api_key": "sk-1"}
+        async with build_chat_model({"deployments": {"a": deployment}, "chains": {"c": {"tiers": ["a"]}}}) as model:
+            message = await ask(model, mode)
+    assert (message.content, message.usage_metadata) == ("hello", None)

@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 from langchain_core.outputs import Generation
+from langchain_core.utils.json import parse_partial_json
 
 from llm_fallback.chat_model.caller import CallContext
 from llm_fallback.chat_model.driver import adrive, drive
@@ -21,6 +22,7 @@ from llm_fallback.engine.engine import Answered, Call, Failed, Mismatch, Mismatc
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.protocol.finishes import openai_finish
 from llm_fallback.engine.protocol.thinking import BLOCKS, ORIGIN, SIGNED
+from llm_fallback.engine.protocol.tool_calls import documents_of
 from llm_fallback.engine.tokens import estimate_prompt_tokens
 from llm_fallback.engine.transport import CUT_FINISHES, PartialReply, ToolCallPart
 from llm_fallback.errors import BudgetExceeded, StreamBroken, StreamCut, StreamRefused, StreamStalled, exhausted
@@ -226,7 +228,36 @@ def _last_item(execution: CallExecution) -> Answered | dict[str, Any]:
     if end.reply is not None:
         return end
     # ChatLiteLLM hands a chunk's own fields through to its message, and so the facts reach `_finish_chunk`.
-    return {"choices": [{"delta": {"role": "assistant"}}], "provider_specific_fields": {KEY: end}}
+    delta: dict[str, Any] = {"role": "assistant"}
+    unreadable = unreadable_marks(execution.delivered)
+    if unreadable:
+        delta["tool_calls"] = documents_of(unreadable)
+    return {"choices": [{"delta": delta}], "provider_specific_fields": {KEY: end}}
+
+
+def unreadable_marks(delivered: PartialReply) -> list[ToolCallPart]:
+    """What is to follow tool calls whose arguments are no object, so that LangChain finds the same: it completes what
+    breaks off, and a tool would be called with half of a path."""
+    if not delivered.has_tool_calls:
+        return []
+    calls = [call for call in delivered.tool_calls.values() if _arguments(call, delivered.finish) is None]
+    return [ToolCallPart(call.index, None, None, _unreadable_mark(call.arguments)) for call in calls]
+
+
+def _unreadable_mark(arguments: str) -> str:
+    return next((mark for mark in _MARKS if not _is_mended(arguments + mark)), "")
+
+
+_MARKS = ("", "]", "}", '"]', '"}', '""]', '""}')
+"""What closes nothing that may be open: a bracket of the other kind, behind the end of a text that may be."""
+
+
+def _is_mended(arguments: str) -> bool:
+    """Whether LangChain makes an object of arguments as they are."""
+    try:
+        return isinstance(parse_partial_json(arguments) if arguments else {}, dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _error(end: Failed | StreamBrokeOff | OverBudget) -> Exception:
@@ -361,14 +392,20 @@ def to_message(partial: PartialReply) -> AIMessage:
 
 def _add_tool_call(message: AIMessage, part: ToolCallPart, finish: str | None) -> None:
     """Not by way of AIMessageChunk: that completes arguments that break off, and half a call would pass for one."""
+    arguments = _arguments(part, finish)
+    if arguments is not None:
+        message.tool_calls.append(tool_call(name=part.name or "", args=arguments, id=part.id))
+    else:
+        broken = invalid_tool_call(name=part.name, args=part.arguments, id=part.id, error=None)
+        message.invalid_tool_calls.append(broken)
+
+
+def _arguments(part: ToolCallPart, finish: str | None) -> dict[str, Any] | None:
+    """The arguments of a call; None where they are no object."""
     # Arguments of a reply that broke off may be lacking where of a whole one there are none.
     unsaid = "" if finish in CUT_FINISHES else "{}"
     try:
         arguments = json.loads(part.arguments or unsaid, strict=False)
     except (ValueError, RecursionError):  # No JSON, a number of thousands of digits, or nesting without end.
-        arguments = None
-    if isinstance(arguments, dict):
-        message.tool_calls.append(tool_call(name=part.name or "", args=arguments, id=part.id))
-    else:
-        broken = invalid_tool_call(name=part.name, args=part.arguments, id=part.id, error=None)
-        message.invalid_tool_calls.append(broken)
+        return None
+    return arguments if isinstance(arguments, dict) else None

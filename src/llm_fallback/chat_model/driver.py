@@ -103,21 +103,19 @@ async def _next_step(coming: Awaitable[Any]) -> Any:
 
 
 def answer_question(question: CallerQuestion) -> Any:
-    """What the caller's side says, from a thread. Raises TypeError where only a task could ask: that is no failure of
-    whoever is asked, and a later call may find the answer."""
+    """What the caller's side says, from a thread. What is async there runs on the portal, whose loop lasts, so that
+    clients which belong to a loop can be kept from one call to the next."""
     try:
         answer = question.ask()
+        return portal().run(_awaited(answer), contextvars.copy_context()) if inspect.isawaitable(answer) else answer
     except Exception as error:
         if not question.is_fallible:
             raise
         return _failed(question, error)
-    if inspect.iscoroutine(answer):
-        answer.close()
-        why = TypeError("an async predicate or key function cannot be asked from a sync call; use ainvoke or astream")
-        if not question.on_failure_skip:
-            raise why
-        return _failed(question, why)
-    return answer
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
 
 
 async def aanswer_question(question: CallerQuestion) -> Any:

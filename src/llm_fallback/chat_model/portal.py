@@ -1,7 +1,7 @@
 """The background loop on which sync callers run the engine: one per process, made on first use.
 
 A step of the engine is handed over with the caller's context variables, the caller waits for it in its own thread,
-and an interrupt of the caller cancels it. Nothing of the user's runs here.
+and an interrupt of the caller cancels it. Of the user's only what is async runs here: a predicate, a key function.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ class CallExecution:
         self.end: Ending | None = None
         """How the call ended; None while it is under way, and for ever if its caller left."""
         self._limits = (*engine.budgets.limits(call.chain), *call.spender.limits)
-        self._delivered = PartialReply()
+        self.delivered = PartialReply()
+        """What the caller got of a stream."""
         self._stitches: list[Stitch] = []
         self._answered_by: Target | None = None
         self._first_token_s: float | None = None
@@ -220,7 +221,7 @@ class CallExecution:
     def _request(self, member: Member, *, is_hedge: bool = False) -> AttemptRequest:
         call, body, tokens, trimmer = self.call, self.call.request, self.call.tokens, None
         if self._delivered_anything:
-            delivered, prefill = self._delivered.text, self.engine.catalogue.prefill(member.target)
+            delivered, prefill = self.delivered.text, self.engine.catalogue.prefill(member.target)
             body = continuation_request(body, delivered, prefill)
             tokens += estimate_prompt_tokens(len(delivered))
             trimmer = OverlapTrimmer(delivered, exact=prefill is not None)
@@ -238,7 +239,7 @@ class CallExecution:
 
     @property
     def _delivered_anything(self) -> bool:
-        return not self._delivered.is_empty
+        return not self.delivered.is_empty
 
     def _falls_back_to(self, member: Member) -> bool:
         return self._last_failure is not None and self._last_failure[0].name != member.name
@@ -289,12 +290,12 @@ class CallExecution:
     def _note_delivery(self, attempt: AttemptExecution, chunk: Chunk) -> None:
         if attempt.delivered and self._answered_by is not attempt.member.target:
             if self._delivered_anything:
-                self._stitches.append(Stitch(attempt.member.name, len(self._delivered.text)))
+                self._stitches.append(Stitch(attempt.member.name, len(self.delivered.text)))
                 with self.engine.health.lock:
                     self.engine.health[attempt.member.name].stitched += 1
             self._answered_by = attempt.member.target
             self._note_first_token(attempt)
-        self._delivered.add(chunk)
+        self.delivered.add(chunk)
 
     def _note_first_token(self, attempt: AttemptExecution) -> None:
         if self._first_token_s is None and attempt.first_token_at is not None:
@@ -340,7 +341,7 @@ class CallExecution:
             self._end_failed(fault.failure, self._time_is_up())
         elif ends and fault.was_refused_here and (why := why_not_json(self.call.request)) is not None:
             self._end_failed(fault.failure, f"no deployment could get this request: {why}")
-        elif ends and self._delivered_anything and not (self.call.continues and can_continue(self._delivered)):
+        elif ends and self._delivered_anything and not (self.call.continues and can_continue(self.delivered)):
             self._end_failed(fault.failure, "")
         chain, deployment = self.call.chain.name, attempt.member.name
         facts: list[Event] = [AttemptFailed(chain, fact)]
@@ -367,7 +368,7 @@ class CallExecution:
             broken = fault or Fault("stream_broken", reason)
             if self._out_of_time:
                 broken = Fault("timeout", self._time_is_up(), cause=broken.cause)
-            self.end = StreamBrokeOff(self.record(), broken, self._delivered)
+            self.end = StreamBrokeOff(self.record(), broken, self.delivered)
             return
         cause = fault.cause if fault else None
         self.end = Failed(self.record(), failure, reason, self._out_of_time, cause, self._mismatched)
@@ -377,7 +378,7 @@ class CallExecution:
         fault = self._last_failure[1] if self._last_failure else None
         if fault is not None and self._delivered_anything:
             why = f"{fault.message}; nobody goes on with it: {shortfall}"
-            self.end = StreamBrokeOff(self.record(), replace(fault, message=why), self._delivered)
+            self.end = StreamBrokeOff(self.record(), replace(fault, message=why), self.delivered)
         else:
             self.end = OverBudget(self.record(), shortfall, fault.cause if fault else None)
 

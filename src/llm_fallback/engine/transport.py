@@ -175,6 +175,10 @@ class PartialReply:
         return {index: call.as_part(index) for index, call in self._calls.items()}
 
     @property
+    def has_tool_calls(self) -> bool:
+        return bool(self._calls)
+
+    @property
     def output_characters(self) -> int:
         """Of text, reasoning, and names and arguments of tool calls."""
         calls = sum(len(call.name or "") + len(_merge_parts(call.arguments)) for call in self._calls.values())
@@ -187,7 +191,7 @@ class PartialReply:
 
 
 class _GrowingToolCall:
-    """A streamed tool call: what names it comes once, its arguments in parts."""
+    """A streamed tool call: its id comes once, its name and its arguments in parts."""
 
     __slots__ = ("arguments", "id", "name")
 
@@ -197,7 +201,9 @@ class _GrowingToolCall:
         self.arguments: list[str] = []
 
     def add(self, part: ToolCallPart) -> None:
-        self.id, self.name = self.id or part.id, self.name or part.name
+        self.id = self.id or part.id
+        if part.name:
+            self.name = (self.name or "") + part.name
         self.arguments.append(part.arguments)
 
     def as_part(self, index: int) -> ToolCallPart:

@@ -6,10 +6,12 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from functools import cached_property
 
 import litellm
-from aiohttp import ClientSession, DummyCookieJar, TCPConnector
+from aiohttp import ClientResponse, ClientSession, DummyCookieJar, TCPConnector
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+from multidict import CIMultiDict, CIMultiDictProxy
 from openai import AsyncOpenAI
 
 from llm_fallback.litellm_adapter.wire_tap import HOOKS
@@ -18,6 +20,18 @@ from llm_fallback.spec.providers import PROVIDERS, split_model
 
 SOCKET_TIMEOUT_S = 6000.0
 """The engine keeps time; a socket must never give up before it does."""
+
+
+class _PlainResponse(ClientResponse):
+    """A response whose headers every HTTP library takes: httpx refuses what is not ASCII, and with it the reply."""
+
+    @cached_property
+    def headers(self) -> CIMultiDictProxy[str]:
+        headers = self._headers
+        if "".join(headers.values()).isascii():
+            return headers
+        plain = [(name, text.encode("ascii", "backslashreplace").decode()) for name, text in headers.items()]
+        return CIMultiDictProxy(CIMultiDict(plain))
 
 
 class LoopClient:
@@ -32,6 +46,7 @@ class LoopClient:
         self._session = ClientSession(
             connector=TCPConnector(limit=0),
             cookie_jar=DummyCookieJar(),
+            response_class=_PlainResponse,
             trust_env=litellm.aiohttp_trust_env or os.environ.get("AIOHTTP_TRUST_ENV", "").lower() == "true",
         )
         self.handler = AsyncHTTPHandler(timeout=SOCKET_TIMEOUT_S, event_hooks=HOOKS, shared_session=self._session)

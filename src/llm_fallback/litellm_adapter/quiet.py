@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 
 import litellm
+from litellm.integrations.custom_logger import CustomLogger
 
 from llm_fallback._imports import collecting_later
 
@@ -65,20 +66,27 @@ def has_side_effects() -> bool:
     )
 
 
+def rewrites_replies() -> bool:
+    """Whether somebody in litellm refuses replies or puts others in their place."""
+    hooks = ("async_post_call_success_deployment_hook", "async_post_call_streaming_deployment_hook")
+    return bool(litellm.post_call_rules) or any(
+        getattr(type(callback), hook, None) not in (None, getattr(CustomLogger, hook))
+        for name in _CALLBACKS
+        for callback in getattr(litellm, name)
+        for hook in hooks
+    )
+
+
 def has_callbacks() -> bool:
     """Whether a callback is registered with litellm."""
-    return any(
-        not _is_litellms_own(callback)
-        for callbacks in (
-            litellm.callbacks,
-            litellm.success_callback,
-            litellm.failure_callback,
-            litellm._async_success_callback,
-            litellm._async_failure_callback,
-            litellm.input_callback,
-        )
-        for callback in callbacks
-    )
+    return any(not _is_litellms_own(callback) for name in _CALLBACKS for callback in getattr(litellm, name))
+
+
+_CALLBACKS = (
+    *("callbacks", "success_callback", "failure_callback"),
+    *("_async_success_callback", "_async_failure_callback", "input_callback"),
+)
+"""litellm's lists of those who listen there."""
 
 
 def _is_litellms_own(callback: object) -> bool:

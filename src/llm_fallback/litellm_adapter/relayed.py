@@ -1,4 +1,4 @@
-"""One attempt that litellm sends, and reads too where somebody listens to it there or it reshapes the reply."""
+"""One attempt that litellm sends, and reads too for who listens there, or where it reshapes the reply."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm_fallback.litellm_adapter import wire_tap
 from llm_fallback.litellm_adapter.clients import ClientPool, client_for, is_tapped, sends_by_httpx
 from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending, fault_of_litellm, fault_of_transfer
 from llm_fallback.litellm_adapter.families import asks_for_a_stream, reader_for, reader_for_sent
-from llm_fallback.litellm_adapter.quiet import has_side_effects, quiet_logging
+from llm_fallback.litellm_adapter.quiet import has_side_effects, quiet_logging, rewrites_replies
 from llm_fallback.litellm_adapter.reading import HTTPReading
 from llm_fallback.litellm_adapter.redirects import Redirects, guarding
 from llm_fallback.litellm_adapter.request import DeploymentRequest, NotEncodable, guarded, overriding_headers
@@ -41,6 +41,9 @@ class LiteLLMExchange:
         self._stream: Any = None
         self._refused = self._usage_told = self._is_open = False
         self._is_heard = has_side_effects()
+        self._may_read_beside = self._is_heard and not rewrites_replies()
+        self._wire.keeps = self._may_read_beside and wanted.streamed
+        self._reads_beside = self._litellm_is_done = False
         self._reading: HTTPReading | None = None
 
     @property
@@ -65,7 +68,9 @@ class LiteLLMExchange:
             refusal = await self._open()
             if refusal is not None:
                 return refusal
-        return await self._next_of_litellm() if self._reading is None else await self._next_read(self._reading)
+        if self._reading is not None:
+            return await self._next_read(self._reading)
+        return await (self._next_beside_litellm() if self._reads_beside else self._next_of_litellm())
 
     async def _open(self) -> Fault | Unsupported | None:
         """Have litellm send the request; what refuses it, if something does."""
@@ -80,7 +85,39 @@ class LiteLLMExchange:
         if isinstance(answer, Fault):
             return answer
         self._stream = answer
+        self._read_beside()
         return None
+
+    def _read_beside(self) -> bool:
+        """Read what the server sends beside litellm, which reads it for those who listen there: where its protocol is
+        known, and nobody there puts another reply in its place."""
+        http, wire = self._redirects.response, self._wire
+        if not self._may_read_beside or http is None or self._redirects.refused is not None:
+            return False
+        reader = reader_for_sent(_asked(http), self._wanted) if asks_for_a_stream(_asked(http)) else None
+        if reader is None or (http.is_stream_consumed and not wire.sent):
+            return False
+        if not wire.sent:
+            wire = self._wire = WireTap(reader, (), streamed=True)
+            wire.sent = wire.keeps = wire.as_it_came = True
+            wire.listen(http)
+        self._reads_beside = True
+        return True
+
+    async def _next_beside_litellm(self) -> Chunk | StreamEnd | Fault:
+        wire = self._wire
+        while not wire.ready:
+            if not self._litellm_is_done:
+                heard = await self._guarded(partial(anext, self._stream, None))
+                self._litellm_is_done = heard is None or isinstance(heard, Fault)
+                continue
+            fault = None if wire.is_read else await self._guarded(wire.pull)
+            if isinstance(fault, Fault):
+                return as_stream_fault(fault, content_came=wire.reader.content_came)
+            if wire.is_read and not wire.ready:
+                end = wire.end()
+                return self._clean(end) if isinstance(end, Fault) else end
+        return wire.ready.popleft()
 
     async def _next_read(self, reading: HTTPReading) -> Chunk | StreamEnd | Fault:
         item: Chunk | StreamEnd | Fault = await guarded(reading.next, self._fault)
@@ -91,6 +128,9 @@ class LiteLLMExchange:
     async def _next_of_litellm(self) -> Chunk | StreamEnd | Fault:
         while True:
             chunk = await self._guarded(self._next_chunk)
+            if self._wire.sent and self._read_beside():  # Of a request that is sent for the first chunk.
+                self._litellm_is_done = chunk is None or isinstance(chunk, Fault)
+                return await self._next_beside_litellm()
             if isinstance(chunk, Fault):
                 return as_stream_fault(chunk, content_came=self._reader.content_came)
             if chunk is _NOTHING:
@@ -101,11 +141,13 @@ class LiteLLMExchange:
         """The reading of the response, past what litellm makes of it, where nobody listens there and its protocol is
         known. Of what litellm has begun to read already, it reads the rest."""
         http, wanted = self._redirects.response, self._wanted
-        if self._is_heard or http is None or self._redirects.refused is not None:
+        if self._is_heard and (wanted.streamed or not self._may_read_beside):
             return None
-        if wanted.streamed and not (asks_for_a_stream(http.request) and not http.is_stream_consumed):
+        if http is None or self._redirects.refused is not None:
             return None
-        reader = reader_for_sent(http.request, wanted)
+        if wanted.streamed and not (asks_for_a_stream(_asked(http)) and not http.is_stream_consumed):
+            return None
+        reader = reader_for_sent(_asked(http), wanted)
         if reader is not None:
             wire_tap.untap(http)
             self._reading = HTTPReading(http, reader, self._clean, streamed=wanted.streamed)
@@ -118,6 +160,7 @@ class LiteLLMExchange:
                 await response.aclose()
             if stream is not None:
                 await stream.aclose()
+            await self._wire.close()
 
     # Asking.
 
@@ -171,7 +214,7 @@ class LiteLLMExchange:
         if self._wire.is_readable:
             return self._wire.plain_reply()
         http = self._redirects.response
-        reader = None if http is None else reader_for_sent(http.request, self._wanted)
+        reader = None if http is None else reader_for_sent(_asked(http), self._wanted)
         return None if reader is None else await HTTPReading(http, reader, self._clean, streamed=False).reply()
 
     async def _next_chunk(self) -> Any:
@@ -219,6 +262,12 @@ class LiteLLMExchange:
         if is_seen_to_send and not self._redirects.sent:
             return self._clean(fault_before_sending(error), error)
         return self._clean(fault_of_litellm(error, classes), error)
+
+
+def _asked(http: Any) -> Any:
+    """The request that litellm made, which tells what was asked: after a redirect the response has another, whose
+    address may be any and whose body is read no more."""
+    return http.history[0].request if http.history else http.request
 
 
 def _tell_what_the_server_said(document: dict[str, Any], said: Reply) -> None:

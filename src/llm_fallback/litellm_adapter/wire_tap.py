@@ -8,8 +8,10 @@ public event hooks, and hands on to litellm no more than is sound.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import httpx
@@ -17,7 +19,7 @@ import httpx
 from llm_fallback.engine.protocol.reader import ReplyReader
 from llm_fallback.engine.protocol.response import Response
 from llm_fallback.engine.protocol.sse import Event
-from llm_fallback.engine.transport import FINISHES, Fault, Reply
+from llm_fallback.engine.transport import FINISHES, Chunk, Fault, Reply
 
 
 class WireTap(Response):
@@ -31,7 +33,15 @@ class WireTap(Response):
         """Headers from the spec, re-applied here because litellm overwrites `Authorization` with the API key."""
         self._whole = bytearray()
         self.sent = False
-        self.response: httpx.Response | None = None
+        self.response: Any = None
+        self.keeps = False
+        """Whether what is read here is kept in `ready`, and read on though litellm stops."""
+        self.ready: deque[Chunk] = deque()
+        self.as_it_came = False
+        """Whether litellm is handed all bytes as they came, as it was before anybody listened."""
+        self._reads: AsyncIterator[bytes] | None = None
+        self._broke: Exception | None = None
+        self._has_ended = False
 
     @property
     def is_readable(self) -> bool:
@@ -44,7 +54,9 @@ class WireTap(Response):
         self.response = response
         self.body.clear()  # Of a redirect that was followed, there is one.
         self._whole.clear()
-        response.stream = _Tap(response.stream, self)
+        stream: Any = response.stream
+        self._reads, self._broke, self._has_ended = aiter(stream), None, False
+        response.stream = _tap_class(_byte_stream(stream))(stream, self)
 
     def plain_reply(self) -> Reply | Fault:
         """A plain reply, when it was read."""
@@ -59,9 +71,41 @@ class WireTap(Response):
             return self.remember(data or b"")
         if self.saw_done:
             return b""
-        events = [event for event, _ in self.read_events(data)]
+        came = self.read_events(data)
+        if self.keeps:
+            self.ready += [chunk for _, chunk in came if chunk is not None]
+        if self.as_it_came:
+            return data or b""
+        events = [event for event, _ in came]
         # By a word that litellm does not know, it would make a whole reply of what is none.
         return b"".join(map(_bytes_of, events[:-1] if self._ended_badly else events))
+
+    async def pull(self) -> bytes | None:
+        """What of the next read litellm may see; None: it is over. Who stops asking does not end the reading, which
+        somebody else may go on with."""
+        assert self._reads is not None
+        if self._broke is not None:
+            raise self._broke
+        if self._has_ended or self.is_cut:
+            return None
+        try:
+            data = await anext(self._reads, None)
+        except Exception as error:
+            self._broke = error
+            raise
+        self._has_ended = data is None
+        return self.hand_on(data)
+
+    async def close(self) -> None:
+        """Close the body, whoever may still read it."""
+        if self.response is not None:
+            untap(self.response)
+            await self.response.stream.aclose()
+
+    @property
+    def is_read(self) -> bool:
+        """Whether there is nothing more to read."""
+        return self._has_ended or self.is_over
 
     @property
     def is_cut(self) -> bool:
@@ -73,25 +117,30 @@ class WireTap(Response):
         return self.reader.is_over and self.reader.finish not in (None, *FINISHES)
 
 
-class _Tap(httpx.AsyncByteStream):
-    """A body that is read on its way; one that is cut is over."""
+class _Tap:
+    """A body that is read on its way; one that is cut is over. The base of a stream of whichever httpx reads it."""
 
     def __init__(self, stream: Any, wire: WireTap) -> None:
         self.stream, self._wire = stream, wire
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for data in self.stream:
-            passed = self._wire.hand_on(data)
+        while (passed := await self._wire.pull()) is not None:
             if passed:
                 yield passed
-            if self._wire.is_cut:
-                return
-        passed = self._wire.hand_on(None)
-        if passed:
-            yield passed
 
     async def aclose(self) -> None:
-        await self.stream.aclose()
+        if not self._wire.keeps:
+            await self.stream.aclose()
+
+
+@cache
+def _tap_class(byte_stream: type) -> Any:
+    return type("Tap", (_Tap, byte_stream), {})
+
+
+def _byte_stream(stream: Any) -> type:
+    """The class that the httpx of a body demands of it."""
+    return next((kind for kind in type(stream).__mro__ if kind.__name__ == "AsyncByteStream"), httpx.AsyncByteStream)
 
 
 def untap(response: httpx.Response) -> None:

@@ -88,7 +88,7 @@ def test_a_thought_is_a_sign_of_life(form):
 ODD_DELTAS: Sequence[Any] = [
     *({"content": said} for said in (5, True, {"text": "a"}, [5], [{"type": "text", "text": 5}])),
     *({"reasoning_content": said} for said in (5, {"text": "a"}, [5])),
-    *({"tool_calls": said} for said in ("f", {"name": "f"}, [5], [{**CALL, "id": 7}], [{**CALL, "index": "x"}])),
+    *({"tool_calls": said} for said in ("f", {"name": "f"}, [5], [{**CALL, "id": True}], [{**CALL, "index": "x"}])),
     *({"tool_calls": [{**CALL, "function": said}]} for said in ("f", {"name": 5}, {"name": "f", "arguments": 5})),
     *("text", ["text"], 5),
 ]
@@ -195,6 +195,33 @@ def test_of_several_choices_one_is_read():
     assert isinstance(end, Fault) or end.finish is None
 
 
+def test_choices_of_one_index_in_a_frame_are_one():
+    """What the second says is not lost."""
+    parts = [{"type": "text", "text": "c"}]
+    pairs = [
+        [{"index": 0, "delta": {"content": "a"}}, {"index": 0, "delta": {"content": "b"}}],
+        [{"index": 0, "delta": {"content": parts}}, {"index": 0, "delta": {"content": "d", "tool_calls": [CALL]}}],
+        [{"index": 0, "delta": {}}, {"index": 0, "delta": None, "finish_reason": "tool_calls"}],
+    ]
+    whole, end = streamed(*({"choices": pair} for pair in pairs))
+    assert (whole.text, whole.tool_calls[0].name, end) == ("abcd", "f", StreamEnd("tool_calls"))
+
+
+@pytest.mark.parametrize("index", [{}, {"index": 0}])
+def test_a_choice_with_the_tool_calls_of_the_one_before_is_no_other_answer(index):
+    """Copilot sends Claude's text and tool calls apart; two texts are two answers all the same."""
+    text, call = {"content": "Let me see"}, {"content": None, "tool_calls": [CALL]}
+    for messages in ((text, call), (call, text)):
+        choices = [{**index, "message": message, "finish_reason": "tool_calls"} for message in messages]
+        reply = Response(OpenAIReader(), streamed=False).reply(json.dumps({"choices": choices}).encode())
+        assert isinstance(reply, Reply)
+        assert (reply.text, len(reply.tool_calls), len(reply.raw["choices"])) == ("Let me see", 1, 1)
+    two = [{**index, "message": message, "finish_reason": "stop"} for message in (text, text)]
+    reply = Response(OpenAIReader(), streamed=False).reply(json.dumps({"choices": two}).encode())
+    assert isinstance(reply, Reply)
+    assert len(reply.raw["choices"]) == 2
+
+
 def test_further_choices_of_a_whole_reply_are_kept_for_langchain():
     """It makes further generations of them."""
     choices = [{"message": {"content": said}, "finish_reason": "stop"} for said in ("a", "b")]
@@ -211,6 +238,40 @@ def test_a_call_in_the_frame_that_says_stop_ends_in_tool_calls():
     assert isinstance(reply, Reply)
     assert (end, reply.finish) == (StreamEnd("tool_calls"), "tool_calls")
     assert streamed(frame({"tool_calls": [CALL]}), STOP)[1] == end
+
+
+def raw_of(*frames: Any) -> list[dict[str, Any]]:
+    """The choices that a caller is told of a stream."""
+    response = Response(OpenAIReader(), streamed=True)
+    response.begin(200, {})
+    chunks = [chunk for one in frames for chunk in response.feed(f"data: {json.dumps(one)}\n\n".encode())]
+    while isinstance(end := response.end(), Chunk):
+        chunks.append(end)
+    return [choice for chunk in chunks for choice in chunk.raw["choices"]]
+
+
+@pytest.mark.parametrize("more", [(), (frame({}, "tool_calls"),), (frame({}, "stop", usage={"prompt_tokens": 1}),)])
+def test_a_call_behind_the_word_stop_ends_in_tool_calls(more):
+    """ "Stop" is told at the end, once it is known that no call follows: agents look at the word."""
+    frames = (frame({"content": "Let me see"}, "stop"), frame({"tool_calls": [CALL]}), *more)
+    assert streamed(*frames)[1] == StreamEnd("tool_calls")
+    assert [choice["finish_reason"] for choice in raw_of(*frames) if choice["finish_reason"]] == ["tool_calls"]
+
+
+def test_stop_is_told_once_with_or_without_usage():
+    """At the end of the stream."""
+    usage = {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+    for frames in ([frame({"content": "a"}, "stop")], [frame({"content": "a"}), {**STOP, **usage}]):
+        assert [choice["finish_reason"] for choice in raw_of(*frames)][-1] == "stop"
+        assert sum(bool(choice["finish_reason"]) for choice in raw_of(*frames)) == 1
+
+
+def test_arguments_that_stay_empty_are_told_at_the_end():
+    """They waited for the real ones, which some gateways send behind an empty object."""
+    [*_, last] = raw_of(frame({"tool_calls": [CALL]}), frame({}, "tool_calls"))
+    assert [call["function"]["arguments"] for call in last["delta"]["tool_calls"]] == ["{}"]
+    whole, end = streamed(frame({"tool_calls": [CALL]}), done=False)
+    assert (whole.tool_calls[0].arguments, end) == ("", StreamEnd(None))
 
 
 def test_a_refusal_in_a_field_of_its_own_is_a_refusal_though_it_says_stop():
@@ -271,6 +332,65 @@ def test_an_error_in_a_frame_is_the_fault_it_names(error):
     assert (end.failure, whole.text) == ("stream_broken", "Once")
     _, end = streamed({**frame({"content": "Once"}), "error": None}, STOP)
     assert end == StreamEnd("stop")
+
+
+def whole_in_place_of_a_stream(document: Any, indent: int | None, size: int = 7) -> tuple[PartialReply, Any]:
+    """What came of a body that is no stream, in reads of a few bytes."""
+    response, whole = Response(OpenAIReader(), streamed=True), PartialReply()
+    response.begin(200, {"content-type": "application/json"})
+    body = json.dumps(document, indent=indent).encode()
+    for data in [*(body[at : at + size] for at in range(0, len(body), size)), None]:
+        for chunk in response.feed(data):
+            whole.add(chunk)
+    while isinstance(end := response.end(), Chunk):
+        whole.add(end)
+    return whole, end
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("text", ["Two hours", "word " * 10_000])
+def test_a_whole_reply_in_place_of_a_stream_is_the_reply(indent, text):
+    """Servers that cannot stream, or not with tools, answer so, on one line or on many."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    choice = {"index": 0, "message": {"content": text, "tool_calls": [CALL]}, "finish_reason": "stop"}
+    whole, end = whole_in_place_of_a_stream({"choices": [choice], "usage": usage}, indent, 1_000)
+    assert (whole.text, whole.tool_calls[0].name, whole.usage, end) == (text, "f", Usage(3, 2), StreamEnd("tool_calls"))
+
+
+@pytest.mark.parametrize(
+    ("document", "failure"),
+    [
+        ({"choices": [{"message": {"content": 5}}]}, "invalid_response"),
+        ({"choices": []}, "invalid_response"),
+        ({}, "invalid_response"),
+        ([{"choices": []}], "invalid_response"),
+        ({"error": {"message": "Slow down", "code": 429}}, "rate_limited"),
+        ([{"error": {"message": "Slow down", "code": 429}}], "rate_limited"),
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_document_in_place_of_a_stream_that_is_no_reply_is_its_fault(document, failure, indent):
+    """An error by its own word."""
+    _, end = whole_in_place_of_a_stream(document, indent)
+    assert isinstance(end, Fault)
+    assert end.failure == failure
+
+
+def test_a_whole_reply_without_a_finish_is_no_whole_one():
+    """As in a stream, and as in a plain reply."""
+    whole, end = whole_in_place_of_a_stream({"choices": [{"message": {"content": "Two"}}]}, None)
+    assert (whole.text, end) == ("Two", StreamEnd(None))
+
+
+@pytest.mark.parametrize("frames", [[], [frame({"content": "Once"})]])
+def test_an_error_within_a_list_is_the_fault_it_names(frames):
+    """Google answers so where it was to send a list of chunks."""
+    _, end = streamed(*frames, [{"error": {"message": "Resource exhausted", "code": 429}}])
+    assert isinstance(end, Fault)
+    assert end.failure == ("stream_broken" if frames else "rate_limited")
+    reply = Response(OpenAIReader(), streamed=False).reply(b'[{"error": {"message": "Quota", "code": 429}}]')
+    assert isinstance(reply, Fault)
+    assert (reply.failure, reply.status) == ("rate_limited", 429)
 
 
 def test_an_event_called_error_is_one_whatever_it_says():
@@ -342,8 +462,9 @@ def test_a_finish_that_comes_twice_is_told_once(words):
     """LangChain would add the words up: `stopstop`."""
     reader = OpenAIReader()
     chunks = [reader.read_event(frame({"content": "a"}, word)) for word in words]
+    chunks.append(reader.usage_chunk())
     told = [chunk.raw["choices"][0]["finish_reason"] for chunk in chunks if chunk is not None]
-    assert (told, reader.end()) == ([words[0], None], StreamEnd(words[0]))
+    assert ([word for word in told if word], reader.end()) == ([words[0]], StreamEnd(words[0]))
 
 
 def test_a_frame_without_the_index_of_its_choice_belongs_to_it():

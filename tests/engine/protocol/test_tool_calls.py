@@ -29,7 +29,8 @@ def told(*deltas: Sequence[dict[str, Any]]) -> list[tuple[str | None, str]]:
 def merged(*deltas: Sequence[dict[str, Any]]) -> PartialReply:
     reader, whole = ToolCallReader(), PartialReply()
     for delta in deltas:
-        whole.add(Chunk({}, tool_calls=reader.read(list(delta))))
+        whole.add(Chunk({}, tool_calls=reader.read(list(delta), waits=True)))
+    whole.add(Chunk({}, tool_calls=reader.close()))
     reader.end()
     return whole
 
@@ -37,6 +38,9 @@ def merged(*deltas: Sequence[dict[str, Any]]) -> PartialReply:
 CALL = [("glob", '{"p":"a"}')]
 TWO = [*CALL, ("list", '{"q":"b"}')]
 TWICE = [*CALL, ("glob", '{"p":"b"}')]
+EMPTY = [("glob", "{}")]
+WHOLE = '{"p":"a"}'
+AGAIN = part('{"p":"b"}', name="glob", index=0)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +69,25 @@ TWICE = [*CALL, ("glob", '{"p":"b"}')]
         ([[part('{"p":"a"}', name="glob", id="1", index=0)], [part('{"q":"b"}', name="list", id="1", index=0)]], TWO),
         ([[part('{"p":', name="glob", id="1", index=0)], [part('"a"}', id="2", index=0)]], CALL),
         ([[part('{"p":', name="glob", id="1", index=0)], [part('"a"}', name="glob", id="2", index=0)]], CALL),
+        # A name in parts, as Gemini's models stream it; once arguments came, or in one delta, it is another's.
+        ([[part("", name="gl", id="1", index=0)], [part("", name="ob", index=0)], [part(WHOLE, index=0)]], CALL),
+        ([[part(name="gl", index=0)], [part(WHOLE, name="ob", index=0)]], CALL),
+        ([[part(name="g", id="1")], [part(name="lo", id="1")], [part(WHOLE, name="b")]], CALL),
+        ([[part("", name="f", index=0), part("", name="g", index=0)]], [("f", ""), ("g", "")]),
+        # An empty object before the real arguments, as gateways make it of the first event of a call of Claude's.
+        ([[part("{}", name="glob", id="1", index=0)], [part('{"p":', index=0)], [part('"a"}', index=0)]], CALL),
+        ([[part({}, name="glob", id="1", index=0)], [part(WHOLE, index=0)]], CALL),
+        ([[part("{}", name="glob", id="1", index=0)], [part(WHOLE, name="glob", id="1", index=0)]], CALL),
+        ([[part("{}", name="glob", id="1", index=0)]], EMPTY),
+        ([[part("{}", name="glob", id="1", index=0)], [part("", index=0)]], EMPTY),
+        ([[part("{}", id="1", index=0)], [part(name="glob", index=0)]], EMPTY),
+        ([[part("{}", name="glob", index=0)], [part("{}", name="glob", index=0)]], EMPTY * 2),
+        # The same tool twice, of one index and without ids.
+        ([[part("", name="glob", index=0), part("", name="glob", index=0)]], [("glob", "")] * 2),
+        ([[part(f"{WHOLE}\n", name="glob", index=0)], [AGAIN]], [("glob", f"{WHOLE}\n"), TWICE[1]]),
+        ([[part(WHOLE, name="glob", index=0)], [part(" ", index=0)], [AGAIN]], [("glob", f"{WHOLE} "), TWICE[1]]),
+        # Parts of one call in one delta, as vLLM sends them where it drafts tokens ahead.
+        ([[part("", name="glob", id="1", index=0)], [part('{"p":', index=0), part('"a"}', index=0)]], CALL),
         ([[part(index=0, id="")]], []),
         ([[]], []),
     ],
@@ -87,7 +110,9 @@ def test_a_call_without_an_id_gets_one():
     [
         [[part('{"a":1}', id="1", index=0)]],
         [[part("{}", name=7, index=0)]],
-        [[part("{}", name="f", id=7)]],
+        [[part("{}", name="f", id=True)]],
+        [[part("{}", name="f", id=7.5)]],
+        [[part({}, id="1", index=0)]],
         [[part("{}", name="f", index="x")]],
         [[part(["a"], name="f")]],
         [[part("{", name="f", index=0)], [part({"a": 1}, index=0)]],
@@ -99,6 +124,18 @@ def test_what_is_no_call_is_unreadable(deltas):
     """Arguments of a call that nobody named, and values of another type."""
     with pytest.raises(Unreadable):
         merged(*deltas)
+
+
+def test_a_number_for_an_id_is_its_text():
+    """Plain as streamed: gateways in languages with loose types write it so."""
+    document = part("{}", name="f", id=7, index=0)
+    assert [call.id for call in merged([document]).tool_calls.values()] == ["7"]
+    assert [call.id for call in whole_tool_calls([document])] == ["7"]
+
+
+def test_empty_arguments_are_told_at_once_where_nobody_asks_for_what_waits():
+    """Protocols whose arguments have one beginning have nothing to wait for."""
+    assert [call.arguments for call in ToolCallReader().read([part("{}", name="f", id="1", index=0)])] == ["{}"]
 
 
 def test_a_character_that_was_cut_in_two_is_whole_in_the_arguments():
@@ -138,13 +175,17 @@ def test_whole_calls_are_read_like_their_parts(said, calls):
         max_size=6,
     )
 )
-def test_whatever_comes_each_call_has_one_name_one_id_and_its_own_place(deltas):
+def test_whatever_comes_each_call_has_one_id_and_a_name_before_its_arguments(deltas):
     """LangChain adds names and ids up where they come twice."""
     reader, parts = ToolCallReader(), []
     for delta in deltas:
-        parts += reader.read(delta)
-    names = [(one.index, one.name) for one in parts if one.name]
-    assert len(names) == len({index for index, _ in names})
+        parts += reader.read(delta, waits=True)
+    parts += reader.close()
+    begun: set[int] = set()
+    for one in parts:
+        assert (one.id is not None) is (one.index not in begun)
+        assert one.name or one.index in begun
+        begun.add(one.index)
 
 
 def test_a_call_that_is_named_in_every_part_takes_time_in_proportion():

@@ -113,7 +113,11 @@ def fault_of_response(
 
 
 def fault_in_body(data: Any) -> Fault | None:
-    """The fault of an error inside of a 200, be it a frame of a stream or a whole body; None if there is none."""
+    """The fault of an error inside of a 200, be it a frame of a stream or a whole body; None if there is none.
+
+    Google puts an error into a list where it was to send a list of chunks."""
+    if isinstance(data, list):
+        return next((fault for fault in map(fault_in_body, data) if fault is not None), None)
     if not isinstance(data, dict) or not (data.get("error") or data.get("object") == "error"):
         return None
     error = parse_error(data)

@@ -13,10 +13,10 @@ from typing import Any
 from llm_fallback.engine.protocol.faults import fault_in_body
 from llm_fallback.engine.protocol.reader import NO_FIELDS, Fields, ReplyReader
 from llm_fallback.engine.protocol.think_tags import ThinkTagParser
-from llm_fallback.engine.protocol.tool_calls import whole_tool_calls
+from llm_fallback.engine.protocol.tool_calls import documents_of, whole_tool_calls
 from llm_fallback.engine.protocol.usage import openai_usage
 from llm_fallback.engine.protocol.values import Unreadable, items, mapping, mappings, text, wrong
-from llm_fallback.engine.transport import Chunk, Reply
+from llm_fallback.engine.transport import FINISHES, Chunk, Reply
 
 
 class OpenAIReader(ReplyReader):
@@ -27,6 +27,8 @@ class OpenAIReader(ReplyReader):
     _text_began = False
     _tags: ThinkTagParser | None = None
     """Set where the text begins like a tag."""
+    _stop_waits = False
+    """Whether "stop" was said and is not told yet."""
 
     def read_event(self, document: Mapping[str, Any]) -> Chunk | None:
         if "error" in document or document.get("object") == "error":
@@ -37,6 +39,7 @@ class OpenAIReader(ReplyReader):
             self.count(openai_usage(document["usage"]))
         elif "x_groq" in document:
             self.count(openai_usage(mapping(document["x_groq"], "x_groq").get("usage")))
+        read: Mapping[str, Any] | None = None
         for choice in items(document.get("choices"), "choices"):
             if type(choice) is not dict:
                 raise wrong(choice, "a choice", "object")
@@ -44,8 +47,24 @@ class OpenAIReader(ReplyReader):
             if self._choice_index is None:
                 self._choice_index = choice.get("index")
             if choice.get("index") in (self._choice_index, None):
-                return self._read_choice(choice)
-        return None
+                read = choice if read is None else _joined(read, choice, "delta")
+        return None if read is None else self._read_choice(read)
+
+    def usage_chunk(self) -> Chunk | None:
+        """The usage of the whole stream, and what waited for its end: a "stop" that a tool call may follow, as
+        LangChain adds up the words it is told, and empty arguments."""
+        usage = super().usage_chunk()
+        calls = self.calls.close() if self.finish in FINISHES else ()
+        if self.fault is not None or not (calls or self._stop_waits):
+            return usage
+        if self._stop_waits and self._calls_came:
+            self.finish = "tool_calls"
+        finish, self._stop_waits = self.finish if self._stop_waits else None, False
+        delta = {"content": "", "tool_calls": documents_of(calls)} if calls else {"content": ""}
+        raw = {"choices": [{"delta": delta, "finish_reason": finish}]}
+        if usage is not None:
+            raw["usage"] = usage.raw["usage"]
+        return Chunk(raw, tool_calls=calls, finish=finish, usage=self.usage)
 
     def _read_choice(self, choice: Mapping[str, Any]) -> Chunk | None:
         if choice.get("usage") is not None:
@@ -67,13 +86,16 @@ class OpenAIReader(ReplyReader):
         if self._tags is not None:
             content, thought = self._tags.split(content, is_last=finish is not None)
             reasoning += thought
-        return self.chunk(
+        chunk = self.chunk(
             content,
             _text_in(told) + reasoning if told else reasoning,
-            self.calls.read(calls) if calls else (),
+            self.calls.read(calls, waits=True) if calls else (),
             finish,
             self.fields_once(_fields(delta)) if _FIELDS & delta.keys() else NO_FIELDS,
         )
+        if finish is not None and chunk is not None and chunk.finish == "stop":
+            self._stop_waits, chunk.raw["choices"][0]["finish_reason"] = True, None
+        return chunk
 
     def _content(self, said: object) -> tuple[str, str]:
         """Text and reasoning in a content that comes in parts."""
@@ -99,8 +121,14 @@ class OpenAIReader(ReplyReader):
         if not choices:
             raise Unreadable("a reply without choices")
         self.count(openai_usage(document.get("usage")) or openai_usage(choices[0].get("usage")))
-        reply = self._read_whole_choice(choices[0])
+        first, others = choices[0], []
         for choice in choices[1:]:
+            if _is_rest_of(first, choice):
+                first = _joined(first, choice, "message")
+            else:
+                others.append(choice)
+        reply = self._read_whole_choice(first)
+        for choice in others:
             # A caller asks for them by `n`, and LangChain makes further generations of them.
             reply.raw["choices"] += OpenAIReader(self.finish_words)._read_whole_choice(choice).raw["choices"]
         fields = document.get("provider_specific_fields")
@@ -128,6 +156,34 @@ class OpenAIReader(ReplyReader):
             _fields(message) if _FIELDS & message.keys() else NO_FIELDS,
             logprobs=choice.get("logprobs"),
         )
+
+
+def _is_rest_of(first: Mapping[str, Any], choice: Mapping[str, Any]) -> bool:
+    """Whether a choice is no other answer, but what the first lacks: GitHub's Copilot puts the text into one and the
+    tool calls into the next."""
+    message, rest = mapping(first.get("message"), "message"), mapping(choice.get("message"), "message")
+    return first.get("index") == choice.get("index") and any(
+        one.get("tool_calls") and not (one.get("content") or other.get("tool_calls"))
+        for one, other in ((message, rest), (rest, message))
+    )
+
+
+def _joined(first: Mapping[str, Any], second: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Two choices as one, what they say under `name` added up."""
+    said = dict(mapping(first.get(name), name))
+    for field, value in mapping(second.get(name), name).items():
+        if value is not None:
+            said[field] = _sum(said.get(field), value)
+    return {**first, **{field: value for field, value in second.items() if value is not None}, name: said}
+
+
+def _sum(first: object, second: object) -> object:
+    """What two parts say: texts and lists one behind the other, of anything else the second."""
+    if isinstance(first, str) and isinstance(second, str):
+        return first + second
+    if isinstance(first, str | list) and isinstance(second, str | list):
+        return [*([first] if isinstance(first, str) else first), *([second] if isinstance(second, str) else second)]
+    return second
 
 
 _THOUGHTS = ("thinking", "reasoning", "summary", "text")

@@ -15,6 +15,8 @@ from llm_fallback.engine.protocol.values import BYTE_ORDER_MARK, Unreadable, dec
 from llm_fallback.engine.transport import FINISHES, Chunk, Fault, Reply, StreamEnd
 
 _REMEMBERED_BODY = 16_384
+_OPENING = (b"{", b"[")
+"""How a body begins that may be a whole document, and is kept as long as it is: its transport bounds it."""
 
 
 class Response:
@@ -74,7 +76,11 @@ class Response:
                     continue
                 self._events_came = True
                 if type(document) is not dict:
-                    raise Unreadable("a frame of the stream is no object")
+                    reader.fault = fault_in_body(document)
+                    if reader.fault is None:
+                        raise Unreadable("a frame of the stream is no object")
+                    self.is_over = True
+                    break
                 if event.name == b"error" and "error" not in document:
                     document = {"error": document}
                 chunk = reader.read_event(document)
@@ -94,11 +100,34 @@ class Response:
             self.saw_done = self.is_over = True
         elif self.reader.content_came:
             raise Unreadable("a line that is no event of the stream")
+        elif (self.body or event.data).startswith(_OPENING):
+            self.body += event.data
         else:
             self.remember(event.data)
 
     def end(self) -> Chunk | StreamEnd | Fault:
-        """What it means that nothing more comes: the usage first, where there is one."""
+        """What it means that nothing more comes: first the reply that came whole, then the usage, where they are."""
+        return self.take_whole() or self._end_after_whole()
+
+    def take_whole(self) -> Chunk | None:
+        """The whole reply that a server sent in place of a stream, once; None where it sent none."""
+        if not self.body.startswith(b"{") or self._events_came or self.is_error or self._error_with_200() is not None:
+            return None
+        try:
+            reply = self.reader.read_reply(decode(bytes(self.body)))
+        except Unreadable as flaw:
+            self._flaw = Fault("invalid_response", str(flaw), self.status)
+            return None
+        finally:
+            self.body.clear()
+        if isinstance(reply, Fault):
+            self._flaw = reply
+            return None
+        chunk = _as_chunk(reply)
+        self.reader.finish, self.reader.content_came = reply.finish, chunk.has_content
+        return chunk
+
+    def _end_after_whole(self) -> Chunk | StreamEnd | Fault:
         usage = None if self._usage_told or self._flaw else self.reader.usage_chunk()
         self._usage_told = True
         return self._end_after_usage() if usage is None else usage
@@ -145,6 +174,13 @@ class Response:
             return self.reader.read_reply(document)
         except Unreadable as flaw:
             return fault_in_body(document) or Fault("invalid_response", str(flaw), self.status)
+
+
+def _as_chunk(reply: Reply) -> Chunk:
+    """A whole reply as the only chunk of a stream."""
+    choice = reply.raw["choices"][0]
+    raw = {"choices": [{"delta": choice["message"], "finish_reason": choice["finish_reason"]}]}
+    return Chunk(raw, reply.text, reply.reasoning, reply.tool_calls, reply.finish, None, reply.has_media)
 
 
 def as_stream_fault(fault: Fault, *, content_came: bool) -> Fault:

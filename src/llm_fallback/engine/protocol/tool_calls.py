@@ -25,7 +25,7 @@ def whole_tool_calls(said: object) -> tuple[ToolCallPart, ...]:
         function = mapping(call.get("function"), "function")
         name = complete(text(function.get("name"), "the name of a tool call"))
         arguments = _arguments(function.get("arguments"))
-        id_ = complete(text(call.get("id"), "the id of a tool call"))
+        id_ = _id(call.get("id"))
         index(call.get("index"), "the index of a tool call")  # Refused as in a stream, though here it says nothing.
         if name:
             parts.append(ToolCallPart(len(parts), id_ or new_call_id(), name, complete(arguments)))
@@ -56,14 +56,22 @@ class _OpenCall:
     joiner: TextJoiner = field(default_factory=TextJoiner)
     is_whole: bool = False
     """Whether its arguments came as an object."""
+    empty: str = ""
+    """An object without anything in it, where nothing else came of the arguments yet."""
+    named_in: int = 0
+    """The delta that named it last."""
     _brackets: _Brackets = field(default_factory=lambda: _Brackets())
     _counted: int = 0
     """Parts of the arguments whose brackets were counted."""
 
     @property
+    def has_arguments(self) -> bool:
+        return bool(self.arguments or self.empty)
+
+    @property
     def has_all_arguments(self) -> bool:
-        if self.is_whole or not self.arguments or not self.arguments[-1].endswith("}"):
-            return self.is_whole
+        if self.is_whole or self.empty:
+            return True
         for part in self.arguments[self._counted :]:
             self._brackets.count(part)
         self._counted = len(self.arguments)
@@ -74,10 +82,10 @@ class _Brackets:
     """Counts the brackets of a JSON text that comes in parts, each part once: a server that names its call in every
     part would otherwise have the whole of it read for each."""
 
-    __slots__ = ("_depth", "_in_string", "_is_escaped")
+    __slots__ = ("_came", "_depth", "_in_string", "_is_escaped")
 
     def __init__(self) -> None:
-        self._depth, self._in_string, self._is_escaped = 0, False, False
+        self._depth, self._came, self._in_string, self._is_escaped = 0, False, False, False
 
     def count(self, part: str) -> None:
         if self._is_escaped:
@@ -89,10 +97,11 @@ class _Brackets:
                 self._in_string = not self._in_string
             elif not self._in_string:
                 self._depth += 1 if mark in "{[" else -1
+                self._came = True
 
     @property
     def are_closed(self) -> bool:
-        return self._depth == 0 and not self._in_string
+        return self._came and self._depth == 0 and not self._in_string
 
 
 _MARKS = re.compile(r"""\\.?|["{}\[\]]""", re.DOTALL)
@@ -103,28 +112,43 @@ class ToolCallReader:
     """The tool calls of one stream.
 
     Servers repeat the name or the id in every part, leave out the index or the id, or number parallel calls alike. A
-    new id, or a new name once the arguments are complete, begins a new call.
+    new id, or a new name once arguments came, begins a new call; before them a new name goes on with the first.
+
+    Gateways begin Claude's arguments with the empty object of its first event and send the real ones behind it, so an
+    empty object may wait until something follows, or for `close`.
     """
 
     def __init__(self) -> None:
+        self._waits = False
+        self._deltas = 0
         self._calls: list[_OpenCall] = []
         self._by_position: dict[int, _OpenCall] = {}
         self._by_id: dict[str, _OpenCall] = {}
         self._last_position = 0
 
-    def read(self, said: object) -> tuple[ToolCallPart, ...]:
-        """The parts in a delta's `tool_calls`, as far as their call is known by name."""
-        calls = mappings(said, "tool_calls")
+    def read(self, said: object, *, waits: bool = False) -> tuple[ToolCallPart, ...]:
+        """The parts in a delta's `tool_calls`, as far as their call is known by name. With `waits` an empty object
+        does; at the end `close` tells what is left."""
+        self._waits, calls = waits, mappings(said, "tool_calls")
+        self._deltas += 1
         return tuple(part for place, call in enumerate(calls) for part in self._read_part(call, place, len(calls)))
+
+    def close(self) -> tuple[ToolCallPart, ...]:
+        """The empty objects that nothing followed."""
+        waiting = [call for call in self._calls if call.empty and call.name]
+        parts = tuple(ToolCallPart(call.index, None, None, call.empty) for call in waiting)
+        for call in waiting:
+            call.arguments, call.empty = [call.empty], ""
+        return parts
 
     def end(self) -> None:
         """Raises Unreadable if there were arguments of a call that nobody named."""
-        if any(not call.name and "".join(call.arguments) for call in self._calls):
+        if any(call.has_arguments and not call.name for call in self._calls):
             raise Unreadable("a tool call without a name")
 
     def _read_part(self, said: Mapping[str, Any], place: int, count: int) -> Iterator[ToolCallPart]:
         function = mapping(said.get("function"), "function")
-        id_ = complete(text(said.get("id"), "the id of a tool call"))
+        id_ = _id(said.get("id"))
         name = complete(text(function.get("name"), "the name of a tool call"))
         position = index(said.get("index"), "the index of a tool call")
         if position is None:
@@ -132,16 +156,20 @@ class ToolCallReader:
         self._last_position = position
         call = self._call_at(position, id_, name)
         arguments = self._add_arguments(call, function.get("arguments"))
-        if call.name:
-            if arguments:
-                yield ToolCallPart(call.index, None, None, arguments)
-        elif name:
+        if name:
+            call.named_in = self._deltas
+        if not call.name and name:
             call.name = name
             yield ToolCallPart(call.index, call.id, name, "".join(call.arguments))
+        elif name not in ("", call.name):
+            call.name += name
+            yield ToolCallPart(call.index, None, name, arguments)
+        elif call.name and arguments:
+            yield ToolCallPart(call.index, None, None, arguments)
 
     def _call_at(self, position: int, id_: str, name: str) -> _OpenCall:
         call = self._by_id.get(id_) or self._by_position.get(position)
-        if call is None or _begins_another(call, id_, name):
+        if call is None or _begins_another(call, id_, name, is_same_delta=call.named_in == self._deltas):
             call = _OpenCall(len(self._calls), id_, id_ or new_call_id())
             self._calls.append(call)
         self._by_position[position] = call
@@ -154,23 +182,30 @@ class ToolCallReader:
             raise Unreadable("arguments of a tool call are an object behind a text")
         if call.is_whole and said:
             raise Unreadable("arguments of a tool call are more than an object")
-        call.is_whole = isinstance(said, dict)
         part = call.joiner.join(_arguments(said))
+        if self._waits and not call.arguments and part.strip() in ("{}", ""):
+            call.empty = part.strip() or call.empty
+            return ""
+        call.empty, call.is_whole = "", call.is_whole or isinstance(said, dict)
         if part:
             call.arguments.append(part)
         return part
 
 
-def _begins_another(call: _OpenCall, id_: str, name: str) -> bool:
-    if not name:
-        return bool(id_ and call.given_id and id_ != call.given_id and not call.name)
-    if not call.name:
-        return bool(id_ and call.given_id and id_ != call.given_id)
+def _begins_another(call: _OpenCall, id_: str, name: str, *, is_same_delta: bool) -> bool:
+    is_another_id = bool(id_ and call.given_id and id_ != call.given_id)
+    if not name or not call.name:
+        return is_another_id and not call.name
+    if is_another_id:
+        return name != call.name or not call.has_arguments or call.has_all_arguments
     if name != call.name:
-        return True
-    if id_ and call.given_id and id_ != call.given_id:
-        return not call.arguments or call.has_all_arguments
-    return not (id_ and id_ == call.given_id) and call.has_all_arguments
+        return call.has_arguments or is_same_delta
+    return not (id_ and id_ == call.given_id) and (call.has_all_arguments or (is_same_delta and not call.has_arguments))
+
+
+def _id(said: object) -> str:
+    """An id. Servers in languages with loose types number their calls."""
+    return str(said) if type(said) is int else complete(text(said, "the id of a tool call"))
 
 
 def _arguments(said: object) -> str:
