@@ -26,12 +26,10 @@ class ReaderPauses:
         """The reader has a chunk."""
         self._away_since = self._clock.now()
 
-    def reader_returned(self) -> float:
-        """The reader wants the next chunk; seconds it was away."""
-        assert self._away_since is not None
-        away_s = self._clock.now() - self._away_since
-        self._unjudged_s, self._away_since = self._unjudged_s + away_s, None
-        return away_s
+    def reader_returned(self, held_s: float) -> None:
+        """The reader wants the next chunk, and held the last one for so many seconds. What else went by since it left
+        was spent on the way to it and back."""
+        self._unjudged_s, self._away_since = self._unjudged_s + held_s, None
 
     def chunk_arrived(self, waited_s: float) -> None:
         """The next chunk is there, so many seconds after it was asked for."""
