@@ -19,7 +19,7 @@ _DEEPEST = 200
 """Levels of nesting. A parser of JSON recurses, and so does everybody who reads what it made."""
 
 _MOST_VALUES = 2_000_000
-"""Values in one document. As empty objects they are some 200 MB, and the event loop stands still for half a second while
+"""Values in one document. As empty objects they are 200 MB, and the event loop stands still for half a second while
 they are made; twenty alternatives for each of ten thousand tokens are fewer."""
 
 _KINDS = {str: "a text", bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
