@@ -8,10 +8,11 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 import litellm
-from aiohttp import ClientSession, DummyCookieJar, TCPConnector
+from aiohttp import ClientSession, DummyCookieJar
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from openai import AsyncOpenAI
 
+from llm_fallback.litellm_adapter.connections import bounded_connector
 from llm_fallback.litellm_adapter.wire_tap import HOOKS
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.providers import PROVIDERS, split_model
@@ -28,9 +29,9 @@ class LoopClient:
     """
 
     def __init__(self) -> None:
-        # litellm's own session waits for one of 500 connections to a host, and the wait would count as the server's.
+        # litellm's own session waits for one of 500 connections to a host.
         self._session = ClientSession(
-            connector=TCPConnector(limit=0),
+            connector=bounded_connector(),
             cookie_jar=DummyCookieJar(),
             trust_env=litellm.aiohttp_trust_env or os.environ.get("AIOHTTP_TRUST_ENV", "").lower() == "true",
         )
