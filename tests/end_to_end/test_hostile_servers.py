@@ -8,97 +8,55 @@ import resource
 import socket
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 
 from llm_fallback import ChainExhausted, StreamBroken, build_chat_model
 from llm_fallback.testing import FakeServer
-from tests.asking import ask
+from tests.asking import STREAMED, ask
+from tests.end_to_end.hostile_servers import (
+    BODIES,
+    HANDSHAKES,
+    HEADS,
+    KEPT,
+    STREAM,
+    STREAMS,
+    Play,
+    hostile,
+    never_accepting,
+    take_request,
+)
+from tests.thinning import combinations
 
-TOTAL_S = 0.5
+TOTAL_S = 0.3
+ATTEMPT_S = 0.15
 MARGIN_S = 4.0
-"""What a call may take beyond total_s: the promise is 50 ms, the rest is for machines that do much else, and for what
-LangChain does with thousands of chunks, which counts as the reader's time."""
+"""What a call may take beyond total_s: the promise is 50 ms, the rest is for machines that do much else."""
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-FRAME = b'data: {"choices":[{"delta":{"content":"x "}}]}\n\n'
-Play = Callable[[socket.socket], None]
-
-
-def take_request(peer: socket.socket) -> None:
-    peer.recv(65_536)
-
-
-def say_for_ever(begin: bytes, again: bytes, pause_s: float = 0.0) -> Play:
-    def play(peer: socket.socket) -> None:
-        take_request(peer)
-        peer.sendall(begin)
-        while True:
-            peer.sendall(again)
-            time.sleep(pause_s)
-
-    return play
+MODES = ("invoke", "astream", "stream", "ainvoke")
+KINDS: dict[str, Play] = {**HEADS, **BODIES, **STREAMS, **KEPT, **HANDSHAKES}
+NEVER_ACCEPTING = "a queue that is full"
+NAMES = [*KINDS, NEVER_ACCEPTING]
+CONTENT = (
+    *("content and nothing more", "content and a reset", "content and half a close", "content without a pause"),
+    *("content now and then", "content and comments for ever", "a finish and more for ever", "chunks, and no last one"),
+    "tool calls without end",
+)
+"""Of whom a stream delivers something, so that nobody else may answer it; that it broke is told."""
 
 
-def accept_only(peer: socket.socket) -> None:
-    time.sleep(5)
+def fast(name: str, mode: str) -> bool:
+    """One mode for each: of those that only a stream takes for a beginning, a stream."""
+    modes = ("stream", "astream") if name in STREAMS else MODES
+    return mode == modes[NAMES.index(name) % len(modes)]
 
 
-def never_closes(peer: socket.socket) -> None:
-    take_request(peer)
-    peer.sendall(OK + b"\r\n" + FRAME)
-    time.sleep(5)
-
-
-def gzip_bomb(peer: socket.socket) -> None:
-    take_request(peer)
-    peer.sendall(OK + b"Content-Encoding: gzip\r\n\r\n")
-    press = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-    zeros = b"0" * 2**20
-    while True:
-        peer.sendall(press.compress(zeros))
-
-
-HOSTILE: dict[str, Play] = {
-    "a byte now and then": say_for_ever(OK + b"\r\n", b"d", 0.05),
-    "a stream without a pause": say_for_ever(OK + b"\r\n", FRAME * 500),
-    "accepts and says nothing": accept_only,
-    "says nothing more": never_closes,
-    "headers without end": say_for_ever(OK, b"X-More: more\r\n" * 500),
-    "one header without end": say_for_ever(OK + b"X-More: ", b"m" * 65_536),
-    "an error without end": say_for_ever(b"HTTP/1.1 400 Bad Request\r\n\r\n", b"input token count word " * 3_000),
-    "comments without end": say_for_ever(OK + b"\r\n", b": keep-alive\n\n" * 1_000),
-    "empty events without end": say_for_ever(OK + b"\r\n", b"data: {}\n\n" * 1_000),
-    "one line without end": say_for_ever(OK + b"\r\ndata: ", b"x" * 65_536),
-    "100 Continue for ever": say_for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
-    "a gzip bomb": gzip_bomb,
-}
-
-
-@contextmanager
-def hostile(play: Play) -> Iterator[str]:
-    """The address of a server that does this with each connection."""
-    listening = socket.create_server(("127.0.0.1", 0))
-
-    def play_to(peer: socket.socket) -> None:
-        with suppress(OSError), peer:
-            play(peer)
-
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                peer, _ = listening.accept()
-                threading.Thread(target=play_to, args=(peer,), daemon=True).start()
-
-    threading.Thread(target=serve, daemon=True).start()
-    try:
-        yield f"127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        listening.close()
+def served(name: str) -> AbstractContextManager[str]:
+    """The address of such a server."""
+    return never_accepting() if name == NEVER_ACCEPTING else hostile(KINDS[name])
 
 
 def spec_of(address: str, **limits: Any) -> dict[str, Any]:
@@ -106,6 +64,38 @@ def spec_of(address: str, **limits: Any) -> dict[str, Any]:
         "deployments": {"a": {"backend": "vllm", "model": "m", "api_base": address, "limits": limits}},
         "chains": {"c": {"tiers": ["a"], "timeouts": {"total_s": TOTAL_S}, "retries": {"max": 0}}},
     }
+
+
+def deployment(name: str, address: str) -> dict[str, Any]:
+    scheme = "https" if name in HANDSHAKES else "http"
+    return {"backend": "vllm", "model": "m", "api_base": f"{scheme}://{address}", "breaker": "off"}
+
+
+async def outcome_of(name: str, mode: str, *, backup: dict[str, Any] | None = None) -> tuple[str, float]:
+    """What a call of such a server comes to, the text or the class of the error, and after how many seconds."""
+    prompt = "two hours " * 400_000 if name == "never reads" else "hi"
+    with served(name) as address:
+        deployments, total_s = {"bad": deployment(name, address)}, TOTAL_S
+        if backup is not None:
+            deployments["bad"]["timeouts"] = {"attempt_s": ATTEMPT_S}
+            deployments["good"], total_s = backup, 20.0
+        chain = {"tiers": list(deployments), "timeouts": {"total_s": total_s}, "retries": {"max": 0}}
+        with build_chat_model({"deployments": deployments, "chains": {"c": chain}}) as model:
+            if name in KEPT:
+                assert (await asked(model, mode, "hi")).text.strip() == "x"
+            began = time.monotonic()
+            try:
+                text = (await asked(model, mode, prompt)).text
+            except (ChainExhausted, StreamBroken) as error:
+                text = type(error).__name__
+            return text, time.monotonic() - began
+
+
+async def asked(model: Any, mode: str, prompt: str) -> Any:
+    """As `ask`; sync modes in a thread, so that two calls may be under way."""
+    if mode in ("invoke", "stream"):
+        return await asyncio.to_thread(lambda: asyncio.run(ask(model, mode, prompt)))
+    return await ask(model, mode, prompt)
 
 
 async def seconds_to_fail(model: Any, mode: str) -> tuple[float, Exception]:
@@ -117,32 +107,52 @@ async def seconds_to_fail(model: Any, mode: str) -> tuple[float, Exception]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _loaded() -> None:
-    with FakeServer({"a": "fine"}) as server, build_chat_model(server.spec(backend="vllm")) as model:
-        model.invoke("hi")
+def good() -> Iterator[dict[str, Any]]:
+    """A healthy deployment, asked once, as the first call of a process loads what all need."""
+    with FakeServer({"good": "backup"}) as server:
+        spec = server.spec(backend="vllm")
+        with build_chat_model(spec) as model:
+            model.invoke("hi")
+        yield spec["deployments"]["good"]
 
 
-@pytest.mark.parametrize("mode", ["invoke", "ainvoke", "astream"])
-@pytest.mark.parametrize("name", HOSTILE)
-async def test_a_call_ends_within_its_time(name, mode):
-    """Whatever the server does, streamed or not."""
-    with hostile(HOSTILE[name]) as address, build_chat_model(spec_of(f"http://{address}")) as model:
-        took_s, _ = await seconds_to_fail(model, mode)
+@pytest.mark.parametrize(("name", "mode"), combinations(NAMES, MODES, fast=fast))
+async def test_a_call_ends_within_its_time(name, mode, good):
+    """Whatever the server does: by an error, and where a healthy deployment stands by and nothing was delivered yet, by
+    its answer."""
+    if name in CONTENT and mode in STREAMED:
+        (end, took_s), expected = await outcome_of(name, mode), "StreamBroken"
+    else:
+        (end, took_s), (backed, _) = await asyncio.gather(outcome_of(name, mode), outcome_of(name, mode, backup=good))
+        expected = "ChainExhausted"
+        assert backed == "backup"
+    assert end == expected
     assert took_s < TOTAL_S + MARGIN_S
 
 
-@pytest.mark.parametrize("mode", ["ainvoke", "astream"])
-async def test_a_handshake_that_never_ends_is_left(mode):
-    """No TLS, no answer."""
-    with hostile(accept_only) as address, build_chat_model(spec_of(f"https://{address}")) as model:
-        took_s, _ = await seconds_to_fail(model, mode)
-    assert took_s < TOTAL_S + MARGIN_S
+async def test_a_name_that_is_never_looked_up_is_left(monkeypatch, good):
+    """The look-up goes on in its thread; nobody waits for it."""
+    found, look_up = threading.Event(), socket.getaddrinfo
+
+    def hang(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host == "never.example":
+            found.wait(20)
+        return look_up("127.0.0.1" if host == "never.example" else host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    bad = {"backend": "vllm", "model": "m", "api_base": "http://never.example", "timeouts": {"attempt_s": ATTEMPT_S}}
+    chain = {"tiers": ["bad", "good"], "timeouts": {"total_s": 20}}
+    with build_chat_model({"deployments": {"bad": bad, "good": good}, "chains": {"c": chain}}) as model:
+        try:
+            assert [(await ask(model, mode)).text for mode in MODES] == ["backup"] * len(MODES)
+        finally:
+            found.set()
 
 
-@pytest.mark.parametrize("name", ["a stream without a pause", "an error without end", "a gzip bomb"])
+@pytest.mark.parametrize("name", ["content without a pause", "an error without end", "a gzip bomb"])
 async def test_others_go_on_meanwhile(name):
     """The event loop is everybody's: a server that always has more to say does not keep it."""
-    with hostile(HOSTILE[name]) as address, build_chat_model(spec_of(f"http://{address}")) as model:
+    with hostile(KINDS[name]) as address, build_chat_model(spec_of(f"http://{address}")) as model:
         turns = 0
 
         async def count_turns() -> None:
@@ -164,7 +174,7 @@ async def test_a_reply_longer_than_its_limit_is_no_reply(name, mode):
     """By what it is decompressed: `limits.reply_mb`."""
     spec = spec_of("http://none", reply_mb=0.5)
     spec["chains"]["c"]["timeouts"]["total_s"] = 20
-    with hostile(HOSTILE[name]) as address:
+    with hostile(KINDS[name]) as address:
         spec["deployments"]["a"]["api_base"] = f"http://{address}"
         with build_chat_model(spec) as model:
             _, failed = await seconds_to_fail(model, mode)
@@ -176,7 +186,7 @@ async def test_a_reply_longer_than_its_limit_is_no_reply(name, mode):
 @pytest.mark.parametrize("mode", ["ainvoke", "astream"])
 async def test_of_an_endless_error_the_status_decides_at_once(mode):
     """Its body is left after 256 KB."""
-    with hostile(HOSTILE["an error without end"]) as address:
+    with hostile(KINDS["an error without end"]) as address:
         spec = spec_of(f"http://{address}")
         spec["chains"]["c"]["timeouts"]["total_s"] = 20
         with build_chat_model(spec) as model:
@@ -188,7 +198,7 @@ async def test_of_an_endless_error_the_status_decides_at_once(mode):
 async def test_a_bomb_takes_no_memory():
     """A megabyte on the wire that would be a gigabyte."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with hostile(HOSTILE["a gzip bomb"]) as address:
+    with hostile(KINDS["a gzip bomb"]) as address:
         with build_chat_model(spec_of(f"http://{address}", reply_mb=1)) as model:
             await seconds_to_fail(model, "ainvoke")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
@@ -201,7 +211,7 @@ async def test_a_compression_nobody_asked_for_is_no_reply(streamed):
 
     def play(peer: socket.socket) -> None:
         take_request(peer)
-        peer.sendall(OK + b"Content-Encoding: br\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        peer.sendall(STREAM + b"Content-Encoding: br\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
     with hostile(play) as address, build_chat_model(spec_of(f"http://{address}")) as model:
         _, failed = await seconds_to_fail(model, "astream" if streamed else "ainvoke")

@@ -16,7 +16,7 @@ from llm_fallback.events import AttemptFailed, Usage
 from llm_fallback.plan.plan import Plan
 from llm_fallback.plan.pricing import FREE, Prices
 from llm_fallback.spec import Budget, Hedge
-from tests.engine.test_execution import BOTH, HANG, RAW, fail, say, stage
+from tests.engine.test_execution import BOTH, HANG, RAW, fail, played, say, stage
 from tests.plans import DeclaredCatalogue, chain, member, target
 
 CENT = Decimal("0.01")
@@ -249,7 +249,7 @@ class TestEstimates:
         on = stage(plan, a=broken, b=answers())
         run = on.start(tokens=50)
         run.call = replace(run.call, request={"messages": [], "max_tokens": 150})
-        async for _ in run.steps():
+        async for _ in played(run.steps()):
             pass
         needed = Decimal((50 + 100) * 2 + (150 - 100) * 10) / 1_000_000
         assert f"might cost ${float(needed):g}" in run.end.fault.message

@@ -124,6 +124,21 @@ async def test_a_deadline_already_past_ends_the_first_wait(kind):
 
 
 @pytest.mark.parametrize("kind", CLOCKS)
+async def test_an_idle_timer_that_is_late_already_brings_nothing(kind):
+    """Not even what is there: who always has the next piece ready would never be stopped."""
+
+    async def ready():
+        return "here"
+
+    clock = kind()
+    timer = clock.idle_timer()
+    assert await timer.limit(ready, clock.now() + 10) == "here"
+    with pytest.raises(TimeoutError):
+        await timer.limit(ready, clock.now())
+    timer.stop()
+
+
+@pytest.mark.parametrize("kind", CLOCKS)
 async def test_a_body_that_never_waits_is_through_before_any_deadline(kind):
     """And leaves nothing behind: the task's next wait is not cancelled for it."""
     clock = kind()

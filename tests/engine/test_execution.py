@@ -158,7 +158,7 @@ class Stage:
         """One call to its end; the reader pauses after every piece."""
         run = self.start(**call)
         began, outcome = self.clock.now(), Outcome(run)
-        async for item in played(run.steps()):
+        async for item in played(run.steps(), reading_takes):
             outcome.items.append(item)
             if isinstance(item, Chunk):
                 self.clock.advance(reading_takes)
@@ -200,15 +200,15 @@ class Outcome:
         return [item for item in self.items if isinstance(item, kind)]
 
 
-async def played(items: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, None]:
-    """The engine's items, with its questions answered as a driver does."""
+async def played(items: AsyncGenerator[Any, Any], reading_takes: float = 0.0) -> AsyncGenerator[Any, None]:
+    """The engine's items, with its questions answered as a driver does, by a reader who takes so long for a chunk."""
     answer = None
     while True:
         try:
             item = await items.asend(answer)
         except StopAsyncIteration:
             return
-        answer = answer_question(item) if isinstance(item, CallerQuestion) else None
+        answer = answer_question(item) if isinstance(item, CallerQuestion) else reading_takes
         yield item
 
 

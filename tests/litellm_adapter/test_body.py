@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import zlib
 
 import httpx
 import pytest
 
-from llm_fallback.litellm_adapter.body import LONGEST_ERROR, BodyRefused, body_class, bound_body
+from llm_fallback.litellm_adapter.body import LONGEST_ERROR, BodyRefused, bound_body
 
 TEXT = b"two hours " * 100_000
 
@@ -30,7 +31,7 @@ def raw(data: bytes) -> bytes:
 def bounded(data: bytes, encoding: str = "", *, most: int = 2_000_000, status: int = 200, read: int = 1_000):
     headers = {"content-encoding": encoding} if encoding else {}
     response = httpx.Response(status, headers=headers, stream=Body(data, read))
-    bound_body(response, body_class(httpx.AsyncByteStream), most, BodyRefused)
+    bound_body(response, httpx.AsyncByteStream, most, BodyRefused)
     return response
 
 
@@ -68,7 +69,7 @@ async def test_a_bomb_comes_in_pieces():
     bomb = gzip.compress(b"0" * 50_000_000)
     sizes = [len(piece) async for piece in bounded(bomb, "gzip", most=60_000_000, read=len(bomb)).aiter_bytes()]
     assert sum(sizes) == 50_000_000
-    assert max(sizes) <= 65_536
+    assert max(sizes) <= 16_384
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip"])
@@ -83,3 +84,38 @@ async def test_a_damaged_body_is_refused(encoding):
     """It is no reply."""
     with pytest.raises(BodyRefused, match="damaged"):
         await bounded(b"this is not compressed", encoding).aread()
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip", "deflate"])
+async def test_an_error_that_cannot_be_read_is_an_error_without_a_word(encoding):
+    """Its status still says what happened."""
+    assert await bounded(b"this is not compressed", encoding, status=429).aread() == b""
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_what_follows_a_compressed_body_is_no_part_of_it(encoding):
+    """It is read, so that the connection can be used again, and forgotten."""
+    assert await bounded(WAYS[encoding] + b"more" * 10_000, encoding).aread() == TEXT
+
+
+@pytest.mark.parametrize("sent", [gzip.compress(TEXT) + b"more" * 1_000_000, b"\x1f\x8b\x08\x08" + b"\x01" * 3_000_000])
+async def test_what_comes_to_nothing_has_an_end_too(sent):
+    """What follows a compressed body, or a name without end in its head."""
+    with pytest.raises(BodyRefused, match=r"limits\.reply_mb"):
+        await bounded(sent, "gzip").aread()
+
+
+@pytest.mark.parametrize("ends", [httpx.ReadError("cut"), None])
+async def test_of_an_error_that_does_not_end_well_there_is_what_came(ends, monkeypatch):
+    """A server that hangs in it, or leaves, has said by its status what happened."""
+    monkeypatch.setattr("llm_fallback.litellm_adapter.body.ERROR_TIMEOUT_S", 0.05)
+
+    class Broken(Body):
+        async def __aiter__(self):
+            yield b"slow down"
+            await asyncio.sleep(0 if ends else 60)
+            raise ends
+
+    response = httpx.Response(429, stream=Broken(b""))
+    bound_body(response, httpx.AsyncByteStream, 10, BodyRefused)
+    assert await response.aread() == b"slow down"

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from llm_fallback import build_chat_model
+from llm_fallback import ChainExhausted, build_chat_model
 from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
 from llm_fallback.litellm_adapter.clients import LoopClient
 from llm_fallback.testing import FakeServer
 from tests.asking import ask
+from tests.end_to_end.hostile_servers import HEADS, JSON, WHOLE, hostile, say
 from tests.litellm_adapter.test_direct_and_relayed_alike import answering, heard
 
 
@@ -85,3 +86,24 @@ async def test_a_header_that_is_not_ascii_is_no_broken_connection(text, mode, ba
         deployment = {"backend": backend, "model": "m", "api_base": address}
         async with build_chat_model({"deployments": {"a": deployment}, "chains": {"c": {"tiers": ["a"]}}}) as model:
             assert (await ask(model, mode)).content == "hello"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_interim_responses_without_end_are_not_read_until_time_is_up(streamed):
+    """A read of them would be ten thousand messages, while nobody else on the event loop has a turn."""
+    with hostile(HEADS["100 Continue for ever"]) as address:
+        spec = {"deployments": {"a": {"backend": "vllm", "model": "m", "api_base": f"http://{address}"}}}
+        chain = {"tiers": ["a"], "timeouts": {"total_s": 60}, "retries": {"max": 0}}
+        async with build_chat_model({**spec, "chains": {"c": chain}}) as model:
+            with pytest.raises(ChainExhausted, match="responses without end") as failed:
+                await ask(model, "astream" if streamed else "ainvoke")
+    assert failed.value.failure == "connection"
+
+
+async def test_an_answer_after_interim_responses_is_an_answer():
+    """Some servers say that they are at work."""
+    interim = b"HTTP/1.1 102 Processing\r\n\r\n" * 20
+    with hostile(say(interim + JSON + b"Content-Length: %d\r\n\r\n" % len(WHOLE) + WHOLE)) as address:
+        spec = {"deployments": {"a": {"backend": "vllm", "model": "m", "api_base": f"http://{address}"}}}
+        async with build_chat_model({**spec, "chains": {"c": {"tiers": ["a"]}}}) as model:
+            assert (await model.ainvoke("hi")).text == "x"

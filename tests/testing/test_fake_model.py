@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.callbacks import UsageMetadataCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -391,6 +391,37 @@ class TestTime:
                 await ask(model, mode)
             clock.advance(86_400)
         assert len(model.received()) == 2
+
+    @pytest.mark.parametrize("mode", STREAMED)
+    async def test_what_the_reader_does_with_a_chunk_is_not_the_call_s_time(self, mode):
+        """A reader may sit over each for a minute: neither `total_s` nor the cost knows."""
+        clock = JumpingClock()
+        model = fake_chat_model({"a": Reply("one two three", chunks=3)}, clock=clock, timeouts={"total_s": 5})
+        read = []
+        if mode == "stream":
+            for chunk in model.stream("hi"):
+                clock.advance(60)
+                read.append(chunk)
+        else:
+            async for chunk in model.astream("hi"):
+                clock.advance(60)
+                read.append(chunk)
+        facts = merged(read).response_metadata["llm_fallback"]
+        assert (facts["attempts"][0]["outcome"], facts["latency_s"]) == ("succeeded", 60.0 * (len(read) - 1))
+
+    @pytest.mark.parametrize("mode", STREAMED)
+    async def test_what_handlers_do_with_a_chunk_is_the_call_s_time(self, mode):
+        """The caller waits for them: for the third they have had six seconds of five."""
+
+        class Slow(BaseCallbackHandler):
+            def on_llm_new_token(self, token, **kwargs):
+                clock.advance(3)
+
+        clock = JumpingClock()
+        model = fake_chat_model({"a": Reply("one two three", chunks=3)}, clock=clock, timeouts={"total_s": 5})
+        with pytest.raises(StreamBroken, match=r"total_s \(5 s\) is over") as broken:
+            await ask(model, mode, config={"callbacks": [Slow()]})
+        assert broken.value.partial.text == "one two "
 
     async def test_cancelling_needs_a_clock_that_waits(self):
         """On a RealClock a stall is one, and a call in it can be cancelled."""

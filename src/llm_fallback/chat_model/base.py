@@ -7,7 +7,7 @@ for both, and nothing here loads litellm.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar, copy_context
 from functools import partial
@@ -215,12 +215,20 @@ class ChainChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         config, kwargs = self._prepare_call(config, kwargs)
-        chunks = super().stream(input, config, **kwargs)
-        with _calling_as(self._caller_from_config(config)):
-            first = next(chunks, None)
-        if first is not None:
-            yield first
-            yield from chunks
+        chunks = cast("Generator[AIMessageChunk, None, None]", super().stream(input, config, **kwargs))
+        caller, held_s, now = self._caller_from_config(config), 0.0, self.runtime.engine.clock.now
+        try:
+            with _calling_as(caller):
+                chunk = next(chunks, None)
+            while chunk is not None:
+                # What LangChain does with a chunk keeps the caller waiting; what the caller does with it does not.
+                given_at = now()
+                yield chunk
+                held_s += now() - given_at
+                caller.held_s = held_s
+                chunk = next(chunks, None)
+        finally:
+            chunks.close()
 
     async def astream(
         self,
@@ -230,13 +238,16 @@ class ChainChatModel(BaseChatModel):
     ) -> AsyncIterator[AIMessageChunk]:
         config, kwargs = self._prepare_call(config, kwargs)
         answer = cast("AsyncGenerator[AIMessageChunk, None]", super().astream(input, config, **kwargs))
+        caller, held_s, now = self._caller_from_config(config), 0.0, self.runtime.engine.clock.now
         async with aclosing(answer) as chunks:
-            with _calling_as(self._caller_from_config(config)):
-                first = await anext(chunks, None)
-            if first is not None:
-                yield first
-                async for chunk in chunks:
-                    yield chunk
+            with _calling_as(caller):
+                chunk = await anext(chunks, None)
+            while chunk is not None:
+                given_at = now()
+                yield chunk
+                held_s += now() - given_at
+                caller.held_s = held_s
+                chunk = await anext(chunks, None)
 
     def _prepare_call(
         self, config: RunnableConfig | None, kwargs: dict[str, Any]
@@ -259,7 +270,7 @@ class ChainChatModel(BaseChatModel):
         # Nothing here may hold the model: a kept-alive connection keeps the context it was opened in, and with it
         # the caller of its first request, for as long as it is open.
         handlers = partial(CallbackManager.configure, config.get("callbacks"), self.callbacks, self.verbose)
-        return CallContext(self.listeners, config["run_id"], tags, metadata, handlers)
+        return CallContext(self.listeners, config["run_id"], tags, metadata, handlers, reader_is_timed=True)
 
     def _plan(self, chain: str | None = None) -> ChainPlan:
         """Of the chain, or of this model's own, which a reload by a copy of it may have taken away."""

@@ -33,6 +33,10 @@ class CallContext:
     metadata: dict[str, Any] = field(default_factory=dict)
     find_handlers: Callable[[], CallbackManager | Sequence[BaseCallbackHandler]] = tuple
     """Asked only once."""
+    reader_is_timed: bool = False
+    """Whether `held_s` is kept; else the driver goes by its own clock, LangChain's part in it included."""
+    held_s: float = 0.0
+    """For how many seconds in all the reader has held chunks; none of a reply that is handed over as a whole."""
     answer: AsyncGenerator[Any, None] | None = None
     """The answer under way, for whoever has to close it."""
     _handlers: list[BaseCallbackHandler] | None = field(default=None, init=False)

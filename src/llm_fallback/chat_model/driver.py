@@ -30,12 +30,15 @@ logger = logging.getLogger("llm_fallback")
 def drive(execution: CallExecution, caller: CallContext) -> Generator[Chunk, None, None]:
     """Run a call from a thread; the engine's steps run on the portal."""
     steps, context = execution.steps(), contextvars.copy_context()
+    now = execution.engine.clock.now
     step = _first_step(steps, partial(_drop, portal(), context, execution, caller))
     try:
         while (item := portal().run(step, context)) is not None:
             answer: Any = None
             if isinstance(item, Chunk):
+                given_at, held_s = now(), caller.held_s
                 yield item
+                answer = caller.held_s - held_s if caller.reader_is_timed else now() - given_at
             elif isinstance(item, CallerQuestion):
                 answer = answer_question(item)
             else:
@@ -54,7 +57,7 @@ def drive(execution: CallExecution, caller: CallContext) -> Generator[Chunk, Non
 
 async def adrive(execution: CallExecution, caller: CallContext) -> AsyncGenerator[Chunk, None]:
     """Run a call from a task; the engine's steps run in it."""
-    steps = execution.steps()
+    steps, now = execution.steps(), execution.engine.clock.now
     answer: Any = None
     try:
         while True:
@@ -64,7 +67,9 @@ async def adrive(execution: CallExecution, caller: CallContext) -> AsyncGenerato
                 break
             answer = None
             if isinstance(item, Chunk):
+                given_at, held_s = now(), caller.held_s
                 yield item
+                answer = caller.held_s - held_s if caller.reader_is_timed else now() - given_at
             elif isinstance(item, CallerQuestion):
                 answer = await aanswer_question(item)
             else:

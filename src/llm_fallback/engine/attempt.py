@@ -107,7 +107,7 @@ class AttemptExecution:
         self._engine, self.member, self.request, self.settlement = engine, member, request, settlement
         self._api_key = member.target.credential.value
         self._asks_for_key = member.target.credential.is_callable
-        self.pauses = ReaderPauses(engine.clock)
+        self.pauses = ReaderPauses()
         self.partial = PartialReply()
         self.reply: Reply | None = None
         self.fault: Fault | None = None
@@ -203,8 +203,8 @@ class AttemptExecution:
         self._began = self._engine.clock.now()
         timeouts = self.member.timeouts
         failure: Failure = "timeout"
-        at, first_token_at = self._within(timeouts.attempt_s), self._within(timeouts.first_token_s)
-        if self.request.streamed and first_token_at < at:
+        at = self._within(timeouts.attempt_s)
+        if self.request.streamed and (first_token_at := self._within(timeouts.first_token_s)) < at:
             at, failure = first_token_at, "first_token_timeout"
         exchange = self._exchange = self._engine.transport.exchange(
             self.member.target, self.request.body, self._api_key

@@ -2,7 +2,8 @@
 
 It does what the policy says, one attempt at a time (two while it hedges), keeps every deadline, and states what
 happened. It runs nothing of the user's: questions (`accept`, a key that is a function) and facts (listeners,
-callbacks) go out to a driver in the caller's own thread or task, whose answers come back by `asend`. When the
+callbacks) go out to a driver in the caller's own thread or task, whose answers come back by `asend`; the answer to a
+chunk is for how many seconds the reader held it. When the
 generator is through, `CallExecution.end` says how the call ended: `Answered`, `StreamBrokeOff`, `Failed` or
 `OverBudget`.
 """
@@ -109,10 +110,11 @@ class CallExecution:
                     attempt.apply_verdict((yield CallerQuestion(partial(call.validate, attempt.partial))))
                 while call.streamed and (chunk := await attempt.next_chunk()) is not None:
                     self._note_delivery(attempt, chunk)
-                    attempt.pauses.reader_left()
-                    yield chunk
-                    # A slow reader's own pauses are not the deployment's.
-                    self.policy.deadline += attempt.pauses.reader_returned()
+                    attempt.pauses.reader_left(self.engine.clock.now())
+                    held_s = yield chunk
+                    # A slow reader's own pauses are not the call's.
+                    self.policy.deadline += held_s
+                    attempt.pauses.reader_returned(held_s)
                 for fact in self._conclude(attempt):
                     yield fact
             finally:

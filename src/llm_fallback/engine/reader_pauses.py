@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from llm_fallback.engine.clock import Clock
-
 _ALREADY_BUFFERED_SHARE = 0.1
 """If the next chunk arrives within this share of the time the reader was away, it was already buffered, and that time
 is not billed to the deployment. Otherwise the deployment was still generating, and its GPU cost money."""
@@ -12,26 +10,21 @@ is not billed to the deployment. Otherwise the deployment was still generating, 
 class ReaderPauses:
     """The pauses between a chunk that was delivered and the reader's coming back for the next."""
 
-    __slots__ = ("_away_since", "_clock", "_unjudged_s", "unbilled_s")
+    # On the class, because a plain call has none, and should not have to make them.
+    _away_since: float | None = None
+    _unjudged_s = 0.0
+    """Whose time it was shows when the next chunk comes."""
+    unbilled_s = 0.0
+    """Seconds in which only the reader kept the stream from going on."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._away_since: float | None = None
-        self._unjudged_s = 0.0
-        """Whose time it was shows when the next chunk comes."""
-        self.unbilled_s = 0.0
-        """Seconds in which only the reader kept the stream from going on."""
-
-    def reader_left(self) -> None:
+    def reader_left(self, now: float) -> None:
         """The reader has a chunk."""
-        self._away_since = self._clock.now()
+        self._away_since = now
 
-    def reader_returned(self) -> float:
-        """The reader wants the next chunk; seconds it was away."""
-        assert self._away_since is not None
-        away_s = self._clock.now() - self._away_since
-        self._unjudged_s, self._away_since = self._unjudged_s + away_s, None
-        return away_s
+    def reader_returned(self, held_s: float) -> None:
+        """The reader wants the next chunk, and held the last one for so many seconds. What else went by since it left
+        was spent on the way to it and back."""
+        self._unjudged_s, self._away_since = self._unjudged_s + held_s, None
 
     def chunk_arrived(self, waited_s: float) -> None:
         """The next chunk is there, so many seconds after it was asked for."""

@@ -143,6 +143,8 @@ class _JumpedTimer:
         self._clock = clock
 
     async def limit(self, wait: Callable[[], Awaitable[T]], at: float) -> T:
+        if at <= self._clock.now():
+            raise TimeoutError  # As a real one does, though what is waited for may be there already.
         async with self._clock.deadline(at):
             return await wait()
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from llm_fallback.engine.protocol.faults import LEAST_ERROR
@@ -19,14 +21,22 @@ ENCODINGS = "gzip, deflate"
 """The compressions that are asked for and read. Others make gigabytes of a few bytes at once."""
 
 _INFLATED = ("gzip", "deflate")
+_PLAIN = ("", "identity")
 
 LONGEST_ERROR = 256 * 1024
 """Bytes of an error's body that are read; the rest is left, and its status says what happened."""
 
-_PIECE = 64 * 1024
+ERROR_TIMEOUT_S = 2.0
+"""How long an error's body is waited for: what happened is known, and another deployment may stand by."""
+
+_PIECE = 16 * 1024
+"""Bytes that are made of a compressed body at a time."""
 _TURN_AFTER = 16 * 1024
 """Bytes after which everybody else on the event loop, timers above all, gets a turn: a read of what has arrived already
 does not wait, and a server that is fast enough would never let go."""
+
+Refuse = Callable[[str], Exception]
+"""Takes note of why a body is not read, and makes the exception for it."""
 
 
 class BodyRefused(Exception):
@@ -36,40 +46,71 @@ class BodyRefused(Exception):
 class BoundedBody:
     """A body of at most so many bytes. The base of a byte stream of whichever httpx reads it."""
 
-    def __init__(self, stream: Any, inflater: _Inflater | None, most: int, refusal: Callable[[], Exception] | None):
-        """`refusal` makes the exception for a longer body; without it the body is cut."""
-        self._stream, self._inflater, self._most, self._refusal = stream, inflater, most, refusal
+    def __init__(self, stream: Any, encoding: str, most: int, refuse: Refuse) -> None:
+        self._stream, self._encoding, self._most, self._refuse = stream, encoding, most, refuse
         self.aclose = stream.aclose
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        left, since = self._most, 0
-        async for data in self._stream:
-            since += len(data)
-            for piece in (data,) if self._inflater is None else self._inflater.pieces(data):
-                if len(piece) > left:
-                    if self._refusal is not None:
-                        raise self._refusal()
-                    yield piece[:left]
-                    return
-                left -= len(piece)
-                yield piece
-                since += len(piece)
-                if since >= _TURN_AFTER:
-                    since = 0
-                    await asyncio.sleep(0)
+        left, left_on_the_wire, since = self._most, self._most, 0
+        try:
+            inflater = None if self._encoding in _PLAIN else _Inflater(self._encoding)
+            async for data in self._stream:
+                # What is compressed can be without end and come to nothing.
+                left_on_the_wire -= len(data)
+                for piece in (data,) if inflater is None else inflater.pieces(data):
+                    if len(piece) > left:
+                        yield piece[:left]
+                        raise _Flaw(self._too_long)
+                    left -= len(piece)
+                    yield piece
+                    since += len(piece)
+                    if since >= _TURN_AFTER:
+                        since = 0
+                        await asyncio.sleep(0)
+                if left_on_the_wire < 0:
+                    raise _Flaw(self._too_long)
+                since += len(data)
+        except _Flaw as flaw:
+            raise self._refuse(str(flaw)) from None
+
+    @property
+    def _too_long(self) -> str:
+        return f"the reply is longer than {self._most / 2**20:g} MB (limits.reply_mb)"
+
+
+class BoundedError:
+    """The beginning of an error's body: as much as came in time and could be read. It never fails, for its status is
+    an answer whatever comes of its body."""
+
+    def __init__(self, body: BoundedBody) -> None:
+        self._body = body
+        self.aclose = body.aclose
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        beginning = bytearray()
+        with suppress(Exception):
+            async with asyncio.timeout(ERROR_TIMEOUT_S):
+                async for piece in self._body:
+                    beginning += piece
+        yield bytes(beginning)
+
+
+class _Flaw(Exception):
+    """Why a body is not read on."""
 
 
 class _Inflater:
-    """Takes gzip or deflate apart, no more than a piece at a time."""
+    """Takes gzip or deflate apart, no more than a piece at a time. Raises _Flaw for what is neither, or damaged."""
 
-    def __init__(self, encoding: str, refuse: Callable[[str], Exception]) -> None:
-        self._refuse = refuse
+    def __init__(self, encoding: str) -> None:
+        if encoding not in _INFLATED:
+            raise _Flaw(f"the reply is compressed in a way that was not asked for ({encoding[:40]})")
         self._inflate = zlib.decompressobj(zlib.MAX_WBITS | (16 if encoding == "gzip" else 0))
         self._may_be_raw = encoding == "deflate"
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """What a read brings. Raises the refusal of what is damaged."""
-        while True:
+        """What a read brings; nothing, once what was compressed is whole, for zlib would keep all that follows."""
+        while not self._inflate.eof:
             piece = self._next_piece(data)
             data = self._inflate.unconsumed_tail
             if piece:
@@ -83,32 +124,26 @@ class _Inflater:
             return self._inflate.decompress(data, _PIECE)
         except zlib.error:
             if not may_be_raw:
-                raise self._refuse("the reply is compressed and damaged") from None
+                raise _Flaw("the reply is compressed and damaged") from None
         # Some servers leave out the frame that the name deflate promises.
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         return self._next_piece(data)
 
 
-def bound_body(response: Any, body: type[BoundedBody], most: int, refuse: Callable[[str], Exception]) -> None:
-    """Put a bounded body in place of a response's own. `body` is the class its httpx takes; `refuse` takes note of why
-    a body is not read, and makes the exception."""
-    encoding, inflater = response.headers.get("content-encoding"), None
-    if encoding is not None:
+def bound_body(response: Any, byte_stream: type, most: int, refuse: Refuse) -> None:
+    """Put a bounded body in place of a response's own, as a byte stream of the class its httpx takes."""
+    encoding = response.headers.get("content-encoding", "")
+    if encoding:
         del response.headers["content-encoding"]
         encoding = encoding.strip().lower()
-        if encoding in _INFLATED:
-            inflater = _Inflater(encoding, refuse)
-        elif encoding not in ("", "identity"):
-            reason = f"the reply is compressed in a way that was not asked for ({encoding[:40]})"
-            response.stream = body(response.stream, None, -1, lambda: refuse(reason))
-            return
     if response.status_code >= LEAST_ERROR:
-        response.stream = body(response.stream, inflater, LONGEST_ERROR, None)
+        body = BoundedBody(response.stream, encoding, LONGEST_ERROR, _Flaw)
+        response.stream = _of_class(BoundedError, byte_stream)(body)
     else:
-        reason = f"the reply is longer than {most / 2**20:g} MB (limits.reply_mb)"
-        response.stream = body(response.stream, inflater, most, lambda: refuse(reason))
+        response.stream = _of_class(BoundedBody, byte_stream)(response.stream, encoding, most, refuse)
 
 
-def body_class(byte_stream: type) -> type[BoundedBody]:
-    """The bounded body that is a byte stream of that httpx."""
-    return type("BoundedBody", (BoundedBody, byte_stream), {})
+@cache
+def _of_class(body: type, byte_stream: type) -> Any:
+    """The kind of body that is a byte stream of that httpx."""
+    return type(body.__name__, (body, byte_stream), {})

@@ -9,11 +9,12 @@ from contextlib import suppress
 from functools import cached_property
 
 import litellm
-from aiohttp import ClientResponse, ClientSession, DummyCookieJar, TCPConnector
+from aiohttp import ClientResponse, ClientSession, DummyCookieJar
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 from openai import AsyncOpenAI
 
+from llm_fallback.litellm_adapter.connections import bounded_connector
 from llm_fallback.litellm_adapter.wire_tap import HOOKS
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.providers import PROVIDERS, split_model
@@ -42,9 +43,9 @@ class LoopClient:
     """
 
     def __init__(self) -> None:
-        # litellm's own session waits for one of 500 connections to a host, and the wait would count as the server's.
+        # litellm's own session waits for one of 500 connections to a host.
         self._session = ClientSession(
-            connector=TCPConnector(limit=0),
+            connector=bounded_connector(),
             cookie_jar=DummyCookieJar(),
             response_class=_PlainResponse,
             trust_env=litellm.aiohttp_trust_env or os.environ.get("AIOHTTP_TRUST_ENV", "").lower() == "true",

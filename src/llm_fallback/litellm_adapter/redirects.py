@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any
 
 from llm_fallback.engine.transport import Fault
-from llm_fallback.litellm_adapter.body import ENCODINGS, BodyRefused, BoundedBody, body_class, bound_body
+from llm_fallback.litellm_adapter.body import ENCODINGS, BodyRefused, bound_body
 
 _KEEPS_THE_REQUEST = (307, 308)
 """Status codes after which the same request is sent again; after any other it would be another one."""
@@ -84,7 +84,7 @@ def guard_clients() -> None:
         _guard(module.Client.__base__)
         _watch(module.Client)
         _watch_async(module.AsyncClient)
-        _bound_bodies(module.AsyncClient, body_class(module.AsyncByteStream))
+        _bound_bodies(module.AsyncClient, module.AsyncByteStream)
 
 
 def _guard(client: Any) -> None:
@@ -133,7 +133,7 @@ def _watch_async(client: Any) -> None:
     client.send = sending
 
 
-def _bound_bodies(client: Any, body: type[BoundedBody]) -> None:
+def _bound_bodies(client: Any, byte_stream: type) -> None:
     # One step below `send`, which may read the body and hand it to whoever listens.
     send = client._send_single_request
     if hasattr(send, "__wrapped__"):
@@ -147,7 +147,7 @@ def _bound_bodies(client: Any, body: type[BoundedBody]) -> None:
         if request.headers.get("accept-encoding") not in (ENCODINGS, "identity"):
             request.headers["accept-encoding"] = ENCODINGS
         response = await send(self, request)
-        bound_body(response, body, redirects.most_bytes, partial(redirects.refuse_body, response.status_code))
+        bound_body(response, byte_stream, redirects.most_bytes, partial(redirects.refuse_body, response.status_code))
         return response
 
     client._send_single_request = sending

@@ -60,6 +60,15 @@ def test_what_is_no_json_is_unreadable(written):
         decode(written)
 
 
+@pytest.mark.parametrize("value", [b"0", b"{}", b"[]", b'""'])
+def test_a_document_of_values_without_end_is_unreadable(value):
+    """A few bytes each on the wire, a hundred times as many in memory."""
+    many = 2_000_001
+    with pytest.raises(Unreadable, match="more than 2000000 values"):
+        decode(b"[" + (value + b",") * many + value + b"]")
+    assert len(decode(b"[" + (value + b",") * 1_000 + value + b"]")) == 1_001
+
+
 def test_many_brackets_side_by_side_are_no_depth():
     """Nor those inside of a text."""
     assert decode(json.dumps([[[]] * 500, "[" * 500])) == [[[]] * 500, "[" * 500]

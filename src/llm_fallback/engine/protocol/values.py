@@ -18,6 +18,10 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _DEEPEST = 200
 """Levels of nesting. A parser of JSON recurses, and so does everybody who reads what it made."""
 
+_MOST_VALUES = 2_000_000
+"""Values in one document. As empty objects they are 200 MB, and the event loop stands still for half a second while
+they are made; twenty alternatives for each of ten thousand tokens are fewer."""
+
 _KINDS = {str: "a text", bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 
@@ -26,13 +30,17 @@ class Unreadable(Exception):
 
 
 def decode(data: bytes | str) -> Any:
-    """A JSON document. Raises Unreadable for what is none, for NaN and Infinity, and for nesting without end."""
-    brackets = (b"[", b"{") if isinstance(data, bytes) else ("[", "{")
+    """A JSON document. Raises Unreadable for what is none, for NaN and Infinity, for nesting and values without end."""
+    marks = (b"[", b"{", b",") if isinstance(data, bytes) else ("[", "{", ",")
+    *brackets, commas = map(data.count, marks)  # type: ignore[arg-type]
+    if commas + sum(brackets) > _MOST_VALUES:
+        # In a text they are none, but a text with as many is longer than any model writes.
+        raise Unreadable(f"JSON of more than {_MOST_VALUES} values")
     try:
         document = _DECODER.decode(data.decode() if isinstance(data, bytes) else data)
     except (ValueError, RecursionError):
         raise Unreadable("not JSON") from None
-    if sum(map(data.count, brackets)) > _DEEPEST and _is_deeper(document, _DEEPEST):  # type: ignore[arg-type]
+    if sum(brackets) > _DEEPEST and _is_deeper(document, _DEEPEST):
         raise Unreadable(f"JSON nested deeper than {_DEEPEST} levels")
     return document
 
