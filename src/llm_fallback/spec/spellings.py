@@ -6,6 +6,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
+from string import ascii_uppercase
 from urllib.parse import quote
 
 _SHORTEST = 4
@@ -69,11 +70,17 @@ def struck(text: str, spans: Iterable[tuple[int, int]], mark: str) -> str:
 
 
 def _found(plain: str, starts: Sequence[int], wanted: Iterable[str]) -> Iterator[tuple[int, int]]:
+    plain = plain.translate(_SMALL)
     for form in wanted:
+        form = form.translate(_SMALL)
         at = plain.find(form)
         while at >= 0:
             yield starts[at], starts[at + len(form)]
             at = plain.find(form, at + 1)
+
+
+_SMALL = {ord(capital): capital.lower() for capital in ascii_uppercase}
+"""A host's name is written small, whatever it was; so is what looks like one. No text gets longer by this."""
 
 
 def _unescaped(text: str) -> tuple[str, list[int]]:

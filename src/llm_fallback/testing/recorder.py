@@ -115,7 +115,7 @@ class ExchangeRecorder:
             delay_s=self._delay_s,
             status=self._response.status,
             content_type=head.content_type,
-            headers=head.headers,
+            headers={name: Redactor(secrets)(text) for name, text in head.headers.items()},
             length=head.length,
             parts=tuple(zip(pauses, _masked(parts, secrets), strict=True)),
             end=self.end,
