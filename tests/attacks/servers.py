@@ -75,8 +75,10 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self.server.play(asked)
         self.send_response_only(answer.status)
         content = {"Content-Type": "text/event-stream" if asked.is_streamed else "application/json"}
-        for name, text in {**content, **answer.headers, "Connection": "close"}.items():
-            self.send_header(name, text)
+        head = {**content, **answer.headers, "Connection": "close"}
+        lines = "".join(f"{name}: {text}\r\n" for name, text in head.items())
+        # As it is written, whether it may stand in a header or not.
+        self._headers_buffer.append(lines.encode("utf-8", "surrogateescape"))
         self.end_headers()
         for number, part in enumerate(answer.parts):
             if number:
