@@ -18,6 +18,10 @@ from tests.attacks.servers import Answer, Server
 PICTURE = b"\x89PNG\r\n\x1a\n" + b"0" * 50
 SECRET = b"what-stands-in-the-file"
 NUMBERS = count()
+CALLBACKS = (
+    *("callbacks", "success_callback", "failure_callback", "input_callback"),
+    *("_async_success_callback", "_async_failure_callback"),
+)
 
 
 def part_of(kind: str, **words: Any) -> Callable[[str], dict[str, Any]]:
@@ -87,6 +91,8 @@ TELLING = ("anthropic", "azure_ai", "bedrock", "gemini", "hosted_vllm", "ollama"
 def pictures(monkeypatch) -> Iterator[Server]:
     """A server of pictures and files that litellm takes for one on the internet."""
     monkeypatch.setattr(litellm, "user_url_validation", False)
+    for name in CALLBACKS:  # Some providers of litellm's add one when they are loaded.
+        monkeypatch.setattr(litellm, name, list(getattr(litellm, name)))
     with Server(lambda asked: Answer(200, (PICTURE,), {"Content-Type": "image/png"})) as server:
         yield server
 
