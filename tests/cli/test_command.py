@@ -107,3 +107,14 @@ def test_a_full_disk_is_told_in_one_line(write, command):
         )
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert "cannot write the output: No space left on device" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["schema", "explain", "check --json"])
+def test_a_closed_output_is_told_in_one_line(write, command):
+    """As `>&-` leaves it: there is nowhere to write to, and that is no traceback."""
+    write()
+    shell = f"{sys.executable} -m llm_fallback.cli {command} >&-"
+    done = subprocess.run(["bash", "-c", shell], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "cannot write the output: Bad file descriptor" in done.stderr

@@ -137,7 +137,7 @@ def test_a_sound_spec_has_no_findings():
         ),
         (
             with_a(api_base="https://me:secret@host/v1"),
-            "warning: deployments.a.api_base: a password in an address is shown in logs; write it as api_key",
+            "warning: deployments.a.api_base: a password or key in an address is shown in logs; write it as api_key",
         ),
         (
             with_a(price="free"),

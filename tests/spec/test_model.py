@@ -208,10 +208,18 @@ class TestOverrides:
 class TestAsAValue:
     def test_a_spec_pickles_copies_and_compares(self):
         """Two specs that say the same are equal, wherever they were written."""
-        spec = spec_of(deployment={"api_key": "${KEY}", "params": {"x-token": "t"}})
+        spec = spec_of(deployment={"api_key": "${KEY}", "params": {"x-token": "${TOKEN}"}})
         assert pickle.loads(pickle.dumps(spec)) == spec
         assert copy.deepcopy(spec) == spec
         assert spec != spec_of()
+
+    @pytest.mark.parametrize("clear", [{"api_key": "k"}, {"params": {"x-token": "t"}}, {"api_base": "http://a:b@c"}])
+    def test_a_secret_in_clear_is_not_pickled(self, clear):
+        """Whoever finds a pickle can read it; a copy in the process is none of that."""
+        spec = spec_of(deployment=clear)
+        with pytest.raises(TypeError, match="write"):
+            pickle.dumps(spec)
+        assert copy.deepcopy(spec) == spec.model_copy() == spec
 
     def test_a_spec_cannot_be_changed(self):
         """Neither it nor its parts take assignments."""

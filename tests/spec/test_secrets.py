@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from llm_fallback.spec.secrets import REDACTED, Redactor, password_of, secrets_in, unmask
+from llm_fallback.spec.secrets import REDACTED, Address, Redactor, secrets_in, secrets_of_address, unmask
 
 
 @pytest.fixture
@@ -114,6 +115,46 @@ def test_no_secret_survives_in_any_text(secrets, between):
     assert not [secret for secret in secrets if secret in text and "*" not in secret]
 
 
+@pytest.mark.parametrize(
+    ("secret", "told"),
+    [
+        ("Bearer canary-91ac", "no canary-91ac"),
+        ("Basic dXNlcjpjYW5hcnktOTFhYw==", "no canary-91ac"),
+        ('{"type": "service_account", "private_key": "canary-91ac"}', "no canary-91ac"),
+    ],
+)
+def test_a_secret_within_a_secret_is_one(secret, told):
+    """Of a header what stands behind the scheme, of a login the password, of a document its keys."""
+    assert Redactor([secret])(told) == f"no {REDACTED}"
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("see http://user:pass@host/v1", f"see http://{REDACTED}@host/v1"),
+        (
+            "see https://host/v1?api-version=1&api-key=k1&x=1#y",
+            f"see https://host/v1?api-version=1&api-key={REDACTED}&x=1#y",
+        ),
+        ("GET /v1?key=AIza and /v1?sig=abc", f"GET /v1?key={REDACTED} and /v1?sig={REDACTED}"),
+        ("authorization: Bearer ya29.c0ffee", f"authorization: Bearer {REDACTED}"),
+        ("x-amz-security-token:FwoGZ/x== x", f"x-amz-security-token:{REDACTED} x"),
+        ("Basic authentication is required, a bearer token", "Basic authentication is required, a bearer token"),
+        ("a@b is no address, nor is a?b=c", "a@b is no address, nor is a?b=c"),
+    ],
+)
+def test_what_stands_where_a_secret_would_is_struck_whoever_knows_it(told, shown):
+    """Addresses and headers that servers and libraries write out hold secrets nobody told us."""
+    assert Redactor()(told) == shown
+
+
+def test_an_address_shows_no_secret():
+    """It is a text like any other, but for its repr."""
+    address = Address("http://user:hunter22@host/v1?api-key=canary&v=1")
+    assert repr(address) == "'http://***@host/v1?api-key=***&v=1'"
+    assert (str(address), json.dumps(address)) == (f"{address}", f'"{address}"')
+
+
 def test_nested_secrets_are_found_and_revealed_wherever_they_are():
     """In mappings, lists and tuples; what is none stays as it is."""
     nested = {"a": SecretStr("one"), "b": [{"c": (SecretStr("two"), 3)}], "d": None, "e": "plain"}
@@ -128,22 +169,24 @@ def test_a_plain_value_holds_no_secret():
 
 
 @pytest.mark.parametrize(
-    ("url", "passwords"),
+    ("url", "secrets"),
     [
         ("https://host/v1", []),
         ("https://user@host/v1", []),
-        ("https://user:pass@host/v1", ["pass", "pass"]),
+        ("https://user:pass@host/v1", ["pass"]),
+        ("https://gh-0123456789ab@host/v1", ["gh-0123456789ab"]),
+        ("https://host/v1?api-version=1&api-key=k%2B1&sig=s", ["k%2B1", "k+1", "s"]),
         ("https://user:p%40ss@host/v1", ["p%40ss", "p@ss"]),
         ("", []),
         ("host:8000/v1", []),
     ],
 )
-def test_the_password_of_an_address_is_a_secret_quoted_and_not(url, passwords):
+def test_the_secrets_of_an_address_are_known_quoted_and_not(url, secrets):
     """As it stands in the address, and as it stands in a header."""
-    assert list(password_of(url)) == passwords
+    assert list(secrets_of_address(url)) == secrets
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://user:hunter22@[bad/v1"])
 def test_an_address_that_cannot_be_read_is_no_reason_to_fail(url):
     """Whoever checks addresses says what is wrong with it; a password in it is a secret all the same."""
-    assert all("hunter22" in password for password in password_of(url))
+    assert all("hunter22" in password for password in secrets_of_address(url))

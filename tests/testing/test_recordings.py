@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from contextlib import contextmanager
 
 import pytest
@@ -101,6 +102,30 @@ def test_no_key_reaches_the_file(tmp_path):
     assert not any(secret in text for secret in (KEY, "tok-98765", "abcdef"))
     played = [exchange for tape in recorded(file).values() for exchange in tape.exchanges]
     assert b"Incorrect API key provided: ****" in played[0].parts[0][1]
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_a_secret_divided_between_events_is_struck_out(size):
+    """As a model says it, a token at a time; the stream stays one, as long as it was."""
+    texts = [KEY[at : at + size] for at in range(0, len(KEY), size)]
+    events = [
+        f'data: {{"id":"1","choices":[{{"delta":{{"content":{json.dumps(text)}}},"index":0}}]}}\n\n'
+        for text in ("you are ", *texts, "!")
+    ]
+    black = _masked([event.encode() for event in events], [KEY])
+    said = [json.loads(event.removeprefix(b"data:"))["choices"][0]["delta"]["content"] for event in black]
+    assert "".join(said) == f"you are {'*' * len(KEY)}!"
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_secret_that_is_spelt_otherwise_is_struck_out_too(size):
+    """In base64, and with the escapes of JSON; it stays JSON."""
+    spelt = json.dumps({"a": b64encode(f"me:{KEY}".encode()).decode()})[:-1]
+    spelt += ', "b": "' + "".join(f"\\u{ord(char):04x}" for char in KEY) + '"}'
+    whole = spelt.encode()
+    (a, b) = json.loads(b"".join(_masked([whole[at : at + size] for at in range(0, len(whole), size)], [KEY]))).values()
+    assert set(b) == {"*"}
+    assert a.count("*") >= len(KEY)
 
 
 @given(pieces=st.lists(st.binary(max_size=6)), data=st.data())

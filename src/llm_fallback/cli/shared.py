@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -77,13 +77,21 @@ class Commands(click.Group):
             ctx.exit(EXIT_FAILED)
         finally:
             # At exit, a failure to write would be told by the interpreter.
-            sys.stdout.flush()
+            _written_stdout().flush()
+
+
+def _written_stdout() -> TextIO:
+    """Where the output went; OSError if the command was started without a standard output."""
+    stdout: TextIO | None = sys.stdout
+    if stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return stdout
 
 
 def _leave_stdout() -> None:
     """Send what is still to be written nowhere, so that the interpreter does not fail over it at exit."""
     with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        os.dup2(nowhere.fileno(), _written_stdout().fileno())
 
 
 def _files(ctx: click.Context, option: click.Parameter, given: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -135,9 +143,11 @@ def print_json(data: Any) -> None:
 
 
 def as_json_text(data: Any, indent: int | None = None) -> str:
-    """JSON in UTF-8, with half characters as the escapes that JSON has for them."""
+    """JSON with JSON's escapes for what cannot be printed: half characters, and those that move a terminal's cursor."""
     text = json.dumps(data, indent=indent, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 def named(name: str, end: str = "") -> Text:

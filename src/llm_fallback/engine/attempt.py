@@ -248,7 +248,7 @@ class AttemptExecution:
             self.reply = reply
             self.partial.add(reply)
             self._ended = True
-            self.fault = _flaw(self.partial, self.request)
+            self.fault = _flaw(self.partial, self.request, self._engine.redact)
         else:
             self._on_refusal(reply)
 
@@ -261,7 +261,7 @@ class AttemptExecution:
         elif isinstance(item, StreamEnd):
             self._ended, self._last_byte_at = True, self._engine.clock.now()
             self.partial.finish = item.finish
-            self.fault = _flaw(self.partial, self.request)
+            self.fault = _flaw(self.partial, self.request, self._engine.redact)
             if self.fault is None:
                 self._release_held_back()
         else:
@@ -330,7 +330,8 @@ class AttemptExecution:
         if isinstance(verdict, Mismatch):
             self.is_mismatched, verdict = True, verdict.reason
         if isinstance(verdict, str) or not verdict:
-            self.fault = Fault("rejected", verdict if isinstance(verdict, str) else "accept said no", 200)
+            why = self._engine.redact(verdict) if isinstance(verdict, str) else "accept said no"
+            self.fault = Fault("rejected", why, 200)
 
     def succeed(self) -> None:
         """Settle an attempt that brought a whole reply."""
@@ -419,12 +420,12 @@ async def shielded(work: Coroutine[Any, Any, None]) -> None:
     task.result()
 
 
-def _flaw(reply: PartialReply, request: AttemptRequest) -> Fault | None:
+def _flaw(reply: PartialReply, request: AttemptRequest, redact: Callable[[str], str]) -> Fault | None:
     """What keeps a reply that has ended from being one."""
     if reply.finish == REFUSED_FINISH:
         return Fault("content_policy", "finish reason content_filter", 200)
     if reply.finish not in FINISHES:
-        return _unfinished(reply, request.streamed)
+        return _unfinished(reply, request.streamed, redact)
     if reply.finish == FULL_WINDOW and reply.is_empty:
         return Fault("context_window", f"finish reason {FULL_WINDOW}", 200)
     is_rest = request.trimmer is not None  # To a reply that was whole but for its end, nothing need be added.
@@ -433,9 +434,10 @@ def _flaw(reply: PartialReply, request: AttemptRequest) -> Fault | None:
     return None
 
 
-def _unfinished(reply: PartialReply, streamed: bool) -> Fault:
+def _unfinished(reply: PartialReply, streamed: bool, redact: Callable[[str], str]) -> Fault:
     if streamed and reply.is_empty and reply.finish is None:
         return Fault("empty_response", "the stream ended without content and without a finish", 200)
-    word = f"finish reason {reply.finish!r}" if reply.finish else "no finish reason"
+    # The server's own word, which may be any text.
+    word = f"finish reason {shortened(redact(reply.finish))!r}" if reply.finish else "no finish reason"
     failure: Failure = "stream_broken" if streamed else "invalid_response"
     return Fault(failure, f"the reply is not whole: {word}", 200)

@@ -13,7 +13,6 @@ from llm_fallback.engine.protocol.faults import (
     fault_in_body,
     fault_of_response,
     parse_error_body,
-    shortened,
 )
 from llm_fallback.engine.transport import Fault
 
@@ -38,7 +37,7 @@ def plain(text: str) -> str:
     """What the provider said, without the names litellm puts in front of it and what aiohttp tells of its sockets."""
     message = _ITS_NAMES.sub("", text, count=1)
     message = _ITS_SOCKET.sub("", message).strip()
-    return shortened(parse_error_body(message).message or text)
+    return parse_error_body(message).message or text
 
 
 def fault_of_transfer(error: Exception, classes: set[str], status: int | None) -> Fault:

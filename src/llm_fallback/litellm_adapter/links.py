@@ -3,60 +3,112 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+
+class Link(NamedTuple):
+    """Where a picture or a file stands, or as what it is meant to be taken."""
+
+    url: str
+    """In lower case."""
+    has_format: bool
+    """Whether its format is told."""
+    is_picture: bool
+    is_file_id: bool
+    """Whether it stands in place of the name of a file that was uploaded."""
+
+    @property
+    def leads_elsewhere(self) -> bool:
+        """Whether it is an address that can be fetched."""
+        return self.url.lstrip().startswith(("http:", "https:"))
 
 
 def follows_a_link(provider: str, messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether litellm would fetch a picture or a file of these messages for this provider of its, instead of passing
     it on."""
-    follows = _FOLLOWED.get(provider)
-    return follows is not None and any(follows(*link) for link in _links(messages))
+    for message in messages:
+        if type(message.get("content")) is list:
+            break
+    else:  # Texts alone, as in most calls.
+        return False
+    follows = _FOLLOWED.get(provider, _is_unfit_for_most)
+    return any(map(follows, links_in(messages)))
 
 
-_PLACES = ("url", "file_id", "file_data", "file_url")
-_FORMATS = ("format", "mime_type", "content_type")
+_PLACES = ("image_url", "file", "source")
+_FIELDS = ("url", "file_id", "file_data", "file_url", "data")
+_FORMATS = ("format", "mime_type", "content_type", "media_type")
 _LONGEST_LINK = 8192
 """Characters. What is longer is a picture itself, as data."""
 
 
-def _links(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, bool, bool]]:
-    """Where pictures and files stand, in lower case; whether their format is told; whether it is a picture."""
+def links_in(messages: Sequence[Mapping[str, Any]]) -> Iterator[Link]:
+    """The pictures and files of messages."""
     for message in messages:
         content = message.get("content")
-        for part in content if isinstance(content, list) else ():
-            if not isinstance(part, Mapping):
-                continue
-            for place, said in (("", part), ("image_url", part.get("image_url")), ("file", part.get("file"))):
-                words = said if isinstance(said, Mapping) else {"url": said}
-                has_format = any(words.get(name) for name in _FORMATS)
-                links = (words.get(name) for name in _PLACES)
-                is_picture = place == "image_url"
-                yield from (
-                    (link[:_LONGEST_LINK].lower(), has_format, is_picture) for link in links if isinstance(link, str)
-                )
+        if type(content) is list:
+            for part in content:
+                if isinstance(part, Mapping) and part.get("type") != "text":
+                    yield from _links_of(part)
+                    yield from links_in((part,))  # A tool's result has content of its own.
 
 
-def _is_unfit_for_anthropic(url: str, has_format: bool, is_picture: bool) -> bool:
+def places_of_links(messages: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """Host and path of every picture and file of messages that can be fetched, in lower case."""
+    urls = (link.url.strip() for link in links_in(messages) if link.leads_elsewhere)
+    return frozenset(url.partition("//")[2].partition("#")[0] for url in urls)
+
+
+def _links_of(part: Mapping[str, Any]) -> Iterator[Link]:
+    for place, said in (("", part), *((place, part.get(place)) for place in _PLACES)):
+        words = said if isinstance(said, Mapping) else {"url": said}
+        has_format = any(words.get(name) for name in _FORMATS)
+        for field in _FIELDS:
+            link = words.get(field)
+            if isinstance(link, str):
+                yield Link(link[:_LONGEST_LINK].lower(), has_format, place == "image_url", field == "file_id")
+
+
+def _is_unfit_for_most(link: Link) -> bool:
+    """Pictures are passed on; of a file that has an address in place of its name litellm would make data."""
+    return link.is_file_id and link.leads_elsewhere
+
+
+def _is_unfit_for_anthropic(link: Link) -> bool:
     """Anthropic takes links, but for http; of a picture that looks like a PDF litellm would ask whether it is, unless
     that is told."""
-    is_pdf = url.startswith("https://") and (url.endswith(".pdf") or urlsplit(url).path.endswith(".pdf"))
-    return url.startswith("http://") or (is_pdf and is_picture and not has_format)
+    if link.url.startswith("https://"):
+        is_pdf = link.url.endswith(".pdf") or urlsplit(link.url).path.endswith(".pdf")
+        return is_pdf and link.is_picture and not link.has_format
+    return link.leads_elsewhere
+
+
+def _is_unfit_for_claude_elsewhere(link: Link) -> bool:
+    """The same, where others have models, too."""
+    return _is_unfit_for_anthropic(link) or _is_unfit_for_most(link)
 
 
 _GOOGLES_FILES = "https://generativelanguage.googleapis.com/v1beta/files/"
 
 
-def _is_unfit_for_gemini(url: str, has_format: bool, is_picture: bool) -> bool:
+def _is_unfit_for_gemini(link: Link) -> bool:
     """Gemini takes files that were uploaded to it, and no links; of a file in a bucket litellm would ask what it is,
     unless that is told."""
-    if url.startswith("gs://"):
-        return not has_format and "." not in url.rpartition("/")[2]
-    return url.startswith(("http://", "https://")) and not url.startswith(_GOOGLES_FILES)
+    if link.url.startswith("gs://"):
+        return not link.has_format and "." not in link.url.rpartition("/")[2]
+    return link.leads_elsewhere and not link.url.startswith(_GOOGLES_FILES)
 
 
-_FOLLOWED: Mapping[str, Callable[[str, bool, bool], bool]] = {
+def _is_unfit_for_who_takes_data(link: Link) -> bool:
+    """Amazon and Ollama take pictures as data, which litellm would make of any link."""
+    return link.leads_elsewhere
+
+
+_FOLLOWED: Mapping[str, Callable[[Link], bool]] = {
     "anthropic": _is_unfit_for_anthropic,
-    "gemini": _is_unfit_for_gemini,
+    "azure_ai": _is_unfit_for_claude_elsewhere,
+    **dict.fromkeys(("gemini", "vertex_ai", "vertex_ai_beta"), _is_unfit_for_gemini),
+    **dict.fromkeys(("anthropic_text", "bedrock", "ollama", "snowflake"), _is_unfit_for_who_takes_data),
 }
-"""By litellm's name for the provider."""
+"""By litellm's name for the provider; of the others, `_is_unfit_for_most`."""

@@ -25,6 +25,13 @@ _KEEPS_THE_REQUEST = (307, 308)
 """Status codes after which the same request is sent again; after any other it would be another one."""
 
 
+_FETCHING = ("GET", "HEAD")
+
+
+class LinkRefused(Exception):
+    """Carries the refusal out of whichever HTTP library was about to fetch a picture or a file."""
+
+
 class RedirectRefused(Exception):
     """Carries the refusal out of whichever HTTP library was about to follow."""
 
@@ -35,6 +42,8 @@ class Redirects:
 
     most_bytes: int
     """How long a reply may be, decompressed."""
+    links: frozenset[str] = frozenset()
+    """Host and path, in lower case, of what the messages point to: nothing of it is fetched."""
     refused: Fault | None = None
     """Why one was not followed, or a body not read."""
     sent: bool = False
@@ -53,6 +62,15 @@ class Redirects:
             return following
         self.refused = _refusal(request, response)
         raise RedirectRefused(self.refused.message)
+
+    def check_link(self, request: Any) -> None:
+        """Raise LinkRefused if a library is about to fetch what a message points to. litellm puts an address of numbers
+        in place of a host's name, which then stands in a header."""
+        if self.links and request.method in _FETCHING:
+            path = request.url.raw_path.decode("ascii", "replace").lower()
+            if {f"{request.headers['host'].lower()}{path}", f"{_authority(request.url)}{path}"} & self.links:
+                self.refused = Fault("bad_request", "litellm would fetch what a message points to")
+                raise LinkRefused(self.refused.message)
 
     def refuse_body(self, status: int, why: str) -> Exception:
         """Take note that the body of a response is not read."""
@@ -110,6 +128,7 @@ def _watch(client: Any) -> None:
     def sending(self: Any, *request: Any, **options: Any) -> Any:
         redirects = current.get()
         if redirects is not None:
+            redirects.check_link(request[0])
             redirects.sent = True
         return send(self, *request, **options)
 
@@ -126,6 +145,8 @@ def _watch_async(client: Any) -> None:
         redirects = current.get()
         if redirects is None:
             return await send(self, *request, **options)
+        if redirects.links:
+            redirects.check_link(request[0])
         redirects.sent = True
         redirects.response = await send(self, *request, **options)
         return redirects.response
@@ -151,6 +172,10 @@ def _bound_bodies(client: Any, byte_stream: type) -> None:
         return response
 
     client._send_single_request = sending
+
+
+def _authority(url: Any) -> str:
+    return f"{url.host}:{url.port}" if url.port else str(url.host)
 
 
 def _built(build: Callable[[], Any]) -> Any:

@@ -19,6 +19,7 @@ from llm_fallback.litellm_adapter import wire_tap
 from llm_fallback.litellm_adapter.clients import ClientPool, client_for, is_tapped, sends_by_httpx
 from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending, fault_of_litellm, fault_of_transfer
 from llm_fallback.litellm_adapter.families import asks_for_a_stream, reader_for, reader_for_sent
+from llm_fallback.litellm_adapter.links import places_of_links
 from llm_fallback.litellm_adapter.quiet import has_side_effects, quiet_logging, rewrites_replies
 from llm_fallback.litellm_adapter.reading import HTTPReading
 from llm_fallback.litellm_adapter.redirects import Redirects, guarding
@@ -37,7 +38,7 @@ class LiteLLMExchange:
         self._wire = WireTap(reader_for(wanted.target), wanted.invented_headers, streamed=wanted.streamed)
         self._reader = OpenAIReader(wanted.target.finish_reasons)
         self._reader.signer = wanted.target.signer
-        self._redirects = Redirects(wanted.target.most_reply_bytes)
+        self._redirects = Redirects(wanted.target.most_reply_bytes, places_of_links(wanted.messages))
         self._stream: Any = None
         self._refused = self._usage_told = self._is_open = False
         self._is_heard = has_side_effects()

@@ -25,7 +25,7 @@ from llm_fallback.spec.entries import Deployment
 from llm_fallback.spec.load import Source
 from llm_fallback.spec.locations import Path, children, dotted
 from llm_fallback.spec.providers import ELSEWHERE, LOCAL, PROVIDERS, split_model
-from llm_fallback.spec.secrets import is_secret_name
+from llm_fallback.spec.secrets import is_secret_name, secrets_of_address
 from llm_fallback.spec.settings import Timeouts
 from llm_fallback.spec.variables import references
 
@@ -292,13 +292,12 @@ def _bare_variable(spec: Spec) -> _Results:
 
 
 def _password_in_address(spec: Spec) -> _Results:
-    """Passwords in addresses."""
+    """Passwords and keys in addresses."""
     for name, deployment in spec.deployments.items():
-        user, at, _ = (deployment.api_base or "").partition("@")
-        if at and ":" in user.partition("://")[2] and not references(user):
+        if any(not references(secret) for secret in secrets_of_address(deployment.api_base or "")):
             yield (
                 ("deployments", name, "api_base"),
-                "a password in an address is shown in logs; write it as api_key",
+                "a password or key in an address is shown in logs; write it as api_key",
             )
 
 

@@ -5,7 +5,7 @@ Read as litellm and the clouds' own libraries read it, without any of them and w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ class _Identity:
     parameters: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
     """Any of these is enough."""
+    secrets: tuple[str, ...] = ()
+    """Variables whose values are secrets, beside a provider's key."""
 
 
 AZURE_KEYS = ("AZURE_API_KEY", "AZURE_OPENAI_API_KEY")
 _AZURE = _Identity(
     ("azure_ad_token", "azure_ad_token_provider", "client_secret", "azure_password"),
+    ("AZURE_AD_TOKEN", "AZURE_OPENAI_AD_TOKEN", "AZURE_CLIENT_SECRET", "AZURE_PASSWORD"),
     ("AZURE_AD_TOKEN", "AZURE_OPENAI_AD_TOKEN", "AZURE_CLIENT_SECRET", "AZURE_PASSWORD"),
 )
 _AMAZON = _Identity(
@@ -34,6 +37,7 @@ _AMAZON = _Identity(
         *("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
         "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     ),
+    ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_BEARER_TOKEN_BEDROCK"),
 )
 _GOOGLE = _Identity(
     ("vertex_credentials", "vertex_ai_credentials"),
@@ -52,9 +56,19 @@ _IDENTITIES: Mapping[str, _Identity] = {
 }
 
 
+def secrets_in_variables(provider: str, environ: Mapping[str, str]) -> Iterator[str]:
+    """The keys that a provider's deployment without one may be asked with: those that variables hold."""
+    names = (*_key_variables(provider), *_IDENTITIES.get(provider, _Identity()).secrets)
+    return (environ[name] for name in names if environ.get(name))
+
+
+def _key_variables(provider: str) -> tuple[str, ...]:
+    return AZURE_KEYS if _IDENTITIES.get(provider) is _AZURE else KEY_VARIABLES.get(provider, ())
+
+
 def missing_key(provider: str, parameters: Mapping[str, Any], environ: Mapping[str, str]) -> str | None:
     """The variables of which one has to hold a key, as a text; None where one does, or there is another way in."""
-    variables = AZURE_KEYS if _IDENTITIES.get(provider) is _AZURE else KEY_VARIABLES.get(provider, ())
+    variables = _key_variables(provider)
     if not variables or any(environ.get(name) for name in variables) or _has_identity(provider, parameters, environ):
         return None
     return " or ".join(variables)

@@ -11,12 +11,13 @@ from llm_fallback._imports import imported
 from llm_fallback.errors import Mistake, SpecError
 from llm_fallback.plan.plan import ChainPlan, Member, Plan, Target, Tier, Tiers
 from llm_fallback.plan.pricing import FREE, Prices
+from llm_fallback.plan.provider_credentials import secrets_in_variables
 from llm_fallback.spec import Budget, Deployment, Price, Spec
 from llm_fallback.spec.consistency import is_address
 from llm_fallback.spec.locations import Path, Problem
 from llm_fallback.spec.model import NO_CHAIN
 from llm_fallback.spec.providers import BACKENDS, split_model
-from llm_fallback.spec.secrets import password_of, secrets_in
+from llm_fallback.spec.secrets import Address, secrets_in, secrets_of_address
 from llm_fallback.spec.variables import Environment, references, resolve, unset
 
 
@@ -35,7 +36,10 @@ def resolve_spec(spec: Spec, environ: Mapping[str, str]) -> Plan:
         # A traceback shows this frame, too.
         del environ
         raise SpecError(mistakes)
-    secrets = (*(secret for target in targets.values() for secret in _secrets(target)), *_own(spec, environ))
+    secrets = (
+        *(secret for target in targets.values() for secret in _secrets(target, environ)),
+        *_own(spec, environ),
+    )
     return Plan(chains, spec.default_chain or next(iter(chains)), targets, secrets)
 
 
@@ -68,7 +72,7 @@ def _target(spec: Spec, name: str, variables: Environment) -> Target:
     parameters: dict[str, Any] = dict(variables.value(spec.params(name), (*path, "params")))
     parameters["model"] = backend.model(model) if backend else model
     if api_base:
-        parameters["api_base"] = backend.base_url(api_base) if backend else api_base
+        parameters["api_base"] = Address(backend.base_url(api_base) if backend else api_base)
     return Target(
         name=name,
         model=model,
@@ -157,6 +161,9 @@ def _predicate(spec: Spec, chain: str, mistakes: list[Mistake]) -> Callable[[Any
     return None
 
 
-def _secrets(target: Target) -> list[str]:
-    address = str(target.parameters.get("api_base", ""))
-    return [*secrets_in(target.parameters), *secrets_in(target.api_key), *password_of(address)]
+def _secrets(target: Target, environ: Mapping[str, str]) -> Iterator[str]:
+    yield from secrets_in(target.parameters)
+    yield from secrets_in(target.api_key)
+    yield from secrets_of_address(str(target.parameters.get("api_base", "")))
+    if target.uses_provider_credentials:
+        yield from secrets_in_variables(target.litellm_provider, environ)

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from llm_fallback.spec.locations import Note, Path, Problem
 from llm_fallback.spec.model import Spec
-from llm_fallback.spec.secrets import is_secret_name, password_of
+from llm_fallback.spec.secrets import is_secret_name, secrets_of_address
 from llm_fallback.spec.settings import ROUTES
 from llm_fallback.spec.variables import beside, references
 
@@ -94,8 +94,10 @@ class _Dumper:
                 return {key: item for key, item in items if item is not _LEFT_OUT}
             case list() | tuple():
                 return [self.plain(item, (*path, index)) for index, item in enumerate(value)]
-            case str() if any(password_of(value)) and not references(value):
-                return self._variable(value, path, "has a password in it")
+            case str() if any(secrets_of_address(value)) and not references(value):
+                return self._variable(str(value), path, "has a password or a key in it")
+            case str():
+                return str(value)
         return self._function(value, path) if callable(value) else value
 
     def _variable(self, text: str, path: Path, why: str) -> str:

@@ -26,7 +26,7 @@ from llm_fallback.errors import did_you_mean
 from llm_fallback.spec.consistency import suggest
 from llm_fallback.spec.model_profile import Profile
 from llm_fallback.spec.providers import BACKENDS, backend_called, with_slash
-from llm_fallback.spec.secrets import mask, safe_repr
+from llm_fallback.spec.secrets import Address, mask, safe_repr, shown_address
 from llm_fallback.spec.settings import (
     AttemptTimeouts,
     BreakerOrOff,
@@ -130,6 +130,9 @@ FinishReasons = dict[Annotated[str, Field(min_length=1)], Literal["stop", "lengt
 """Words of a server's own, and OpenAI's word for each."""
 
 
+ServerAddress = Annotated[str, AfterValidator(Address), PlainSerializer(shown_address, when_used="json")]
+
+
 class ChainSettings(Part):
     """How a chain behaves; a call to `build_chat_model` may override each."""
 
@@ -184,7 +187,7 @@ class Deployment(DeploymentSettings):
         description="The key, best as ${NAME}. Default: the provider's own variable; none with a `backend` "
         "or an `api_base`. In Python also a function, asked per attempt.",
     )
-    api_base: str | None = Field(
+    api_base: ServerAddress | None = Field(
         None, description="The server's address, with or without /v1. Default: the provider's own."
     )
     price: PriceOrFree | None = Field(

@@ -16,6 +16,7 @@ from llm_fallback.spec import consistency
 from llm_fallback.spec.entries import Chain, ChainSettings, Defaults, Deployment, RunnableSpec
 from llm_fallback.spec.error_messages import validate
 from llm_fallback.spec.locations import LocationMap, Note, Path, Problem, children, dotted
+from llm_fallback.spec.secrets import secrets_in, secrets_of_address
 from llm_fallback.spec.settings import (
     Breaker,
     Budget,
@@ -71,6 +72,18 @@ class Spec(Part):
         """Keep the locations, if they were given as the validation's context."""
         if isinstance(context, LocationMap):
             self._locations = context
+
+    def __getstate__(self) -> dict[Any, Any]:
+        addresses = (deployment.api_base or "" for deployment in self.deployments.values())
+        secrets = (
+            *secrets_in(self.model_dump()),
+            *self.own_variables().values(),
+            *(secret for address in addresses for secret in secrets_of_address(address)),
+        )
+        if not all(map(references, secrets)):
+            # A pickle can be read by whoever finds it.
+            raise TypeError("a Spec with a secret in clear does not pickle: write ${NAME} for it and set the variable")
+        return super().__getstate__()
 
     @property
     def locations(self) -> LocationMap:

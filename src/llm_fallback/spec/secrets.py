@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from base64 import b64decode
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from threading import Lock
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote
 
 from pydantic import SecretStr
 
 from llm_fallback.spec.locations import Path
+from llm_fallback.spec.spellings import places, spellings, struck
 from llm_fallback.spec.variables import references
 
-_ENDINGS = ("key", "token", "secret", "password", "credentials", "authorization")
+_ENDINGS = ("key", "token", "secret", "password", "credentials", "authorization", "cookie")
 _LIKE_A_KEY = re.compile(r"(?i)^(bearer |basic )|^[a-z]{2,6}[-_](?=.*\d)[\w-]{12,}$|^AIza|://[^/]*@")
 _LONGEST_SHOWN = 60
 
+_LOGIN = re.compile(r"(://)[^\s/@'\"<>]+(?=@)")
+_IN_QUERY = re.compile(
+    r"""([?&][\w.-]*(?:key|token|secret|password|credentials?|sig|signature)=)([^\s&#'"<>]+)""", re.IGNORECASE
+)
+_IN_ADDRESSES = (_LOGIN, _IN_QUERY)
+_IN_HEADERS = (
+    re.compile(r"\b((?:bearer|basic) +)(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}", re.IGNORECASE),
+    re.compile(r"\b(x-amz-security-token:)[^\s'\"]+", re.IGNORECASE),
+)
+"""Logins of which nobody told us, where servers write headers out: Amazon does when a signature does not match."""
+_PLACES = (*_IN_ADDRESSES, *_IN_HEADERS)
+"""What stands behind the first group is a secret, whether it is known or not."""
+
+_AUTHORITY_END = re.compile("[/?#]")
+_SHORTEST_USER_TOKEN = 12
+"""Characters from which on a user without a password may be a token; shorter ones are names, and words elsewhere."""
+
 REDACTED = "***"
-_SHORTEST_REDACTED = 4
-"""Shorter secrets are not redacted: `on` or `1` would blot out half of every text."""
 _MOST_ADDED = 1024
 """How many added secrets are remembered. A key minted for each call is useless after it, and remembering all of them
 would make every call slower than the one before; so no more calls than this may have keys of their own at once."""
@@ -65,18 +84,19 @@ def safe_repr(value: Any, path: Path) -> str | None:
 
 
 class Redactor:
-    """Replaces known secrets in texts: those of a spec, and the last 1,024 that were added. Safe between threads."""
+    """Replaces secrets in texts: those of a spec, the last 1,024 that were added, and whatever stands in an address or
+    a header where a secret would. Safe between threads."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._lock = Lock()
-        self._of_spec: dict[str, frozenset[str]] = {}
-        self._added: dict[str, frozenset[str]] = {}
+        self._of_spec: frozenset[str] = frozenset()
+        self._added: dict[str, None] = {}
         self.replace_all(secrets)
 
     def replace_all(self, secrets: Iterable[str]) -> None:
         """Set the secrets of the spec. Former ones are kept as added ones, for calls still running with them."""
         with self._lock:
-            former, self._of_spec = self._of_spec, _encodings(secrets)
+            former, self._of_spec = self._of_spec, frozenset(secrets)
             self._remember(former)
 
     def add(self, *secrets: str) -> None:
@@ -84,36 +104,50 @@ class Redactor:
         # Every call adds its key, which is nearly always known: that is seen without taking the lock.
         if not self._known.issuperset(secrets):
             with self._lock:
-                self._remember(_encodings(secrets))
+                self._remember(secrets)
 
-    def _remember(self, secrets: Mapping[str, frozenset[str]]) -> None:
+    def _remember(self, secrets: Collection[str]) -> None:
         """Add secrets. To be called with the lock held: two threads at once would lose one of theirs."""
-        former = {secret: encodings for secret, encodings in self._added.items() if secret not in secrets}
-        self._added = {**former, **secrets}
+        former = (secret for secret in self._added if secret not in secrets)
+        self._added = dict.fromkeys((*former, *secrets))
         for oldest in list(self._added)[:-_MOST_ADDED]:
             del self._added[oldest]
-        encodings = frozenset[str]().union(*self._of_spec.values(), *self._added.values())
-        # The longest first, so that a secret within another does not leave the rest of it standing.
-        self._to_redact = tuple(sorted(encodings, key=len, reverse=True))
+        self._spellings: tuple[str, ...] | None = None
         # Set last: `add` takes a secret in here for one that is redacted already.
         self._known = frozenset((*self._of_spec, *self._added))
 
     def __call__(self, text: str) -> str:
-        for secret in self._to_redact:
-            if secret in text:
-                text = text.replace(secret, REDACTED)
+        text = struck(text, places(text, self._wanted()), REDACTED)
+        for pattern in _PLACES:
+            text = pattern.sub(rf"\1{REDACTED}", text)
         return text
+
+    def _wanted(self) -> tuple[str, ...]:
+        """What to look for, worked out when something is looked for: most keys that are added are never echoed."""
+        spelt = self._spellings
+        if spelt is None:
+            with self._lock:
+                parts = (part for secret in self._known for part in (secret, *_parts(secret)))
+                spelt = self._spellings = tuple(frozenset[str]().union(*map(spellings, parts)))
+        return spelt
 
     def __repr__(self) -> str:
         return f"Redactor({len(self._known)} secrets)"
 
 
-def _encodings(secrets: Iterable[str]) -> dict[str, frozenset[str]]:
-    """The forms in which each secret is redacted: as it is, and quoted as in a URL."""
-    return {
-        secret: frozenset((secret, quote(secret, safe="")) if len(secret) >= _SHORTEST_REDACTED else ())
-        for secret in secrets
-    }
+_SCHEME = re.compile(r"(?i)(bearer|basic|token|key) +(\S.*)")
+
+
+def _parts(secret: str) -> Iterator[str]:
+    """The secrets within one: what stands behind the scheme of a login, its password, the keys of a document."""
+    if login := _SCHEME.fullmatch(secret):
+        yield login[2]
+        if login[1].lower() == "basic":
+            with suppress(ValueError):
+                yield b64decode(login[2], validate=True).decode().partition(":")[2]
+    elif secret.lstrip().startswith("{"):
+        with suppress(ValueError, RecursionError):
+            yield from secrets_in(mask(json.loads(secret)))
 
 
 def unmask(value: Any) -> Any:
@@ -139,13 +173,33 @@ def secrets_in(value: Any) -> Iterator[str]:
             yield from secrets_in(item)
 
 
-def password_of(url: str) -> Iterator[str]:
-    """The password in a URL, as written and unquoted; nothing if there is none."""
-    try:
-        password = urlsplit(url).password
-    except ValueError:
-        # Not a valid URL; what stands where a password would is taken for one.
-        password = url.rpartition("@")[0].rpartition(":")[2]
-    if password:
-        yield password
-        yield unquote(password)
+class Address(str):
+    """A server's address as it is written, whose repr shows no password and no key in it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(shown_address(self))
+
+
+def shown_address(address: str) -> str:
+    """An address without the secrets in it: `http://***@host/v1?key=***`."""
+    for pattern in _IN_ADDRESSES:
+        address = pattern.sub(rf"\1{REDACTED}", address)
+    return address
+
+
+def secrets_of_address(url: str) -> Iterator[str]:
+    """The secrets in an address, as written and unquoted: password, or token in its place, and keys of its query."""
+    for secret in _written_in(url):
+        yield secret
+        if unquote(secret) != secret:
+            yield unquote(secret)
+
+
+def _written_in(url: str) -> Iterator[str]:
+    login, _, _ = _AUTHORITY_END.split(url.partition("://")[2], maxsplit=1)[0].rpartition("@")
+    user, _, password = login.partition(":")
+    if password or len(user) >= _SHORTEST_USER_TOKEN:
+        yield password or user
+    yield from (found[2] for found in _IN_QUERY.finditer(url))

@@ -9,7 +9,15 @@ from time import monotonic
 from typing import Any
 
 from llm_fallback.errors import did_you_mean
+from llm_fallback.spec.secrets import REDACTED, is_secret_name
 from llm_fallback.testing.scripts import Script, Scripted, Step, step
+
+
+class ReceivedHeaders(dict[str, str]):
+    """The headers of a request, whose repr shows no secret."""
+
+    def __repr__(self) -> str:
+        return repr({name: REDACTED if is_secret_name(name) else text for name, text in self.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +31,7 @@ class Received:
     deployment: str
     path: str
     headers: Mapping[str, str]
-    """Names in lower case."""
+    """Names in lower case. What a secret's name has is not in the repr, which ends up in the logs of tests."""
     body: Mapping[str, Any]
     at: float
     stream: bool

@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
 from llm_fallback.testing import openai_responses
-from llm_fallback.testing.deployments import Received, RequestLog
+from llm_fallback.testing.deployments import Received, ReceivedHeaders, RequestLog
 from llm_fallback.testing.openai_responses import Refusal, refusal_of
 from llm_fallback.testing.playback import KEEP_ALIVE_EVERY_S, Pause, Reset, SendBody, SendHead, ServerAction, play
 from llm_fallback.testing.scripts import Fail, Script
@@ -205,7 +205,7 @@ def _received(deployment: str, request: web.BaseRequest, body: Mapping[str, Any]
     return Received(
         deployment=deployment,
         path=request.path,
-        headers={name.lower(): value for name, value in request.headers.items()},
+        headers=ReceivedHeaders((name.lower(), value) for name, value in request.headers.items()),
         body=body,
         at=at,
         stream=bool(body.get("stream")),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from random import Random
 from typing import Any
+from urllib.parse import quote
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
@@ -127,7 +128,7 @@ def _fake_deployments(
 
 
 def _address(name: str) -> str:
-    return f"http://{name}.invalid"
+    return f"http://{quote(name, safe='', errors='replace')}.invalid"
 
 
 def _adapter(fakes: FakeDeployments, clock: Clock) -> Adapter:

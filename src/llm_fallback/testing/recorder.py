@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from llm_fallback.engine.protocol.openai_chat import OpenAIReader
 from llm_fallback.engine.protocol.response import Response
 from llm_fallback.spec.providers import BACKENDS
 from llm_fallback.spec.secrets import REDACTED, Redactor, is_secret_name
+from llm_fallback.spec.spellings import places, spellings
 from llm_fallback.testing.deployments import RequestLog
 from llm_fallback.testing.http_app import FakeApp
 from llm_fallback.testing.openai_responses import encode
@@ -113,7 +115,7 @@ class ExchangeRecorder:
             delay_s=self._delay_s,
             status=self._response.status,
             content_type=head.content_type,
-            headers=head.headers,
+            headers={name: Redactor(secrets)(text) for name, text in head.headers.items()},
             length=head.length,
             parts=tuple(zip(pauses, _masked(parts, secrets), strict=True)),
             end=self.end,
@@ -133,12 +135,29 @@ def _secrets(headers: Mapping[str, str]) -> list[str]:
 
 
 def _masked(parts: Sequence[bytes], secrets: Iterable[str]) -> list[bytes]:
-    """The parts with asterisks for secrets, also for one that is divided between two parts."""
+    """The parts with asterisks for secrets, however they are spelt, and for one that is divided between two parts of
+    the response or two events of a stream."""
     lengths = [0, *map(len, parts)]
-    whole = b"".join(parts)
-    for secret in map(str.encode, secrets):
-        whole = whole.replace(secret, b"*" * len(secret))
-    return [whole[start:end] for start, end in pairwise(accumulate(lengths))]
+    whole = bytearray(b"".join(parts))
+    text = whole.decode("latin-1")  # A character is a byte.
+    wanted = [form for secret in secrets for form in spellings(secret.encode().decode("latin-1"))]
+    said = [range(len(text)), *_said_in_parts(text)]
+    for positions in said:
+        for start, end in places("".join(text[at] for at in positions), wanted):
+            for at in positions[start:end]:
+                whole[at] = ord("*")
+    return [bytes(whole[start:end]) for start, end in pairwise(accumulate(lengths))]
+
+
+_MEMBER = re.compile(r"""\"(\w+)"\s*:\s*"((?:[^"\\]|\\.)*)""")
+
+
+def _said_in_parts(text: str) -> Iterable[list[int]]:
+    """Where the characters stand of what the events of a stream bring under one name: `content`, `arguments`."""
+    by_name: dict[str, list[int]] = {}
+    for member in _MEMBER.finditer(text):
+        by_name.setdefault(member[1], []).extend(range(*member.span(2)))
+    return by_name.values()
 
 
 def _redacted(value: Any, redact: Redactor) -> Any:

@@ -30,17 +30,23 @@ MOST_SEARCHED = 8_192
 
 
 class FaultCleaner:
-    """Strikes known secrets out of faults, and gives each a cause that carries nothing but its text."""
+    """Strikes secrets out of faults, makes one line of what they say, and gives each a cause that carries only that."""
 
     def __init__(self, redact: Callable[[str], str]) -> None:
         self._redact = redact
 
     def __call__(self, fault: Fault, error: BaseException | None = None) -> Fault:
         """The fault cleaned; `error` is the exception a library raised, where it was not a server that said so."""
-        message = self._redact(fault.message)
+        message = self._told(fault.message)
         kind = UpstreamError if error is None else type(error)
         cause = UpstreamError(kind.__name__, message, fault.status)
         return Fault(fault.failure, message, fault.status, fault.retry_after_s, cause)
+
+    def _told(self, text: str) -> str:
+        """What is told of a text. Secrets are struck out before it is cut: of one across a cut, a part would be left.
+        So of a text too long to be searched, what is told ends well before the search does."""
+        message = self._redact(text[: 2 * MOST_SEARCHED])
+        return shortened(message if len(text) <= 2 * MOST_SEARCHED else message[:-MOST_SEARCHED])
 
 
 _BY_STATUS: Mapping[int, Failure] = {
@@ -109,7 +115,7 @@ def fault_of_response(
     # Every reply names when limits are reset; only to one that was refused for a limit is that a time to wait.
     waits = (retry_after_s(headers), error.wait_s, reset_after_s(headers) if status == 429 else None)
     error = replace(error, wait_s=next((wait for wait in waits if wait is not None), None))
-    return Fault(failure_of(status, error, classes), shortened(error.message), status, error.wait_s)
+    return Fault(failure_of(status, error, classes), error.message, status, error.wait_s)
 
 
 def fault_in_body(data: Any) -> Fault | None:
@@ -122,9 +128,7 @@ def fault_in_body(data: Any) -> Fault | None:
         return None
     error = parse_error(data)
     status = error.status or next((STATUSES[code.lower()] for code in error.codes if code.lower() in STATUSES), 500)
-    return Fault(
-        failure_of(status, error, guessed=error.status is None), shortened(error.message), status, error.wait_s
-    )
+    return Fault(failure_of(status, error, guessed=error.status is None), error.message, status, error.wait_s)
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
