@@ -44,20 +44,20 @@ def test_no_chunk_copies_what_came_before_it():
     """Streams of tens of thousands of chunks cost each chunk the same."""
     partial = PartialReply()
     for _ in range(3):
-        partial.add(Chunk(object(), Text("a"), Text("b"), [ToolCallPart(0, "1", "f", Text("c"))]))
+        partial.add(Chunk(object(), Text("a"), Text("b"), [ToolCallPart(0, "1", None, Text("c"))]))
     assert (partial.text, partial.reasoning, partial.tool_calls[0].arguments) == ("aaa", "bbb", "ccc")
-    assert partial.output_characters == len("aaabbbcccf")
+    assert partial.output_characters == len("aaabbbccc")
 
 
-def test_of_a_tool_call_the_first_name_and_id_hold():
-    """Servers repeat them, or leave them out, in later parts."""
+def test_of_a_tool_call_the_first_id_holds_and_the_name_grows():
+    """Servers repeat an id, or leave it out, in later parts; readers tell of a name what is new."""
     parts: list[Any] = [
         ToolCallPart(0, None, "f", ""),
         ToolCallPart(0, "1", None, "{"),
         ToolCallPart(0, "2", "g", "}"),
     ]
     partial = PartialReply(*(Chunk(object(), tool_calls=[part]) for part in parts))
-    assert partial.tool_calls == {0: ToolCallPart(0, "1", "f", "{}")}
+    assert partial.tool_calls == {0: ToolCallPart(0, "1", "fg", "{}")}
 
 
 def test_the_last_finish_and_usage_that_were_said_hold():
