@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_fallback.engine.protocol.faults import fault_in_body
-from llm_fallback.engine.protocol.reader import NO_FIELDS, Fields, ReplyReader
+from llm_fallback.engine.protocol.reader import GROUNDING, NO_FIELDS, Fields, ReplyReader, with_grounding
 from llm_fallback.engine.protocol.think_tags import ThinkTagParser
 from llm_fallback.engine.protocol.tool_calls import whole_tool_calls
 from llm_fallback.engine.protocol.usage import openai_usage
-from llm_fallback.engine.protocol.values import Unreadable, items, mapping, mappings, text, wrong
+from llm_fallback.engine.protocol.values import Unreadable, encodable, items, mapping, mappings, text, wrong
 from llm_fallback.engine.transport import Chunk, Reply
 
 
@@ -44,7 +44,8 @@ class OpenAIReader(ReplyReader):
             if self._choice_index is None:
                 self._choice_index = choice.get("index")
             if choice.get("index") in (self._choice_index, None):
-                return self._read_choice(choice)
+                chunk, grounding = self._read_choice(choice), document.get(GROUNDING)
+                return with_grounding(chunk, self.untold_grounding(grounding)) if grounding else chunk
         return None
 
     def _read_choice(self, choice: Mapping[str, Any]) -> Chunk | None:
@@ -72,7 +73,7 @@ class OpenAIReader(ReplyReader):
             _text_in(told) + reasoning if told else reasoning,
             self.calls.read(calls) if calls else (),
             finish,
-            self.fields_once(_fields(delta)) if _FIELDS & delta.keys() else NO_FIELDS,
+            _fields(delta) if _FIELDS & delta.keys() else NO_FIELDS,
         )
 
     def _content(self, said: object) -> tuple[str, str]:
@@ -105,7 +106,10 @@ class OpenAIReader(ReplyReader):
             reply.raw["choices"] += OpenAIReader(self.finish_words)._read_whole_choice(choice).raw["choices"]
         fields = document.get("provider_specific_fields")
         if isinstance(fields, dict):
-            reply.raw["provider_specific_fields"] = fields
+            reply.raw["provider_specific_fields"] = encodable(fields)
+        grounding = document.get(GROUNDING)
+        if grounding:
+            reply.raw[GROUNDING] = encodable(self.untold_grounding(grounding))
         return reply
 
     def _read_whole_choice(self, choice: Mapping[str, Any]) -> Reply:
