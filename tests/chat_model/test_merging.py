@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from langchain_litellm.chat_models.litellm import (
     _extract_root_provider_specific_fields,
 )
 
+from llm_fallback import build_chat_model
 from llm_fallback.chat_model.merging import CONTENT, FieldMerger
 from llm_fallback.engine.protocol.anthropic_messages import AnthropicReader
 from llm_fallback.engine.protocol.bedrock_converse import ConverseReader
@@ -25,6 +27,8 @@ from llm_fallback.engine.protocol.ollama import OllamaReader
 from llm_fallback.engine.protocol.openai_chat import OpenAIReader
 from llm_fallback.engine.protocol.reader import ReplyReader
 from llm_fallback.engine.transport import Chunk, Fault, StreamEnd
+from tests.asking import STREAMED, ask
+from tests.end_to_end.test_hostile_servers import OK, Play, hostile, take_request
 from tests.engine.protocol.spoken import Spoken, read_plain, read_stream
 
 SPOKEN = [
@@ -209,3 +213,36 @@ def test_content_is_left_as_it_is():
     raw = {"choices": [{"delta": delta, "finish_reason": None}]}
     merger = FieldMerger()
     assert [merger.mergeable(raw) for _ in range(2)] == [raw, raw]
+
+
+def streaming(word: str, *told: Mapping[str, Any], finish: str | None) -> Play:
+    """A server that streams the word for each of these fields of its own, and is cut where it has no finish."""
+
+    def play(peer: socket.socket) -> None:
+        take_request(peer)
+        deltas = [{"content": word, "provider_specific_fields": one} for one in told]
+        choices = [{"delta": delta, "finish_reason": None} for delta in deltas]
+        ended = [{"delta": {}, "finish_reason": finish}] if finish else []
+        frames = [f"data: {json.dumps({'choices': [choice]})}\n\n" for choice in [*choices, *ended]]
+        peer.sendall(OK + b"Connection: close\r\n\r\n" + "".join(frames).encode())
+
+    return play
+
+
+@pytest.mark.parametrize("mode", STREAMED)
+async def test_fields_of_two_servers_add_up_where_one_goes_on_for_the_other(mode):
+    """The first to tell a name says what it is."""
+    first = streaming("one ", {"box": {"id": "b", "size": 1}, "notes": [1]}, {"box": "b", "score": 0.5}, finish=None)
+    second = streaming("more ", {"box": 7, "notes": [2], "score": 0.7}, {"notes": "none"}, finish="stop")
+    with hostile(first) as one, hostile(second) as two:
+        backend = {"backend": "vllm", "model": "m"}
+        deployments = {"a": {**backend, "api_base": f"http://{one}"}, "b": {**backend, "api_base": f"http://{two}"}}
+        chains = {"c": {"tiers": ["a", "b"], "on_stream_break": "continue"}}
+        with build_chat_model({"deployments": deployments, "chains": chains}) as model:
+            message = await ask(model, mode)
+    assert message.response_metadata["llm_fallback"]["deployment"] == "b"
+    assert message.additional_kwargs["provider_specific_fields"] == {
+        "box": {"id": "b", "size": 1},
+        "notes": [1, 2],
+        "score": 0.5,
+    }

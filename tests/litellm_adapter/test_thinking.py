@@ -11,11 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
+import litellm
 import pytest
 from langchain.agents import create_agent
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
+from langchain_litellm import ChatLiteLLMRouter
 from litellm.llms.vertex_ai.vertex_llm_base import VertexBase
 from pydantic import BaseModel
 
@@ -340,6 +342,26 @@ async def test_on_every_platform_an_agent_gets_its_thoughts_back(platform, is_re
     assert outcomes(messages) == [("claude", [])] * 3
     sent = [[_thoughts(said) for said in _turn(body["messages"])] for body in claude.asked[-3:]]
     assert sent == [[], [[claude.thought(0)]], [[claude.thought(0)], [claude.thought(1)]]]
+
+
+@pytest.mark.parametrize("mode", ["ainvoke", "astream"])
+@pytest.mark.parametrize("platform", PLATFORMS)
+async def test_an_agent_is_heard_to_say_what_it_says_by_chatlitellmrouter(platform, mode):
+    """Where one deployment answers it all, what it is sent at each step is the same."""
+    asked = []
+    for is_ours in (True, False):
+        claude = Claude(2)
+        with serving(claude, platform) as own:
+            if is_ours:
+                with build_chat_model(chain("claude", claude=own)) as model:
+                    await run(model, mode)
+            else:
+                words = {**{name: said for name, said in own.items() if name != "params"}, **own["params"]}
+                router = litellm.Router([{"model_name": "claude", "litellm_params": words}])
+                await run(ChatLiteLLMRouter(router=router), mode)
+        asked.append(claude.asked)
+    ours, theirs = asked
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("mode", ["ainvoke", "astream"])

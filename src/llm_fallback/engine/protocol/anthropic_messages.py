@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any
 
 from llm_fallback.engine.protocol.faults import fault_in_body
@@ -262,7 +261,7 @@ class AnthropicReader(ReplyReader):
             tuple(told.calls),
             finish,
             self._fields([block.whole() for block in told.whole], fields or {}),
-            sum(takewhile(bool, thoughts)),
+            leading(thoughts),
         )
 
     # A whole reply.
