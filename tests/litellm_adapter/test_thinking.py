@@ -213,6 +213,17 @@ class Messages:
         return "text/event-stream", said.encode()
 
 
+class Invoke(Messages):
+    """Claude behind Bedrock's older call: Anthropic's own events, each in base64 within one of Amazon's."""
+
+    def answer(self, status: int, document: dict[str, Any], *, streamed: bool) -> tuple[str, bytes]:
+        if status != 200 or not streamed:
+            return super().answer(status, document, streamed=False)
+        events = (base64.b64encode(json.dumps(one).encode()).decode() for one in _frames(document))
+        frames = [{"event": "chunk", "data": {"bytes": event}} for event in events]
+        return "application/vnd.amazon.eventstream", b"".join(framed(frames, "aws"))
+
+
 AWS = {
     "aws_access_key_id": "AKIATESTTESTTEST",
     "aws_secret_access_key": "secret-test-012345",
@@ -225,6 +236,7 @@ PLATFORMS: Mapping[str, Mapping[str, Any]] = {
         "params": {**BUDGET, "vertex_project": "p", "vertex_location": "us-east5"},
     },
     "bedrock": {"model": "bedrock/us.anthropic.claude-sonnet-4-5-20250929-v1:0", "params": {**BUDGET, **AWS}},
+    "invoke": {"model": "bedrock/invoke/us.anthropic.claude-sonnet-4-5-20250929-v1:0", "params": {**BUDGET, **AWS}},
 }
 
 
@@ -242,7 +254,7 @@ def token_of_google(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def serving(claude: Claude, platform: str = "anthropic", **own: Any) -> Iterator[dict[str, Any]]:
     """The deployment that Claude is, with a budget to think."""
-    spoken = Converse() if platform == "bedrock" else Messages()
+    spoken = {"bedrock": Converse, "invoke": Invoke}.get(platform, Messages)()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -253,7 +265,7 @@ def serving(claude: Claude, platform: str = "anthropic", **own: Any) -> Iterator
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             status, document = claude.answer(spoken.asked(body))
-            streamed = bool(body.get("stream")) or self.path.endswith("/converse-stream")
+            streamed = bool(body.get("stream")) or "stream" in self.path.rpartition("/")[2]
             kind, said = spoken.answer(status, document, streamed=streamed)
             self.send_response(status)
             self.send_header("content-type", kind)
