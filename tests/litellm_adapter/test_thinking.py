@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -10,16 +11,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
+import litellm
 import pytest
 from langchain.agents import create_agent
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
+from langchain_litellm import ChatLiteLLMRouter
+from litellm.llms.vertex_ai.vertex_llm_base import VertexBase
 from pydantic import BaseModel
 
 from llm_fallback import build_chat_model
 from llm_fallback.testing import Fail, FakeServer, Reply
 from tests.asking import ask
+from tests.corpus.stage import framed
 from tests.litellm_adapter.test_direct_and_relayed_alike import heard
 
 BUDGET = {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 4096}
@@ -40,9 +45,19 @@ class Claude:
     Anthropic refuses. It calls the tool at each of its first `calls` steps in a turn."""
 
     def __init__(
-        self, calls: int = 2, *, thinks_at_each_step: bool = True, downs: frozenset[int] = frozenset()
+        self,
+        calls: int = 2,
+        *,
+        thinks_at_each_step: bool = True,
+        downs: frozenset[int] = frozenset(),
+        is_redacted: bool = False,
     ) -> None:
-        self.calls, self.thinks_at_each_step, self.downs = calls, thinks_at_each_step, downs
+        self.calls, self.thinks_at_each_step, self.downs, self.is_redacted = (
+            calls,
+            thinks_at_each_step,
+            downs,
+            is_redacted,
+        )
         self.asked: list[dict[str, Any]] = []
 
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -67,6 +82,8 @@ class Claude:
         return 200, _message([*content, {"type": "text", "text": "It rains."}], "end_turn")
 
     def thought(self, step: int) -> dict[str, str]:
+        if self.is_redacted:
+            return {"type": "redacted_thinking", "data": f"EmwKAhg{step}"}
         return {"type": "thinking", "thinking": f"step {step}", "signature": f"c2ln{step}"}
 
 
@@ -82,7 +99,7 @@ def _turn(messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _thoughts(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [block for block in content if block["type"] == "thinking"]
+    return [block for block in content if block["type"] in ("thinking", "redacted_thinking")]
 
 
 def _error(kind: str, text: str) -> dict[str, Any]:
@@ -103,6 +120,8 @@ def _frames(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
             begun = {"type": kind, "thinking": "", "signature": ""}
             deltas = [{"type": "thinking_delta", "thinking": part} for part in block["thinking"].partition(" ")]
             deltas.append({"type": "signature_delta", "signature": block["signature"]})
+        elif kind == "redacted_thinking":
+            begun, deltas = block, []
         elif kind == "tool_use":
             begun, deltas = {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": '{"city": "Oslo"}'}]
         else:
@@ -114,9 +133,128 @@ def _frames(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield {"type": "message_stop"}
 
 
+class Converse:
+    """Claude as Bedrock has it: other names for the same, and the bytes of what is redacted in base64 once more."""
+
+    def asked(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A request in Anthropic's form."""
+        tools = body.get("toolConfig", {})
+        ((choice, _),) = tools.get("toolChoice", {"auto": {}}).items()
+        return {
+            **body.get("additionalModelRequestFields", {}),
+            "messages": [
+                {"role": one["role"], "content": [self._from_block(block) for block in one["content"]]}
+                for one in body["messages"]
+            ],
+            "tools": [one["toolSpec"] for one in tools.get("tools", ())],
+            "tool_choice": {"type": choice},
+        }
+
+    def _from_block(self, block: dict[str, Any]) -> dict[str, Any]:
+        ((name, said),) = block.items()
+        if name == "reasoningContent" and "redactedContent" in said:
+            return {"type": "redacted_thinking", "data": base64.b64decode(said["redactedContent"]).decode()}
+        if name == "reasoningContent":
+            text = said["reasoningText"]
+            return {"type": "thinking", "thinking": text["text"], "signature": text["signature"]}
+        return {"type": {"toolUse": "tool_use", "toolResult": "tool_result"}.get(name, name), name: said}
+
+    def answer(self, status: int, document: dict[str, Any], *, streamed: bool) -> tuple[str, bytes]:
+        if status != 200:
+            message = f"The model returned the following errors: {document['error']['message']}"
+            return "application/json", json.dumps({"message": message}).encode()
+        blocks = [self._to_block(block) for block in document["content"]]
+        tokens = {"inputTokens": 5, "outputTokens": 5, "totalTokens": 10}
+        if streamed:
+            frames = [frame for at, block in enumerate(blocks) for frame in self._frames(at, block)]
+            end = {"event": "messageStop", "data": {"stopReason": document["stop_reason"]}}
+            count = {"event": "metadata", "data": {"usage": tokens}}
+            start = {"event": "messageStart", "data": {"role": "assistant"}}
+            return "application/vnd.amazon.eventstream", b"".join(framed([start, *frames, end, count], "aws"))
+        output = {"message": {"role": "assistant", "content": blocks}}
+        whole = {"output": output, "stopReason": document["stop_reason"], "usage": tokens}
+        return "application/json", json.dumps(whole).encode()
+
+    def _to_block(self, block: dict[str, Any]) -> dict[str, Any]:
+        if block["type"] == "redacted_thinking":
+            return {"reasoningContent": {"redactedContent": base64.b64encode(block["data"].encode()).decode()}}
+        if block["type"] == "thinking":
+            text = {"text": block["thinking"], "signature": block["signature"]}
+            return {"reasoningContent": {"reasoningText": text}}
+        if block["type"] == "tool_use":
+            return {"toolUse": {"toolUseId": block["id"], "name": block["name"], "input": block["input"]}}
+        return {"text": block["text"]}
+
+    def _frames(self, at: int, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        deltas: list[dict[str, Any]] = [block]
+        if "toolUse" in block:
+            tool = dict(block["toolUse"])
+            deltas = [{"toolUse": {"input": json.dumps(tool.pop("input"))}}]
+            yield {"event": "contentBlockStart", "data": {"contentBlockIndex": at, "start": {"toolUse": tool}}}
+        elif "reasoningText" in block.get("reasoningContent", {}):
+            text = block["reasoningContent"]["reasoningText"]
+            deltas = [{"reasoningContent": {"text": part}} for part in text["text"].partition(" ")]
+            deltas.append({"reasoningContent": {"signature": text["signature"]}})
+        for delta in deltas:
+            yield {"event": "contentBlockDelta", "data": {"contentBlockIndex": at, "delta": delta}}
+        yield {"event": "contentBlockStop", "data": {"contentBlockIndex": at}}
+
+
+class Messages:
+    """Claude as Anthropic has it, and Vertex."""
+
+    def asked(self, body: dict[str, Any]) -> dict[str, Any]:
+        return body
+
+    def answer(self, status: int, document: dict[str, Any], *, streamed: bool) -> tuple[str, bytes]:
+        if status != 200 or not streamed:
+            return "application/json", json.dumps(document).encode()
+        said = "".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n" for one in _frames(document))
+        return "text/event-stream", said.encode()
+
+
+class Invoke(Messages):
+    """Claude behind Bedrock's older call: Anthropic's own events, each in base64 within one of Amazon's."""
+
+    def answer(self, status: int, document: dict[str, Any], *, streamed: bool) -> tuple[str, bytes]:
+        if status != 200 or not streamed:
+            return super().answer(status, document, streamed=False)
+        events = (base64.b64encode(json.dumps(one).encode()).decode() for one in _frames(document))
+        frames = [{"event": "chunk", "data": {"bytes": event}} for event in events]
+        return "application/vnd.amazon.eventstream", b"".join(framed(frames, "aws"))
+
+
+AWS = {
+    "aws_access_key_id": "AKIATESTTESTTEST",
+    "aws_secret_access_key": "secret-test-012345",
+    "aws_region_name": "us-east-1",
+}
+PLATFORMS: Mapping[str, Mapping[str, Any]] = {
+    "anthropic": {"model": "anthropic/claude-sonnet-4-5", "api_key": "k"},
+    "vertex": {
+        "model": "vertex_ai/claude-sonnet-4-5@20250929",
+        "params": {**BUDGET, "vertex_project": "p", "vertex_location": "us-east5"},
+    },
+    "bedrock": {"model": "bedrock/us.anthropic.claude-sonnet-4-5-20250929-v1:0", "params": {**BUDGET, **AWS}},
+    "invoke": {"model": "bedrock/invoke/us.anthropic.claude-sonnet-4-5-20250929-v1:0", "params": {**BUDGET, **AWS}},
+}
+
+
+@pytest.fixture(autouse=True)
+def token_of_google(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked for one."""
+
+    async def token(*_: object, **__: object) -> tuple[str, str]:
+        return "ya29.token", "p"
+
+    monkeypatch.setattr(VertexBase, "_ensure_access_token_async", token)
+    monkeypatch.setattr(VertexBase, "_ensure_access_token", lambda *_, **__: ("ya29.token", "p"))
+
+
 @contextmanager
-def serving(claude: Claude, **own: Any) -> Iterator[dict[str, Any]]:
+def serving(claude: Claude, platform: str = "anthropic", **own: Any) -> Iterator[dict[str, Any]]:
     """The deployment that Claude is, with a budget to think."""
+    spoken = {"bedrock": Converse, "invoke": Invoke}.get(platform, Messages)()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -126,23 +264,21 @@ def serving(claude: Claude, **own: Any) -> Iterator[dict[str, Any]]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            status, document = claude.answer(body)
-            kind, said = "application/json", json.dumps(document)
-            if status == 200 and body.get("stream"):
-                kind = "text/event-stream"
-                said = "".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n" for one in _frames(document))
+            status, document = claude.answer(spoken.asked(body))
+            streamed = bool(body.get("stream")) or "stream" in self.path.rpartition("/")[2]
+            kind, said = spoken.answer(status, document, streamed=streamed)
             self.send_response(status)
             self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(said.encode())))
+            self.send_header("content-length", str(len(said)))
             self.end_headers()
-            self.wfile.write(said.encode())
+            self.wfile.write(said)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.server_port}"
-        yield {"model": "anthropic/claude-sonnet-4-5", "api_key": "k", "api_base": url, "params": BUDGET, **own}
+        yield {"params": BUDGET, **PLATFORMS[platform], "api_base": url, **own}
     finally:
         server.shutdown()
         server.server_close()
@@ -172,6 +308,15 @@ async def run(model: Any, mode: str, **words: Any) -> list[BaseMessage]:
     return list(messages)
 
 
+async def steps(model: Any, mode: str) -> list[BaseMessage]:
+    """Three steps of a conversation with the tool."""
+    history: list[BaseMessage] = [HumanMessage("weather?")]
+    for _ in range(3):
+        reply = await ask(model.bind_tools([weather]), mode, history)
+        history += [reply, *(ToolMessage("rain", tool_call_id=one["id"]) for one in reply.tool_calls)]
+    return history
+
+
 def outcomes(messages: list[BaseMessage]) -> list[tuple[str, list[str]]]:
     """Who answered each step, and what it was asked without."""
     facts = [message.response_metadata["llm_fallback"] for message in messages if isinstance(message, AIMessage)]
@@ -194,6 +339,59 @@ async def test_an_agent_thinks_over_three_steps(way, mode, thinks_at_each_step):
     first = [claude.thought(0)]
     second = [claude.thought(1)] if thinks_at_each_step else []
     assert sent == [[], [first], [first, second]]
+
+
+@pytest.mark.parametrize("way", ["direct", "relayed"])
+@pytest.mark.parametrize("mode", AGENT_MODES)
+@pytest.mark.parametrize("is_redacted", [False, True])
+@pytest.mark.parametrize("platform", PLATFORMS)
+async def test_on_every_platform_an_agent_gets_its_thoughts_back(platform, is_redacted, mode, way):
+    """As whoever signed them said them, also what nobody else can read."""
+    claude = Claude(2, is_redacted=is_redacted)
+    with serving(claude, platform) as own, heard(way), build_chat_model(chain("claude", claude=own)) as model:
+        messages = await run(model, mode)
+    assert messages[-1].text == "It rains."
+    assert outcomes(messages) == [("claude", [])] * 3
+    sent = [[_thoughts(said) for said in _turn(body["messages"])] for body in claude.asked[-3:]]
+    assert sent == [[], [[claude.thought(0)]], [[claude.thought(0)], [claude.thought(1)]]]
+
+
+@pytest.mark.parametrize("mode", ["ainvoke", "astream"])
+@pytest.mark.parametrize("platform", PLATFORMS)
+async def test_an_agent_is_heard_to_say_what_it_says_by_chatlitellmrouter(platform, mode):
+    """Where one deployment answers it all, what it is sent at each step is the same."""
+    asked = []
+    for is_ours in (True, False):
+        claude = Claude(2)
+        with serving(claude, platform) as own:
+            if is_ours:
+                with build_chat_model(chain("claude", claude=own)) as model:
+                    await run(model, mode)
+            else:
+                words = {**{name: said for name, said in own.items() if name != "params"}, **own["params"]}
+                router = litellm.Router([{"model_name": "claude", "litellm_params": words}])
+                await run(ChatLiteLLMRouter(router=router), mode)
+        asked.append(claude.asked)
+    ours, theirs = asked
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("mode", ["ainvoke", "astream"])
+@pytest.mark.parametrize("is_redacted", [False, True])
+async def test_an_agent_goes_on_at_another_platform_with_its_thoughts(is_redacted, mode):
+    """Of the same model: the one that began is down, and the others take its signatures."""
+    one, two = (Claude(2, downs=frozenset(downs), is_redacted=is_redacted) for downs in ({2, 3}, {2}))
+    three = Claude(2, is_redacted=is_redacted)
+    with (
+        serving(one, "bedrock", base_model="claude-sonnet-4-5") as first,
+        serving(two, "anthropic") as second,
+        serving(three, "vertex", base_model="claude-sonnet-4-5") as third,
+        build_chat_model(chain("a", "b", "c", a=first, b=second, c=third)) as model,
+    ):
+        messages = await steps(model, mode)
+    assert outcomes(messages) == [("a", []), ("b", []), ("c", [])]
+    sent = [_thoughts(said) for said in _turn(three.asked[-1]["messages"])]
+    assert sent == [[three.thought(0)], [three.thought(1)]]
 
 
 @pytest.mark.parametrize("mode", ["ainvoke", "astream"])
@@ -222,11 +420,7 @@ async def test_another_provider_in_the_middle_gets_no_thought_and_leaves_none(mo
     with serving(claude) as own, FakeServer({"backup": [call] * 9}) as server:
         spec = server.spec()["deployments"]["backup"]
         with build_chat_model(chain("claude", "backup", claude=own, backup=spec)) as model:
-            bound = model.bind_tools([weather])
-            history: list[BaseMessage] = [HumanMessage("weather?")]
-            for _ in range(3):
-                reply = await ask(bound, mode, history)
-                history += [reply, *(ToolMessage("rain", tool_call_id=one["id"]) for one in reply.tool_calls)]
+            history = await steps(model, mode)
             (asked,) = [request.body for request in server.received("backup")]
     assert outcomes(history) == [("claude", []), ("backup", []), ("claude", ["thinking"])]
     assert "thinking_blocks" not in json.dumps(asked)

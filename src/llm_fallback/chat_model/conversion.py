@@ -15,6 +15,7 @@ from langchain_core.utils.json import parse_partial_json
 
 from llm_fallback.chat_model.caller import CallContext
 from llm_fallback.chat_model.driver import adrive, drive
+from llm_fallback.chat_model.merging import CONTENT, FieldMerger
 from llm_fallback.chat_model.structured import OutputFormat
 from llm_fallback.engine.budget import Spender
 from llm_fallback.engine.encoding import why_not_json
@@ -200,9 +201,14 @@ KEY = "llm_fallback"
 def iter_reply(execution: CallExecution, caller: CallContext) -> Generator[Any, None, None]:
     """The chunks of a call driven from a thread, and what follows them."""
     steps = drive(execution, caller)
+    merger: FieldMerger | None = None
     try:
         for chunk in steps:
-            yield chunk.raw
+            raw = chunk.raw  # Few have more than content, and a function call for each would be felt.
+            if raw["choices"] and (len(raw) > 1 or not raw["choices"][0]["delta"].keys() <= CONTENT):
+                merger = merger or FieldMerger()
+                raw = merger.mergeable(raw)
+            yield raw
     finally:
         steps.close()
     yield _last_item(execution)
@@ -211,9 +217,14 @@ def iter_reply(execution: CallExecution, caller: CallContext) -> Generator[Any, 
 async def aiter_reply(execution: CallExecution, caller: CallContext) -> AsyncGenerator[Any, None]:
     """The chunks of a call driven from a task, and what follows them."""
     steps = adrive(execution, caller)
+    merger: FieldMerger | None = None
     try:
         async for chunk in steps:
-            yield chunk.raw
+            raw = chunk.raw
+            if raw["choices"] and (len(raw) > 1 or not raw["choices"][0]["delta"].keys() <= CONTENT):
+                merger = merger or FieldMerger()
+                raw = merger.mergeable(raw)
+            yield raw
     finally:
         await steps.aclose()
     yield _last_item(execution)

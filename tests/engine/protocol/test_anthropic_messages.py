@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -137,6 +138,132 @@ def test_arguments_that_come_by_turns_stay_apart():
     ]
     _, chunks = read([*starts, *deltas])
     assert [call.arguments for call in PartialReply(*chunks).tool_calls.values()] == ['{"x":1}', '{"x":1}']
+
+
+BLOCKS = [
+    {"type": "thinking", "thinking": "Hm, Oslo.", "signature": "c2ln"},
+    {"type": "redacted_thinking", "data": "EmwK"},
+    {"type": "text", "text": "I look it up. "},
+    {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "rain"}},
+    {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []},
+    {"type": "text", "text": "It rains.", "citations": [{"type": "char_location", "cited_text": "rain"}]},
+    {"type": "tool_use", "id": "toolu_1", "name": "go", "input": {"city": "Oslo", "days": [1, 2]}},
+    {"type": "tool_use", "id": "toolu_2", "name": "go", "input": {}},
+]
+END = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}}
+
+
+def starting(place: int, block: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "content_block_start", "index": place, "content_block": block}
+
+
+def stopping(place: int) -> dict[str, Any]:
+    return {"type": "content_block_stop", "index": place}
+
+
+def filling(place: int, block: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The events by which Anthropic streams a block, but for its stop."""
+    empty: dict[str, Any] = {"text": {"text": ""}, "thinking": {"thinking": "", "signature": ""}}.get(block["type"], {})
+    deltas: list[dict[str, Any]] = []
+    if block["type"] == "text":
+        deltas += [{"type": "text_delta", "text": word} for word in block["text"].partition(" ")]
+        deltas += [{"type": "citations_delta", "citation": said} for said in block.get("citations", ())]
+        empty["citations"] = None
+    elif block["type"] == "thinking":
+        deltas += [{"type": "thinking_delta", "thinking": word} for word in block["thinking"].partition(" ")]
+        deltas.append({"type": "signature_delta", "signature": block["signature"]})
+    elif "input" in block:
+        empty = {"input": {}}
+        said = json.dumps(block["input"]) if block["input"] else ""
+        deltas += [{"type": "input_json_delta", "partial_json": part} for part in (said[:9], said[9:])]
+    events = ({"type": "content_block_delta", "index": place, "delta": delta} for delta in deltas)
+    return [starting(place, {**block, **empty}), *events]
+
+
+def assert_comes_to(frames: Iterable[Mapping[str, Any]], blocks: Sequence[Mapping[str, Any]]) -> None:
+    """It is what the blocks are in a plain reply."""
+    reader, chunks = read([*frames, END])
+    plain = read_plain({"content": blocks, "stop_reason": "tool_use"})
+    assert told(PartialReply(*chunks)) == told(PartialReply(plain))
+    assert reader.end() == StreamEnd(plain.finish)
+    message = plain.raw["choices"][0]["message"]
+    assert specific(chunk.raw["choices"][0]["delta"] for chunk in chunks) == specific([message])
+
+
+blocks = st.lists(st.sampled_from(BLOCKS), max_size=6, unique_by=id)
+
+
+@given(blocks, st.data())
+def test_blocks_filled_by_turns_come_out_one_after_the_other(content, data):
+    """As their indices say, though they are begun in their order alone."""
+    waiting = {place: [*filling(place, block), stopping(place)] for place, block in enumerate(content)}
+    frames, begun = [], 0
+    while waiting:
+        place = data.draw(st.sampled_from([place for place in waiting if place <= begun]))
+        begun = max(begun, place + 1)
+        frames.append(waiting[place].pop(0))
+        waiting = {place: events for place, events in waiting.items() if events}
+    assert_comes_to(frames, content)
+
+
+@given(blocks, st.booleans())
+def test_blocks_that_are_never_closed_are_whole_all_the_same(content, is_numbered):
+    """Closed by the next of their index, which Anthropic itself gave twice beside its searches, or by the end."""
+    places = range(len(content)) if is_numbered else [0] * len(content)
+    assert_comes_to(
+        [event for place, block in zip(places, content, strict=True) for event in filling(place, block)], content
+    )
+
+
+@given(blocks, st.booleans())
+def test_blocks_may_come_whole_in_their_start(content, are_closed):
+    """As gateways send calls that they got whole; some leave out the stop, too."""
+    frames = [starting(place, block) for place, block in enumerate(content)]
+    stops = [stopping(place) for place in range(len(content))]
+    assert_comes_to([*frames, *stops] if are_closed else frames, content)
+
+
+def test_a_start_that_comes_twice_is_one_call():
+    """Nor are its arguments lost."""
+    twice = [starting(0, {**BLOCKS[6], "input": {}})] * 2
+    delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": "{}"}}
+    assert_comes_to([*twice, delta, stopping(0)], [{**BLOCKS[6], "input": {}}])
+
+
+@pytest.mark.parametrize("kind", ["tool_use", "server_tool_use"])
+@pytest.mark.parametrize(("said", "arguments"), [('{"x": 1}', '{"x": 1}'), ("", "{}")])
+def test_arguments_may_come_as_a_text(kind, said, arguments):
+    """Some gateways hand on what another protocol gave them."""
+    block = {"type": kind, "id": "1", "name": "go", "input": said}
+    assert_comes_to([starting(0, block), stopping(0)], [block])
+    reply = read_plain({"content": [block], "stop_reason": "tool_use"})
+    assert arguments in str(reply.raw["choices"][0]["message"])
+
+
+def test_text_waits_only_for_text_before_it():
+    """What nothing precedes is told as it comes."""
+    thought, text = filling(0, BLOCKS[0]), filling(1, BLOCKS[2])
+    _, chunks = read([*thought, *text])
+    assert [chunk.text or chunk.reasoning for chunk in chunks] == ["Hm,", " ", "Oslo.", "I", " ", "look it up. "]
+
+
+SAID_OF_ALL = [
+    {"container": {"id": "c1", "expires_at": "noon"}, "context_management": None},
+    {"container": {"id": "c1", "expires_at": "noon"}, "context_management": {"applied_edits": [{"type": "clear"}]}},
+    {"container": {"id": "c1", "expires_at": "one"}, "context_management": {"applied_edits": []}},
+    {"container": "c1", "context_management": [1]},
+]
+
+
+@pytest.mark.parametrize("last", SAID_OF_ALL)
+@pytest.mark.parametrize("first", SAID_OF_ALL)
+def test_what_is_said_of_all_of_a_reply_is_told_once_and_last(first, last):
+    """At the start it is what is known by then."""
+    end = {"type": "message_delta", "delta": {"stop_reason": "refusal", "stop_details": {"type": "refusal"}, **last}}
+    _, chunks = read([{"type": "message_start", "message": {"content": [], **first}}, end, end])
+    fields = [chunk.raw["choices"][0]["delta"].get("provider_specific_fields") for chunk in chunks]
+    known = {name: said for name, said in (first | {name: said for name, said in last.items() if said}).items() if said}
+    assert [one for one in fields if one] == [{**known, "stop_reason": "refusal", "stop_details": {"type": "refusal"}}]
 
 
 def test_a_character_cut_in_two_is_joined():

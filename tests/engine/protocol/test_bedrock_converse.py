@@ -198,6 +198,20 @@ def test_blocks_that_nobody_closed_are_told_at_the_end():
     assert beside_chunks(chunks)["thinking_blocks"] == [{"type": "thinking", "thinking": "hm", "signature": "c2ln"}]
 
 
+def test_a_block_that_another_takes_the_place_of_is_whole():
+    """A call begins where a thought was that nobody closed."""
+    tools = [{"toolUseId": f"t{number}", "name": "look_up", "input": {"n": number}} for number in (1, 2)]
+    thought = {"reasoningContent": {"reasoningText": {"text": "hm ", "signature": "c2ln"}}}
+    blocks = [thought, *({"toolUse": tool} for tool in tools)]
+    chunks, ended = streamed(
+        *(frame for block in blocks for frame in block_frames(0, block)), stop("tool_use"), METADATA
+    )
+    reply = read_plain(ConverseReader, body(*blocks, reason="tool_use"))
+    assert isinstance(reply, Reply)
+    assert told(PartialReply(*chunks), ended.finish) == told(PartialReply(reply), reply.finish)
+    assert beside_chunks(chunks) == beside_reply(reply)
+
+
 def test_thoughts_that_were_left_in_the_text_are_thoughts():
     """Nova thinks aloud before it calls a tool; litellm reads the plain ones alike."""
     content = [{"text": "<thinking>I need a tool.</thinking>\nOne moment."}, {"text": " Ready."}]

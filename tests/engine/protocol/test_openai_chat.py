@@ -313,17 +313,6 @@ def test_sound_and_pictures_are_a_reply(message):
     assert reply.raw["choices"][0]["message"]["provider_specific_fields"] == message
 
 
-def test_numbers_in_fields_of_a_provider_are_told_once():
-    """LangChain adds numbers up when it merges chunks, and raises for two fractions that differ."""
-    reader = OpenAIReader()
-    told = [
-        reader.read_event(frame({"content": "a", "provider_specific_fields": {"score": score, "note": "n"}}))
-        for score in (0.5, 0.25)
-    ]
-    fields = [chunk.raw["choices"][0]["delta"]["provider_specific_fields"] for chunk in told if chunk]
-    assert fields == [{"score": 0.5, "note": "n"}, {"note": "n"}]
-
-
 @pytest.mark.parametrize("error", [{"message": "Overloaded", "code": 503}, "Overloaded", {"message": "boom"}])
 def test_an_error_in_a_frame_is_the_fault_it_names(error):
     """By its key, or by the name of its event; an empty one is none."""
@@ -434,17 +423,6 @@ def test_no_document_is_too_odd(document):
     """It is a reply or a fault."""
     response = Response(OpenAIReader(), streamed=False)
     assert isinstance(response.reply(json.dumps(document).encode()), Reply | Fault)
-
-
-def test_fields_that_change_their_type_are_told_as_they_began():
-    """LangChain raises where a text meets a number."""
-    reader = OpenAIReader()
-    fields = [
-        chunk.raw["choices"][0]["delta"]["provider_specific_fields"]
-        for value in ("x", 2, ["y"], "z")
-        if (chunk := reader.read_event(frame({"content": "a", "provider_specific_fields": {"a": value}}))) is not None
-    ]
-    assert fields == [{"a": "x"}, {}, {}, {"a": "z"}]
 
 
 def test_pictures_and_citations_of_one_index_stay_apart():

@@ -160,6 +160,31 @@ def test_a_reply_tells_who_signed_what_plain_and_streamed(name):
         assert all(block[ORIGIN] == "a" and (block.get("signature") or block.get("data")) for block in told)
 
 
+UNCLOSED = {
+    AnthropicReader: [
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "hm"}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "s"}},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": "Hi"}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+    ],
+    ConverseReader: [
+        {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": "hm"}}}},
+        {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"reasoningContent": {"signature": "s"}}}},
+        {"contentBlockDelta": {"contentBlockIndex": 1, "delta": {"text": "Hi"}}},
+        {"messageStop": {"stopReason": "end_turn"}},
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", UNCLOSED)
+def test_a_thought_that_nobody_closed_goes_back_to_who_signed_it(kind):
+    """It began before the text, though it is whole behind it."""
+    reader = signed_by(kind)
+    *_, last = [chunk for frame in UNCLOSED[kind] if (chunk := reader.read_event(frame)) is not None]
+    (block,) = last.raw["choices"][0]["delta"]["provider_specific_fields"][SIGNED]
+    assert block == {"type": "thinking", "thinking": "hm", "signature": "s", ORIGIN: "a"}
+
+
 INTERLEAVED = [
     {"type": "thinking", "thinking": "one", "signature": "s1"},
     {"type": "text", "text": "Let me look."},

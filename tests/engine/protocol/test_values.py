@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_fallback.engine.protocol.values import (
+    ArgumentsJoiner,
     TextJoiner,
     Unreadable,
     complete,
+    complete_json,
     decode,
     index,
     items,
@@ -125,3 +128,24 @@ def test_half_a_character_is_replaced(half):
     assert "\ufffd" in joiner.join(half) + joiner.flush()
     assert "\ufffd" in complete(half)
     complete(half).encode()
+
+
+ESCAPED = st.sampled_from(["\\ud83d", "\\uDE00", "\\u00e9", "\\\\", "\\n", "ud83d", "a", "\ud83d", "\ude00", '\\"'])
+
+
+@given(st.lists(ESCAPED), st.lists(st.integers(0, 60)))
+def test_arguments_in_parts_are_those_of_the_whole(said, cuts):
+    """Wherever they are cut, and whichever halves of characters are among them, as they are or by their number."""
+    whole = json.dumps({"a": 1})[:-1] + ', "b": "' + "".join(said) + '"}'
+    joiner, places = ArgumentsJoiner(), sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
+    joined = "".join([joiner.join(whole[start:end]) for start, end in pairwise(places)])
+    assert joined == complete_json(whole)
+    json.loads(joined)["b"].encode()
+    assert json.loads(joined) == json.loads(complete_json(joined))
+
+
+@given(st.text(), st.booleans())
+def test_arguments_without_halves_are_left_as_they_are(said, is_ascii):
+    """Written either way."""
+    whole = json.dumps({said: [said]}, ensure_ascii=is_ascii)
+    assert complete_json(whole) == whole

@@ -3,7 +3,8 @@
 https://docs.claude.com/en/api/messages: a reply is a list of content blocks. A stream begins, fills and closes one
 block after the other; what stands beside text, reasoning and tool calls (signatures, citations, what tools on the
 server found) is told when its block is whole, under the names litellm gives it, so that a stream that was added up is
-what a plain reply is.
+what a plain reply is. That holds too for blocks filled by turns, begun where another was never closed, or closed by
+nothing but the end.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from llm_fallback.engine.protocol.reader import Fields, ReplyReader
 from llm_fallback.engine.protocol.thinking import leading
 from llm_fallback.engine.protocol.tool_calls import new_call_id, tool_call_document
 from llm_fallback.engine.protocol.usage import anthropic_usage
-from llm_fallback.engine.protocol.values import TextJoiner, Unreadable, complete, index, mapping, mappings, text
+from llm_fallback.engine.protocol.values import (
+    ArgumentsJoiner,
+    Unreadable,
+    complete,
+    complete_json,
+    index,
+    mapping,
+    mappings,
+    text,
+)
 from llm_fallback.engine.transport import Chunk, Fault, Reply, ToolCallPart
 
 _THOUGHTS = ("thinking", "redacted_thinking")
@@ -37,11 +47,22 @@ class _Block:
     kind: str = ""
     parts: list[str] = field(default_factory=list)
     """Its text, thoughts, summary or arguments, in parts."""
+    told: int = 0
+    """How many of the parts were told."""
     signature: str = ""
     citations: list[Mapping[str, Any]] = field(default_factory=list)
     call: int | None = None
     """The index of the tool call it is."""
-    joiner: TextJoiner = field(default_factory=TextJoiner)
+    joiner: ArgumentsJoiner = field(default_factory=ArgumentsJoiner)
+    leads: bool = False
+    """Whether it was begun before any text or tool call came."""
+    is_closed: bool = False
+
+    def untold(self) -> str:
+        """What came since it was asked for last."""
+        part = "".join(self.parts[self.told :])
+        self.told = len(self.parts)
+        return part
 
     def whole(self) -> Mapping[str, Any]:
         """The block as a plain reply has it."""
@@ -52,7 +73,18 @@ class _Block:
             return {**self.begun, "type": self.kind, "thinking": said, "signature": self.signature}
         if self.kind == "compaction":
             return {**self.begun, "content": said}
-        return self.begun
+        return {**self.begun, "input": said} if said and self.kind == "server_tool_use" else self.begun
+
+
+@dataclass(slots=True)
+class _Told:
+    """What an event lets be told."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: list[ToolCallPart] = field(default_factory=list)
+    whole: list[_Block] = field(default_factory=list)
+    """Blocks that are closed."""
 
 
 class AnthropicReader(ReplyReader):
@@ -61,7 +93,10 @@ class AnthropicReader(ReplyReader):
     def __init__(self, finish_words: Mapping[str, str] | None = None) -> None:
         super().__init__(finish_words or {})
         self._blocks: dict[int | None, _Block] = {}
+        """Those that were begun, by their index, until they are closed and told."""
         self._call_count = self._server_call_count = 0
+        self._of_the_end: dict[str, Any] = {}
+        self._is_end_told = False
 
     # A stream.
 
@@ -96,46 +131,69 @@ class AnthropicReader(ReplyReader):
             _thoughts(content),
             self._whole_calls(content),
             None if word is None else self.end_with(word),
-            self._fields(content, _said_of_the_end(message, message)),
+            self._fields(content, self._said_of_the_end(message, message)),
+            _leading(content),
         )
 
     def _read_end(self, document: Mapping[str, Any], delta: Mapping[str, Any]) -> Chunk | None:
         self.began = True
         self.count(anthropic_usage(document.get("usage")))
-        word = delta.get("stop_reason")
-        finish = None if word is None else self.end_with(word)
-        return self.chunk(finish=finish, fields=self.fields_once(self._fields((), _said_of_the_end(document, delta))))
+        word, fields = delta.get("stop_reason"), self._said_of_the_end(document, delta)
+        if word is None:
+            return None
+        for block in self._blocks.values():
+            block.is_closed = True
+        told = self._tell()
+        return self._chunk(told, self.end_with(word), fields)
+
+    def _said_of_the_end(self, document: Mapping[str, Any], ended: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What is told of how a reply ended, and of the whole of it; nothing before it has ended, and once. `ended` is
+        where its reason stands."""
+        self._of_the_end |= _said_of_the_end(document, ended)
+        if self._is_end_told or ended.get("stop_reason") is None:
+            return {}
+        self._is_end_told = True
+        return self._of_the_end
 
     def _begin_block(self, document: Mapping[str, Any]) -> Chunk | None:
         self.began = True
         begun = mapping(document.get("content_block"), "content_block")
-        block = _Block(begun, text(begun.get("type"), "the type of a block"))
-        self._blocks[index(document.get("index"), "the index of a block")] = block
-        if block.kind == "tool_use":
+        kind = text(begun.get("type"), "the type of a block")
+        place = index(document.get("index"), "the index of a block")
+        before = self._blocks.get(place)
+        if before is not None and kind == "tool_use" and begun.get("id") and before.begun.get("id") == begun["id"]:
+            return None  # Said twice.
+        told = self._close(place)
+        block = self._blocks[place] = _Block(begun, kind, leads=not (self.is_past_thoughts or told.text))
+        if kind == "tool_use":
             block.call = self._call_count
-            return self.chunk(calls=(self._call(begun, ""),))
-        if block.kind == "text":
+            told.calls.append(self._call(begun, ""))
+        elif kind == "text":
             block.citations += mappings(begun.get("citations"), "citations")
-            return self.chunk(_add(block, begun.get("text")))
-        if block.kind == "thinking":
+            _add(block, begun.get("text"))
+        elif kind == "thinking":
             block.signature = text(begun.get("signature"), "a signature")
-            return self.chunk(reasoning=_add(block, begun.get("thinking")))
-        if block.kind == "compaction":
+            _add(block, begun.get("thinking"))
+        elif kind == "compaction":
             _add(block, begun.get("content"))
-        return None
+        self._tell_of(place, block, told)
+        return self._chunk(told)
 
     def _read_delta(self, document: Mapping[str, Any]) -> Chunk | None:
         self.began = True
-        position = index(document.get("index"), "the index of a block")
-        block = self._blocks.get(position)
+        place = index(document.get("index"), "the index of a block")
+        block = self._blocks.get(place)
         if block is None:
-            block = self._blocks[position] = _Block({})
+            block = self._blocks[place] = _Block({})
         delta = mapping(document.get("delta"), "delta")
         kind = delta.get("type")
-        if kind == "text_delta":
-            return self.chunk(_add(block, delta.get("text")))
-        if kind == "thinking_delta":
-            return self.chunk(reasoning=_add(block, delta.get("thinking")))
+        if kind in ("text_delta", "thinking_delta"):
+            name = "text" if kind == "text_delta" else "thinking"
+            part, block.kind = _add(block, delta.get(name)), block.kind or name
+            if len(self._blocks) > 1 and self._is_held(place, block):
+                return None
+            block.told = len(block.parts)
+            return self.chunk(part) if name == "text" else self.chunk(reasoning=part)
         if kind == "input_json_delta":
             return self._read_arguments(block, _add(block, delta.get("partial_json")))
         if kind == "signature_delta":
@@ -155,15 +213,56 @@ class AnthropicReader(ReplyReader):
         return self.chunk(calls=(ToolCallPart(block.call, None, None, part),)) if part else None
 
     def _close_block(self, document: Mapping[str, Any]) -> Chunk | None:
-        block = self._blocks.pop(index(document.get("index"), "the index of a block"), None)
+        return self._chunk(self._close(index(document.get("index"), "the index of a block")))
+
+    def _close(self, place: int | None) -> _Told:
+        """Close the block of that index, if there is one; what may be told now."""
+        block = self._blocks.get(place)
         if block is None:
-            return None
-        if block.call is not None:
-            given = "" if any(block.parts) else _arguments(block.begun)
-            return self.chunk(calls=(ToolCallPart(block.call, None, None, given),)) if given else None
-        if block.kind == "server_tool_use":
-            return self.chunk(fields=self._fields((block.begun,), {}, "".join(block.parts)))
-        return self.chunk(fields=self._fields((block.whole(),), {}))
+            return _Told()
+        block.is_closed = True
+        return self._tell()
+
+    def _tell(self) -> _Told:
+        """What may be told of all blocks, in their order; those that are closed are gone after it."""
+        told = _Told()
+        for place, block in sorted(self._blocks.items(), key=lambda item: -1 if item[0] is None else item[0]):
+            self._tell_of(place, block, told)
+        return told
+
+    def _tell_of(self, place: int | None, block: _Block, told: _Told) -> None:
+        if self._is_held(place, block):
+            return
+        if block.kind == "text":
+            told.text += block.untold()
+        elif block.kind == "thinking":
+            told.reasoning += block.untold()
+        if not block.is_closed:
+            return
+        del self._blocks[place]
+        if block.call is None:
+            told.whole.append(block)
+        elif not any(block.parts) and (given := _arguments(block.begun)):
+            told.calls.append(ToolCallPart(block.call, None, None, given))
+
+    def _is_held(self, place: int | None, block: _Block) -> bool:
+        """Whether a text or a thought has to wait for one before it that is still open."""
+        group = _THOUGHTS if block.kind in _THOUGHTS else (block.kind,)
+        return group != ("tool_use",) and any(
+            other.kind in group and not other.is_closed and before is not None and place is not None and before < place
+            for before, other in self._blocks.items()
+        )
+
+    def _chunk(self, told: _Told, finish: str | None = None, fields: Mapping[str, Any] | None = None) -> Chunk | None:
+        thoughts = (block.leads for block in told.whole if block.kind in _THOUGHTS)
+        return self.chunk(
+            told.text,
+            told.reasoning,
+            tuple(told.calls),
+            finish,
+            self._fields([block.whole() for block in told.whole], fields or {}),
+            leading(thoughts),
+        )
 
     # A whole reply.
 
@@ -177,10 +276,8 @@ class AnthropicReader(ReplyReader):
         self.count(anthropic_usage(document.get("usage")))
         self.end_with(document.get("stop_reason"))
         fields = self._fields(content, _said_of_the_end(document, document))
-        thoughts_first = leading(block.get("type") in _THOUGHTS for block in content if _is_of_a_turn(block))
-        return self.reply(
-            _texts(content), _thoughts(content), self._whole_calls(content), fields, leading=thoughts_first
-        )
+        calls = self._whole_calls(content)
+        return self.reply(_texts(content), _thoughts(content), calls, fields, leading=_leading(content))
 
     # Blocks.
 
@@ -188,18 +285,15 @@ class AnthropicReader(ReplyReader):
         return tuple(self._call(block, _arguments(block)) for block in content if block.get("type") == "tool_use")
 
     def _call(self, block: Mapping[str, Any], arguments: str) -> ToolCallPart:
-        name = text(block.get("name"), "the name of a tool call")
+        name = complete(text(block.get("name"), "the name of a tool call"))
         if not name:
             raise Unreadable("a tool call without a name")
-        id_ = text(block.get("id"), "the id of a tool call") or new_call_id()
+        id_ = complete(text(block.get("id"), "the id of a tool call")) or new_call_id()
         self._call_count += 1
         return ToolCallPart(self._call_count - 1, id_, name, arguments)
 
-    def _fields(
-        self, content: Sequence[Mapping[str, Any]], told: Mapping[str, Any], arguments: str | None = None
-    ) -> Fields:
-        """What whole blocks bring beside text, reasoning and tool calls; `told` stands beside the blocks. `arguments`
-        are those of a call on the server that came in parts."""
+    def _fields(self, content: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> Fields:
+        """What whole blocks bring beside text, reasoning and tool calls; `told` stands beside the blocks."""
         specific: dict[str, Any] = dict(told)
         for block in content:
             kind = text(block.get("type"), "the type of a block")
@@ -211,7 +305,7 @@ class AnthropicReader(ReplyReader):
             elif kind in _THOUGHTS:
                 specific.setdefault("thinking_blocks", []).append(block)
             elif kind == "server_tool_use":
-                specific.setdefault("server_tool_calls", []).append(self._server_call(block, arguments))
+                specific.setdefault("server_tool_calls", []).append(self._server_call(block))
             elif kind == "compaction":
                 specific.setdefault("compaction_blocks", []).append(block)
             elif kind.endswith("_tool_result"):
@@ -223,11 +317,15 @@ class AnthropicReader(ReplyReader):
             fields["thinking_blocks"] = specific["thinking_blocks"]
         return fields
 
-    def _server_call(self, block: Mapping[str, Any], arguments: str | None) -> dict[str, Any]:
+    def _server_call(self, block: Mapping[str, Any]) -> dict[str, Any]:
         name, id_ = text(block.get("name"), "the name of a call"), text(block.get("id"), "the id of a call")
         self._server_call_count += 1
-        call = ToolCallPart(self._server_call_count - 1, id_, name, complete(arguments or "") or _arguments(block))
-        return tool_call_document(call)
+        return tool_call_document(ToolCallPart(self._server_call_count - 1, id_, name, _arguments(block)))
+
+
+def _leading(content: Iterable[Mapping[str, Any]]) -> int:
+    """How many thoughts stand before all else that is sent back."""
+    return leading(block.get("type") in _THOUGHTS for block in content if _is_of_a_turn(block))
 
 
 def _is_of_a_turn(block: Mapping[str, Any]) -> bool:
@@ -251,7 +349,10 @@ def _thoughts(content: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _arguments(block: Mapping[str, Any]) -> str:
-    return complete(json.dumps(mapping(block.get("input"), "input"), ensure_ascii=False))
+    """Those of a call, which some gateways send as a text."""
+    said = block.get("input")
+    whole = said if isinstance(said, str) else json.dumps(mapping(said, "input"), ensure_ascii=False)
+    return complete_json(whole) or "{}"
 
 
 def _said_of_the_end(document: Mapping[str, Any], ended: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,8 @@ class _Block:
     citations: list[Mapping[str, Any]] = field(default_factory=list)
     is_of_the_server: bool = False
     """Whether it is a call of a tool that Bedrock runs itself."""
+    leads: bool = False
+    """Whether it was begun before any text or tool call came."""
 
     def beside(self) -> Iterable[Mapping[str, Any]]:
         """What a plain reply has for it, where that says more than text, thoughts or a tool call."""
@@ -80,12 +82,13 @@ class ConverseReader(ReplyReader):
         """The role, which is the same always."""
 
     def _begin_block(self, said: Mapping[str, Any]) -> Chunk | None:
+        before = self._blocks.pop(_place(said), None)
         block = self._block(said)
         tool = mapping(mapping(said.get("start"), "start").get("toolUse"), "toolUse")
         block.is_of_the_server = _is_of_the_server(tool)
-        if not tool or block.is_of_the_server:
-            return None
-        return self.chunk(calls=self._part(said, {"name": tool.get("name")}, tool.get("toolUseId")))
+        is_call = bool(tool) and not block.is_of_the_server
+        calls = self._part(said, {"name": tool.get("name")}, tool.get("toolUseId")) if is_call else ()
+        return self._closed([] if before is None else [before], calls)
 
     def _read_delta(self, said: Mapping[str, Any]) -> Chunk | None:
         block, delta = self._block(said), mapping(said.get("delta"), "delta")
@@ -110,7 +113,17 @@ class ConverseReader(ReplyReader):
 
     def _close_block(self, said: Mapping[str, Any]) -> Chunk | None:
         block = self._blocks.pop(_place(said), None)
-        return None if block is None else self.chunk(*self._left_of(block), fields=_fields(block.beside()))
+        return None if block is None else self._closed([block])
+
+    def _closed(
+        self, blocks: Sequence[_Block], calls: Sequence[ToolCallPart] = (), finish: str | None = None
+    ) -> Chunk | None:
+        """What is told of blocks when they are whole."""
+        left = [self._left_of(block) for block in blocks]
+        content, thoughts = "".join(said for said, _ in left), "".join(said for _, said in left)
+        fields = _fields(beside for block in blocks for beside in block.beside())
+        thinking = (block for block in blocks if block.thoughts or block.signature or block.redacted)
+        return self.chunk(content, thoughts, calls, finish, fields, leading(block.leads for block in thinking))
 
     def _left_of(self, block: _Block) -> tuple[str, str]:
         content, thoughts = block.tags.split("", is_last=True)
@@ -118,24 +131,18 @@ class ConverseReader(ReplyReader):
         return content, thoughts
 
     def _stop(self, said: Mapping[str, Any]) -> Chunk | None:
-        open_blocks = list(self._blocks.values())
-        left = [self._left_of(block) for block in open_blocks]
         self._of_the_model = said.get(_OF_THE_MODEL)
         finish = self.end_with(said.get("stopReason"))
         self.is_over = self.is_over or self._was_counted
-        return self.chunk(
-            "".join(content for content, _ in left),
-            "".join(thoughts for _, thoughts in left),
-            finish=finish,
-            fields=_fields(beside for block in open_blocks for beside in block.beside()),
-        )
+        open_blocks, self._blocks = list(self._blocks.values()), {}
+        return self._closed(open_blocks, finish=finish)
 
     def _count(self, said: Mapping[str, Any]) -> None:
         self.count(converse_usage({**said, _OF_THE_MODEL: self._of_the_model}))
         self._was_counted, self.is_over = True, self.finish is not None
 
     def _block(self, said: Mapping[str, Any]) -> _Block:
-        return self._blocks.setdefault(_place(said), _Block())
+        return self._blocks.setdefault(_place(said), _Block(leads=not self.is_past_thoughts))
 
     def _part(
         self, said: Mapping[str, Any], function: Mapping[str, Any], id_: object = None

@@ -6,18 +6,15 @@ reply and for each event of a stream. Nothing in it is half said: a tool call co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llm_fallback.engine.protocol.faults import fault_in_body
-from llm_fallback.engine.protocol.reader import Fields, ReplyReader
+from llm_fallback.engine.protocol.reader import GROUNDING, Fields, ReplyReader, with_grounding
 from llm_fallback.engine.protocol.tool_calls import new_call_id
 from llm_fallback.engine.protocol.usage import gemini_usage
-from llm_fallback.engine.protocol.values import Unreadable, index, items, mapping, mappings, text
+from llm_fallback.engine.protocol.values import Unreadable, encodable, index, items, mapping, mappings, text
 from llm_fallback.engine.transport import REFUSED_FINISH, Chunk, Reply, ToolCallPart
-
-GROUNDING = "vertex_ai_grounding_metadata"
-"""litellm's name, at the level of the response, for what a reply was looked up in; LangChain's integration reads it."""
 
 SIGNATURE_MARK = "__thought__"
 """litellm's mark in the id of a tool call: what follows is the signature Gemini wants back with the call's result."""
@@ -52,13 +49,11 @@ class GeminiReader(ReplyReader):
         candidate = self._candidate(document)
         if candidate is None:
             return self._refusal(document)
-        said = self._read(candidate)
+        grounding = self.untold_grounding(candidate.get("groundingMetadata"))
+        said = self._read(candidate, grounding)
         finish = self._end_with(candidate)
         chunk = self.chunk(said.text, said.reasoning, said.calls, self._told_once(finish), said.fields)
-        grounding = _grounding(candidate)
-        if chunk is not None and grounding:
-            chunk.raw[GROUNDING] = grounding
-        return chunk
+        return with_grounding(chunk, grounding)
 
     def read_reply(self, document: Mapping[str, Any]) -> Reply:
         candidates = mappings(document.get("candidates"), "candidates")
@@ -74,12 +69,12 @@ class GeminiReader(ReplyReader):
         return reply
 
     def _read_whole(self, candidate: Mapping[str, Any]) -> Reply:
-        said = self._read(candidate)
+        grounding = self.untold_grounding(candidate.get("groundingMetadata"))
+        said = self._read(candidate, grounding)
         self._end_with(candidate)
         reply = self.reply(*said)
-        grounding = _grounding(candidate)
         if grounding:
-            reply.raw[GROUNDING] = grounding
+            reply.raw[GROUNDING] = encodable(grounding)
         return reply
 
     def _candidate(self, document: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -115,7 +110,7 @@ class GeminiReader(ReplyReader):
 
     # What a candidate says.
 
-    def _read(self, candidate: Mapping[str, Any]) -> _Content:
+    def _read(self, candidate: Mapping[str, Any], grounding: Sequence[Mapping[str, Any]]) -> _Content:
         content = mapping(candidate.get("content"), "content")
         parts = mappings(content.get("parts"), "parts")
         said: dict[bool, list[str]] = {True: [], False: []}
@@ -134,7 +129,7 @@ class GeminiReader(ReplyReader):
         if invocations:
             specific["server_side_tool_invocations"] = invocations
         fields: dict[str, Any] = {"provider_specific_fields": specific} if specific else {}
-        annotations = [note for grounding in _grounding(candidate) for note in _annotations(grounding)]
+        annotations = [note for looked_up in grounding for note in _annotations(looked_up)]
         if annotations:
             fields["annotations"] = annotations
         self._calls_came = self._calls_came or bool(calls)
@@ -183,12 +178,6 @@ def _invocations(parts: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
                 invocation = {"tool_type": tool.get("toolType"), "id": tool.get("id"), answer: tool.get(answer)}
                 signature = part.get("thoughtSignature")
                 yield {**invocation, "thought_signature": signature} if signature else invocation
-
-
-def _grounding(candidate: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What a candidate was looked up in."""
-    said = candidate.get("groundingMetadata")
-    return mappings([said] if isinstance(said, dict) else said, "groundingMetadata")
 
 
 def _annotations(grounding: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

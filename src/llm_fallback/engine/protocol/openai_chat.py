@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_fallback.engine.protocol.faults import fault_in_body
-from llm_fallback.engine.protocol.reader import NO_FIELDS, Fields, ReplyReader
+from llm_fallback.engine.protocol.reader import GROUNDING, NO_FIELDS, Fields, ReplyReader, with_grounding
 from llm_fallback.engine.protocol.think_tags import ThinkTagParser
 from llm_fallback.engine.protocol.tool_calls import documents_of, whole_tool_calls
 from llm_fallback.engine.protocol.usage import openai_usage
-from llm_fallback.engine.protocol.values import Unreadable, items, mapping, mappings, text, wrong
+from llm_fallback.engine.protocol.values import Unreadable, encodable, items, mapping, mappings, text, wrong
 from llm_fallback.engine.transport import FINISHES, Chunk, Reply
 
 
@@ -48,7 +48,10 @@ class OpenAIReader(ReplyReader):
                 self._choice_index = choice.get("index")
             if choice.get("index") in (self._choice_index, None):
                 read = choice if read is None else _joined(read, choice, "delta")
-        return None if read is None else self._read_choice(read)
+        if read is None:
+            return None
+        chunk, grounding = self._read_choice(read), document.get(GROUNDING)
+        return with_grounding(chunk, self.untold_grounding(grounding)) if grounding else chunk
 
     def usage_chunk(self) -> Chunk | None:
         """The usage of the whole stream, and what waited for its end: a "stop" that a tool call may follow, as
@@ -91,7 +94,7 @@ class OpenAIReader(ReplyReader):
             _text_in(told) + reasoning if told else reasoning,
             self.calls.read(calls, waits=True) if calls else (),
             finish,
-            self.fields_once(_fields(delta)) if _FIELDS & delta.keys() else NO_FIELDS,
+            _fields(delta) if _FIELDS & delta.keys() else NO_FIELDS,
         )
         if finish is not None and chunk is not None and chunk.finish == "stop":
             self._stop_waits, chunk.raw["choices"][0]["finish_reason"] = True, None
@@ -133,7 +136,10 @@ class OpenAIReader(ReplyReader):
             reply.raw["choices"] += OpenAIReader(self.finish_words)._read_whole_choice(choice).raw["choices"]
         fields = document.get("provider_specific_fields")
         if isinstance(fields, dict):
-            reply.raw["provider_specific_fields"] = fields
+            reply.raw["provider_specific_fields"] = encodable(fields)
+        grounding = document.get(GROUNDING)
+        if grounding:
+            reply.raw[GROUNDING] = encodable(self.untold_grounding(grounding))
         return reply
 
     def _read_whole_choice(self, choice: Mapping[str, Any]) -> Reply:

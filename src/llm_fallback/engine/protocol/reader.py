@@ -16,7 +16,7 @@ from llm_fallback.engine.protocol.sse import EventParser, StreamParser
 from llm_fallback.engine.protocol.thinking import BLOCKS, SIGNED, ThoughtReader
 from llm_fallback.engine.protocol.tool_calls import ToolCallReader, documents_of
 from llm_fallback.engine.protocol.usage import fuller, usage_document
-from llm_fallback.engine.protocol.values import TextJoiner, complete, encodable
+from llm_fallback.engine.protocol.values import TextJoiner, complete, encodable, mappings
 from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Chunk, Fault, Reply, StreamEnd, ToolCallPart
 from llm_fallback.events import Usage
 
@@ -25,6 +25,8 @@ Fields = Mapping[str, Any]
 `provider_specific_fields`."""
 
 NO_FIELDS: Fields = {}
+GROUNDING = "vertex_ai_grounding_metadata"
+"""litellm's name, beside the choices, for what a reply was looked up in; LangChain's integration reads it."""
 MEDIA = ("audio", "images")
 """Names under which sound and pictures stand in `provider_specific_fields`."""
 
@@ -52,10 +54,10 @@ class ReplyReader(ABC):
         self.calls = ToolCallReader()
         self._text, self._reasoning = TextJoiner(), TextJoiner()
         self._text_came = self._calls_came = False
-        self._told: dict[str, type] = {}
         self.signer: str | None = None
         """Who signs thoughts here, told with each, for whoever is to send them back. None: nobody is."""
         self._thoughts: ThoughtReader | None = None
+        self._grounding: list[Mapping[str, Any]] = []
 
     @abstractmethod
     def read_event(self, document: Mapping[str, Any]) -> Chunk | None:
@@ -79,6 +81,11 @@ class ReplyReader(ABC):
         return Chunk({"choices": [], "usage": usage_document(self.usage)}, usage=self.usage)
 
     # For the readers of a protocol.
+
+    @property
+    def is_past_thoughts(self) -> bool:
+        """Whether a text or a tool call was told: a thought that begins behind it has no place to be sent back in."""
+        return self._text_came or self._calls_came
 
     def count(self, usage: Usage | None) -> None:
         """Take an account of the tokens; it may come more than once."""
@@ -105,8 +112,10 @@ class ReplyReader(ABC):
         calls: Sequence[ToolCallPart] = (),
         finish: str | None = None,
         fields: Fields = NO_FIELDS,
+        leading: int | None = None,
     ) -> Chunk | None:
-        """The next chunk; None if there is nothing in it."""
+        """The next chunk; None if there is nothing in it. `leading` of the thoughts in its fields came before all else;
+        None: all of them, if nothing else was told before."""
         text = self._text.join(text)
         if reasoning:
             reasoning = self._reasoning.join(reasoning)
@@ -116,7 +125,8 @@ class ReplyReader(ABC):
         if reasoning:
             delta["reasoning_content"] = reasoning
         if fields and BLOCKS in fields:
-            fields = self._with_origin(fields, [] if self._text_came or self._calls_came else fields[BLOCKS])
+            at_most = 0 if self.is_past_thoughts else None
+            fields = self._with_origin(fields, at_most if leading is None else leading)
         if text:
             self._text_came = True
         if calls:
@@ -135,21 +145,6 @@ class ReplyReader(ABC):
             self.content_came = chunk.has_content
         return chunk
 
-    def fields_once(self, fields: Fields) -> Fields:
-        """Fields of a delta that LangChain can merge with those before: it adds numbers up and refuses to join two
-        fractions, so what is neither text nor list is told once."""
-        specific = fields.get("provider_specific_fields")
-        if not specific:
-            return fields
-        told = {name: value for name, value in specific.items() if self._is_mergeable(name, value)}
-        return {**fields, "provider_specific_fields": told}
-
-    def _is_mergeable(self, name: str, value: object) -> bool:
-        """Whether it is the first of its name, or joins those before it: of one type, and a text or a list."""
-        known = self._told.get(name)
-        self._told.setdefault(name, type(value))
-        return known is None or (known is type(value) and (known in (str, list) or name == "audio"))
-
     def reply(
         self,
         text: str = "",
@@ -162,7 +157,7 @@ class ReplyReader(ABC):
         """A whole reply with the `finish` and the `usage` that were taken before; `leading` of its thoughts came before
         all else. None: it is not known, and they did where nothing but a single text or call is beside them."""
         text, reasoning = text if text.isascii() else complete(text), reasoning and complete(reasoning)
-        logprobs = logprobs if isinstance(logprobs, dict) else None
+        logprobs = encodable(logprobs) if isinstance(logprobs, dict) else None
         finish = REFUSED_FINISH if self.refused and self.finish in FINISHES else self.finish
         if finish == "stop" and calls:
             finish = "tool_calls"
@@ -171,23 +166,41 @@ class ReplyReader(ABC):
             blocks = fields[BLOCKS]
             if leading is None:
                 leading = len(blocks) if len(blocks) == 1 or not (text or len(calls) > 1) else 0
-            fields = self._with_origin(fields, blocks[:leading])
+            fields = self._with_origin(fields, leading)
         message = message_document(text, reasoning, calls, fields)
         choice = {"index": 0, "message": message, "finish_reason": openai_finish(finish), "logprobs": logprobs}
         raw: dict[str, Any] = {"choices": [choice], "usage": usage_document(self.usage) if self.usage else {}}
         return Reply(raw, text, reasoning, calls, finish, self.usage, bool(fields) and has_media(fields))
 
-    def _with_origin(self, fields: Fields, leading: Sequence[Mapping[str, Any]]) -> Fields:
-        """The fields with blocks that know who signed them; `leading` are those of them that came before all else."""
+    def untold_grounding(self, said: object) -> list[Mapping[str, Any]]:
+        """What was not told before of what a reply was looked up in: it may come in event after event, and in the first
+        of them with nothing in it."""
+        every = mappings([said] if isinstance(said, dict) else said, "grounding")
+        untold = [one for one in every if one and one not in self._grounding]
+        self._grounding += untold
+        return untold
+
+    def _with_origin(self, fields: Fields, leading: int | None) -> Fields:
+        """The fields with blocks that know who signed them; `leading` of them came before all else. None: all did."""
         if self.signer is None:
             return fields
         if self._thoughts is None:
             self._thoughts = ThoughtReader(self.signer)
-        rest = fields[BLOCKS][len(leading) :]
-        signed = [*self._thoughts.read(leading, lead=True), *self._thoughts.read(rest, lead=False)]
+        blocks = fields[BLOCKS]
+        leading = len(blocks) if leading is None else leading
+        signed = self._thoughts.read(blocks[:leading], lead=True) + self._thoughts.read(blocks[leading:], lead=False)
         if not signed:
             return fields
         return {**fields, "provider_specific_fields": {**fields.get("provider_specific_fields", {}), SIGNED: signed}}
+
+
+def with_grounding(chunk: Chunk | None, grounding: Sequence[Mapping[str, Any]]) -> Chunk | None:
+    """The chunk with what the reply was looked up in, or one that has nothing else."""
+    if not grounding:
+        return chunk
+    chunk = chunk or Chunk({"choices": [{"delta": {"content": ""}, "finish_reason": None}]})
+    chunk.raw[GROUNDING] = encodable(grounding)
+    return chunk
 
 
 def message_document(text: str, reasoning: str, calls: Sequence[ToolCallPart], fields: Fields) -> dict[str, Any]:

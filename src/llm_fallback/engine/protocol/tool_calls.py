@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from llm_fallback.engine.protocol.values import TextJoiner, Unreadable, complete, index, mapping, mappings, text
+from llm_fallback.engine.protocol.values import (
+    ArgumentsJoiner,
+    Unreadable,
+    complete,
+    complete_json,
+    index,
+    mapping,
+    mappings,
+    text,
+)
 from llm_fallback.engine.transport import ToolCallPart
 
 
@@ -28,7 +37,7 @@ def whole_tool_calls(said: object) -> tuple[ToolCallPart, ...]:
         id_ = _id(call.get("id"))
         index(call.get("index"), "the index of a tool call")  # Refused as in a stream, though here it says nothing.
         if name:
-            parts.append(ToolCallPart(len(parts), id_ or new_call_id(), name, complete(arguments)))
+            parts.append(ToolCallPart(len(parts), id_ or new_call_id(), name, complete_json(arguments)))
         elif arguments:
             raise Unreadable("a tool call without a name")
     return tuple(parts)
@@ -53,7 +62,7 @@ class _OpenCall:
     id: str
     name: str = ""
     arguments: list[str] = field(default_factory=list)
-    joiner: TextJoiner = field(default_factory=TextJoiner)
+    joiner: ArgumentsJoiner = field(default_factory=ArgumentsJoiner)
     is_whole: bool = False
     """Whether its arguments came as an object."""
     empty: str = ""

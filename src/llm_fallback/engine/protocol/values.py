@@ -139,6 +139,52 @@ class TextJoiner:
         return complete(half)
 
 
+class ArgumentsJoiner(TextJoiner):
+    """Arguments of a tool call, joined likewise: JSON may write half a character as its number, and whoever reads that
+    has half a character again."""
+
+    __slots__ = ("_escape",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._escape = ""
+
+    def join(self, part: str) -> str:
+        """What can be read of the next part."""
+        if "\\" not in part and not self._escape:
+            return super().join(part)
+        whole = self._escape + super().join(part)
+        self._escape = next((found[0] for found in _ESCAPES.finditer(whole) if found["open"]), "")
+        return complete_json(whole[: len(whole) - len(self._escape)])
+
+
+def complete_json(written: str) -> str:
+    """A JSON text without half characters, escaped or not."""
+    written = complete(written)
+    return _ESCAPES.sub(_whole_escape, written) if "\\u" in written else written
+
+
+def _whole_escape(found: re.Match[str]) -> str:
+    """The escape, or where it has half a character alone, the replacement character's."""
+    written = found[0]
+    is_half = found["half"] or (found["open"] and len(written) >= _ESCAPED_LENGTH)
+    return "\\ufffd" + written[_ESCAPED_LENGTH:] if is_half else written
+
+
+_ESCAPED_LENGTH = len("\\ufffd")
+
+
+_ESCAPES = re.compile(
+    r"(?P<open>\\(?:u(?:d(?:[c-f][0-9a-f]?|[89ab](?:[0-9a-f](?:[0-9a-f]"
+    r"(?:\\(?:u(?:d(?:[c-f][0-9a-f]?)?)?)?)?)?)?)?)?)?\Z)"
+    r"|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}"
+    r"|(?P<half>\\ud[89a-f][0-9a-f]{2})"
+    r"|\\.",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What a JSON text escapes: the beginning of a character at its end, both halves of one, half of one, or another."""
+
+
 def encodable(value: Any) -> Any:
     """A document without half characters, at every level."""
     if isinstance(value, dict):
