@@ -28,7 +28,7 @@ from llm_fallback.engine.protocol.openai_chat import OpenAIReader
 from llm_fallback.engine.protocol.reader import ReplyReader
 from llm_fallback.engine.transport import Chunk, Fault, StreamEnd
 from tests.asking import STREAMED, ask
-from tests.end_to_end.test_hostile_servers import OK, Play, hostile, take_request
+from tests.end_to_end.hostile_servers import STREAM, Play, hostile, take_request
 from tests.engine.protocol.spoken import Spoken, read_plain, read_stream
 
 SPOKEN = [
@@ -224,7 +224,7 @@ def streaming(word: str, *told: Mapping[str, Any], finish: str | None) -> Play:
         choices = [{"delta": delta, "finish_reason": None} for delta in deltas]
         ended = [{"delta": {}, "finish_reason": finish}] if finish else []
         frames = [f"data: {json.dumps({'choices': [choice]})}\n\n" for choice in [*choices, *ended]]
-        peer.sendall(OK + b"Connection: close\r\n\r\n" + "".join(frames).encode())
+        peer.sendall(STREAM + b"Connection: close\r\n\r\n" + "".join(frames).encode())
 
     return play
 
