@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_fallback.engine.protocol.faults import fault_in_body
-from llm_fallback.engine.protocol.reader import NO_FIELDS, Fields, ReplyReader
+from llm_fallback.engine.protocol.reader import NO_FIELDS, Fields, ReplyReader, with_logprobs
 from llm_fallback.engine.protocol.think_tags import ThinkTagParser
 from llm_fallback.engine.protocol.tool_calls import whole_tool_calls
 from llm_fallback.engine.protocol.usage import openai_usage
@@ -37,6 +37,8 @@ class OpenAIReader(ReplyReader):
             self.count(openai_usage(document["usage"]))
         elif "x_groq" in document:
             self.count(openai_usage(mapping(document["x_groq"], "x_groq").get("usage")))
+        if self.reply_id is None:
+            self.take_names(document.get("id"), document.get("system_fingerprint"))
         for choice in items(document.get("choices"), "choices"):
             if type(choice) is not dict:
                 raise wrong(choice, "a choice", "object")
@@ -67,13 +69,15 @@ class OpenAIReader(ReplyReader):
         if self._tags is not None:
             content, thought = self._tags.split(content, is_last=finish is not None)
             reasoning += thought
-        return self.chunk(
+        chunk = self.chunk(
             content,
             _text_in(told) + reasoning if told else reasoning,
             self.calls.read(calls) if calls else (),
             finish,
             self.fields_once(_fields(delta)) if _FIELDS & delta.keys() else NO_FIELDS,
         )
+        logprobs = choice.get("logprobs")
+        return chunk if logprobs is None else with_logprobs(chunk, logprobs)
 
     def _content(self, said: object) -> tuple[str, str]:
         """Text and reasoning in a content that comes in parts."""
@@ -98,6 +102,7 @@ class OpenAIReader(ReplyReader):
         choices = mappings(document.get("choices"), "choices")
         if not choices:
             raise Unreadable("a reply without choices")
+        self.take_names(document.get("id"), document.get("system_fingerprint"))
         self.count(openai_usage(document.get("usage")) or openai_usage(choices[0].get("usage")))
         reply = self._read_whole_choice(choices[0])
         for choice in choices[1:]:

@@ -25,6 +25,12 @@ Fields = Mapping[str, Any]
 `provider_specific_fields`."""
 
 NO_FIELDS: Fields = {}
+LOGPROBS = "logprobs"
+"""Where the probabilities of a chunk's tokens stand in the chunk's own `provider_specific_fields`."""
+
+LONGEST_NAME = 512
+"""Characters of a server's name for a reply or a request."""
+
 MEDIA = ("audio", "images")
 """Names under which sound and pictures stand in `provider_specific_fields`."""
 
@@ -49,6 +55,9 @@ class ReplyReader(ABC):
         self.is_over = False
         """Whether nothing behind is worth reading: the stream's own end, a finish that is none."""
         self.usage: Usage | None = None
+        self.reply_id: str | None = None
+        """The server's own name of the reply."""
+        self.system_fingerprint: str | None = None
         self.calls = ToolCallReader()
         self._text, self._reasoning = TextJoiner(), TextJoiner()
         self._text_came = self._calls_came = False
@@ -79,6 +88,14 @@ class ReplyReader(ABC):
         return Chunk({"choices": [], "usage": usage_document(self.usage)}, usage=self.usage)
 
     # For the readers of a protocol.
+
+    def take_names(self, reply_id: object, system_fingerprint: object = None) -> None:
+        """Take the server's own names of the reply and of what made it; one that nobody would quote is none."""
+        if type(reply_id) is str and 0 < len(reply_id) <= LONGEST_NAME and reply_id.isascii():
+            self.reply_id = reply_id
+        word = system_fingerprint
+        if type(word) is str and 0 < len(word) <= LONGEST_NAME and word.isascii():
+            self.system_fingerprint = word
 
     def count(self, usage: Usage | None) -> None:
         """Take an account of the tokens; it may come more than once."""
@@ -162,7 +179,7 @@ class ReplyReader(ABC):
         """A whole reply with the `finish` and the `usage` that were taken before; `leading` of its thoughts came before
         all else. None: it is not known, and they did where nothing but a single text or call is beside them."""
         text, reasoning = text if text.isascii() else complete(text), reasoning and complete(reasoning)
-        logprobs = logprobs if isinstance(logprobs, dict) else None
+        logprobs = encodable(logprobs) if isinstance(logprobs, dict) else None
         finish = REFUSED_FINISH if self.refused and self.finish in FINISHES else self.finish
         if finish == "stop" and calls:
             finish = "tool_calls"
@@ -188,6 +205,19 @@ class ReplyReader(ABC):
         if not signed:
             return fields
         return {**fields, "provider_specific_fields": {**fields.get("provider_specific_fields", {}), SIGNED: signed}}
+
+
+def with_logprobs(chunk: Chunk | None, said: object) -> Chunk | None:
+    """The chunk with the probabilities of its tokens, as lists, which LangChain can join to those of other chunks."""
+    if not isinstance(said, dict):
+        return chunk
+    told = {name: value for name, value in said.items() if value is None or isinstance(value, list)}
+    if not any(told.values()):
+        return chunk
+    if chunk is None:
+        chunk = Chunk({"choices": [{"delta": {"content": ""}, "finish_reason": None}]})
+    chunk.raw["provider_specific_fields"] = {LOGPROBS: encodable(told)}
+    return chunk
 
 
 def message_document(text: str, reasoning: str, calls: Sequence[ToolCallPart], fields: Fields) -> dict[str, Any]:
