@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +13,7 @@ from llm_fallback import build_chat_model
 from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
 from llm_fallback.litellm_adapter.clients import LoopClient
 from llm_fallback.testing import FakeServer
+from tests.asking import ask
 
 
 @pytest.fixture
@@ -41,6 +44,25 @@ def test_whoever_waits_for_a_close_finds_the_connection_closed(model):
         model.close()
         runner.run(model.aclose())
         assert client._session.closed
+
+
+@pytest.mark.parametrize("backend", ["vllm", "openai-compatible"])
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_first_call_waits_for_no_file_on_the_event_loop(backend, is_streamed, monkeypatch):
+    """Servers such as LangGraph's refuse to: the call would end with their objection."""
+    looked_for: list[str] = []
+    stat, opened = os.stat, builtins.open
+
+    def note(path: object) -> None:
+        if "site-packages" not in (place := str(path)) or place.endswith(".pem"):
+            looked_for.append(place)
+
+    monkeypatch.setattr(os, "stat", lambda path, *words, **more: (note(path), stat(path, *words, **more))[1])
+    monkeypatch.setattr(builtins, "open", lambda path, *words, **more: (note(path), opened(path, *words, **more))[1])
+    async with FakeServer({"a": "fine"}) as server, build_chat_model(server.spec(backend=backend)) as model:
+        looked_for.clear()
+        await ask(model, "astream" if is_streamed else "ainvoke")
+        assert not looked_for
 
 
 def test_a_model_is_closed_though_one_of_its_loops_is_gone(model):

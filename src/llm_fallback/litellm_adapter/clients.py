@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import litellm
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector
-from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, VerifyTypes, get_ssl_configuration
 from openai import AsyncOpenAI
 
 from llm_fallback.litellm_adapter.wire_tap import HOOKS
@@ -27,14 +27,16 @@ class LoopClient:
     call in `asyncio.run` leaves no unclosed session behind.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, verify: VerifyTypes) -> None:
         # litellm's own session waits for one of 500 connections to a host, and the wait would count as the server's.
         self._session = ClientSession(
             connector=TCPConnector(limit=0),
             cookie_jar=DummyCookieJar(),
             trust_env=litellm.aiohttp_trust_env or os.environ.get("AIOHTTP_TRUST_ENV", "").lower() == "true",
         )
-        self.handler = AsyncHTTPHandler(timeout=SOCKET_TIMEOUT_S, event_hooks=HOOKS, shared_session=self._session)
+        self.handler = AsyncHTTPHandler(
+            timeout=SOCKET_TIMEOUT_S, event_hooks=HOOKS, ssl_verify=verify, shared_session=self._session
+        )
         self._closing: asyncio.Task[None] | None = None
 
     async def open(self, forget: Callable[[], object]) -> None:
@@ -76,13 +78,15 @@ class ClientPool:
 
     def __init__(self) -> None:
         self._clients: dict[asyncio.AbstractEventLoop, LoopClient] = {}
+        # Here and not with the first request: it looks for files, and nothing may wait for a disk on an event loop.
+        self._verify = get_ssl_configuration()
 
     async def client(self) -> AsyncHTTPHandler:
         """This loop's client."""
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
         if client is None:
-            client = self._clients[loop] = LoopClient()
+            client = self._clients[loop] = LoopClient(self._verify)
             await client.open(lambda: self._forget(loop, client))
         return client.handler
 
