@@ -78,17 +78,23 @@ class ClientPool:
 
     def __init__(self) -> None:
         self._clients: dict[asyncio.AbstractEventLoop, LoopClient] = {}
-        # Here and not with the first request: it looks for files, and nothing may wait for a disk on an event loop.
-        self._verify = get_ssl_configuration()
+        self._verify: VerifyTypes | None = None
 
     async def client(self) -> AsyncHTTPHandler:
         """This loop's client."""
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
         if client is None:
-            client = self._clients[loop] = LoopClient(self._verify)
-            await client.open(lambda: self._forget(loop, client))
+            if self._verify is None:
+                # It looks for files, and no event loop may wait for a disk.
+                self._verify = await asyncio.to_thread(get_ssl_configuration)
+            client = self._clients.get(loop) or await self._opened(loop, self._verify)
         return client.handler
+
+    async def _opened(self, loop: asyncio.AbstractEventLoop, verify: VerifyTypes) -> LoopClient:
+        client = self._clients[loop] = LoopClient(verify)
+        await client.open(lambda: self._forget(loop, client))
+        return client
 
     def _forget(self, loop: asyncio.AbstractEventLoop, client: LoopClient) -> None:
         if self._clients.get(loop) is client:
