@@ -31,7 +31,7 @@ from llm_fallback.engine.clock import RealClock
 from llm_fallback.engine.engine import Answered, Call, Engine
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.health import Health
-from llm_fallback.engine.transport import Chunk, Reply, StreamEnd
+from llm_fallback.engine.transport import NO_PROVENANCE, Chunk, Reply, StreamEnd
 from llm_fallback.events import Usage
 from llm_fallback.ledger.ledger import Ledger
 from llm_fallback.plan.catalogue import ListCatalogue
@@ -60,6 +60,7 @@ class Instant:
     """An exchange that has its whole answer ready."""
 
     dropped_params: tuple[str, ...] = ()
+    provenance = NO_PROVENANCE
 
     came_ns = 0
     """When the last of all first chunks was there."""

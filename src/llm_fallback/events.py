@@ -78,6 +78,8 @@ class Attempt:
     cost_estimated: bool = False
     dropped_params: tuple[str, ...] = ()
     """Sampling parameters that this deployment does not accept, and that were not sent."""
+    request_id: str | None = None
+    """The provider's own name of the request, by which it can be asked about it; None if it told none."""
     usage: Usage | None = None
     provider: str = ""
     """The backend that serves the model, or litellm's name of the provider."""
@@ -115,6 +117,8 @@ class Attempt:
             plain["cost_estimated"] = True
         if self.dropped_params:
             plain["dropped_params"] = list(self.dropped_params)
+        if self.request_id is not None:
+            plain["request_id"] = self.request_id
         return plain
 
     def as_logged(self) -> dict[str, Any]:
@@ -146,6 +150,7 @@ class Attempt:
             cost_usd=None if cost is None else Decimal(str(cost)),
             cost_estimated=plain.get("cost_estimated", False),
             dropped_params=tuple(plain.get("dropped_params", ())),
+            request_id=plain.get("request_id"),
             usage=Usage(**counts) if counts else None,
             provider=plain.get("provider", ""),
             started_at=plain.get("started_at_s", 0.0),

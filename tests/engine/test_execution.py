@@ -22,7 +22,16 @@ from llm_fallback.engine.budget import ChainBudgets
 from llm_fallback.engine.engine import Answered, Call, CallerQuestion, Engine, Failed, StreamBrokeOff
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.health import Health
-from llm_fallback.engine.transport import Chunk, Fault, PartialReply, Reply, StreamEnd, Unsupported, UpstreamError
+from llm_fallback.engine.transport import (
+    NO_PROVENANCE,
+    Chunk,
+    Fault,
+    PartialReply,
+    Reply,
+    StreamEnd,
+    Unsupported,
+    UpstreamError,
+)
 from llm_fallback.engine.virtual_clock import JumpingClock
 from llm_fallback.events import AttemptFailed, BreakerOpened, CallEnded, FellBack, Usage
 from llm_fallback.plan.explain import explain
@@ -69,6 +78,7 @@ class MemoryExchange:
     """Plays an act."""
 
     dropped_params: tuple[str, ...] = ()
+    provenance = NO_PROVENANCE
 
     def __init__(self, clock: JumpingClock, act: Act) -> None:
         self._clock = clock

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -44,6 +47,30 @@ def test_whoever_waits_for_a_close_finds_the_connection_closed(model):
         model.close()
         runner.run(model.aclose())
         assert client._session.closed
+
+
+@pytest.mark.parametrize("backend", ["vllm", "openai-compatible"])
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_first_call_waits_for_no_file_on_the_event_loop(backend, is_streamed, monkeypatch):
+    """Servers such as LangGraph's refuse to: the call would end with their objection."""
+    build_chat_model(["openai/gpt-4.1"]).close()  # What the first one of a process imports is another matter.
+    looked_for: list[str] = []
+    stat, opened = os.stat, builtins.open
+
+    def note(path: object) -> None:
+        with suppress(RuntimeError):  # In a thread without a loop it holds nobody up.
+            asyncio.get_running_loop()
+            add(str(path))
+
+    def add(place: str) -> None:
+        if "site-packages" not in place or place.endswith(".pem"):
+            looked_for.append(place)
+
+    monkeypatch.setattr(os, "stat", lambda path, *words, **more: (note(path), stat(path, *words, **more))[1])
+    monkeypatch.setattr(builtins, "open", lambda path, *words, **more: (note(path), opened(path, *words, **more))[1])
+    async with FakeServer({"a": "fine"}) as server, build_chat_model(server.spec(backend=backend)) as model:
+        await ask(model, "astream" if is_streamed else "ainvoke")
+        assert not looked_for
 
 
 def test_a_model_is_closed_though_one_of_its_loops_is_gone(model):

@@ -48,8 +48,10 @@ class RootRun(BaseCallbackHandler):
 
 def root_of_handlers(handlers: Iterable[BaseCallbackHandler]) -> UUID | None:
     """The outermost run that these handlers belong to; None if it is a model's own call."""
-    roots = (handler.run_id for handler in handlers if isinstance(handler, RootRun))
-    return next((run_id for run_id in roots if run_id is not None), None)
+    for handler in handlers:
+        if isinstance(handler, RootRun) and handler.run_id is not None:
+            return handler.run_id
+    return None
 
 
 def current_root() -> UUID | None:

@@ -43,6 +43,7 @@ from llm_fallback.chat_model.structured import OutputFormat, structured, with_ra
 from llm_fallback.engine.engine import Answered, CallerQuestion
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.ping import TIMEOUT_S
+from llm_fallback.engine.protocol.reader import LOGPROBS
 from llm_fallback.engine.protocol.thinking import SIGNED
 from llm_fallback.engine.tokens import made_up_token_ids
 from llm_fallback.plan.explain import explain
@@ -369,7 +370,11 @@ class ChainChatModel(BaseChatModel):
         if SIGNED in (chunk.message.additional_kwargs.get("provider_specific_fields") or ()):
             keep_thoughts(chunk.message)
         fields = metadata.get("provider_specific_fields")  # A list, where Gemini looked something up.
-        answer = fields.get(KEY) if isinstance(fields, dict) else None
+        if not isinstance(fields, dict):
+            return
+        if LOGPROBS in fields:
+            metadata[LOGPROBS] = metadata.pop("provider_specific_fields")[LOGPROBS]
+        answer = fields.get(KEY)
         if answer is not None and isinstance(chunk.message, AIMessageChunk):
             del metadata["provider_specific_fields"]
             attach_metadata(chunk.message, answer)
@@ -378,8 +383,11 @@ class ChainChatModel(BaseChatModel):
     def _finish_result(self, result: ChatResult, answer: Answered) -> ChatResult:
         """Put the metadata, and the served model's name, on a whole reply."""
         result.llm_output = {**(result.llm_output or {}), "model_name": answer.model_name}
-        for generation in result.generations:
+        choices = [] if answer.reply is None else answer.reply.raw["choices"]
+        for generation, choice in zip(result.generations, choices, strict=False):
             attach_metadata(generation.message, answer)
+            if choice[LOGPROBS] is not None:
+                generation.message.response_metadata[LOGPROBS] = choice[LOGPROBS]
             if SIGNED in (generation.message.additional_kwargs.get("provider_specific_fields") or ()):
                 keep_thoughts(generation.message)
             if isinstance(generation.message, AIMessage):

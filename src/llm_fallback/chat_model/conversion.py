@@ -306,7 +306,8 @@ def _mismatched_message(mismatched: MismatchedReply, record: Record) -> AIMessag
         message.usage_metadata = _usage_metadata(mismatched.reply.usage)
     fell_back = record.attempts[0].deployment != target.name
     facts = replace(record, deployment=target.name, model=target.model, fell_back=fell_back).as_metadata()
-    message.response_metadata |= {"model_name": target.model_name, "model_provider": "litellm", KEY: facts}
+    told = mismatched.provenance.as_metadata()
+    message.response_metadata |= {"model_name": target.model_name, "model_provider": "litellm", KEY: facts, **told}
     return message
 
 
@@ -323,7 +324,11 @@ def _usage_metadata(usage: Usage) -> UsageMetadata:
 def attach_metadata(message: BaseMessage, answer: Answered) -> None:
     for name in ("model_id", "response_cost"):
         message.response_metadata.pop(name, None)
-    message.response_metadata |= {"model_name": answer.model_name, KEY: answer.record.as_metadata()}
+    message.response_metadata |= {
+        "model_name": answer.model_name,
+        **answer.provenance.as_metadata(),
+        KEY: answer.record.as_metadata(),
+    }
 
 
 _OF_NO_CALL: Mapping[str, Any] = {

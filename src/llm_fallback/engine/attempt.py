@@ -24,11 +24,13 @@ from llm_fallback.engine.transport import (
     CUT_FINISHES,
     FINISHES,
     FULL_WINDOW,
+    NO_PROVENANCE,
     REFUSED_FINISH,
     Chunk,
     Exchange,
     Fault,
     PartialReply,
+    Provenance,
     Reply,
     StreamEnd,
     Unsupported,
@@ -111,6 +113,8 @@ class AttemptExecution:
         self.partial = PartialReply()
         self.reply: Reply | None = None
         self.fault: Fault | None = None
+        self.provenance = NO_PROVENANCE
+        """By which names its provider knows it; told when it is settled."""
         self.unsupported = False
         """Whether the deployment cannot take the request; then nothing was sent."""
         self.is_mismatched = False
@@ -366,6 +370,12 @@ class AttemptExecution:
         latency_s = (now if self._last_byte_at is None else self._last_byte_at) - self._began
         first_token_at, unbilled_s = self.first_token_at, self.pauses.unbilled_s
         cost = self._cost(usage, latency_s - unbilled_s)
+        exchange = self._exchange
+        if exchange is not None:
+            redact, (request_id, reply_id, system) = self._engine.redact, exchange.provenance
+            self.provenance = Provenance(
+                request_id and redact(request_id), reply_id and redact(reply_id), system and redact(system)
+            )
         return Attempt(
             deployment=target.name,
             model=target.model,
@@ -377,8 +387,9 @@ class AttemptExecution:
             time_to_first_token_s=None if first_token_at is None else first_token_at - self._began,
             cost_usd=cost,
             cost_estimated=estimated and cost is not None,
-            dropped_params=self._exchange.dropped_params if self._exchange else (),
+            dropped_params=() if exchange is None else exchange.dropped_params,
             usage=self.partial.usage,
+            request_id=self.provenance.request_id,
             provider=target.provider,
             started_at=self._began - self.request.call_began,
             paused_s=unbilled_s,

@@ -10,7 +10,7 @@ from typing import Any
 from llm_fallback.engine.budget import BudgetShortfall, ChainBudgets, Spender
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.health import Health
-from llm_fallback.engine.transport import Chunk, Fault, PartialReply, Reply, Transport
+from llm_fallback.engine.transport import NO_PROVENANCE, Chunk, Fault, PartialReply, Provenance, Reply, Transport
 from llm_fallback.events import Event, Failure, Record
 from llm_fallback.plan.plan import Catalogue, ChainPlan, Feature, Target
 from llm_fallback.plan.pricing import Prices
@@ -63,6 +63,7 @@ class Answered:
     reply: Reply | None
     model_name: str
     """Of the model that answered, as LangChain names it."""
+    provenance: Provenance = NO_PROVENANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class MismatchedReply:
 
     reply: PartialReply
     target: Target
+    provenance: Provenance = NO_PROVENANCE
 
 
 @dataclass(frozen=True, slots=True)

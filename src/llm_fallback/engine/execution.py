@@ -326,7 +326,7 @@ class CallExecution:
         if attempt.request.is_hedge:
             with self.engine.health.lock:
                 self.engine.health[target.name].hedges_won += 1
-        self.end = Answered(self.record(), attempt.reply, target.model_name)
+        self.end = Answered(self.record(), attempt.reply, target.model_name, attempt.provenance)
         return []
 
     def _fail(self, attempt: AttemptExecution, fault: Fault, *, ends: bool = True) -> list[Event]:
@@ -335,7 +335,7 @@ class CallExecution:
         fact = self._report(attempt)
         self._last_failure = (attempt.member, fault)
         if attempt.is_mismatched:
-            self._mismatched = MismatchedReply(attempt.partial, attempt.member.target)
+            self._mismatched = MismatchedReply(attempt.partial, attempt.member.target, attempt.provenance)
         self._answered_by = None
         self.policy.failed(attempt.member, fault, self.engine.clock.now())
         if ends and attempt.out_of_time:

@@ -129,6 +129,28 @@ class Unsupported:
     parameters: tuple[str, ...]
 
 
+class Provenance(NamedTuple):
+    """The names by which a provider knows what it sent, for who asks it about one. None: it told none."""
+
+    request_id: str | None = None
+    """Of the request, from the headers of the response; errors have one, too."""
+    reply_id: str | None = None
+    system_fingerprint: str | None = None
+    """Of the configuration that made the reply."""
+
+    def as_metadata(self) -> dict[str, str]:
+        """What of it stands in `response_metadata`; the id of the request is its attempt's."""
+        told: dict[str, str] = {}
+        if self.reply_id is not None:
+            told["id"] = self.reply_id
+        if self.system_fingerprint is not None:
+            told["system_fingerprint"] = self.system_fingerprint
+        return told
+
+
+NO_PROVENANCE = Provenance()
+
+
 class PartialReply:
     """What came of a reply so far.
 
@@ -224,6 +246,11 @@ class Exchange(Protocol):
         """Sampling parameters the deployment does not take and was not sent."""
         ...
 
+    @property
+    def provenance(self) -> Provenance:
+        """As far as the server told it, which may have echoed a secret in it."""
+        ...
+
     async def reply(self) -> Reply | Fault | Unsupported:
         """Send the request and wait for the whole reply."""
         ...
@@ -241,6 +268,7 @@ class RefusedExchange:
     """An exchange that sends nothing, because of something known before."""
 
     dropped_params: tuple[str, ...] = ()
+    provenance = NO_PROVENANCE
 
     def __init__(self, refusal: Fault | Unsupported) -> None:
         self._refusal = refusal

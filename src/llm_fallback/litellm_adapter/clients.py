@@ -10,7 +10,7 @@ from functools import cached_property
 
 import litellm
 from aiohttp import ClientResponse, ClientSession, DummyCookieJar
-from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, VerifyTypes, get_ssl_configuration
 from multidict import CIMultiDict, CIMultiDictProxy
 from openai import AsyncOpenAI
 
@@ -42,7 +42,7 @@ class LoopClient:
     call in `asyncio.run` leaves no unclosed session behind.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, verify: VerifyTypes) -> None:
         # litellm's own session waits for one of 500 connections to a host.
         self._session = ClientSession(
             connector=bounded_connector(),
@@ -50,7 +50,9 @@ class LoopClient:
             response_class=_PlainResponse,
             trust_env=litellm.aiohttp_trust_env or os.environ.get("AIOHTTP_TRUST_ENV", "").lower() == "true",
         )
-        self.handler = AsyncHTTPHandler(timeout=SOCKET_TIMEOUT_S, event_hooks=HOOKS, shared_session=self._session)
+        self.handler = AsyncHTTPHandler(
+            timeout=SOCKET_TIMEOUT_S, event_hooks=HOOKS, ssl_verify=verify, shared_session=self._session
+        )
         self._closing: asyncio.Task[None] | None = None
 
     async def open(self, forget: Callable[[], object]) -> None:
@@ -92,15 +94,23 @@ class ClientPool:
 
     def __init__(self) -> None:
         self._clients: dict[asyncio.AbstractEventLoop, LoopClient] = {}
+        self._verify: VerifyTypes | None = None
 
     async def client(self) -> AsyncHTTPHandler:
         """This loop's client."""
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
         if client is None:
-            client = self._clients[loop] = LoopClient()
-            await client.open(lambda: self._forget(loop, client))
+            if self._verify is None:
+                # It looks for files, and no event loop may wait for a disk.
+                self._verify = await asyncio.to_thread(get_ssl_configuration)
+            client = self._clients.get(loop) or await self._opened(loop, self._verify)
         return client.handler
+
+    async def _opened(self, loop: asyncio.AbstractEventLoop, verify: VerifyTypes) -> LoopClient:
+        client = self._clients[loop] = LoopClient(verify)
+        await client.open(lambda: self._forget(loop, client))
+        return client
 
     def _forget(self, loop: asyncio.AbstractEventLoop, client: LoopClient) -> None:
         if self._clients.get(loop) is client:

@@ -6,7 +6,7 @@ import httpx
 
 from llm_fallback.engine.protocol.faults import FaultCleaner
 from llm_fallback.engine.protocol.response import as_stream_fault
-from llm_fallback.engine.transport import Chunk, Fault, Reply, StreamEnd
+from llm_fallback.engine.transport import NO_PROVENANCE, Chunk, Fault, Provenance, Reply, StreamEnd
 from llm_fallback.litellm_adapter import redirects
 from llm_fallback.litellm_adapter.clients import SOCKET_TIMEOUT_S, ClientPool
 from llm_fallback.litellm_adapter.errors import classes_of, fault_of_transfer
@@ -24,12 +24,13 @@ class DirectExchange:
         self, clients: ClientPool, clean: FaultCleaner, wanted: DeploymentRequest, translated: HTTPRequest
     ) -> None:
         self._clients, self._clean, self._wanted, self._request = clients, clean, wanted, translated
+        self.dropped_params = wanted.dropped_params
         self._redirects = Redirects(wanted.target.most_reply_bytes)
         self._reading: HTTPReading | None = None
 
     @property
-    def dropped_params(self) -> tuple[str, ...]:
-        return self._wanted.dropped_params
+    def provenance(self) -> Provenance:
+        return NO_PROVENANCE if self._reading is None else self._reading.response.provenance
 
     async def reply(self) -> Reply | Fault:
         reply: Reply | Fault = await guarded(self._whole, self._fault)

@@ -29,6 +29,7 @@ os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
 
 _LOADED_LATE = (
     "anyio._backends._asyncio",
+    "httpcore2",
     "litellm.litellm_core_utils.default_encoding",
     "litellm.llms.anthropic.chat.transformation",
     "litellm.llms.hosted_vllm.chat.transformation",

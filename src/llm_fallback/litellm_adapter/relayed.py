@@ -12,9 +12,18 @@ import litellm
 from llm_fallback.engine.protocol.faults import FaultCleaner
 from llm_fallback.engine.protocol.finishes import read_finish
 from llm_fallback.engine.protocol.openai_chat import OpenAIReader
-from llm_fallback.engine.protocol.response import as_stream_fault
+from llm_fallback.engine.protocol.response import as_stream_fault, request_id_in
 from llm_fallback.engine.protocol.values import Unreadable
-from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Chunk, Fault, Reply, StreamEnd, Unsupported
+from llm_fallback.engine.transport import (
+    FINISHES,
+    REFUSED_FINISH,
+    Chunk,
+    Fault,
+    Provenance,
+    Reply,
+    StreamEnd,
+    Unsupported,
+)
 from llm_fallback.litellm_adapter import wire_tap
 from llm_fallback.litellm_adapter.clients import ClientPool, client_for, is_tapped, sends_by_httpx
 from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending, fault_of_litellm, fault_of_transfer
@@ -50,6 +59,16 @@ class LiteLLMExchange:
     @property
     def dropped_params(self) -> tuple[str, ...]:
         return self._wanted.dropped_params
+
+    @property
+    def provenance(self) -> Provenance:
+        if self._reading is not None:
+            return self._reading.response.provenance
+        if self._wire.is_readable:
+            return self._wire.provenance
+        http, reader = self._redirects.response, self._reader
+        request_id = None if http is None else request_id_in(http.headers)
+        return Provenance(request_id, reader.reply_id, reader.system_fingerprint)
 
     async def reply(self) -> Reply | Fault | Unsupported:
         answer = await self._guarded(self._send)

@@ -39,6 +39,8 @@ class DeploymentRequest:
         """`dropped` are the parameters the deployment was found not to take; what this request finds is added."""
         self.target, self.key, self.dropped = target, api_key, dropped
         self._request, self.left_out = for_deployment(target, request)
+        self.messages: Sequence[Mapping[str, Any]] = self._request["messages"]
+        """As the caller wrote them, with the thoughts the deployment may have; nobody may change them."""
         self.streamed = bool(request.get("stream"))
         # Nobody gave a key: what litellm makes of none is taken off again.
         keyless = api_key is None and not target.uses_provider_credentials and target.litellm_provider not in _TOKENS
@@ -48,12 +50,6 @@ class DeploymentRequest:
     @property
     def dropped_params(self) -> tuple[str, ...]:
         return tuple(sorted(self.dropped & self._request.keys() | self.left_out))
-
-    @property
-    def messages(self) -> Sequence[Mapping[str, Any]]:
-        """As the caller wrote them, with the thoughts the deployment may have; nobody may change them."""
-        messages: Sequence[Mapping[str, Any]] = self._request["messages"]
-        return messages
 
     @property
     def words(self) -> dict[str, Any]:

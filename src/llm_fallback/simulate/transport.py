@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from pydantic import SecretStr
 
 from llm_fallback.engine.clock import Clock
-from llm_fallback.engine.transport import Chunk, Fault, PartialReply, Reply, StreamEnd
+from llm_fallback.engine.transport import NO_PROVENANCE, Chunk, Fault, PartialReply, Reply, StreamEnd
 from llm_fallback.events import Failure
 from llm_fallback.plan.plan import Target
 from llm_fallback.simulate.troubles import Trouble
@@ -56,6 +56,7 @@ class SimulatedExchange:
     """One request to a simulated deployment, answered step by step."""
 
     dropped_params: tuple[str, ...] = ()
+    provenance = NO_PROVENANCE
 
     def __init__(self, clock: Clock, steps: Iterator[Step]) -> None:
         self._clock, self._steps = clock, steps

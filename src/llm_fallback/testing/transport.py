@@ -19,7 +19,7 @@ from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.protocol.faults import FaultCleaner
 from llm_fallback.engine.protocol.openai_chat import OpenAIReader
 from llm_fallback.engine.protocol.response import Response, as_stream_fault
-from llm_fallback.engine.transport import Chunk, Exchange, Fault, RefusedExchange, Reply, StreamEnd
+from llm_fallback.engine.transport import Chunk, Exchange, Fault, Provenance, RefusedExchange, Reply, StreamEnd
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.secrets import Redactor, unmask
 from llm_fallback.testing.deployments import FakeDeployments, Received
@@ -69,6 +69,10 @@ class ScriptedExchange:
         self._actions: Iterator[ServerAction] | None = None
         self._number = 0
         self._is_over = False
+
+    @property
+    def provenance(self) -> Provenance:
+        return self._response.provenance
 
     async def reply(self) -> Reply | Fault:
         while (action := self._next_action()) is not None:

@@ -123,6 +123,7 @@ class AnthropicReader(ReplyReader):
         if self.began:
             return None  # Some gateways send it twice.
         self.began = True
+        self.take_names(message.get("id"))
         # What a program on Anthropic's side called is there at once, and how that ended with it.
         content = mappings(message.get("content"), "content")
         word = message.get("stop_reason")
@@ -273,6 +274,7 @@ class AnthropicReader(ReplyReader):
         if document.get("content") is None:
             raise Unreadable("a reply without content")
         content = mappings(document["content"], "content")
+        self.take_names(document.get("id"))
         self.count(anthropic_usage(document.get("usage")))
         self.end_with(document.get("stop_reason"))
         fields = self._fields(content, _said_of_the_end(document, document))

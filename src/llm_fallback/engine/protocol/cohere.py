@@ -34,6 +34,8 @@ class CohereReader(ReplyReader):
         if self.fault is not None:
             return None
         self.began = self.began or bool(kind)
+        if kind == "message-start":
+            self.take_names(document.get("id"))
         delta = mapping(document.get("delta"), "delta")
         if kind == "message-end":
             return self._read_end(delta)
@@ -67,6 +69,7 @@ class CohereReader(ReplyReader):
             raise Unreadable("a reply without a message")
         message = mapping(message, "message")
         parts = mappings(message.get("content"), "content")
+        self.take_names(document.get("id"))
         self.count(cohere_usage(document.get("usage")))
         self.end_with(document.get("finish_reason"))
         return self.reply(

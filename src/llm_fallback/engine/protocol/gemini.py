@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llm_fallback.engine.protocol.faults import fault_in_body
-from llm_fallback.engine.protocol.reader import GROUNDING, Fields, ReplyReader, with_grounding
+from llm_fallback.engine.protocol.reader import GROUNDING, Fields, ReplyReader, with_grounding, with_logprobs
 from llm_fallback.engine.protocol.tool_calls import new_call_id
 from llm_fallback.engine.protocol.usage import gemini_usage
 from llm_fallback.engine.protocol.values import Unreadable, encodable, index, items, mapping, mappings, text
@@ -53,7 +53,7 @@ class GeminiReader(ReplyReader):
         said = self._read(candidate, grounding)
         finish = self._end_with(candidate)
         chunk = self.chunk(said.text, said.reasoning, said.calls, self._told_once(finish), said.fields)
-        return with_grounding(chunk, grounding)
+        return with_logprobs(with_grounding(chunk, grounding), _logprobs(candidate))
 
     def read_reply(self, document: Mapping[str, Any]) -> Reply:
         candidates = mappings(document.get("candidates"), "candidates")
@@ -72,7 +72,7 @@ class GeminiReader(ReplyReader):
         grounding = self.untold_grounding(candidate.get("groundingMetadata"))
         said = self._read(candidate, grounding)
         self._end_with(candidate)
-        reply = self.reply(*said)
+        reply = self.reply(*said, logprobs=_logprobs(candidate))
         if grounding:
             reply.raw[GROUNDING] = encodable(grounding)
         return reply
@@ -87,6 +87,8 @@ class GeminiReader(ReplyReader):
 
     def _count_anew(self, document: Mapping[str, Any]) -> None:
         """The last account counts: what an earlier one said of thoughts may have been too much."""
+        if self.reply_id is None:
+            self.take_names(document.get("responseId"))
         self.usage = gemini_usage(document.get("usageMetadata")) or self.usage
 
     def _refusal(self, document: Mapping[str, Any]) -> Chunk | None:
@@ -178,6 +180,21 @@ def _invocations(parts: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
                 invocation = {"tool_type": tool.get("toolType"), "id": tool.get("id"), answer: tool.get(answer)}
                 signature = part.get("thoughtSignature")
                 yield {**invocation, "thought_signature": signature} if signature else invocation
+
+
+def _logprobs(candidate: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The probabilities of its tokens in OpenAI's form; None if nobody asked for them."""
+    result = mapping(candidate.get("logprobsResult"), "logprobsResult")
+    if not result:
+        return None
+    tokens = [_token(chosen) for chosen in mappings(result.get("chosenCandidates"), "chosenCandidates")]
+    for token, likely in zip(tokens, mappings(result.get("topCandidates"), "topCandidates"), strict=False):
+        token["top_logprobs"] = [_token(one) for one in mappings(likely.get("candidates"), "candidates")]
+    return {"content": tokens}
+
+
+def _token(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {"token": text(said.get("token"), "token"), "logprob": said.get("logProbability"), "bytes": None}
 
 
 def _annotations(grounding: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

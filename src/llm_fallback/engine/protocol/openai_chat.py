@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_fallback.engine.protocol.faults import fault_in_body
-from llm_fallback.engine.protocol.reader import GROUNDING, NO_FIELDS, Fields, ReplyReader, with_grounding
+from llm_fallback.engine.protocol.reader import GROUNDING, NO_FIELDS, Fields, ReplyReader, with_grounding, with_logprobs
 from llm_fallback.engine.protocol.think_tags import ThinkTagParser
 from llm_fallback.engine.protocol.tool_calls import documents_of, whole_tool_calls
 from llm_fallback.engine.protocol.usage import openai_usage
@@ -39,6 +39,8 @@ class OpenAIReader(ReplyReader):
             self.count(openai_usage(document["usage"]))
         elif "x_groq" in document:
             self.count(openai_usage(mapping(document["x_groq"], "x_groq").get("usage")))
+        if self.reply_id is None:
+            self.take_names(document.get("id"), document.get("system_fingerprint"))
         read: Mapping[str, Any] | None = None
         for choice in items(document.get("choices"), "choices"):
             if type(choice) is not dict:
@@ -98,7 +100,8 @@ class OpenAIReader(ReplyReader):
         )
         if finish is not None and chunk is not None and chunk.finish == "stop":
             self._stop_waits, chunk.raw["choices"][0]["finish_reason"] = True, None
-        return chunk
+        logprobs = choice.get("logprobs")
+        return chunk if logprobs is None else with_logprobs(chunk, logprobs)
 
     def _content(self, said: object) -> tuple[str, str]:
         """Text and reasoning in a content that comes in parts."""
@@ -123,6 +126,7 @@ class OpenAIReader(ReplyReader):
         choices = mappings(document.get("choices"), "choices")
         if not choices:
             raise Unreadable("a reply without choices")
+        self.take_names(document.get("id"), document.get("system_fingerprint"))
         self.count(openai_usage(document.get("usage")) or openai_usage(choices[0].get("usage")))
         first, others = choices[0], []
         for choice in choices[1:]:

@@ -27,6 +27,12 @@ Fields = Mapping[str, Any]
 NO_FIELDS: Fields = {}
 GROUNDING = "vertex_ai_grounding_metadata"
 """litellm's name, beside the choices, for what a reply was looked up in; LangChain's integration reads it."""
+LOGPROBS = "logprobs"
+"""Where the probabilities of a chunk's tokens stand in the chunk's own `provider_specific_fields`."""
+
+LONGEST_NAME = 512
+"""Characters of a server's name for a reply or a request."""
+
 MEDIA = ("audio", "images")
 """Names under which sound and pictures stand in `provider_specific_fields`."""
 
@@ -51,6 +57,9 @@ class ReplyReader(ABC):
         self.is_over = False
         """Whether nothing behind is worth reading: the stream's own end, a finish that is none."""
         self.usage: Usage | None = None
+        self.reply_id: str | None = None
+        """The server's own name of the reply."""
+        self.system_fingerprint: str | None = None
         self.calls = ToolCallReader()
         self._text, self._reasoning = TextJoiner(), TextJoiner()
         self._text_came = self._calls_came = False
@@ -86,6 +95,14 @@ class ReplyReader(ABC):
     def is_past_thoughts(self) -> bool:
         """Whether a text or a tool call was told: a thought that begins behind it has no place to be sent back in."""
         return self._text_came or self._calls_came
+
+    def take_names(self, reply_id: object, system_fingerprint: object = None) -> None:
+        """Take the server's own names of the reply and of what made it; one that nobody would quote is none."""
+        if type(reply_id) is str and 0 < len(reply_id) <= LONGEST_NAME and reply_id.isascii():
+            self.reply_id = reply_id
+        word = system_fingerprint
+        if type(word) is str and 0 < len(word) <= LONGEST_NAME and word.isascii():
+            self.system_fingerprint = word
 
     def count(self, usage: Usage | None) -> None:
         """Take an account of the tokens; it may come more than once."""
@@ -198,9 +215,25 @@ def with_grounding(chunk: Chunk | None, grounding: Sequence[Mapping[str, Any]]) 
     """The chunk with what the reply was looked up in, or one that has nothing else."""
     if not grounding:
         return chunk
-    chunk = chunk or Chunk({"choices": [{"delta": {"content": ""}, "finish_reason": None}]})
+    chunk = chunk or _empty_chunk()
     chunk.raw[GROUNDING] = encodable(grounding)
     return chunk
+
+
+def with_logprobs(chunk: Chunk | None, said: object) -> Chunk | None:
+    """The chunk with the probabilities of its tokens, as lists, which LangChain can join to those of other chunks."""
+    if not isinstance(said, dict):
+        return chunk
+    told = {name: value for name, value in said.items() if value is None or isinstance(value, list)}
+    if not any(told.values()):
+        return chunk
+    chunk = chunk or _empty_chunk()
+    chunk.raw["provider_specific_fields"] = {LOGPROBS: encodable(told)}
+    return chunk
+
+
+def _empty_chunk() -> Chunk:
+    return Chunk({"choices": [{"delta": {"content": ""}, "finish_reason": None}]})
 
 
 def message_document(text: str, reasoning: str, calls: Sequence[ToolCallPart], fields: Fields) -> dict[str, Any]:

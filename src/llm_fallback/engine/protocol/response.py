@@ -9,14 +9,35 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from llm_fallback.engine.protocol.faults import LEAST_ERROR, fault_in_body, fault_of_response
-from llm_fallback.engine.protocol.reader import ReplyReader
+from llm_fallback.engine.protocol.reader import LONGEST_NAME, ReplyReader
 from llm_fallback.engine.protocol.sse import Event, Mark
 from llm_fallback.engine.protocol.values import BYTE_ORDER_MARK, Unreadable, decode
-from llm_fallback.engine.transport import FINISHES, Chunk, Fault, Reply, StreamEnd
+from llm_fallback.engine.transport import FINISHES, Chunk, Fault, Provenance, Reply, StreamEnd
 
 _REMEMBERED_BODY = 16_384
 _OPENING = (b"{", b"[")
 """How a body begins that may be a whole document, and is kept as long as it is: its transport bounds it."""
+
+REQUEST_ID_HEADERS = (
+    "x-request-id",  # OpenAI's, and of most others.
+    "request-id",  # Anthropic's.
+    "x-amzn-requestid",
+    "apim-request-id",  # Azure's, where it has no x-request-id.
+    "x-ms-request-id",
+    "mistral-correlation-id",
+    "x-ds-trace-id",  # DeepSeek's.
+    "nvcf-reqid",  # NVIDIA's.
+    "x-litellm-call-id",
+)
+"""Headers in which providers tell by what name they know a request; of several the first counts."""
+
+
+def request_id_in(headers: Mapping[str, str]) -> str | None:
+    """The provider's own name of a request; names of headers in lower case, or in a mapping that does not mind."""
+    for name in REQUEST_ID_HEADERS:
+        if name in headers:
+            return headers[name][:LONGEST_NAME]
+    return None
 
 
 class Response:
@@ -39,6 +60,12 @@ class Response:
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Take note of how it begins."""
         self.status, self.headers = status, headers
+
+    @property
+    def provenance(self) -> Provenance:
+        """By which names the provider knows it, as far as it told them."""
+        reader = self.reader
+        return Provenance(request_id_in(self.headers), reader.reply_id, reader.system_fingerprint)
 
     @property
     def is_error(self) -> bool:
