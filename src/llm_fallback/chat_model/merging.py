@@ -40,7 +40,11 @@ class FieldMerger:
         for name, value in said.items():
             at = (*place, name)
             is_first = at not in self._types
-            if value is None or self._types.setdefault(at, type(value)) is not type(value):
+            if value is None:
+                if is_first:
+                    untold[name] = None  # LangChain puts whatever comes later in its place.
+                continue
+            if self._types.setdefault(at, type(value)) is not type(value):
                 continue
             if isinstance(value, dict):
                 rest = self._untold(value, at)
