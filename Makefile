@@ -7,7 +7,7 @@ SYSTEMS := ray-serve litellm-proxy vllm llama-cpp openllm
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-servers lint docs clean
+.PHONY: help demo test test-all test-servers test-peers lint docs clean
 
 help:
 	@echo "make demo   watch a chain answer while its servers fail (no network, no key)"
@@ -16,6 +16,8 @@ help:
 	@echo "            run every test, five to ten minutes"
 	@echo "make test-servers SYSTEMS=\"ray-serve vllm\""
 	@echo "            run the same chain on real serving systems, by default on all of: $(SYSTEMS)"
+	@echo "make test-peers"
+	@echo "            run LangChain's, LangGraph's and langchain-litellm's own tests with our model in place of theirs"
 	@echo "make lint   style, types, import contracts"
 	@echo "make docs   write anew what is generated: docs/spec.md, the list of modules in docs/architecture.md,"
 	@echo "            the table of replies in docs/backends.md"
@@ -37,6 +39,11 @@ test-all: $(VENV)/.installed-test
 test-servers: $(VENV)/.installed-test
 	$(BIN)/python tests/servers/install.py $(SYSTEMS)
 	SYSTEMS="$(SYSTEMS)" $(BIN)/python -m pytest -m servers tests/servers
+
+# In an environment of its own, .peers/env, with what their tests import.
+test-peers: $(VENV)/.pip
+	$(BIN)/python tests/peers/install.py
+	$(BIN)/python tests/peers/run.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
