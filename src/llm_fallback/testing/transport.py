@@ -120,7 +120,8 @@ class ScriptedExchange:
         """Do it; the fault is what the caller sees, if the connection does not survive it."""
         match action:
             case SendHead():
-                self._response.begin(action.status, {name.lower(): value for name, value in action.headers.items()})
+                headers = {"x-request-id": f"req-{self._number}", **action.headers}
+                self._response.begin(action.status, {name.lower(): value for name, value in headers.items()})
             case SendBody():
                 self._receive(action.data if isinstance(action.data, bytes) else frame(action.data))
             case Pause():
