@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from threading import Lock
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import SecretStr
 
+from llm_fallback._forks import fork_safe_lock
 from llm_fallback.spec.locations import Path
 from llm_fallback.spec.variables import references
 
@@ -68,7 +68,7 @@ class Redactor:
     """Replaces known secrets in texts: those of a spec, and the last 1,024 that were added. Safe between threads."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._lock = Lock()
+        self._lock = fork_safe_lock()
         self._of_spec: dict[str, frozenset[str]] = {}
         self._added: dict[str, frozenset[str]] = {}
         self.replace_all(secrets)
