@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from itertools import pairwise
 from typing import TypedDict
 
@@ -28,7 +31,8 @@ from llm_fallback import (
 )
 from llm_fallback.engine.clock import RealClock
 from llm_fallback.testing import Cut, FakeServer, Reply, Stall
-from tests.asking import MODES, STREAMED, ask
+from tests.asking import MODES, STREAMED, TWO_MODES, ask
+from tests.disks import held_elsewhere
 
 PRICED = {"price": {"input_per_million": 2, "output_per_million": 10}}
 QUESTION = "x" * 400
@@ -371,6 +375,84 @@ class TestSharing:
             second = build_chat_model(spec, max_tokens=100)
             assert [is_allowed(second), is_allowed(second), is_allowed(first)] == [True, False, False]
         assert (tmp_path / "day").exists()
+
+
+def booked(path):
+    """US dollars in a budget's file."""
+    return sum(Decimal(json.loads(line)[2]) for line in path.read_text(encoding="utf-8").splitlines()[1:])
+
+
+class TestFileHeldByAnother:
+    """A process that was stopped, or whose disk hangs, while it had its turn with the file."""
+
+    @pytest.mark.parametrize("mode", TWO_MODES)
+    async def test_the_call_is_answered_within_its_time_and_booked_later(self, tmp_path, caplog, mode):
+        """It waits for a second of that time; the next one does not. One warning says what becomes of the money."""
+        path = tmp_path / "day"
+        with FakeServer({"a": REPLY}) as server:
+            spec = {**budgeted(server, 3, file=str(path))}
+            spec["chains"]["default"]["timeouts"] = {"total_s": 10}
+            model = build_chat_model(spec, max_tokens=100)
+            assert await ais_allowed(model)
+            caplog.clear()
+            with held_elsewhere(path):
+                for most_s in (9, 0.9):
+                    began = time.monotonic()
+                    assert (await ask(model, mode, QUESTION)).text == "hello there"
+                    assert time.monotonic() - began < most_s
+                assert not await ais_allowed(model)
+                assert path.read_text(encoding="utf-8").count("chain default") == 1
+            [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+            assert said.startswith(f"budget file {path} cannot be written (no turn within 1 s")
+            assert not await ais_allowed(model)
+            end = time.monotonic() + 10
+            while booked(path) != Decimal("0.0036"):
+                assert time.monotonic() < end, "not booked in ten seconds"
+                await asyncio.sleep(0.001)
+
+    @pytest.mark.parametrize("mode", TWO_MODES)
+    async def test_calls_of_another_model_are_not_kept(self, tmp_path, mode):
+        """They may run on the same event loop."""
+        path = tmp_path / "day"
+        with FakeServer({"a": REPLY}) as server:
+            spec = budgeted(server, 9, file=str(path))
+            model, other = build_chat_model(spec, max_tokens=100), build_chat_model(server.spec())
+            assert is_allowed(model)
+            await ask(other, mode)
+            with held_elsewhere(path):
+                waiting = asyncio.create_task(asyncio.to_thread(model.invoke, QUESTION))
+                also_waiting = asyncio.create_task(model.ainvoke(QUESTION))
+                await asyncio.sleep(0.05)
+                began = time.monotonic()
+                await ask(other, mode)
+                assert time.monotonic() - began < 0.9
+                assert not waiting.done()
+                assert not also_waiting.done()
+                await waiting
+                await also_waiting
+
+    async def test_a_hedge_is_not_kept_for_long(self, tmp_path):
+        """It looks at the file, too, before it goes out."""
+        path = tmp_path / "day"
+        with FakeServer({"a": Stall(), "b": REPLY}) as server:
+            spec = budgeted(server, 9, file=str(path))
+            spec["chains"]["default"] |= {"hedge": {"after_s": 0.1}, "timeouts": {"total_s": 3}}
+            model = build_chat_model(spec, max_tokens=100)
+            with held_elsewhere(path):
+                assert (await model.ainvoke(QUESTION)).response_metadata["llm_fallback"]["deployment"] == "b"
+
+    def test_a_model_is_built_though(self, tmp_path, caplog):
+        """A second later, with a warning."""
+        path = tmp_path / "day"
+        with FakeServer({"a": REPLY}) as server:
+            assert is_allowed(built(server, 1, file=str(path)))
+            with held_elsewhere(path):
+                began = time.monotonic()
+                model = built(server, 1, file=str(path))
+                assert time.monotonic() - began < 3
+                assert f"budget file {path} cannot be written (no turn within 1 s" in caplog.text
+                assert is_allowed(model)
+            assert not is_allowed(model)
 
 
 class TestPrices:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import resource
-from contextlib import contextmanager
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from llm_fallback.engine.budget import Account, BudgetLimit, Reservation, Spender, reserve
 from llm_fallback.engine.budget_file import DailySpendFile
+from tests.disks import held_elsewhere, room_for
 
 DAY_S = 86_400.0
 CENT = Decimal("0.01")
@@ -35,32 +43,38 @@ def path(tmp_path):
 
 def budget_limit(path, limit="0.05", wall=None, owner="chain a", **settings):
     """A limit on what a day costs, kept in the file: what one process has of it."""
-    account = Account("day", wall=wall or Wall(), file=DailySpendFile(path, owner), **settings)
+    account = Account("day", wall=wall or Wall(), store=DailySpendFile(path, owner), **settings)
     return BudgetLimit(Decimal(limit), account, owner)
 
 
 def spend(one, cents=1, spender=None):
-    """One attempt that costs what was thought; whether there was money for it."""
+    """One attempt that costs what was thought, up with the file before and after it, as a call is; whether there was
+    money for it."""
     one.account.sync()
     hold = reserve([one], spender or Spender(), cents * CENT)
     if isinstance(hold, Reservation):
         hold.settle(cents * CENT)
+        one.account.sync()
     return isinstance(hold, Reservation)
+
+
+JSON_LINES = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(["chain a", "0.01", "-1", "1e400", "NaN"])
+    ),
+    lambda parts: st.one_of(st.lists(parts, max_size=4), st.dictionaries(st.text(max_size=3), parts, max_size=2)),
+    max_leaves=8,
+).map(lambda value: json.dumps(value).encode())
+
+
+def lines_of_ours(path):
+    """What the whole lines of chain a in the file come to."""
+    whole = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith('"]')]
+    return sum(Decimal(json.loads(line)[2]) for line in whole if line.startswith('["chain a", null, "0.0'))
 
 
 def lines(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-@contextmanager
-def room_for(size):
-    """No file of this process can grow beyond so many bytes: what is written at the edge is written in part."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class TestRestart:
@@ -94,6 +108,7 @@ class TestRestart:
         wall.now = DAY_S
         assert spend(one)
         hold.settle(3 * CENT)
+        one.account.sync()
         assert sum(Decimal(line[2]) for line in lines(path)[1:]) == CENT
 
     def test_several_chains_may_keep_their_books_in_one_file(self, path):
@@ -134,7 +149,75 @@ class TestProcesses:
         held = reserve([one], Spender(), CENT)
         assert spend(other, 1)
         held.settle(CENT)
-        assert not spend(one, 1)
+        one.account.sync()
+        assert not spend(other, 1)
+
+
+WAITS_FOR_THE_FILE = """
+import os, sys, threading, time
+from decimal import Decimal
+from pathlib import Path
+from llm_fallback.engine.budget import Account
+from llm_fallback.engine.budget_file import DailySpendFile
+
+account = Account("day", wall=lambda: 0.0, store=DailySpendFile(Path(sys.argv[1]), "chain a"))
+print("behind", flush=True)
+child = os.fork()
+if not child:
+    opened = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    os.write(1, f"{os.getpid()} {sys.argv[1] in opened}\\n".encode())
+    time.sleep(60)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+class TestForks:
+    def test_a_child_that_is_forked_while_the_file_is_in_use_does_not_keep_it(self, path):
+        """It lets go of what its parent waits for."""
+        path.write_text("begun", encoding="utf-8")
+        command = [sys.executable, "-c", WAITS_FOR_THE_FILE, str(path)]
+        with (
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent,
+            held_elsewhere(path),
+        ):
+            assert parent.stdout.readline() == "behind\n"
+            child, has_it_open = parent.stdout.readline().split()
+        try:
+            assert has_it_open == "False"
+            assert spend(budget_limit(path), 1)
+        finally:
+            os.kill(int(child), signal.SIGKILL)
+
+    def test_a_parents_turn_ends_though_a_child_is_forked_in_the_middle_of_it(self, path):
+        """The child's copy of the open file would hold the lock for as long as it lives."""
+        one, other = budget_limit(path), budget_limit(path)
+        children, is_over = [], threading.Event()
+
+        def spend_on():
+            while not is_over.is_set():
+                spend(one, 0)
+                one.account._bookkeeper.settle("1970-01-01", None, Decimal("1e-9"))
+
+        worker = threading.Thread(target=spend_on)
+        worker.start()
+        try:
+            for _ in range(20):
+                child = os.fork()
+                if not child:
+                    time.sleep(60)
+                    os._exit(0)
+                children.append(child)
+                began = time.monotonic()
+                assert spend(other, 0)
+                other.account.sync()
+                assert time.monotonic() - began < 0.9
+        finally:
+            is_over.set()
+            worker.join()
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
 
 
 class TestAccidents:
@@ -155,26 +238,92 @@ class TestAccidents:
         caplog.clear()
         with path.open("a") as file:
             file.write('["chain a", nul')
-        one = budget_limit(path)
+        assert spend(budget_limit(path), 1)
+        assert [record.levelno for record in caplog.records] == [logging.WARNING]
         assert str(path) in caplog.text
-        assert spend(one, 1)
         assert spend(budget_limit(path), 2)
         assert not spend(budget_limit(path), 1)
 
-    @pytest.mark.parametrize("line", ["7", "null", '["chain a", null]', '["chain a", null, "much"]', "[[], {}, []]"])
-    def test_any_line_may_be_wrong(self, path, line):
-        """And costs nothing."""
-        assert spend(budget_limit(path), 1)
+    @pytest.mark.parametrize(
+        "line",
+        [
+            *("7", "null", "[]", "{}", '"text"', "", "[" * 1000, "[" * 100_000, '{"a":' * 1000, "\x00" * 9),
+            *('["chain a", null]', '["chain a", null, "much"]', "[[], {}, []]", '["chain a", null, null]'),
+            *('["chain a", null, NaN]', '["chain a", null, "NaN"]', '["chain a", null, "sNaN"]'),
+            *('["chain a", null, Infinity]', '["chain a", null, "-Infinity"]', '["chain a", null, "1E+999999"]'),
+            *('["chain a", null, "-100"]', '["chain a", null, -100]', '["chain a", null, true]'),
+            *('["chain a", null, [0, [1], 0]]', '["chain a", [], "0.01"]', '["chain a", {}, "0.01"]'),
+            *('["chain a", 7, "0.01"]', '[["chain a"], null, "0.01"]', f'["chain a", null, "{"9" * 5000}"]'),
+        ],
+    )
+    def test_any_line_may_be_wrong(self, path, line, caplog):
+        """It costs nothing, and is told once; what stands before and behind it counts."""
+        first, other = budget_limit(path), budget_limit(path, per="tenant")
+        assert spend(first, 1)
         with path.open("a") as file:
             file.write(line + "\n")
-        assert spend(budget_limit(path), 4)
+        caplog.clear()
+        assert spend(first, 1)
+        assert [record.levelno for record in caplog.records] == [logging.WARNING]
+        assert str(path) in caplog.text
+        assert spend(other, 1)
+        assert spend(budget_limit(path), 2)
         assert not spend(budget_limit(path), 1)
-        assert lines(path)[0] == {"llm_fallback_budget": "1970-01-01"}
+        assert lines_of_ours(path) == 5 * CENT
+
+    @given(st.lists(st.one_of(st.binary(max_size=40), JSON_LINES), max_size=6), st.binary(max_size=20))
+    @example([b"\r", b'["chain a", null, "0.01"]\r'], b'["chain a", null, "0.01"]')
+    def test_whatever_the_file_holds_what_we_spend_is_counted(self, tmp_path_factory, odd, torn):
+        """Lines of anything, the last of them unfinished: our own cents are read again, and no call fails."""
+        path = tmp_path_factory.mktemp("odd") / "budget"
+        one = budget_limit(path, "1e20")
+        assert spend(one, 1)
+        with path.open("ab") as file:
+            file.write(b"".join(line + b"\n" for line in odd) + torn)
+        assert spend(one, 2)
+        with path.open("ab") as file:
+            file.write(torn)
+        assert spend(one, 3)
+        again = budget_limit(path, "1e20")
+        [known], [read] = one.account.balances(), again.account.balances()
+        assert read.spent >= 6 * CENT
+        assert read.spent == known.spent
 
     def test_a_file_that_is_not_there_is_told(self, path, caplog):
         """It may be the first start, or a disk that was not mounted."""
         budget_limit(path)
         assert f"budget file {path} is not there" in caplog.text
+
+    @pytest.mark.parametrize("device", ["/dev/null", "/dev/full", "/dev/zero"])
+    def test_what_is_no_regular_file_is_not_read(self, device, caplog):
+        """Some never end."""
+        one = budget_limit(Path(device))
+        assert spend(one, 5)
+        assert not spend(one, 1)
+        assert f"budget file {device} cannot be written (it is no regular file)" in caplog.text
+
+    def test_a_file_of_a_day_to_come_is_left_alone(self, path, caplog):
+        """Our clock goes behind that of whoever wrote it; nothing of theirs is lost."""
+        assert spend(budget_limit(path, wall=Wall(9 * DAY_S)), 4)
+        before = path.read_bytes()
+        one = budget_limit(path)
+        assert spend(one, 5)
+        assert not spend(one, 1)
+        assert path.read_bytes() == before
+        assert f"budget file {path} cannot be written (it is of 1970-01-10, a day to come)" in caplog.text
+
+    def test_an_attempt_that_ends_after_midnight_takes_nothing_from_the_new_day(self, path):
+        """Another process has begun it meanwhile."""
+        wall = Wall(DAY_S - 1)
+        one, other = budget_limit(path, wall=wall), budget_limit(path, wall=wall)
+        assert spend(one, 1)
+        hold = reserve([one], Spender(), CENT)
+        wall.now = DAY_S
+        assert spend(other, 4)
+        hold.settle(3 * CENT)
+        one.account.sync()
+        assert lines_of_ours(path) == 4 * CENT
+        assert not spend(one, 2)
 
     def test_where_nothing_can_be_written_it_counts_in_memory_and_says_so_once(self, tmp_path, caplog):
         """No call is lost for it."""
@@ -208,6 +357,18 @@ class TestAccidents:
         assert spend(one, 1)
         assert not spend(budget_limit(path), 3)
         assert spend(budget_limit(path), 2)
+
+    @pytest.mark.parametrize("piece", ['["chain a", nul', '["chain a", null, "0.0', "["])
+    def test_a_piece_that_a_full_disk_left_never_joins_the_next_line(self, path, piece):
+        """Whoever writes next, of those who know the file and of those who do not."""
+        known, late = budget_limit(path), budget_limit(path, owner="chain b")
+        assert spend(known, 1)
+        for one in (known, late, budget_limit(path)):
+            with path.open("a") as file:
+                file.write(piece)
+            assert spend(one, 1)
+        assert path.read_text(encoding="utf-8").splitlines()[2::2] == [piece] * 3
+        assert lines_of_ours(path) == 3 * CENT
 
     def test_a_file_that_was_deleted_is_begun_anew(self, path):
         """What this process knows it keeps counting."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from dataclasses import replace
 from decimal import Decimal
@@ -15,6 +16,7 @@ from llm_fallback.exporters.jsonl import CallLog, read
 from llm_fallback.ledger.ledger import Ledger
 from llm_fallback.testing import Fail, FakeServer, Reply, fake_chat_model
 from tests.asking import ask
+from tests.disks import room_for
 
 CANARY = "sk-canary-0123456789abcdef"
 SECRET_WORDS = "the launch code is 0000"
@@ -127,6 +129,42 @@ def test_a_line_that_is_none_is_told_and_the_rest_is_read(tmp_path, line):
         log(CALL)
     broken, whole = read(path)
     assert (broken, whole.record.chain) == (None, "c")
+
+
+@pytest.mark.parametrize("room", [0, 1, 40])
+def test_a_call_that_a_full_disk_cut_short_is_told_and_spoils_no_other(tmp_path, room):
+    """Neither for who wrote it nor for another process with the same log."""
+    path = tmp_path / "calls.jsonl"
+    with CallLog(path) as log, CallLog(path) as other:
+        for next_one in (log, other):
+            log(CALL)
+            with room_for(path.stat().st_size + room), pytest.raises(OSError, match=r"disk is full|File too large"):
+                log(CALL)
+            next_one(CALL)
+            log(CALL)
+    lost = [None] if room else []
+    assert [call and call.chain for call in read(path)] == 2 * ["c", *lost, "c", "c"]
+    assert b"\n\n" not in path.read_bytes()
+
+
+def test_a_log_that_a_killed_process_left_in_the_middle_of_a_line_is_gone_on_with(tmp_path):
+    """On a line of its own."""
+    path = tmp_path / "calls.jsonl"
+    path.write_bytes(b'{"chain": "c')
+    with CallLog(path) as log:
+        log(CALL)
+    assert [call and call.chain for call in read(path)] == [None, "c"]
+
+
+def test_a_log_may_be_a_pipe(tmp_path):
+    """Nobody looks for its end."""
+    reader, writer = os.pipe()
+    with CallLog(f"/dev/fd/{writer}") as log:
+        log(CALL)
+        log(CALL)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as lines:
+        assert [json.loads(line)["chain"] for line in lines] == ["c", "c"]
 
 
 def test_words_of_a_later_version_do_no_harm(tmp_path):

@@ -10,7 +10,6 @@ This library's models report how each call ended, also one that its caller left.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 
 from langchain_core.tracers.context import register_configure_hook
 
+from llm_fallback._forks import fork_safe_lock
 from llm_fallback.callbacks.budget import BudgetCallbackHandler
 from llm_fallback.callbacks.observer import CallObserver
 from llm_fallback.events import CallEnded
@@ -122,7 +122,7 @@ class LatencyCallbackHandler(_LedgerHandler):
 
 _Handler = TypeVar("_Handler", bound=_LedgerHandler)
 _variables: list[ContextVar[_LedgerHandler | None]] = []
-_variables_lock = threading.Lock()
+_variables_lock = fork_safe_lock()
 
 
 @contextmanager

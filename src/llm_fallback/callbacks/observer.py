@@ -7,7 +7,6 @@ reports, and from the time.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, LLMResult
 
+from llm_fallback._forks import fork_safe_lock
 from llm_fallback.engine.budget import BudgetLimit
 from llm_fallback.events import Attempt, CallEnded, Failure, Record, Usage
 from llm_fallback.plan.model_list import listed_prices
@@ -116,7 +116,7 @@ class CallObserver(BaseCallbackHandler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._open_calls: OrderedDict[UUID, ForeignCall] = OrderedDict()
 
     def before_call(self, call: ForeignCall) -> None:

@@ -6,7 +6,6 @@ below it inherit: the handlers of a call lead to its outermost run. docs/decisio
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -16,6 +15,8 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
+
+from llm_fallback._forks import fork_safe_lock
 
 _MAX_RUNS = 10_000
 """Runs whose outermost run a tracker remembers; the oldest are forgotten beyond this number."""
@@ -66,7 +67,7 @@ class RootRunTracker:
     """The outermost run of each run whose beginning was reported. Threads may share it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._roots: OrderedDict[UUID, UUID] = OrderedDict()
 
     def begin(self, run_id: UUID, parent_run_id: UUID | None) -> None:

@@ -29,11 +29,11 @@ logger = logging.getLogger("llm_fallback")
 
 def drive(execution: CallExecution, caller: CallContext) -> Generator[Chunk, None, None]:
     """Run a call from a thread; the engine's steps run on the portal."""
-    steps, context = execution.steps(), contextvars.copy_context()
+    steps, context, own = execution.steps(), contextvars.copy_context(), portal()
     now = execution.engine.clock.now
-    step = _first_step(steps, partial(_drop, portal(), context, execution, caller))
+    step = _first_step(steps, partial(_drop, own, context, execution, caller))
     try:
-        while (item := portal().run(step, context)) is not None:
+        while (item := own.run(step, context)) is not None:
             answer: Any = None
             if isinstance(item, Chunk):
                 given_at, held_s = now(), caller.held_s
@@ -45,11 +45,13 @@ def drive(execution: CallExecution, caller: CallContext) -> Generator[Chunk, Non
                 caller.emit(item)
             step = _step(steps, answer)
     finally:
-        if execution.end is not None:
+        if not own.is_ours():
+            pass  # A forked child's copy of its parent's call, which the parent ends and tells of.
+        elif execution.end is not None:
             _emit_end(execution, caller)
         elif may_wait():
             try:
-                portal().run(_close(steps), context)
+                own.run(_close(steps), context)
             finally:
                 _emit_end(execution, caller)
         # Else this is dropped, and its steps with it: `_drop` sees to both.

@@ -18,6 +18,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
+from llm_fallback._forks import fork_safe_lock
+
 T = TypeVar("T")
 
 
@@ -33,7 +35,7 @@ class Portal:
 
     def _shut(self) -> None:
         """Close what async generators hold on the loop, connections among it, before the interpreter ends."""
-        if self.pid == os.getpid() and self._thread.is_alive():
+        if self.is_ours() and self._thread.is_alive():
             closing = asyncio.run_coroutine_threadsafe(self.loop.shutdown_asyncgens(), self.loop)
             with suppress(TimeoutError):
                 closing.result(timeout=1)
@@ -43,10 +45,14 @@ class Portal:
         self.loop.run_forever()
 
     def run(self, step: Coroutine[Any, Any, T], context: contextvars.Context) -> T:
-        """Run one step to its end in that context and return its result.
+        """Run one step to its end in that context and return its result. Raises RuntimeError in a forked child of the
+        portal's process, where nothing would end it.
 
         An exception raised in the waiting thread, as by Ctrl-C, cancels the step and waits for its end first.
         """
+        if not self.is_ours():
+            step.close()
+            raise RuntimeError("a call goes on in the process that began it, not in one that was forked meanwhile")
         future: Future[T] = Future()
         task = _Task(step, future)
         try:
@@ -59,9 +65,16 @@ class Portal:
             raise
 
     def send(self, step: Coroutine[Any, Any, Any], context: contextvars.Context) -> None:
-        """Run a step whose end nobody waits for."""
+        """Run a step whose end nobody waits for; in a forked child nothing, for it is the parent's to end."""
+        if not self.is_ours():
+            step.close()
+            return
         task = _Task(step, Future())
         self.loop.call_soon_threadsafe(task.start, self.loop, context)
+
+    def is_ours(self) -> bool:
+        """Whether it is of this process, and not of one that this was forked from."""
+        return self.pid == os.getpid()
 
     def is_current(self) -> bool:
         """Whether the caller is this loop's own thread, which must never wait for itself."""
@@ -103,7 +116,7 @@ def _settle(future: Future[Any]) -> None:
 
 
 _portal: Portal | None = None
-_lock = threading.Lock()
+_lock = fork_safe_lock()
 
 
 def portal() -> Portal:
@@ -129,11 +142,6 @@ def may_wait() -> bool:
     return _portal is None or not _portal.is_current()
 
 
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
 _collecting_in: int | None = None
 """The thread that collects garbage now; there is never a second one."""
 
@@ -146,5 +154,12 @@ def _note_collection(phase: str, info: object, this_thread: Callable[[], int] = 
 
 gc.callbacks.append(_note_collection)
 
-# A fork may happen while another thread holds the lock, and nobody in the child would ever release it.
-os.register_at_fork(after_in_child=_renew_lock)
+
+def _begin_child() -> None:
+    """The thread that collected is none of the child's; another may get its number."""
+    global _collecting_in
+    _collecting_in = None
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork.
+    os.register_at_fork(after_in_child=_begin_child)

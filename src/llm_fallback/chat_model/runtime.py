@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import SecretStr
 
+from llm_fallback._forks import fork_safe_lock
 from llm_fallback.engine.attempt import fault_of_key_function
 from llm_fallback.engine.budget import ChainBudgets, find_unpriced
 from llm_fallback.engine.clock import Clock
@@ -64,7 +64,7 @@ class ModelRuntime:
     """
 
     def __init__(self, spec: Spec, adapter: Adapter) -> None:
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self.adapter = adapter
         # The models keep it; a reload changes the state.
         self.source_spec = spec

@@ -6,10 +6,9 @@ under a lock. So calls under way at the same time go over a budget at most by wh
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +16,10 @@ from decimal import ROUND_UP, Decimal
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from llm_fallback._forks import after_fork_in_child, fork_safe_lock
+from llm_fallback.engine.bookkeeper import Amount, Bookkeeper, SpendStore
 from llm_fallback.engine.budget_file import DailySpendFile
+from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.health import DeploymentHealth
 from llm_fallback.errors import over_budget
 from llm_fallback.events import Usage
@@ -75,13 +77,18 @@ class Account:
         window: Window,
         per: str | None = None,
         wall: Callable[[], float] = time.time,
-        file: DailySpendFile | None = None,
+        store: SpendStore | None = None,
     ) -> None:
+        """`store` keeps what a day has cost for longer than the process, and for others too."""
         self.window, self.per = window, per
-        self.lock = threading.Lock()
-        self._wall, self._file = wall, file
+        self.lock = fork_safe_lock()
+        self._wall = wall
         self._balances: OrderedDict[tuple[str, str | None], Balance] = OrderedDict()
+        self._superseded: dict[Balance, Decimal] = {}
+        """What a forked child knows from its parent until the store has told it."""
         self._day, self._date = -1, ""
+        self._bookkeeper = None if store is None else Bookkeeper(store, self._receive)
+        after_fork_in_child(self, Account._begin_child)
         self.sync()
 
     def of(self, spender: Spender) -> Balance:
@@ -110,9 +117,8 @@ class Account:
                 balance.unpriced += 1
             else:
                 balance.spent += cost
-            is_todays = self._file is not None and balance.day == self._date
-        if is_todays and cost:
-            self._write(balance.day, [(balance.spender_key, cost)])
+        if self._bookkeeper is not None and cost and self._is_todays(balance):
+            self._bookkeeper.settle(balance.day, balance.spender_key, cost)
 
     def spend(self, spender: Spender, cost: Decimal | None) -> None:
         """Add a cost that nothing was reserved for."""
@@ -121,13 +127,16 @@ class Account:
         self.settle(balance, _NOTHING, None if cost is None else cost.quantize(FINEST))
 
     def sync(self) -> None:
-        """Read what other processes, or an earlier life of this one, wrote into the file."""
-        if self._file is not None:
-            with self.lock:
-                self._roll_over()
-                day = self._date
-            if self._file.has_changed(day):
-                self._write(day, ())
+        """Learn from the store what other processes, or an earlier life of this one, have spent; for a second at most.
+        A thread may wait that long, an event loop does better to `keep_up`."""
+        if self._bookkeeper is not None:
+            self._bookkeeper.wait(self._today())
+
+    async def keep_up(self, clock: Clock, deadline: float) -> None:
+        """Learn what others have spent, and have them learn what was spent here; for a tenth of the time until the
+        deadline at most."""
+        if self._bookkeeper is not None:
+            await self._bookkeeper.keep_up(self._today(), clock, deadline)
 
     def balances(self) -> list[Balance]:
         """Copies of what there is now."""
@@ -139,12 +148,35 @@ class Account:
                 for balance in self._balances.values()
             ]
 
-    def _write(self, day: str, amounts: Iterable[tuple[str | None, Decimal]]) -> None:
-        assert self._file is not None
-        news = self._file.append_and_read(day, amounts)
+    def _today(self) -> str:
         with self.lock:
-            for spender_key, usd in news if day == self._date else ():
+            self._roll_over()
+            return self._date
+
+    def _is_todays(self, balance: Balance) -> bool:
+        """Whether it is of this day, and of this process: what a parent has under way, its child never books."""
+        with self.lock:
+            self._roll_over()
+            return self._balances.get((balance.day, balance.spender_key)) is balance
+
+    def _receive(self, day: str, news: Sequence[Amount]) -> None:
+        with self.lock:
+            if day != self._date:
+                return
+            if news:
+                for balance, usd in self._superseded.items():
+                    balance.spent -= usd
+                self._superseded.clear()
+            for spender_key, usd in news:
                 self._balance(day, spender_key).spent += usd
+
+    def _begin_child(self) -> None:
+        """Go on with what the parent has spent, but not with what it has reserved, which is settled there."""
+        for key, known in self._balances.items():
+            self._balances[key] = Balance(known.day, known.spender_key, known.spent, unpriced=known.unpriced)
+        if self._bookkeeper is not None:
+            # The store tells it again, with what the parent still owed it when it was forked.
+            self._superseded = {balance: balance.spent for balance in self._balances.values()}
 
     def _balance(self, key: str, spender_key: str | None) -> Balance:
         balance = self._balances.get((key, spender_key))
@@ -250,7 +282,7 @@ class ChainBudgets:
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._accounts: dict[tuple[str, Window, str | None, str | None], Account] = {}
 
     def limits(self, chain: ChainPlan) -> tuple[BudgetLimit, ...]:
@@ -270,8 +302,8 @@ class ChainBudgets:
         with self._lock:
             account = self._accounts.get((chain.name, window, per, file))
             if account is None:
-                spend_file = DailySpendFile(Path(file).expanduser().absolute(), f"chain {chain.name}") if file else None
-                account = Account(window, per, self._wall, spend_file)
+                store = DailySpendFile(Path(file).expanduser().absolute(), f"chain {chain.name}") if file else None
+                account = Account(window, per, self._wall, store)
                 self._accounts[chain.name, window, per, file] = account
             return account
 

@@ -7,73 +7,86 @@ processes.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import shutil
+import stat
 import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from decimal import Decimal, InvalidOperation
 from io import FileIO
 from pathlib import Path
 
+from llm_fallback._forks import after_fork_in_child
+from llm_fallback.engine.bookkeeper import Amount
+
 logger = logging.getLogger("llm_fallback")
 
-Amount = tuple[str | None, Decimal]
-"""Whose, and how many US dollars."""
-
 _LONGEST_HEADER = 200
+_MOST_USD = Decimal(10**12)
 
 
 class DailySpendFile:
-    """The part of a file that one chain's budget keeps.
-
-    A disk that fails costs no call: amounts that cannot be written are written with the next that can.
-    """
+    """The part of a file that one chain's budget keeps. One thread at a time may use it, and waits there for its turn
+    with the file."""
 
     def __init__(self, path: Path, owner: str) -> None:
-        self._path, self._owner = path, owner
-        self._lock = threading.Lock()
-        self._day = ""
-        self._read_to = 0
-        self._unwritten: list[Amount] = []
-        self._is_failing = False
+        self._path, self.owner = path, owner
+        self._open_file: FileIO | None = None
+        self._begin_anew()
+        after_fork_in_child(self, DailySpendFile._begin_anew)
         if not path.exists():
-            logger.warning("budget file %s is not there; what %s has cost today begins at nothing", path, owner)
+            logger.warning("%s is not there; what %s has cost today begins at nothing", self, owner)
 
-    def has_changed(self, day: str) -> bool:
-        """Whether there may be amounts of the day that were not read yet."""
+    def _begin_anew(self) -> None:
+        """Know nothing of the file. A forked child lets go of it, because its copy would hold the parent's lock."""
+        if self._open_file is not None:
+            self._open_file.close()
+        self._open_file, self._day, self._read_to = None, "", 0
+
+    def exchange(self, day: str, amounts: Mapping[str | None, Decimal]) -> list[Amount]:
+        """Write our own amounts of the day; what others wrote since the last time.
+
+        Raises OSError if nothing was written."""
+        if day != self._day:
+            self._day, self._read_to = day, 0
+        if not amounts and not self._has_changed():
+            return []
+        with self._path.open("a+b", buffering=0) as file:
+            try:
+                self._open_file = file
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise OSError("it is no regular file")
+                with _locked(file):
+                    return self._exchange(file, amounts)
+            finally:
+                self._open_file = None
+
+    def _has_changed(self) -> bool:
         try:
-            return self._path.stat().st_size != self._read_to or day != self._day
+            return self._path.stat().st_size != self._read_to
         except OSError:
             return False
 
-    def append_and_read(self, day: str, amounts: Iterable[Amount]) -> list[Amount]:
-        """Write our own amounts of the day; what others wrote since the last time."""
-        with self._lock:
-            if day != self._day:
-                self._day, self._read_to, self._unwritten = day, 0, []
-            self._unwritten += amounts
-            try:
-                with self._path.open("a+b", buffering=0) as file, _locked(file):
-                    return self._append_and_read_locked(file)
-            except OSError as error:
-                self._warn_once(error)
-                return []
-
-    def _append_and_read_locked(self, file: FileIO) -> list[Amount]:
+    def _exchange(self, file: FileIO, amounts: Mapping[str | None, Decimal]) -> list[Amount]:
         file.seek(0)
         first = file.read(_LONGEST_HEADER).partition(b"\n")[0]
-        is_todays = self._day_of(file, first) == self._day
-        news = list(self._news(file, len(first) + 1)) if is_todays else []
-        if self._unwritten:
+        day = self._day_of(file, first)
+        if day is not None and day > self._day:
+            raise OSError(f"it is of {day}, a day to come")
+        is_todays = day == self._day
+        news, read_to = self._news(file, len(first) + 1, whole=bool(amounts)) if is_todays else ([], self._read_to)
+        if amounts:
             if not is_todays:
                 file.truncate(0)
-            self._append(file, b"" if is_todays else _header(self._day))
-        self._is_failing = False
+            lines = b"".join(_line(self.owner, *amount) for amount in amounts.items())
+            read_to = _append(file, lines if is_todays else _header(self._day) + lines)
+        self._read_to = read_to
         return news
 
     def _day_of(self, file: FileIO, first: bytes) -> str | None:
@@ -81,39 +94,42 @@ class DailySpendFile:
         day = _day_in(first)
         if first and day is None:
             aside = self._path.with_name(f"{self._path.name}.unreadable")
-            logger.warning("budget file %s is unreadable; it is begun anew, and kept as %s", self._path, aside)
+            logger.warning("%s is unreadable; it is begun anew, and kept as %s", self, aside)
             shutil.copyfile(self._path, aside)
             file.truncate(0)
         return day
 
-    def _news(self, file: FileIO, begin: int) -> Iterator[Amount]:
-        file.seek(max(begin, self._read_to))
-        lines = file.read().splitlines(keepends=True)
-        if lines and not lines[-1].endswith(b"\n"):
-            file.write(b"\n")  # What a crash left half; what is appended next begins a line of its own.
-        self._read_to = file.seek(0, os.SEEK_END)
-        for line in lines:
-            amount = _amount(line)
-            if amount is None:
-                logger.warning("budget file %s has a line that is none; it is passed over", self._path)
-            elif amount[0] == self._owner:
-                yield amount[1]
+    def _news(self, file: FileIO, begin: int, *, whole: bool) -> tuple[list[Amount], int]:
+        """What others wrote, and how far it was read. An unfinished last line is read only if we go on behind it."""
+        begin = file.seek(max(begin, self._read_to))
+        written = file.read()
+        end = len(written) if whole else written.rfind(b"\n") + 1
+        lines = written[:end].splitlines()
+        amounts = [_amount(line) for line in lines]
+        odd = [line for line, amount in zip(lines, amounts, strict=True) if amount is None]
+        if odd:
+            logger.warning("%s: passed over what is no amount, in %d lines: %.80r", self, len(odd), odd[0])
+        return [amount[1] for amount in amounts if amount is not None and amount[0] == self.owner], begin + end
 
-    def _append(self, file: FileIO, header: bytes) -> None:
-        end = file.seek(0, os.SEEK_END)
-        lines = header + b"".join(_line(self._owner, *amount) for amount in self._unwritten)
-        if file.write(lines) < len(lines):
-            file.truncate(end)
-            raise OSError("the disk is full")
-        self._unwritten.clear()
-        self._read_to = end + len(lines)
+    def __str__(self) -> str:
+        return f"budget file {self._path}"
 
-    def _warn_once(self, error: OSError) -> None:
-        if not self._is_failing:
-            self._is_failing = True
-            logger.warning(
-                "budget file %s cannot be written (%s); %s counts on in memory", self._path, error, self._owner
-            )
+
+def _append(file: FileIO, lines: bytes) -> int:
+    """Write whole lines behind what is there, or none; returns where they end."""
+    end = file.seek(0, os.SEEK_END)
+    if end and not _ends_with_a_line(file, end):
+        lines = b"\n" + lines
+    if file.write(lines) < len(lines):
+        file.truncate(end)
+        raise OSError(errno.ENOSPC, "the disk is full")
+    return end + len(lines)
+
+
+def _ends_with_a_line(file: FileIO, end: int) -> bool:
+    """Whether nobody was killed, and no disk was full, in the middle of the last one."""
+    file.seek(end - 1)
+    return file.read(1) == b"\n"
 
 
 def _header(day: str) -> bytes:
@@ -122,8 +138,8 @@ def _header(day: str) -> bytes:
 
 def _day_in(line: bytes) -> str | None:
     try:
-        return str(json.loads(line)["llm_fallback_budget"])
-    except (ValueError, TypeError, KeyError):
+        return date.fromisoformat(json.loads(line)["llm_fallback_budget"]).isoformat()
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
@@ -132,11 +148,15 @@ def _line(owner: str, spender_key: str | None, usd: Decimal) -> bytes:
 
 
 def _amount(line: bytes) -> tuple[str, Amount] | None:
+    """Whose amount it is, and the amount; None for a line that we would not have written."""
     try:
-        owner, spender_key, usd = json.loads(line)
-        return owner, (spender_key, Decimal(usd))
-    except (ValueError, TypeError, InvalidOperation):
+        owner, spender_key, text = json.loads(line)
+        usd = Decimal(text)
+    except (ValueError, TypeError, InvalidOperation, RecursionError):
         return None
+    are_texts = isinstance(owner, str) and isinstance(text, str) and isinstance(spender_key, str | None)
+    # Finite first: a comparison with what is no number is an error.
+    return (owner, (spender_key, usd)) if are_texts and usd.is_finite() and 0 <= usd <= _MOST_USD else None
 
 
 if sys.platform == "win32":
@@ -144,16 +164,12 @@ if sys.platform == "win32":
 
     _LOCKED_BYTE = 1 << 30
     """Beyond what is written, because nobody else can read a byte that is locked."""
-    _LONGEST_WAIT_S = 10
 
     @contextmanager
     def _locked(file: FileIO) -> Iterator[None]:
-        """Our turn with the file. OSError if it does not come: who holds it that long is stuck."""
-        # `LK_LOCK` would sleep a second between two tries.
-        until = time.monotonic() + _LONGEST_WAIT_S
+        """Our turn with the file."""
+        # `LK_LOCK` would sleep a second between two tries, and give up after ten.
         while not _is_our_turn(file):
-            if time.monotonic() > until:
-                raise OSError("another process holds the lock")
             time.sleep(0.001)
         try:
             yield
@@ -175,6 +191,10 @@ else:
 
     @contextmanager
     def _locked(file: FileIO) -> Iterator[None]:
-        """Our turn with the file; it ends when the file is closed."""
+        """Our turn with the file."""
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            # Closing it would not do where a process was forked meanwhile: its copy holds the lock, too.
+            fcntl.flock(file, fcntl.LOCK_UN)

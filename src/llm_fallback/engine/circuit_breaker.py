@@ -8,7 +8,8 @@ without waiting.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from copy import copy
+from typing import Literal, NamedTuple, Self
 
 from llm_fallback.engine.retry import FAILURES
 from llm_fallback.engine.sliding_window import SlidingCounter
@@ -111,6 +112,12 @@ class CircuitBreaker:
         """Take a permit back whose request told nothing, because the caller left."""
         if permit.kind == "probe" and permit.generation == self._generation:
             self._probe_in_flight = False
+
+    def without_probe(self) -> Self:
+        """The same breaker, where no request is under way."""
+        own = copy(self)
+        own._probe_in_flight = False
+        return own
 
     def _count(self, permit: Permit, now: float, failure: Failure, retry_after_s: float | None) -> bool:
         if self._settings is None:

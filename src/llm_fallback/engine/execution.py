@@ -137,8 +137,12 @@ class CallExecution:
             await opened.close()
 
     async def _next_attempt(self) -> OpenedAttempt | None:
-        """The next attempt, when its time has come; None when the call has ended."""
-        while self.end is None:
+        """The next attempt, when its time has come; None when the call has ended, and what it cost is booked."""
+        while True:
+            if self._limits:
+                await self._keep_up()
+            if self.end is not None:
+                return None
             match self._decide():
                 case AttemptExecution() as attempt:
                     self._opened = attempt  # Held from here on, whatever keeps it from being hedged.
@@ -150,7 +154,6 @@ class CallExecution:
                     self._end_failed(failure, reason)
                 case BudgetShortfall() as shortfall:
                     self._end_over_budget(shortfall)
-        return None
 
     # Deciding.
 
@@ -161,7 +164,6 @@ class CallExecution:
         if now >= self.policy.deadline:
             self._out_of_time = True
             return Stop(self._last_failure[1].failure if self._last_failure else "timeout", self._time_is_up())
-        self._sync_budgets()
         health = self.engine.health
         with health.lock:
             step = self.policy.next_step(now)
@@ -180,14 +182,15 @@ class CallExecution:
         reservation = self._reserve(member, request)
         if isinstance(reservation, BudgetShortfall):
             return reservation
-        permit = self.engine.health[member.name].begin(now, request.tokens)
-        settlement = Settlement(self.engine, member.name, permit, reservation, request.tokens)
+        deployment = self.engine.health[member.name]
+        permit = deployment.begin(now, request.tokens)
+        settlement = Settlement(self.engine, deployment, permit, reservation, request.tokens)
         return AttemptExecution(self.engine, member, request, settlement)
 
-    def _sync_budgets(self) -> None:
-        """Before any lock is taken, because an account may have to read a file."""
+    async def _keep_up(self) -> None:
+        """Learn what other processes have spent, and have them learn what this call has."""
         for limit in self._limits:
-            limit.account.sync()
+            await limit.account.keep_up(self.engine.clock, self.policy.deadline)
 
     def _reserve(self, member: Member, request: AttemptRequest) -> Reservation | BudgetShortfall:
         """The money an attempt may cost, or what is lacking."""
@@ -262,12 +265,11 @@ class CallExecution:
             after_s = hedge_after(hedge, engine.health[attempt.member.name], streamed=self.call.streamed)
         if after_s is None or engine.clock.now() + after_s >= self.policy.deadline:
             return attempt
-        return HedgedAttempt(attempt, engine.clock, after_s, self._start_hedge, self._withdraw_hedge)
+        return HedgedAttempt(attempt, engine.clock, after_s, self._keep_up, self._start_hedge, self._withdraw_hedge)
 
     def _start_hedge(self) -> AttemptExecution | None:
         """Another deployment's attempt, if one is healthy and the budget for hedges allows it."""
         now, health = self.engine.clock.now(), self.engine.health
-        self._sync_budgets()
         with health.lock:
             if not (health.hedge_budget.allows(now) and health.retry_budget.allows(now)):
                 return None

@@ -7,13 +7,14 @@ holds `Health.lock`; nothing waits under that lock.
 from __future__ import annotations
 
 import math
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
+from llm_fallback._forks import after_fork_in_child, fork_safe_lock
 from llm_fallback.engine.circuit_breaker import CircuitBreaker, Permit
 from llm_fallback.engine.retry import FAILURES, RetryBudget, recent_count
 from llm_fallback.engine.sliding_window import RateWindow, RunningMean
@@ -126,6 +127,12 @@ class DeploymentHealth:
         self._output_tokens.add(output_tokens)
         self._durations.add(seconds)
 
+    def without_requests(self) -> Self:
+        """The same knowledge, where no request is under way."""
+        own = copy(self)
+        own.breaker, own.in_flight = self.breaker.without_probe(), 0
+        return own
+
     @property
     def mean_output_tokens(self) -> float | None:
         """Of the last replies; None before the first."""
@@ -172,13 +179,20 @@ class Health:
     """The health of all deployments of a model."""
 
     def __init__(self, deployments: Mapping[str, DeploymentHealth]) -> None:
-        self.lock = threading.Lock()
+        self.lock = fork_safe_lock()
         self._of = dict(deployments)
         self._waiters: list[Callable[[], object]] = []
         self._calls = recent_count()
         self.retry_budget = RetryBudget(self._calls, share=RETRY_SHARE, floor=RETRY_FLOOR)
         """For repeats and hedges together."""
         self.hedge_budget = RetryBudget(self._calls, share=0.1, floor=3)
+        after_fork_in_child(self, Health._begin_child)
+
+    def _begin_child(self) -> None:
+        """Keep what is known, but nothing under way: the parent's requests end there, and told here they would tell
+        what is not of this process."""
+        self._waiters = []
+        self._of = {name: deployment.without_requests() for name, deployment in self._of.items()}
 
     @classmethod
     def of_targets(cls, targets: Iterable[Target]) -> Self:

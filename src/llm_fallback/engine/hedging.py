@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -34,17 +34,18 @@ class HedgedAttempt:
         attempt: AttemptExecution,
         clock: Clock,
         after_s: float,
+        prepare_hedge: Callable[[], Awaitable[object]],
         start_hedge: Callable[[], AttemptExecution | None],
         withdraw: Callable[[Member], object],
     ) -> None:
-        """`start_hedge` returns the second attempt, or None if there may be none. `withdraw` is called with its
-        member if its key function failed, so that nothing was sent."""
+        """`prepare_hedge` may wait a moment; `start_hedge` returns the second attempt, or None if there may be none.
+        `withdraw` is called with its member if its key function failed, so that nothing was sent."""
         self.winner = attempt
         """The attempt that goes on; with two in flight the first, until one of them has content."""
         self._first = attempt
         self._hedge: AttemptExecution | None = None
         self._clock, self._after_s = clock, after_s
-        self._start_hedge, self._withdraw = start_hedge, withdraw
+        self._prepare_hedge, self._start_hedge, self._withdraw = prepare_hedge, start_hedge, withdraw
         self._tasks: dict[AttemptExecution, asyncio.Task[Any]] = {}
 
     @property
@@ -98,6 +99,8 @@ class HedgedAttempt:
         with suppress(TimeoutError):
             async with self._clock.deadline(self._clock.now() + self._after_s):
                 await asyncio.shield(task)
+        if not task.done():
+            await self._prepare_hedge()
         hedge = None if task.done() else self._start_hedge()
         if hedge is None:
             await task

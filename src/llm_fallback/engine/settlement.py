@@ -16,7 +16,12 @@ class Settlement:
     """Settles one attempt, once: records its cost, and tells health what came of it."""
 
     def __init__(
-        self, engine: Engine, deployment: str, permit: Permit, reservation: Reservation, expected_tokens: int
+        self,
+        engine: Engine,
+        deployment: DeploymentHealth,
+        permit: Permit,
+        reservation: Reservation,
+        expected_tokens: int,
     ) -> None:
         self._engine, self._deployment, self._permit, self._reservation = engine, deployment, permit, reservation
         self._expected_tokens = expected_tokens
@@ -27,12 +32,12 @@ class Settlement:
     def succeed(self, attempt: Attempt, now: float) -> None:
         """The deployment answered."""
         self._record_cost(attempt)
-        health = self._engine.health
+        health, deployment = self._engine.health, self._deployment
         try:
             with health.lock:
-                self.is_settled, deployment = True, health[self._deployment]
+                self.is_settled = True
                 deployment.succeeded(self._permit, now, attempt.time_to_first_token_s, attempt.busy_s)
-                self._correct_tokens(deployment, attempt, now)
+                self._correct_tokens(attempt, now)
                 if attempt.usage is not None:
                     deployment.record_usage(attempt.usage.output_tokens, attempt.busy_s)
         finally:
@@ -41,17 +46,17 @@ class Settlement:
     def fail(self, attempt: Attempt, fault: Fault, now: float, *, is_to_blame: bool) -> float | None:
         """The attempt failed, by the deployment's doing or not; seconds until it reopens if that opened its breaker."""
         self._record_cost(attempt)
-        health = self._engine.health
+        health, deployment = self._engine.health, self._deployment
         try:
             with health.lock:
-                self.is_settled, deployment, opened = True, health[self._deployment], False
+                self.is_settled, opened = True, False
                 if fault.was_refused_here:
                     deployment.withdraw(self._permit, now, self._expected_tokens)
                 elif is_to_blame:
                     opened = deployment.failed(self._permit, now, fault.failure, fault.retry_after_s)
                 else:
                     deployment.cancelled(self._permit)
-                self._correct_tokens(deployment, attempt, now)
+                self._correct_tokens(attempt, now)
                 reopens = deployment.breaker.blocked_until(now) if opened else None
         finally:
             health.notify_waiters()
@@ -72,17 +77,17 @@ class Settlement:
         health = self._engine.health
         with health.lock:
             if self._was_unsent:
-                health[self._deployment].withdraw(self._permit, self._engine.clock.now(), self._expected_tokens)
+                self._deployment.withdraw(self._permit, self._engine.clock.now(), self._expected_tokens)
             else:
-                health[self._deployment].cancelled(self._permit)
+                self._deployment.cancelled(self._permit)
         health.notify_waiters()
 
     def _record_cost(self, attempt: Attempt) -> None:
         self.attempt = attempt
         self._reservation.settle(attempt.cost_usd)
 
-    def _correct_tokens(self, deployment: DeploymentHealth, attempt: Attempt, now: float) -> None:
+    def _correct_tokens(self, attempt: Attempt, now: float) -> None:
         usage = attempt.usage
         if usage is not None:
             used = usage.input_tokens + usage.output_tokens
-            deployment.correct_tokens(self._permit, used - self._expected_tokens, now)
+            self._deployment.correct_tokens(self._permit, used - self._expected_tokens, now)

@@ -6,13 +6,13 @@ import asyncio
 import heapq
 import itertools
 import math
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any
 
+from llm_fallback._forks import after_fork_in_child, fork_safe_lock
 from llm_fallback.engine.clock import IdleTimer, T
 
 
@@ -35,10 +35,11 @@ class JumpingClock:
         self._patience_s = patience_s
         self._stirred = -math.inf
         """When, in real time, somebody last did something that shows here."""
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._order = itertools.count()
         self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[float, int, _WakeUp]]] = {}
         """The wake-ups of each loop by time; no loop may wake what belongs to another."""
+        after_fork_in_child(self, lambda clock: clock._waiting.clear())
 
     def now(self) -> float:
         return self._now

@@ -9,11 +9,14 @@ message or an API key.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import threading
+import stat
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, NotRequired, Self
@@ -21,6 +24,7 @@ from typing import Annotated, Any, NotRequired, Self
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
+from llm_fallback._forks import fork_safe_lock
 from llm_fallback.events import Attempt, CallEnded, Event, Outcome, Record
 from llm_fallback.ledger.ledger import metadata_keys
 
@@ -33,27 +37,36 @@ class CallLog:
 
     Each line is one write. It has a column `metadata_<key>` for each key of `config["metadata"]` that `metadata` names,
     and always the tags, the id of LangChain's run and that of the outermost run around it.
+
+    What a full disk cut short stays a line of its own: whoever writes next begins a new one.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, metadata: str | Sequence[str] = ()) -> None:
         self.path = Path(path)
         self._metadata = metadata_keys(metadata)
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         # Unbuffered and appending: one write is one line, also beside other processes.
         self._file = self.path.open("ab", buffering=0)
+        self._end = _open_end(self._file, self.path)
 
     def __call__(self, event: Event) -> None:
         """Append a line if a call ended."""
         if isinstance(event, CallEnded):
-            line = json.dumps(row(event, self._metadata), ensure_ascii=False, default=str) + "\n"
+            text = json.dumps(row(event, self._metadata), ensure_ascii=False, default=str) + "\n"
+            # Half a character, as names in JSON may have, is written as JSON's escape of it.
+            line = text.encode("utf-8", "backslashreplace")
             with self._lock:
-                # Half a character, as names in JSON may have, is written as JSON's escape of it.
-                self._file.write(line.encode("utf-8", "backslashreplace"))
+                if self._end is not None and _is_cut_short(self._end):
+                    line = b"\n" + line
+                if self._file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, "the disk is full", str(self.path))
 
     def close(self) -> None:
         """Close the file; calls that end later are not logged."""
         with self._lock:
             self._file.close()
+            if self._end is not None:
+                self._end.close()
 
     def __enter__(self) -> Self:
         return self
@@ -62,6 +75,38 @@ class CallLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _open_end(file: FileIO, path: Path) -> FileIO | None:
+    """The file, to look at its end; None where nobody can, as of a pipe."""
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return None
+    try:
+        return path.open("rb", buffering=0)
+    except PermissionError:
+        return None
+
+
+def _is_cut_short(end: FileIO) -> bool:
+    """Whether the file ends in the middle of a line, because a disk was full or a process was killed."""
+    size = os.fstat(end.fileno()).st_size
+    if size == 0 or _byte_at(end, size - 1) == b"\n":
+        return False
+    # Else another process is just writing; caught in the middle of it, the worst is an empty line, which readers skip.
+    return os.fstat(end.fileno()).st_size == size
+
+
+if sys.platform == "win32":
+
+    def _byte_at(file: FileIO, offset: int) -> bytes:
+        file.seek(offset)
+        return file.read(1)
+
+else:
+
+    def _byte_at(file: FileIO, offset: int) -> bytes:
+        # Not by seek and read: a forked child has the same place in the file.
+        return os.pread(file.fileno(), 1, offset)
 
 
 def row(event: CallEnded, metadata: Sequence[str] = ()) -> dict[str, Any]:

@@ -12,7 +12,6 @@ Snapshots of several processes merge into one.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from functools import reduce
 from types import MappingProxyType
 from typing import Any
 
+from llm_fallback._forks import fork_safe_lock
 from llm_fallback.events import Attempt, CallEnded, Event
 from llm_fallback.ledger.quantiles import Sample
 from llm_fallback.ledger.tally import CallDelta, Summary, Tally, merged, of_attempt, tokens_per_s, with_answer
@@ -95,7 +95,7 @@ class Ledger:
     """
 
     def __init__(self, *, by: str | Sequence[str] = (), names: int = 200, runs: int = 200) -> None:
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self.metadata_keys = metadata_keys(by)
         """The keys of metadata it counts by."""
         taken = [key for key in self.metadata_keys if key in DIMENSIONS]

@@ -7,12 +7,12 @@ import re
 from base64 import b64decode
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from threading import Lock
 from typing import Any
 from urllib.parse import unquote
 
 from pydantic import SecretStr
 
+from llm_fallback._forks import fork_safe_lock
 from llm_fallback.spec.locations import Path
 from llm_fallback.spec.spellings import places, spellings, struck
 from llm_fallback.spec.variables import references
@@ -88,7 +88,7 @@ class Redactor:
     a header where a secret would. Safe between threads."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._lock = Lock()
+        self._lock = fork_safe_lock()
         self._of_spec: frozenset[str] = frozenset()
         self._added: dict[str, None] = {}
         self.replace_all(secrets)

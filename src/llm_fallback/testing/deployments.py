@@ -8,6 +8,7 @@ from threading import Condition
 from time import monotonic
 from typing import Any
 
+from llm_fallback._forks import after_fork_in_child
 from llm_fallback.errors import did_you_mean
 from llm_fallback.spec.secrets import REDACTED, is_secret_name
 from llm_fallback.testing.scripts import Script, Scripted, Step, step
@@ -131,9 +132,14 @@ class RequestLog:
 
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
         self.now = now
-        self._changed = Condition()
         self._received: dict[int, Received] = {}
         self._last = 0
+        self._begin()
+        # A thread that is waiting in the parent holds a condition that nobody in the child would ever give back.
+        after_fork_in_child(self, RequestLog._begin)
+
+    def _begin(self) -> None:
+        self._changed = Condition()
 
     def add(self, received: Received) -> int:
         """Log a request; returns its number."""
