@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from llm_fallback import build_chat_model
 from llm_fallback.testing import FakeServer, Reply
@@ -86,10 +87,27 @@ async def test_a_thousand_deployments_cost_a_call_no_more_than_two():
 
 
 async def test_what_a_call_costs_us_is_known():
-    """Course, breaker, deadlines, facts, the request and the reply."""
+    """Course, breaker, deadlines, facts, the request, its sending, the reply and the message."""
     with FakeServer({"a": "fine"}) as server:
         async with build_chat_model(server.spec(backend="vllm")) as model:
-            assert await own_steps(lambda: model.ainvoke("hi")) <= 280
+            assert await own_steps(lambda: model.ainvoke("hi")) <= 295
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+TURN = [
+    HumanMessage("What is the weather?"),
+    AIMessage("", tool_calls=[{"name": "f", "args": {"city": "Oslo"}, "id": "call_1"}]),
+    ToolMessage("rain", tool_call_id="call_1"),
+]
+
+
+async def test_a_turn_of_an_agent_costs_little_more_than_a_plain_call():
+    """A tool's answer in the history is written as plain texts are, without litellm."""
+    with FakeServer({"a": "fine"}) as server:
+        async with build_chat_model(server.spec(backend="vllm")) as model:
+            bound = model.bind_tools([TOOL])
+            plain, turn = [await own_steps(lambda said=said: bound.ainvoke(said)) for said in ("hi", TURN)]
+    assert turn <= 1.25 * plain
 
 
 async def test_what_a_chunk_costs_us_is_known():

@@ -15,7 +15,7 @@ from llm_fallback.litellm_adapter.direct import DirectExchange
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
 from tests.asking import MODES, ask
 from tests.corpus.cases import Reply, systems
-from tests.litellm_adapter.test_direct_and_relayed_alike import ASKED, heard
+from tests.litellm_adapter.test_direct_and_relayed_alike import heard, road_of
 
 (ANTHROPIC,) = [one for one in systems() if one.name == "anthropic"]
 REPLIES = {one.name: one for one in ANTHROPIC.replies if one.failure is None and len(one.ways) > 1}
@@ -58,13 +58,12 @@ async def told_by(way: str, name: str, mode: str, own: Mapping[str, Any] | None 
     async with serving(name) as (server, url):
         spec = {"model": SONNET, "api_key": "sk-ant-given", "api_base": url, **(own or {})}
         with heard(way), build_chat_model({"deployments": {"a": spec}, "chains": {"c": {"tiers": ["a"]}}}) as model:
-            runtime = model.runtime
-            kind = type(runtime.engine.transport.exchange(runtime.plan.targets["a"], {**ASKED, **words}, None))
+            road = await road_of(model, "a", **words)
             message = await ask(model, mode, **words)
     ((first, headers, body),) = server.asked
     left_out = ("host", "content-length", "accept-encoding", "user-agent", "connection", "x-llm-fallback")
     return {
-        "way": kind,
+        "way": road,
         "text": message.content,
         "reasoning": message.additional_kwargs.get("reasoning_content"),
         "calls": message.tool_calls,

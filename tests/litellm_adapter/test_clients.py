@@ -37,7 +37,7 @@ def test_a_loop_that_stands_still_closes_its_connection_when_it_goes_on(model):
         client = runner.run(opened_by(model))
         model.close()
         runner.run(asyncio.sleep(0.01))
-        assert client._session.closed
+        assert client.http.session.closed
 
 
 def test_whoever_waits_for_a_close_finds_the_connection_closed(model):
@@ -46,7 +46,7 @@ def test_whoever_waits_for_a_close_finds_the_connection_closed(model):
         client = runner.run(opened_by(model))
         model.close()
         runner.run(model.aclose())
-        assert client._session.closed
+        assert client.http.session.closed
 
 
 @pytest.mark.parametrize("backend", ["vllm", "openai-compatible"])
@@ -82,7 +82,7 @@ def test_a_model_is_closed_though_one_of_its_loops_is_gone(model):
         client = runner.run(opened_by(model))
         model.close()
         runner.run(asyncio.sleep(0.01))
-        assert client._session.closed
+        assert client.http.session.closed
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -96,7 +96,7 @@ def test_a_loop_that_ends_amid_a_close_ends_it(model, turns):
             await asyncio.sleep(0)
         return client
 
-    assert asyncio.run(closed_late())._session.closed
+    assert asyncio.run(closed_late()).http.session.closed
 
 
 @pytest.mark.parametrize("way", ["direct", "relayed"])

@@ -18,12 +18,15 @@ from litellm.integrations.custom_logger import CustomLogger
 from pydantic import SecretStr
 
 from llm_fallback import build_chat_model
-from llm_fallback.litellm_adapter.direct import DirectExchange
+from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
+from llm_fallback.litellm_adapter.direct import DirectExchange, TranslatedExchange
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
+from llm_fallback.litellm_adapter.request import DeploymentRequest
 from llm_fallback.litellm_adapter.translation import NotTranslated, translate
 from llm_fallback.litellm_adapter.transport import _login_headers
 from llm_fallback.testing import Cut, Empty, Fail, FakeServer, Garbage, Reply
 from tests.asking import MODES, STREAMED, ask
+from tests.plans import target
 
 BACKENDS = ("vllm", "openai-compatible", "litellm-proxy")
 CALLS = [
@@ -94,12 +97,18 @@ def answering(body: str, head: bytes = b"") -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
+async def road_of(model: FallbackChatModel, name: str, **words: Any) -> type:
+    """The road that a request to this deployment takes: DirectExchange, or LiteLLMExchange. Nothing is sent."""
+    transport, target = model.runtime.engine.transport, model.runtime.plan.targets[name]
+    exchange = transport.exchange(target, {**ASKED, **words}, target.credential.value)
+    return type(await exchange._choose() if isinstance(exchange, TranslatedExchange) else exchange)
+
+
 async def told_by(way: str, script: Any, mode: str, backend: str, **words: Any) -> dict[str, Any]:
     """All that a caller learns of a call whose first deployment plays a script, and what the server was sent."""
     with FakeServer({"first": script, "second": "from the second"}) as server, heard(way):
         with build_chat_model(server.spec(backend=backend, on_stream_break="hold")) as model:
-            kind = type(model.runtime.engine.transport.exchange(model.runtime.plan.targets["first"], ASKED, None))
-            assert kind is (DirectExchange if way == "direct" else LiteLLMExchange)
+            assert await road_of(model, "first") is (DirectExchange if way == "direct" else LiteLLMExchange)
             message = await ask(model, mode, **words)
         asked = [(request.body, request.headers.get("authorization")) for request in server.received("first")]
     facts = message.response_metadata["llm_fallback"]
@@ -250,10 +259,10 @@ async def test_a_connection_is_used_again():
     assert len(ports) == 1
 
 
-def test_litellm_answering_without_a_request_is_no_translation():
+async def test_litellm_answering_without_a_request_is_no_translation():
     """Then its own answer is the answer, and the deployment is asked through it whole from then on."""
     with pytest.raises(NotTranslated, match="without a request"):
-        translate({"model": "hosted_vllm/m", "api_base": "http://localhost/v1", "mock_response": "made up", **ASKED})
+        await translate(DeploymentRequest(target("a"), {**ASKED, "mock_response": "made up"}, None, set()))
 
 
 @pytest.mark.parametrize("listed", ["pre_call_rules", "post_call_rules"])
@@ -277,8 +286,7 @@ async def test_a_routers_own_callbacks_are_nobody_who_listens():
     with FakeServer({"a": "fine"}) as server:
         async with build_chat_model(server.spec(backend="vllm")) as model:
             assert model.router.model_list
-            target = model.runtime.plan.targets["a"]
-            assert isinstance(model.runtime.engine.transport.exchange(target, ASKED, None), DirectExchange)
+            assert await road_of(model, "a") is DirectExchange
             model.router.discard()
 
 
@@ -290,17 +298,16 @@ async def test_the_word_cache_is_nobody_who_listens_where_there_is_no_cache(monk
     monkeypatch.setattr(litellm, "input_callback", ["cache"])
     with FakeServer({"a": "fine"}) as server:
         async with build_chat_model(server.spec(backend="vllm")) as model:
-            transport, target = model.runtime.engine.transport, model.runtime.plan.targets["a"]
-            assert isinstance(transport.exchange(target, ASKED, None), DirectExchange)
+            assert await road_of(model, "a") is DirectExchange
             monkeypatch.setattr(litellm, "cache", object())
-            assert isinstance(transport.exchange(target, ASKED, None), LiteLLMExchange)
+            assert await road_of(model, "a") is LiteLLMExchange
 
 
-def test_a_request_shows_no_key():
+async def test_a_request_shows_no_key():
     """What is about to be sent holds the key; printing it must not."""
-    words = {"model": "hosted_vllm/m", "api_base": "http://localhost/v1", "api_key": "sk-canary", **ASKED}
-    request = translate(words)
-    assert request.headers["Authorization"] == "Bearer sk-canary"
+    own = target("a", params={"api_base": "http://localhost"})
+    request = await translate(DeploymentRequest(own, ASKED, SecretStr("sk-canary"), set()))
+    assert "Bearer sk-canary" in request.headers.values()
     assert json.loads(request.body)["messages"] == ASKED["messages"]
     assert "sk-canary" not in repr(request)
 

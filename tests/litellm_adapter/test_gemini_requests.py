@@ -22,7 +22,7 @@ from llm_fallback.litellm_adapter.direct import DirectExchange
 from llm_fallback.litellm_adapter.gemini_requests import needs_litellm
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
 from tests.asking import MODES, STREAMED, ask
-from tests.litellm_adapter.test_direct_and_relayed_alike import heard
+from tests.litellm_adapter.test_direct_and_relayed_alike import heard, road_of
 
 KEY = "AIza-canary-0123456789"
 WAYS = ("direct", "relayed")
@@ -161,7 +161,7 @@ async def test_a_reply_is_what_the_server_said(google: Google, way: str, mode: s
     """Text, thoughts, calls with their signature, the server's own usage and finish: each way, in every mode."""
     with heard(way), model_of(google) as model:
         kind = DirectExchange if way == "direct" else LiteLLMExchange
-        assert isinstance(exchange_for(model, [{"role": "user", "content": "hi"}]), kind)
+        assert await road_of(model, "gemini") is kind
         assert told(await ask(model, mode)) == SAID
     assert len(google.sent) == 1
 
@@ -271,8 +271,9 @@ async def test_what_is_sent_is_what_litellm_sends(
     model = model_of(google, params={"extra_headers": {"X-Team": "search"}})
     transport, target = model.runtime.engine.transport, model.runtime.plan.targets["gemini"]
     key = target.api_key
-    exchange = transport.exchange(target, {"messages": messages, "stream": stream, **words}, key)
-    assert isinstance(exchange, DirectExchange)
+    request = {"messages": messages, "stream": stream, **words}
+    assert await road_of(model, "gemini", **request) is DirectExchange
+    exchange = transport.exchange(target, request, key)
     await (exchange.next() if stream else exchange.reply())
     await exchange.close()
     own = {"api_base": google.url, "api_key": KEY, "extra_headers": {"X-Team": "search"}, "num_retries": 0}
@@ -319,7 +320,7 @@ async def test_what_is_to_be_cached_is_left_to_litellm(google: Google, mode: str
     with model_of(google) as model:
         messages = [HumanMessage([long]), AIMessage("Yes."), HumanMessage("And?")]
         assert told(await ask(model, mode, messages)) == SAID
-        assert isinstance(exchange_for(model, [{"role": "user", "content": "hi"}]), DirectExchange)
+        assert await road_of(model, "gemini") is DirectExchange
     assert [path.rpartition("/")[2].partition("?")[0] for _, path, _, _ in google.sent][:-1].count(
         "cachedContents"
     ) >= 1
@@ -353,20 +354,23 @@ async def test_nothing_that_a_message_points_to_is_fetched(google: Google, way: 
 
 
 @pytest.mark.parametrize("mode", ["ainvoke", "astream"])
-async def test_gemini_on_vertex_goes_through_litellm_and_is_read_off_the_wire(
+async def test_gemini_on_vertex_is_sent_with_the_token_that_litellm_gets(
     google: Google, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its token is litellm's to ask for; what came, how it ended and what it cost is the server's word."""
+    """Its token is litellm's to ask for, each time; what came, how it ended and what it cost is the server's word."""
+    issued: list[str] = []
 
     async def token(*_: Any, **__: Any) -> tuple[str, str]:
-        return "ya29.token", "project"
+        issued.append(f"ya29.{len(issued)}")
+        return issued[-1], "project"
 
     monkeypatch.setattr(litellm.main.vertex_chat_completion, "_ensure_access_token_async", token)
     own = {"model": "vertex_ai/gemini-2.5-flash", "api_key": None, "params": {"vertex_location": "europe-west1"}}
     with model_of(google, **own) as model:
-        assert isinstance(exchange_for(model, [{"role": "user", "content": "hi"}]), LiteLLMExchange)
-        assert told(await ask(model, mode)) == SAID
-        assert google.sent[0][2]["authorization"] == "Bearer ya29.token"
+        assert await road_of(model, "gemini") is DirectExchange
+        for _ in range(4):
+            assert told(await ask(model, mode)) == SAID
+            assert google.sent[-1][2]["authorization"] == f"Bearer {issued[-1]}"
         if mode == "astream":
             google.events = TALK[:3]
             with pytest.raises(StreamBroken):

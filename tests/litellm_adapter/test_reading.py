@@ -1,4 +1,4 @@
-"""Responses that litellm sent for and nobody there reads: they come to what our own requests come to."""
+"""Replies of hosted providers come to what those of one's own servers come to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.asking import ask
 from tests.litellm_adapter.test_direct_and_relayed_alike import ASKED, SAID_BY_LIBRARIES, SCRIPTS
 from tests.plans import target
 
-SENT_BY_LITELLM = ("moonshot", "deepinfra", "zai")
+HOSTED = ("moonshot", "deepinfra", "zai")
 """Providers in OpenAI's form: one asked through OpenAI's library, the others by litellm itself."""
 
 
@@ -37,7 +37,7 @@ async def told(model_name: str, script: Any, mode: str) -> dict[str, Any]:
             spec["deployments"]["first"] = asked
         with build_chat_model(spec) as model:
             exchange = model.runtime.engine.transport.exchange(model.runtime.plan.targets["first"], ASKED, None)
-            assert isinstance(exchange, LiteLLMExchange) is bool(model_name)
+            assert not isinstance(exchange, LiteLLMExchange)
             message = await ask(model, mode)
     facts = message.response_metadata["llm_fallback"]
     return {
@@ -54,15 +54,15 @@ async def told(model_name: str, script: Any, mode: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("mode", ["ainvoke", "astream"])
 @pytest.mark.parametrize("name", SCRIPTS)
-async def test_what_litellm_sent_for_is_read_as_what_we_sent_for(name, mode):
+async def test_a_hosted_provider_s_reply_is_read_as_one_s_own(name, mode):
     """Content, tool calls, usage, finish, attempts and the server's words: litellm's own reading loses some of each."""
-    [ours, *theirs] = [await told(provider, SCRIPTS[name], mode) for provider in ("", *SENT_BY_LITELLM)]
-    assert theirs == [ours] * len(SENT_BY_LITELLM)
+    [ours, *theirs] = [await told(provider, SCRIPTS[name], mode) for provider in ("", *HOSTED)]
+    assert theirs == [ours] * len(HOSTED)
 
 
-@pytest.mark.parametrize("provider", SENT_BY_LITELLM)
+@pytest.mark.parametrize("provider", HOSTED)
 async def test_a_stream_that_is_left_is_closed_at_its_server(provider):
-    """Though the request was litellm's."""
+    """As one's own is."""
     with FakeServer({"first": Stall(after_chunks=1)}) as server:
         spec = server.spec(backend="openai-compatible")
         address = spec["deployments"]["first"]["api_base"].rstrip("/")
@@ -81,7 +81,7 @@ async def test_a_stream_that_is_left_is_closed_at_its_server(provider):
             assert server.received("first")[0].client_gone_at
 
 
-@pytest.mark.parametrize("provider", SENT_BY_LITELLM)
+@pytest.mark.parametrize("provider", HOSTED)
 async def test_calls_side_by_side_do_not_read_each_other_s_replies(provider):
     """Each knows its own response."""
     scripts = {f"d{number}": Reply(f"answer {number}", chunks=2) for number in range(8)}

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from llm_fallback import build_chat_model
-from llm_fallback.litellm_adapter import translation_cache
-from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
+from llm_fallback.litellm_adapter import direct
 from llm_fallback.litellm_adapter.direct import DirectExchange
+from llm_fallback.litellm_adapter.http_client import HTTPRequest
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
-from llm_fallback.litellm_adapter.translation import HTTPRequest, NotTranslated, translate
+from llm_fallback.litellm_adapter.request import DeploymentRequest
+from llm_fallback.litellm_adapter.translation import LeftToLiteLLM, NotTranslated, translate
 from llm_fallback.testing import FakeServer
-
-ASKED = {"messages": [{"role": "user", "content": "?"}]}
+from tests.litellm_adapter.test_direct_and_relayed_alike import road_of
 
 
 def spec_of(server: FakeServer, **deployment: Any) -> dict[str, Any]:
     """One deployment called a."""
     return server.spec(backend="openai-compatible", deployments={"a": deployment})
-
-
-def way_of(model: FallbackChatModel) -> type:
-    runtime = model.runtime
-    return type(runtime.engine.transport.exchange(runtime.plan.targets["a"], ASKED, None))
 
 
 def test_a_parameter_one_model_does_not_take_is_sent_to_another_of_the_same_name():
@@ -41,35 +35,46 @@ def test_a_parameter_one_model_does_not_take_is_sent_to_another_of_the_same_name
     assert not told[0].get("dropped_params")
 
 
-def test_what_is_left_to_litellm_is_so_for_one_model_only(monkeypatch):
+class Odd:
+    """A litellm that does something else than send one request."""
+
+    def __init__(self, error: type[Exception] = NotTranslated, model: str = "") -> None:
+        self.error, self.model, self.times = error, model, 0
+
+    async def __call__(self, wanted: DeploymentRequest, *others: Any) -> HTTPRequest:
+        self.times += 1
+        if wanted.target.model.endswith(self.model):
+            raise self.error("odd")
+        return await translate(wanted, *others)
+
+
+async def test_what_is_left_to_litellm_is_so_for_one_model_only(monkeypatch):
     """Another one that has its name after a reload goes its own way."""
-
-    def odd(words: Mapping[str, Any]) -> HTTPRequest:
-        if words["model"].endswith("/odd"):
-            raise NotTranslated("odd")
-        return translate(words)
-
-    monkeypatch.setattr(translation_cache, "translate", odd)
+    monkeypatch.setattr(direct, "translate", Odd(model="odd"))
     with FakeServer({"a": "x"}) as server:
         with build_chat_model(spec_of(server, model="odd")) as model:
-            ways = [way_of(model)]
+            roads = [await road_of(model, "a")]
             model.reload(spec_of(server))
-            ways.append(way_of(model))
-    assert ways == [LiteLLMExchange, DirectExchange]
+            roads.append(await road_of(model, "a"))
+    assert roads == [LiteLLMExchange, DirectExchange]
 
 
-def test_what_is_left_to_litellm_is_not_tried_again(monkeypatch):
+async def test_what_is_left_to_litellm_is_not_tried_again(monkeypatch):
     """Finding out costs as much as a call."""
-    tried: list[str] = []
-
-    def odd(words: Mapping[str, Any]) -> HTTPRequest:
-        tried.append(words["model"])
-        raise NotTranslated("odd")
-
-    monkeypatch.setattr(translation_cache, "translate", odd)
+    monkeypatch.setattr(direct, "translate", odd := Odd())
     with FakeServer({"a": "x"}) as server, build_chat_model(spec_of(server)) as model:
-        assert [way_of(model) for _ in range(3)] == [LiteLLMExchange] * 3
-    assert len(tried) == 1
+        assert [(await model.ainvoke("hi")).content for _ in range(3)] == ["x"] * 3
+    assert odd.times == 1
+
+
+async def test_a_request_of_a_kind_is_left_to_litellm_for_itself_alone(monkeypatch):
+    """The next one of the deployment may be of another."""
+    monkeypatch.setattr(direct, "translate", odd := Odd(LeftToLiteLLM))
+    with FakeServer({"a": "x"}) as server, build_chat_model(spec_of(server)) as model:
+        assert [(await model.ainvoke("hi")).content for _ in range(3)] == ["x"] * 3
+        monkeypatch.undo()
+        assert await road_of(model, "a") is DirectExchange
+    assert odd.times == 3
 
 
 def test_another_deployment_of_the_same_name_is_asked_at_its_own_address():
@@ -98,3 +103,19 @@ def test_of_a_deployment_that_is_no_more_nothing_stays_in_memory(reloaded):
             gc.collect()
             transport = model.runtime.engine.transport
             assert set(transport._memories) <= set(model.runtime.plan.targets.values())
+
+
+def test_explain_tells_the_road_of_each_deployment():
+    """Also of those that only a long prompt goes to."""
+    spec = {
+        "deployments": {
+            "own": {"backend": "vllm", "model": "m", "api_base": "http://localhost:8000"},
+            "hosted": {"model": "anthropic/claude-sonnet-4-5"},
+            "other": {"model": "replicate/meta/meta-llama-3-8b-instruct"},
+            "judged": {"model": "openai/gpt-4.1", "params": {"guardrails": ["pii"]}},
+        },
+        "chains": {"c": {"tiers": ["own", "hosted", "other"], "on_context_window": ["judged"]}},
+    }
+    with build_chat_model(spec) as model:
+        roads = model.explain()["roads"]
+    assert roads == {"own": "direct", "hosted": "direct", "other": "relayed", "judged": "relayed"}

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -25,12 +26,16 @@ from litellm.litellm_core_utils.core_helpers import map_finish_reason
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from openai import AsyncOpenAI
 from packaging.version import Version
+from pydantic import SecretStr
 
 from llm_fallback import build_chat_model
+from llm_fallback.litellm_adapter import translation
 from llm_fallback.litellm_adapter.errors import links_of
+from llm_fallback.litellm_adapter.request import DeploymentRequest
 from llm_fallback.litellm_adapter.translation import translate
 from llm_fallback.spec.providers import KEY_VARIABLES
 from llm_fallback.testing import FakeServer
+from tests import plans
 
 MODELS = {
     "anthropic_text": "anthropic_text/claude-2",
@@ -259,45 +264,38 @@ class TestClients:
         assert find_spec(module) is not None
 
 
+def asking(model: str, **words: Any) -> DeploymentRequest:
+    """A request for the model, at an address where nobody is."""
+    target = replace(plans.target("a"), parameters={"model": model, "api_base": "http://localhost/v1"})
+    request = {"messages": [{"role": "user", "content": "hi"}], **words}
+    return DeploymentRequest(target, request, SecretStr("sk-given"), set())
+
+
 class TestTranslation:
-    """`litellm_adapter/translation.py` asks litellm for a request and sends it itself. Were any of this to change,
-    requests would go through litellm whole: dearer, not wrong."""
+    """`litellm_adapter/translation.py` lets litellm write a request and takes it where it would be sent. Were any of
+    this to change, requests would go through litellm whole: dearer, not wrong."""
 
     @pytest.mark.parametrize("provider", ["hosted_vllm", "openai", "litellm_proxy"])
     @pytest.mark.parametrize("stream", [False, True])
-    def test_a_request_is_ready_before_anything_is_waited_for(self, provider, stream):
-        """`completion(acompletion=True)` gives a coroutine whose first step ends in the client it was given."""
-        request = translate(
-            {
-                "model": f"{provider}/m",
-                "api_base": "http://localhost/v1",
-                "api_key": "sk-given",
-                "messages": [{"role": "user", "content": "hi"}],
-                "stream": stream,
-                "temperature": 0.5,
-                "extra_body": {"top_k": 3},
-                "extra_headers": {"X-Team": "search"},
-            }
-        )
-        body = json.loads(request.body)
+    async def test_a_request_is_taken_where_it_would_be_sent(self, provider, stream):
+        """`litellm.main.completion(acompletion=True)` is awaited, and lets through what is no Exception."""
+        own = {"temperature": 0.5, "extra_body": {"top_k": 3}, "extra_headers": {"X-Team": "search"}}
+        request = await translate(asking(f"{provider}/m", **own, stream=stream))
+        body, headers = json.loads(request.body), {name.lower(): text for name, text in request.headers.items()}
         assert request.url == "http://localhost/v1/chat/completions"
-        assert request.headers["Authorization"] == "Bearer sk-given"
-        assert request.headers["X-Team"] == "search"
+        assert (headers["authorization"], headers["x-team"]) == ("Bearer sk-given", "search")
         assert (body["model"], body["temperature"], body["top_k"]) == ("m", 0.5, 3)
         assert body.get("stream", False) is stream
 
-    def test_a_refused_parameter_is_refused_before_that(self):
-        """Then litellm is asked whole, which names the parameter to drop."""
+    async def test_a_refused_parameter_is_refused_before_that(self):
+        """It names the parameter to drop."""
         with pytest.raises(litellm.UnsupportedParamsError):
-            translate(
-                {
-                    "model": "openai/gpt-5",
-                    "api_base": "http://localhost/v1",
-                    "api_key": "none",
-                    "messages": [{"role": "user", "content": "hi"}],
-                    "temperature": 0.1,
-                }
-            )
+            await translate(asking("openai/gpt-5", temperature=0.1))
+
+    def test_the_log_that_spares_one_can_be_made(self):
+        """A private class: without it every request goes through litellm whole."""
+        assert translation.Logging is not None
+        assert translation._unread_log() is not None
 
     def test_words_of_how_a_reply_ended_have_one_spelling(self):
         """`map_finish_reason` gives ours the words that litellm's own chunks have."""

@@ -18,7 +18,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, model_validator
@@ -32,7 +32,6 @@ from llm_fallback.chat_model.conversion import (
     count_tokens,
     iter_reply,
     keep_thoughts,
-    read_tool_calls,
     to_call,
 )
 from llm_fallback.chat_model.driver import aanswer_question, answer_question
@@ -40,7 +39,7 @@ from llm_fallback.chat_model.lazy_field import LazyField
 from llm_fallback.chat_model.portal import portal
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.chat_model.structured import OutputFormat, structured, with_raw
-from llm_fallback.engine.engine import Answered, CallerQuestion
+from llm_fallback.engine.engine import CallerQuestion
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.ping import TIMEOUT_S
 from llm_fallback.engine.protocol.reader import LOGPROBS
@@ -93,7 +92,8 @@ class ChainChatModel(BaseChatModel):
         return self.model_copy(update={"chain": name, "model": name})
 
     def explain(self, chain: str | None = None) -> dict[str, Any]:
-        """What one call may do, as plain data: tiers, the most requests, the most seconds."""
+        """What one call may do, as plain data: tiers, the most requests, the most seconds; and by which road each
+        deployment is asked: `direct`, or `relayed` through litellm whole, as all are while somebody listens to it."""
         return explain(self._plan(chain))
 
     def state(self) -> dict[str, dict[str, Any]]:
@@ -379,22 +379,6 @@ class ChainChatModel(BaseChatModel):
             del metadata["provider_specific_fields"]
             attach_metadata(chunk.message, answer)
             chunk.message.chunk_position = "last"
-
-    def _finish_result(self, result: ChatResult, answer: Answered) -> ChatResult:
-        """Put the metadata, and the served model's name, on a whole reply."""
-        result.llm_output = {**(result.llm_output or {}), "model_name": answer.model_name}
-        choices = [] if answer.reply is None else answer.reply.raw["choices"]
-        for generation, choice in zip(result.generations, choices, strict=False):
-            attach_metadata(generation.message, answer)
-            if choice[LOGPROBS] is not None:
-                generation.message.response_metadata[LOGPROBS] = choice[LOGPROBS]
-            if SIGNED in (generation.message.additional_kwargs.get("provider_specific_fields") or ()):
-                keep_thoughts(generation.message)
-            if isinstance(generation.message, AIMessage):
-                if answer.reply is not None and answer.reply.usage is None:
-                    generation.message.usage_metadata = None  # Not known, which is not nothing.
-                read_tool_calls(generation.message, (generation.generation_info or {}).get("finish_reason"))
-        return result
 
     def _convert_cached_generations(self, cache_val: list[Generation]) -> list[ChatGeneration]:
         return super()._convert_cached_generations([as_cached(generation) for generation in cache_val])

@@ -380,20 +380,6 @@ def keep_thoughts(message: BaseMessage) -> None:
         del message.additional_kwargs["provider_specific_fields"]
 
 
-def read_tool_calls(message: AIMessage, finish: str | None) -> None:
-    """Take the tool calls of a whole message from what the server sent, so that every way of asking has the same.
-
-    ChatLiteLLM takes arguments that are no object for none, and a call without arguments for an invalid one.
-    """
-    documents = message.additional_kwargs.get("tool_calls")
-    if not documents:
-        return
-    message.tool_calls, message.invalid_tool_calls = [], []
-    for document in documents:
-        function = document["function"]
-        _add_tool_call(message, ToolCallPart(0, document["id"], function["name"], function["arguments"]), finish)
-
-
 def to_message(partial: PartialReply) -> AIMessage:
     """What was delivered or is to be judged, as a message; tool calls that do not parse are invalid ones."""
     message = AIMessage(
@@ -402,12 +388,15 @@ def to_message(partial: PartialReply) -> AIMessage:
         response_metadata={"finish_reason": openai_finish(partial.finish)} if partial.finish else {},
     )
     for _, part in sorted(partial.tool_calls.items()):
-        _add_tool_call(message, part, partial.finish)
+        add_tool_call(message, part, partial.finish)
     return message
 
 
-def _add_tool_call(message: AIMessage, part: ToolCallPart, finish: str | None) -> None:
-    """Not by way of AIMessageChunk: that completes arguments that break off, and half a call would pass for one."""
+def add_tool_call(message: AIMessage, part: ToolCallPart, finish: str | None) -> None:
+    """Add a call of a whole message, or an invalid one where its arguments are no object.
+
+    Not by way of AIMessageChunk: that completes arguments that break off, and half a call would pass for one.
+    """
     arguments = _arguments(part, finish)
     if arguments is not None:
         message.tool_calls.append(tool_call(name=part.name or "", args=arguments, id=part.id))

@@ -364,6 +364,11 @@ class AttemptExecution:
         request = self.request
         return self.out_of_time and self._began - request.call_began > request.total_s / 2
 
+    def _cleaned(self, told: Provenance) -> Provenance:
+        """The server's names, struck out where a key is among them; looked for once, as there hardly ever is."""
+        redact, names = self._engine.redact, "\n".join([name or "" for name in told])
+        return told if redact(names) == names else Provenance(*[name and redact(name) for name in told])
+
     def _fact(self, outcome: Outcome, fault: Fault | None, now: float) -> Attempt:
         target = self.member.target
         usage, estimated = self._usage(outcome)
@@ -372,10 +377,7 @@ class AttemptExecution:
         cost = self._cost(usage, latency_s - unbilled_s)
         exchange = self._exchange
         if exchange is not None:
-            redact, (request_id, reply_id, system) = self._engine.redact, exchange.provenance
-            self.provenance = Provenance(
-                request_id and redact(request_id), reply_id and redact(reply_id), system and redact(system)
-            )
+            self.provenance = self._cleaned(exchange.provenance)
         return Attempt(
             deployment=target.name,
             model=target.model,

@@ -44,7 +44,7 @@ class BodyRefused(Exception):
 
 
 class BoundedBody:
-    """A body of at most so many bytes. The base of a byte stream of whichever httpx reads it."""
+    """A body of at most so many bytes."""
 
     def __init__(self, stream: Any, encoding: str, most: int, refuse: Refuse) -> None:
         self._stream, self._encoding, self._most, self._refuse = stream, encoding, most, refuse
@@ -130,20 +130,33 @@ class _Inflater:
         return self._next_piece(data)
 
 
+def bounded(stream: Any, status: int, encoding: str, most: int, refuse: Refuse) -> BoundedBody | BoundedError:
+    """A bounded body in place of a response's own `stream`. `encoding` is its `content-encoding`."""
+    encoding = encoding.strip().lower()
+    if status >= LEAST_ERROR:
+        return BoundedError(BoundedBody(stream, encoding, LONGEST_ERROR, _Flaw))
+    return BoundedBody(stream, encoding, most, refuse)
+
+
 def bound_body(response: Any, byte_stream: type, most: int, refuse: Refuse) -> None:
-    """Put a bounded body in place of a response's own, as a byte stream of the class its httpx takes."""
-    encoding = response.headers.get("content-encoding", "")
-    if encoding:
-        del response.headers["content-encoding"]
-        encoding = encoding.strip().lower()
-    if response.status_code >= LEAST_ERROR:
-        body = BoundedBody(response.stream, encoding, LONGEST_ERROR, _Flaw)
-        response.stream = _of_class(BoundedError, byte_stream)(body)
-    else:
-        response.stream = _of_class(BoundedBody, byte_stream)(response.stream, encoding, most, refuse)
+    """Put a bounded body in place of the own one of a response of httpx's, as a byte stream of the class it takes."""
+    encoding = response.headers.pop("content-encoding", "")
+    body = bounded(response.stream, response.status_code, encoding, most, refuse)
+    response.stream = _stream_class(byte_stream)(body)
 
 
 @cache
-def _of_class(body: type, byte_stream: type) -> Any:
-    """The kind of body that is a byte stream of that httpx."""
-    return type(body.__name__, (body, byte_stream), {})
+def _stream_class(byte_stream: type) -> Any:
+    """Bodies as byte streams of that httpx, which looks at the class."""
+
+    class Stream(byte_stream):  # type: ignore[misc]
+        def __init__(self, body: BoundedBody | BoundedError) -> None:
+            self._body = body
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return aiter(self._body)
+
+        async def aclose(self) -> None:
+            await self._body.aclose()
+
+    return Stream

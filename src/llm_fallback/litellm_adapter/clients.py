@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from functools import cached_property
 
-import litellm
 from aiohttp import ClientResponse, ClientSession, DummyCookieJar
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, VerifyTypes, get_ssl_configuration
 from multidict import CIMultiDict, CIMultiDictProxy
 from openai import AsyncOpenAI
 
 from llm_fallback.litellm_adapter.connections import bounded_connector
+from llm_fallback.litellm_adapter.http_client import HTTPClient
 from llm_fallback.litellm_adapter.wire_tap import HOOKS
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.providers import PROVIDERS, split_model
@@ -43,17 +42,20 @@ class LoopClient:
     """
 
     def __init__(self, verify: VerifyTypes) -> None:
-        # litellm's own session waits for one of 500 connections to a host.
-        self._session = ClientSession(
-            connector=bounded_connector(),
-            cookie_jar=DummyCookieJar(),
-            response_class=_PlainResponse,
-            trust_env=litellm.aiohttp_trust_env or os.environ.get("AIOHTTP_TRUST_ENV", "").lower() == "true",
-        )
-        self.handler = AsyncHTTPHandler(
-            timeout=SOCKET_TIMEOUT_S, event_hooks=HOOKS, ssl_verify=verify, shared_session=self._session
-        )
+        self._verify = verify
+        self.http = HTTPClient(verify)
         self._closing: asyncio.Task[None] | None = None
+
+    @cached_property
+    def handler(self) -> AsyncHTTPHandler:
+        """For what litellm sends by itself."""
+        return AsyncHTTPHandler(
+            timeout=SOCKET_TIMEOUT_S, event_hooks=HOOKS, ssl_verify=self._verify, shared_session=self._relayed
+        )
+
+    @cached_property
+    def _relayed(self) -> ClientSession:
+        return ClientSession(connector=bounded_connector(), cookie_jar=DummyCookieJar(), response_class=_PlainResponse)
 
     async def open(self, forget: Callable[[], object]) -> None:
         """`forget` is called before it closes, so that nobody is handed a client on its way out."""
@@ -85,8 +87,10 @@ class LoopClient:
         return self._closing
 
     async def _close(self) -> None:
-        await self.handler.close()
-        await self._session.close()
+        await self.http.close()
+        if "handler" in vars(self):
+            await self.handler.close()
+            await self._relayed.close()
 
 
 class ClientPool:
@@ -96,7 +100,7 @@ class ClientPool:
         self._clients: dict[asyncio.AbstractEventLoop, LoopClient] = {}
         self._verify: VerifyTypes | None = None
 
-    async def client(self) -> AsyncHTTPHandler:
+    async def client(self) -> LoopClient:
         """This loop's client."""
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
@@ -105,7 +109,7 @@ class ClientPool:
                 # It looks for files, and no event loop may wait for a disk.
                 self._verify = await asyncio.to_thread(get_ssl_configuration)
             client = self._clients.get(loop) or await self._opened(loop, self._verify)
-        return client.handler
+        return client
 
     async def _opened(self, loop: asyncio.AbstractEventLoop, verify: VerifyTypes) -> LoopClient:
         client = self._clients[loop] = LoopClient(verify)

@@ -7,6 +7,7 @@ in it: of ten thousand, while the event loop stands still and no deadline fires.
 from __future__ import annotations
 
 from functools import partial
+from ssl import SSLContext
 from typing import cast
 
 from aiohttp import TCPConnector
@@ -36,8 +37,8 @@ class BoundedConnection(ResponseHandler):
                 return
 
 
-def bounded_connector() -> TCPConnector:
+def bounded_connector(certificates: SSLContext | bool = True) -> TCPConnector:
     """Any number of connections to a host: the wait for one to be free would count as the server's."""
-    connector, kind = TCPConnector(limit=0), cast("type[ResponseHandler]", BoundedConnection)
+    connector, kind = TCPConnector(limit=0, ssl=certificates), cast("type[ResponseHandler]", BoundedConnection)
     connector._factory = partial(kind, loop=connector._loop)
     return connector

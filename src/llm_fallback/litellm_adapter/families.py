@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from llm_fallback.engine.protocol.anthropic_messages import AnthropicReader
 from llm_fallback.engine.protocol.bedrock_converse import ConverseReader
@@ -14,47 +16,97 @@ from llm_fallback.engine.protocol.gemini import GeminiReader
 from llm_fallback.engine.protocol.ollama import OllamaReader
 from llm_fallback.engine.protocol.openai_chat import OpenAIReader
 from llm_fallback.engine.protocol.reader import ReplyReader
+from llm_fallback.litellm_adapter.message_writers import (
+    AnthropicWriter,
+    ConverseWriter,
+    GeminiWriter,
+    MessageWriter,
+    OllamaWriter,
+    OpenAIWriter,
+    Unusual,
+)
 from llm_fallback.litellm_adapter.request import DeploymentRequest
 from llm_fallback.plan.plan import Target
 
 _READERS: Mapping[str, type[ReplyReader]] = {
     "anthropic": AnthropicReader,
+    "bedrock": ConverseReader,
+    "cohere": CohereReader,
+    "cohere_chat": CohereReader,
     "gemini": GeminiReader,
+    "ollama_chat": OllamaReader,
     "vertex_ai": GeminiReader,
 }
-"""By litellm's name for the provider. All others whose wire is tapped speak OpenAI's."""
+"""By litellm's name for the provider: the protocol of most of its models. All others speak OpenAI's."""
 
 
 def reader_for(target: Target) -> ReplyReader:
-    """A reader of one reply of this deployment."""
-    reader = _READERS.get(target.litellm_provider, OpenAIReader)(target.finish_reasons)
+    """A reader of one reply of this deployment, as its provider says."""
+    return _prepared(_READERS.get(target.litellm_provider, OpenAIReader), target)
+
+
+def reader_of(url: str, target: Target) -> ReplyReader:
+    """A reader of the reply to a request of this deployment: a provider may serve models in several protocols, and the
+    address tells which one it is."""
+    protocol = _protocol(urlsplit(url).path)
+    return _prepared(protocol.reader if protocol else OpenAIReader, target)
+
+
+def _prepared(kind: type[ReplyReader], target: Target) -> ReplyReader:
+    reader = kind(target.finish_reasons)
     reader.signer = target.signer
     return reader
-
-
-_ADDRESSES: tuple[tuple[re.Pattern[str], type[ReplyReader]], ...] = (
-    (re.compile(r"/chat/completions$|/text/chat(_stream)?$"), OpenAIReader),  # The second are watsonx's.
-    (re.compile(r"/v1/messages$|/publishers/anthropic/.+:(streamRawPredict|rawPredict)$"), AnthropicReader),
-    (re.compile(r":(streamGenerateContent|generateContent)$"), GeminiReader),
-    (re.compile(r"/model/.+/converse(-stream)?$"), ConverseReader),
-    (re.compile(r"/v2/chat$"), CohereReader),
-    (re.compile(r"/api/chat$"), OllamaReader),
-)
-"""Protocols by the paths of the requests that litellm sends."""
-
-_ASKS_FOR_A_STREAM = re.compile(rb'(?<!\\)"stream": ?true')
 
 
 def reader_for_sent(request: Any, wanted: DeploymentRequest) -> ReplyReader | None:
     """A reader of the reply to a request that litellm sent; None where only litellm knows what to make of it: another
     protocol, or tools of other names, whose calls it brings into the caller's form."""
-    path = request.url.path
-    found = next((reader for address, reader in _ADDRESSES if address.search(path)), None)
-    if found is None or has_other_tools(request.content, wanted.words):
+    if not speaks_a_known_protocol(request) or has_other_tools(request.content, wanted.words):
         return None
-    reader = found(wanted.target.finish_reasons)
-    reader.signer = wanted.target.signer
-    return reader
+    return reader_of(str(request.url), wanted.target)
+
+
+def writer_of(url: str) -> MessageWriter:
+    """A writer of messages as they stand in requests to this address. Raises Unusual where only litellm writes them."""
+    protocol = _protocol(urlsplit(url).path)
+    if protocol is None or protocol.writer is None:
+        raise Unusual
+    return protocol.writer
+
+
+def speaks_a_known_protocol(request: Any) -> bool:
+    """Whether a request of litellm's has an address by which its protocol is known."""
+    return _protocol(request.url.path) is not None
+
+
+class _Protocol(NamedTuple):
+    """A protocol, and how the paths of its requests look."""
+
+    paths: re.Pattern[str]
+    reader: type[ReplyReader]
+    writer: MessageWriter | None
+
+
+@lru_cache(maxsize=1024)
+def _protocol(path: str) -> _Protocol | None:
+    return next((protocol for protocol in _PROTOCOLS if protocol.paths.search(path)), None)
+
+
+_PROTOCOLS = (
+    # The second are watsonx's.
+    _Protocol(re.compile(r"/chat/completions$|/text/chat(_stream)?$"), OpenAIReader, OpenAIWriter()),
+    _Protocol(
+        re.compile(r"/v1/messages$|/publishers/anthropic/.+:(streamRawPredict|rawPredict)$"),
+        AnthropicReader,
+        AnthropicWriter(),
+    ),
+    _Protocol(re.compile(r":(streamGenerateContent|generateContent)$"), GeminiReader, GeminiWriter()),
+    _Protocol(re.compile(r"/model/.+/converse(-stream)?$"), ConverseReader, ConverseWriter()),
+    _Protocol(re.compile(r"/v2/chat$"), CohereReader, None),
+    _Protocol(re.compile(r"/api/chat$"), OllamaReader, OllamaWriter()),
+)
+
+_ASKS_FOR_A_STREAM = re.compile(rb'(?<!\\)"stream": ?true')
 
 
 _WITH_TOOLS = ("tools", "functions", "response_format")

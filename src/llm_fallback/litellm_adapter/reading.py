@@ -1,10 +1,12 @@
-"""The reading of one HTTP response: of our own request, or of one that litellm sent."""
+"""The reading of one HTTP response."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from typing import Protocol
 
 import httpx
 
@@ -18,14 +20,42 @@ _DRAIN_TIMEOUT_S = 0.05
 again."""
 
 
+class ReadableResponse(Protocol):
+    """A response to be read, of whichever library."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    def reads(self) -> AsyncIterator[bytes]:
+        """The body, in pieces as they come."""
+        ...
+
+    async def whole(self) -> bytes:
+        """The whole body."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        ...
+
+
+class HttpxResponse:
+    """A response that litellm sent for."""
+
+    def __init__(self, http: httpx.Response) -> None:
+        self.status: int = http.status_code
+        self.headers: Mapping[str, str] = http.headers
+        self.reads, self.whole, self.close = http.aiter_bytes, http.aread, http.aclose
+
+
 class HTTPReading:
     """What comes of one response. Its methods let through what the HTTP library raises."""
 
-    def __init__(self, http: httpx.Response, reader: ReplyReader, clean: FaultCleaner, *, streamed: bool) -> None:
+    def __init__(self, http: ReadableResponse, reader: ReplyReader, clean: FaultCleaner, *, streamed: bool) -> None:
         self._http, self._clean = http, clean
         self.response = Response(reader, streamed=streamed)
-        self.response.begin(http.status_code, http.headers)
-        self._reads = http.aiter_bytes()
+        self.response.begin(http.status, http.headers)
+        self._reads = http.reads()
         self.ready: deque[Chunk] = deque()
         """Chunks that were read and not taken yet."""
         self._is_over = False
@@ -40,13 +70,13 @@ class HTTPReading:
         return await self._error() if self.response.is_error else None
 
     async def _error(self) -> Fault:
-        return self._clean(fault_of_response(self._http.status_code, self._http.headers, await self._http.aread()))
+        return self._clean(fault_of_response(self._http.status, self._http.headers, await self._http.whole()))
 
     async def reply(self) -> Reply | Fault:
         """The whole reply."""
         if self.response.is_error:
             return await self._error()
-        reply = self.response.reply(await self._http.aread())
+        reply = self.response.reply(await self._http.whole())
         return self._clean(reply) if isinstance(reply, Fault) else reply
 
     async def next(self) -> Chunk | StreamEnd | Fault:
@@ -65,7 +95,7 @@ class HTTPReading:
     async def close(self) -> None:
         """Drop the connection if the response is still under way. Never fails."""
         with suppress(Exception):  # The answer is not wanted any more, nor is how that fails.
-            await self._http.aclose()
+            await self._http.close()
 
     async def _drain(self) -> None:
         # A connection whose reply was not read to its end cannot be used again; how that fails concerns nobody.

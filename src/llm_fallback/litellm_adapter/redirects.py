@@ -18,6 +18,8 @@ from functools import partial, wraps
 from importlib import import_module
 from typing import Any
 
+from yarl import URL
+
 from llm_fallback.engine.transport import Fault
 from llm_fallback.litellm_adapter.body import ENCODINGS, BodyRefused, bound_body
 
@@ -36,6 +38,15 @@ class RedirectRefused(Exception):
     """Carries the refusal out of whichever HTTP library was about to follow."""
 
 
+class Taken(BaseException):
+    """Carries a request out of litellm in place of sending it. No Exception, so that nothing on the way takes it for a
+    failure."""
+
+    def __init__(self, request: Any) -> None:
+        super().__init__()
+        self.request = request
+
+
 @dataclass(slots=True)
 class Redirects:
     """The redirects of one request."""
@@ -46,6 +57,8 @@ class Redirects:
     """Host and path, in lower case, of what the messages point to: nothing of it is fetched."""
     refused: Fault | None = None
     """Why one was not followed, or a body not read."""
+    takes: bool = False
+    """Whether a request is to be taken instead of being sent."""
     sent: bool = False
     """Whether an httpx client has sent anything."""
     response: Any = None
@@ -53,14 +66,28 @@ class Redirects:
     _followed: bool = False
 
     def next_request(self, request: Any, response: Any, build: Callable[[], Any]) -> Any:
-        """The request that follows a redirect. Raises RedirectRefused unless it stays with the same server."""
-        following = _built(build) if response.status_code in _KEEPS_THE_REQUEST and not self._followed else None
-        if following is not None and _is_same_server(request.url, following.url):
+        """The request that follows a redirect of httpx's. Raises RedirectRefused unless it stays with the same
+        server."""
+        following = _built(build)
+        self._follow(response.status_code, request.url, None if following is None else following.url)
+        # httpx takes the authorization off on the way from http to https, but for the usual ports.
+        following.headers.update(_logins(request.headers))
+        return following
+
+    def next_url(self, status: int, source: URL, location: str) -> URL:
+        """The address that follows a redirect of aiohttp's. Raises RedirectRefused unless it stays with the same
+        server."""
+        target: URL | None = _built(lambda: source.join(URL(location)))
+        self._follow(status, source, target)
+        assert target is not None
+        return target
+
+    def _follow(self, status: int, source: Any, target: Any) -> None:
+        if status in _KEEPS_THE_REQUEST and not self._followed and target and _is_same_server(source, target):
             self._followed = True
-            # httpx takes the authorization off on the way from http to https, but for the usual ports.
-            following.headers.update(_logins(request.headers))
-            return following
-        self.refused = _refusal(request, response)
+            return
+        place = _server(target) if target else "no address"
+        self.refused = Fault("server_error", f"{_server(source)} redirects to {place} ({status}): not followed", status)
         raise RedirectRefused(self.refused.message)
 
     def check_link(self, request: Any) -> None:
@@ -147,6 +174,8 @@ def _watch_async(client: Any) -> None:
             return await send(self, *request, **options)
         if redirects.links:
             redirects.check_link(request[0])
+        if redirects.takes:
+            raise Taken(request[0])
         redirects.sent = True
         redirects.response = await send(self, *request, **options)
         return redirects.response
@@ -198,12 +227,6 @@ def _origin(url: Any) -> tuple[str, str, int | None]:
 
 def _logins(headers: Any) -> dict[str, str]:
     return {"Authorization": headers["Authorization"]} if "Authorization" in headers else {}
-
-
-def _refusal(request: Any, response: Any) -> Fault:
-    status, location = response.status_code, response.headers["location"]
-    target = _built(lambda: _server(request.url.join(location))) or "no address"
-    return Fault("server_error", f"{_server(request.url)} redirects to {target} ({status}): not followed", status)
 
 
 def _server(url: Any) -> str:

@@ -30,7 +30,7 @@ from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending
 from llm_fallback.litellm_adapter.families import asks_for_a_stream, reader_for, reader_for_sent
 from llm_fallback.litellm_adapter.links import places_of_links
 from llm_fallback.litellm_adapter.quiet import has_side_effects, quiet_logging, rewrites_replies
-from llm_fallback.litellm_adapter.reading import HTTPReading
+from llm_fallback.litellm_adapter.reading import HTTPReading, HttpxResponse
 from llm_fallback.litellm_adapter.redirects import Redirects, guarding
 from llm_fallback.litellm_adapter.request import DeploymentRequest, NotEncodable, guarded, overriding_headers
 from llm_fallback.litellm_adapter.wire_tap import WireTap
@@ -170,7 +170,7 @@ class LiteLLMExchange:
         reader = reader_for_sent(_asked(http), wanted)
         if reader is not None:
             wire_tap.untap(http)
-            self._reading = HTTPReading(http, reader, self._clean, streamed=wanted.streamed)
+            self._reading = HTTPReading(HttpxResponse(http), reader, self._clean, streamed=wanted.streamed)
         return self._reading
 
     async def close(self) -> None:
@@ -205,7 +205,7 @@ class LiteLLMExchange:
         target, parameters = self._wanted.target, self._wanted.parameters()
         self._wire.extra_headers = overriding_headers(parameters)
         if is_tapped(target):
-            handler = await self._clients.client()
+            handler = (await self._clients.client()).handler
             parameters["client"] = client_for(handler, target, parameters.get("api_key", ""))
         answer = await litellm.acompletion(**parameters)
         make_call = getattr(answer, "make_call", None)
@@ -235,7 +235,11 @@ class LiteLLMExchange:
             return self._wire.plain_reply()
         http = self._redirects.response
         reader = None if http is None else reader_for_sent(_asked(http), self._wanted)
-        return None if reader is None else await HTTPReading(http, reader, self._clean, streamed=False).reply()
+        return (
+            None
+            if reader is None
+            else await HTTPReading(HttpxResponse(http), reader, self._clean, streamed=False).reply()
+        )
 
     async def _next_chunk(self) -> Any:
         document = (await anext(self._stream)).model_dump()

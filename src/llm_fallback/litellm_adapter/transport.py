@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
+import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,12 +16,13 @@ from pydantic import SecretStr
 from llm_fallback.engine.ping import HttpPage
 from llm_fallback.engine.protocol.faults import FaultCleaner
 from llm_fallback.engine.transport import Exchange, Fault, RefusedExchange, Unsupported
-from llm_fallback.litellm_adapter.clients import ClientPool, is_tapped
-from llm_fallback.litellm_adapter.direct import DirectExchange
+from llm_fallback.litellm_adapter.clients import ClientPool
+from llm_fallback.litellm_adapter.direct import DirectExchange, TranslatedExchange
 from llm_fallback.litellm_adapter.errors import classes_of, fault_of_transfer
+from llm_fallback.litellm_adapter.http_client import HTTPRequest
 from llm_fallback.litellm_adapter.links import follows_a_link
 from llm_fallback.litellm_adapter.quiet import has_side_effects, warm_up
-from llm_fallback.litellm_adapter.redirects import Redirects, guard_clients, guarding
+from llm_fallback.litellm_adapter.redirects import Redirects, guard_clients
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
 from llm_fallback.litellm_adapter.request import (
     DeploymentRequest,
@@ -28,23 +30,11 @@ from llm_fallback.litellm_adapter.request import (
     guarded,
     with_headers,
 )
-from llm_fallback.litellm_adapter.translation import TRANSLATED, HTTPRequest, NotTranslated
-from llm_fallback.litellm_adapter.translation_cache import DeploymentMemory
+from llm_fallback.litellm_adapter.templates import DeploymentMemory
 from llm_fallback.plan.plan import Target
 from llm_fallback.plan.provider_credentials import missing_key
 from llm_fallback.spec.providers import KEY_VARIABLES
 from llm_fallback.spec.secrets import Redactor, is_secret_name
-
-logger = logging.getLogger("llm_fallback")
-
-_LITELLMS_OWN = frozenset(
-    {
-        *("mock_response", "mock_timeout", "mock_tool_calls", "cache", "caching", "prompt_id", "guardrails"),
-        *("success_callback", "failure_callback", "input_callback", "litellm_logging_obj", "fallbacks", "no-log"),
-        "thought_signature_in_tool_call_id",
-    }
-)
-"""Parameters of a deployment that ask something of litellm itself, which must then see reply and request."""
 
 _WAYS_IN = ("headers", "proxy_auth", "secret_manager_client", "enable_azure_ad_token_refresh")
 """Settings of litellm's module by which requests get a key of which no variable tells."""
@@ -75,22 +65,26 @@ class LiteLLMTransport:
         wanted = DeploymentRequest(target, request, api_key, memory.dropped)
         if follows_a_link(target.litellm_provider, wanted.messages):
             return RefusedExchange(Unsupported(("image_url",)))
-        translated = _translated(wanted, memory)
-        if translated is None:
+        if memory.is_left_to_litellm or target.road == "relayed" or has_side_effects() or _looks_for_a_login(wanted):
             return LiteLLMExchange(self._clients, self._clean, wanted)
-        return DirectExchange(self._clients, self._clean, wanted, translated)
+        known = memory.templates.known(wanted)
+        if known is not None:
+            return DirectExchange(self._clients, self._clean, wanted, known, memory.templates.login)
+        ask_whole = partial(LiteLLMExchange, self._clients, self._clean, wanted)
+        return TranslatedExchange(self._clients, self._clean, wanted, memory, ask_whole)
 
     async def get_page(self, target: Target, url: str, api_key: SecretStr | None) -> HttpPage | Fault:
         """A page of the deployment's server, asked for with what a request would carry."""
-        client, redirects = (await self._clients.client()).client, Redirects(target.most_reply_bytes)
-        headers = _login_headers(target, api_key)
+        client, redirects = await self._clients.client(), Redirects(target.most_reply_bytes)
+        request = HTTPRequest(url, _login_headers(target, api_key), b"")
 
         async def get() -> HttpPage:
-            with guarding(redirects):
-                response = await client.get(url, headers=headers)
-            return HttpPage(
-                response.status_code, _data(self._redactor(response.text)), response.elapsed.total_seconds()
+            began = time.perf_counter()
+            response = await client.http.send(
+                request, redirects, method="GET", ssl_verify=target.parameters.get("ssl_verify")
             )
+            text = (await response.whole()).decode(errors="replace")
+            return HttpPage(response.status, _data(self._redactor(text)), time.perf_counter() - began)
 
         def fault_of(error: Exception) -> Fault:
             return self._clean(redirects.refused or fault_of_transfer(error, classes_of(error), None), error)
@@ -123,31 +117,6 @@ def _litellm_was_told_a_key(provider: str) -> bool:
     told = {name for name, value in dict(vars(litellm)).items() if value and name.endswith(("_key", *_WAYS_IN))}
     makers = {name.removesuffix("_key").removesuffix("_api").replace("_", "") for name in told}
     return not told.isdisjoint({"api_key", *_WAYS_IN}) or any(maker in provider.replace("_", "") for maker in makers)
-
-
-def _translated(request: DeploymentRequest, memory: DeploymentMemory) -> HTTPRequest | None:
-    """The request as litellm would send it; None for one that is left to litellm: whatever is unusual, be it a
-    parameter to refuse, is done there as litellm does it."""
-    if memory.is_left_to_litellm or not _goes_direct(request.target) or _looks_for_a_login(request):
-        return None
-    try:
-        return memory.translations.translate(request)
-    except NotTranslated as why:
-        logger.info("%s is left to litellm: %s", request.target.name, why)
-        memory.is_left_to_litellm = True
-    except Exception:  # noqa: BLE001 - asked whole, litellm says it again, to somebody who listens
-        return None
-    return None
-
-
-def _goes_direct(target: Target) -> bool:
-    """Whether litellm need not see the reply: nobody asked it to, and its protocol is known here."""
-    return (
-        is_tapped(target)
-        and target.litellm_provider in TRANSLATED
-        and _LITELLMS_OWN.isdisjoint(target.parameters)
-        and not has_side_effects()
-    )
 
 
 def _looks_for_a_login(request: DeploymentRequest) -> bool:

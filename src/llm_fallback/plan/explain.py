@@ -21,6 +21,7 @@ def explain(chain: ChainPlan) -> dict[str, Any]:
         "tiers": _names(chain.tiers),
         "max_requests": len(members) + chain.retries.max + warmup_retries if members else 0,
         "max_seconds": chain.total_s,
+        "roads": {member.name: member.target.road for member in _everybody(chain)},
         "notes": list(_notes(chain)),
     }
 
@@ -28,6 +29,12 @@ def explain(chain: ChainPlan) -> dict[str, Any]:
 def _warmup_retries(chain: ChainPlan, member: Member) -> int:
     cold_start = member.target.cold_start
     return 0 if cold_start is None else warmup_retries_within(min(cold_start.max_wait_s, chain.total_s))
+
+
+def _everybody(chain: ChainPlan) -> Iterator[Member]:
+    """The members of the chain and of the tiers it turns to."""
+    for tiers in (chain.tiers, chain.on_context_window or (), chain.on_content_policy or ()):
+        yield from (member for tier in tiers for member in tier.members)
 
 
 def _names(tiers: Tiers) -> list[list[str]]:

@@ -16,13 +16,24 @@ from llm_fallback.errors import Mistake, unknown_chain
 from llm_fallback.plan.credential import Credential
 from llm_fallback.plan.pricing import Prices
 from llm_fallback.spec import Breaker, Budget, ColdStart, Hedge, Limits, Retries, Timeouts
-from llm_fallback.spec.providers import split_model
+from llm_fallback.spec.providers import DIRECT, split_model
 
 Feature = Literal["tools", "response_format", "images"]
 """What a request may need of a deployment. Sampling parameters are no features: they may be dropped."""
 
+Road = Literal["direct", "relayed"]
+
 _NO_LIMITS = Limits()
 
+
+_LITELLMS_OWN = frozenset(
+    {
+        *("mock_response", "mock_timeout", "mock_tool_calls", "cache", "caching", "prompt_id", "guardrails"),
+        *("success_callback", "failure_callback", "input_callback", "litellm_logging_obj", "fallbacks", "no-log"),
+        "thought_signature_in_tool_call_id",
+    }
+)
+"""Parameters of a deployment that ask something of litellm itself, which must then see reply and request."""
 
 _SIGNING = {"bedrock": "anthropic", "vertex_ai": "anthropic"}
 """Whose signatures hold at a provider of litellm's, where they are not its own: Anthropic's platforms are as one."""
@@ -65,6 +76,8 @@ class Target:
     """The backend, or litellm's name for the provider."""
     model_name: str = field(init=False)
     """The model without its provider, as LangChain's `model_name` wants it."""
+    road: Road = field(init=False)
+    """Whether its requests are sent and read here, or go through litellm whole."""
     signer: str = field(init=False)
     """Who signs what its model thinks: whose signatures hold there, and which model it is."""
 
@@ -77,6 +90,8 @@ class Target:
         object.__setattr__(self, "most_reply_bytes", int((self.limits or _NO_LIMITS).reply_mb * 2**20))
         provider = split_model(self.parameters.get("model", self.model))[0]
         object.__setattr__(self, "litellm_provider", provider)
+        is_direct = provider in DIRECT and _LITELLMS_OWN.isdisjoint(self.parameters)
+        object.__setattr__(self, "road", "direct" if is_direct else "relayed")
         object.__setattr__(self, "signer", f"{_SIGNING.get(provider, provider)}/{self.model_identity}")
 
     def is_translated_like(self, other: Target) -> bool:

@@ -58,20 +58,21 @@ _IDENTITIES: Mapping[str, _Identity] = {
 
 def secrets_in_variables(provider: str, environ: Mapping[str, str]) -> Iterator[str]:
     """The keys that a provider's deployment without one may be asked with: those that variables hold."""
-    names = (*_key_variables(provider), *_IDENTITIES.get(provider, _Identity()).secrets)
+    names = (*key_variables(provider), *_IDENTITIES.get(provider, _Identity()).secrets)
     return (environ[name] for name in names if environ.get(name))
-
-
-def _key_variables(provider: str) -> tuple[str, ...]:
-    return AZURE_KEYS if _IDENTITIES.get(provider) is _AZURE else KEY_VARIABLES.get(provider, ())
 
 
 def missing_key(provider: str, parameters: Mapping[str, Any], environ: Mapping[str, str]) -> str | None:
     """The variables of which one has to hold a key, as a text; None where one does, or there is another way in."""
-    variables = _key_variables(provider)
+    variables = key_variables(provider)
     if not variables or any(environ.get(name) for name in variables) or _has_identity(provider, parameters, environ):
         return None
     return " or ".join(variables)
+
+
+def key_variables(provider: str) -> tuple[str, ...]:
+    """The variables in which litellm looks for a provider's key; none where it logs in otherwise."""
+    return AZURE_KEYS if _IDENTITIES.get(provider) is _AZURE else KEY_VARIABLES.get(provider, ())
 
 
 def lacks_cloud_credentials(provider: str, parameters: Mapping[str, Any], environ: Mapping[str, str]) -> bool:

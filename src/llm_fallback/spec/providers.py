@@ -143,6 +143,38 @@ KEY_VARIABLES: dict[str, tuple[str, ...]] = {
 }
 """The variables litellm reads the key of a hosted provider from, for providers that are not to be asked without one."""
 
+_OPENAI_CHAT = frozenset(
+    {
+        *(
+            "ai21",
+            "ai21_chat",
+            "aiml",
+            "azure",
+            "azure_ai",
+            "baseten",
+            "cerebras",
+            "cloudflare",
+            "codestral",
+            "cometapi",
+        ),
+        *("compactifai", "custom_openai", "dashscope", "databricks", "deepinfra", "deepseek", "docker_model_runner"),
+        *("empower", "featherless_ai", "fireworks_ai", "friendliai", "galadriel", "gigachat", "github", "groq"),
+        *("helicone", "heroku", "hosted_vllm", "huggingface", "hyperbolic", "inception", "lambda_ai", "lemonade"),
+        *("litellm_proxy", "llamafile", "lm_studio", "meta_llama", "minimax", "mistral", "modelscope", "moonshot"),
+        *("morph", "nano-gpt", "nebius", "novita", "nscale", "nvidia_nim", "openai", "openrouter", "ovhcloud"),
+        *("perplexity", "poe", "publicai", "qwencloud", "sambanova", "scaleway", "snowflake", "synthetic"),
+        *("together_ai", "v0", "vercel_ai_gateway", "volcengine", "wandb", "watsonx", "xai", "xiaomi_mimo"),
+        *("xinference", "zai"),
+    }
+)
+"""Providers that speak OpenAI's chat protocol."""
+
+DIRECT = _OPENAI_CHAT | {
+    *("anthropic", "bedrock", "cohere", "cohere_chat", "gemini", "ollama_chat", "vertex_ai"),
+}
+"""Providers of which litellm only writes the requests: it would send them by an awaited httpx client, in a protocol
+that is read here."""
+
 _FAMILIES = (
     (re.compile(r"^(gpt-|chatgpt-|o\d(-|$)|ft:gpt)"), "openai"),
     (re.compile(r"^claude"), "anthropic"),

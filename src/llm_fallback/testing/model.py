@@ -15,6 +15,7 @@ from pydantic import Field
 
 from llm_fallback.chat_model.base import ChainChatModel, fields_of
 from llm_fallback.chat_model.caller import Listener
+from llm_fallback.chat_model.replies import to_result
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.virtual_clock import JumpingClock
@@ -27,7 +28,7 @@ from llm_fallback.spec import Spec
 from llm_fallback.spec.consistency import suggest
 from llm_fallback.spec.overrides import read_spec
 from llm_fallback.testing.deployments import FakeDeployments, Received
-from llm_fallback.testing.openai_chat import OpenAIChat, messages_of, result_of
+from llm_fallback.testing.openai_chat import OpenAIChat, messages_of
 from llm_fallback.testing.scripts import Scripted
 from llm_fallback.testing.transport import ScriptedTransport
 
@@ -104,7 +105,7 @@ class FakeChatModel(ChainChatModel, OpenAIChat):
         return messages_of(messages)
 
     def _result(self, answer: Any) -> ChatResult:
-        return self._finish_result(result_of(answer.reply.raw), answer)
+        return to_result(answer, chain=self.chain, several=True)
 
     @property
     def _identifying_params(self) -> dict[str, Any]:

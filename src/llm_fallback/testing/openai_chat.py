@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, conv
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -98,7 +98,8 @@ class OpenAIChat(BaseChatModel):
             is_first = False
 
     def _result(self, reply: Any) -> ChatResult:
-        return result_of(reply)
+        """LangChain's result of a whole reply."""
+        raise NotImplementedError
 
     def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         parameters = self._merged({**self._default_params, "stop": stop}, kwargs)
@@ -189,13 +190,6 @@ def _is_anthropics_picture(part: str | dict[Any, Any]) -> bool:
     return isinstance(part, dict) and part.get("type") == "image" and isinstance(part.get("source"), dict)
 
 
-def result_of(document: Mapping[str, Any]) -> ChatResult:
-    """LangChain's result of a whole reply."""
-    usage = document.get("usage") or {}
-    generations = [_generation(choice, usage) for choice in document["choices"]]
-    return ChatResult(generations=generations, llm_output={"token_usage": dict(usage)})
-
-
 def chunk_of(chunk: Mapping[str, Any], *, is_first: bool) -> ChatGenerationChunk:
     """LangChain's chunk of a chunk; the first one names the provider."""
     choice = chunk["choices"][0] if chunk["choices"] else {}
@@ -230,18 +224,6 @@ def usage_of(usage: Mapping[str, Any]) -> UsageMetadata:
     if reasoning is not None:
         metadata["output_token_details"] = OutputTokenDetails(reasoning=reasoning)
     return metadata
-
-
-def _generation(choice: Mapping[str, Any], usage: Mapping[str, Any]) -> ChatGeneration:
-    document = choice["message"]
-    message = AIMessage(
-        content=document.get("content") or "",
-        usage_metadata=usage_of(usage),
-        response_metadata={"model_provider": PROVIDER},
-    )
-    # Not by the constructor, which makes tool calls of them, and fails for arguments that are no object.
-    message.additional_kwargs = _additional_kwargs(document)
-    return ChatGeneration(message=message, generation_info={"finish_reason": choice.get("finish_reason")})
 
 
 _KEPT = ("reasoning_content", "tool_calls", "annotations", "provider_specific_fields")

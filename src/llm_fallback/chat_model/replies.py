@@ -1,0 +1,98 @@
+"""A whole reply as LangChain's message, the one that ChatLiteLLM makes of it, without the objects on its way there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.messages import AIMessage
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatResult
+
+from llm_fallback.chat_model.conversion import KEY, add_tool_call
+from llm_fallback.engine.engine import Answered
+from llm_fallback.engine.protocol.reader import GROUNDING, LOGPROBS
+from llm_fallback.engine.protocol.thinking import BLOCKS, SIGNED
+from llm_fallback.engine.transport import ToolCallPart
+
+PROVIDER = "litellm"
+"""The provider that ChatLiteLLM's replies name."""
+_SPECIFIC = "provider_specific_fields"
+
+
+def to_result(answer: Answered, *, chain: str, several: bool) -> ChatResult:
+    """LangChain's result of a whole reply; `several`: whether the caller asked for more than one choice."""
+    reply = answer.reply
+    assert reply is not None
+    document = reply.raw
+    choices = document["choices"] if several else document["choices"][:1]
+    usage = None if reply.usage is None else _usage_of(document["usage"])
+    output = {"token_usage": document["usage"], "model": chain, "model_name": answer.model_name}
+    specific = document.get(_SPECIFIC) or document.get(GROUNDING)
+    if specific:
+        output[_SPECIFIC] = specific
+    return ChatResult(generations=[_generation(choice, usage, answer) for choice in choices], llm_output=output)
+
+
+def _generation(choice: Mapping[str, Any], usage: UsageMetadata | None, answer: Answered) -> ChatGeneration:
+    document, finish, logprobs = choice["message"], choice["finish_reason"], choice[LOGPROBS]
+    metadata: dict[str, Any] = {
+        "model_name": answer.model_name,
+        "model_provider": PROVIDER,
+        **answer.provenance.as_metadata(),
+        KEY: answer.record.as_metadata(),
+    }
+    told = {"finish_reason": finish}
+    if logprobs is not None:
+        metadata[LOGPROBS] = told[LOGPROBS] = logprobs
+    message = AIMessage(
+        content=document["content"] or "", response_metadata=metadata, **_beside_text(document), usage_metadata=usage
+    )
+    calls = document.get("tool_calls")
+    if calls:
+        # Not by the constructor, which makes calls of them by itself, and fails for arguments that are no object.
+        message.additional_kwargs["tool_calls"] = calls
+    for call in calls or ():
+        function = call["function"]
+        add_tool_call(message, ToolCallPart(0, call["id"], function["name"], function["arguments"]), finish)
+    return ChatGeneration(message=message, generation_info=told)
+
+
+def _beside_text(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What ChatLiteLLM keeps in `additional_kwargs`."""
+    kept = {name: document[name] for name in _KEPT if document.get(name)}
+    specific = document.get(_SPECIFIC) or document.get(GROUNDING)
+    if specific:
+        kept[_SPECIFIC] = specific
+        if SIGNED in specific:
+            rest = dict(specific)
+            kept[BLOCKS] = rest.pop(SIGNED)
+            kept[_SPECIFIC] = rest
+            if not rest:
+                del kept[_SPECIFIC]
+    return {"additional_kwargs": kept} if kept else {}
+
+
+_KEPT = ("reasoning_content", "annotations")
+
+
+def _usage_of(document: Mapping[str, Any]) -> UsageMetadata:
+    """LangChain's usage, with details where the server gave them."""
+    usage = UsageMetadata(
+        input_tokens=document["prompt_tokens"],
+        output_tokens=document["completion_tokens"],
+        total_tokens=document["total_tokens"],
+    )
+    prompt, completion = document.get("prompt_tokens_details"), document.get("completion_tokens_details")
+    if prompt:
+        read, written = prompt.get("cached_tokens"), prompt.get("cache_creation_tokens")
+        details = InputTokenDetails()
+        if read is not None:
+            details["cache_read"] = read
+        if written is not None:
+            details["cache_creation"] = written
+        if details:
+            usage["input_token_details"] = details
+    if completion and completion.get("reasoning_tokens") is not None:
+        usage["output_token_details"] = OutputTokenDetails(reasoning=completion["reasoning_tokens"])
+    return usage

@@ -1,0 +1,119 @@
+"""Logins that are good for one request or for a while: signatures for Amazon, tokens for Google.
+
+A template holds none of them. They are put on a request when it goes out, made of what litellm and the clouds' own
+libraries find: keys, roles, files, the identity of the machine. Those libraries may have to ask somebody, and do so in
+threads; they are optional, and loaded by litellm when it first needs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import litellm
+
+from llm_fallback.litellm_adapter.http_client import HTTPRequest
+from llm_fallback.plan.plan import Target
+from llm_fallback.spec.secrets import unmask
+
+
+class Login(Protocol):
+    """How one deployment logs in."""
+
+    def strip(self, request: HTTPRequest) -> HTTPRequest:
+        """The request without its login."""
+        ...
+
+    async def put_on(self, request: HTTPRequest) -> HTTPRequest:
+        """The request with a login that is good now. Raises what the cloud's library raises."""
+        ...
+
+
+def login_of(target: Target, request: HTTPRequest) -> Login | None:
+    """How the deployment logged in to send this request; None where it did by what it was given."""
+    authorization = next((text for name, text in request.headers.items() if name.lower() == "authorization"), "")
+    if authorization.startswith(_SIGNED):
+        return AmazonSignature(target, authorization)
+    if target.litellm_provider == "vertex_ai" and authorization.startswith("Bearer "):
+        return GoogleToken(target)
+    return None
+
+
+RENEWED = frozenset({"bedrock", "vertex_ai"})
+"""litellm's providers whose logins are made here, anew for each request or when they end."""
+
+_SIGNED = "AWS4-HMAC-SHA256 "
+_OF_A_SIGNATURE = frozenset({"authorization", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256"})
+_CREDENTIALS = (
+    *("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "aws_region_name", "aws_session_name"),
+    *("aws_profile_name", "aws_role_name", "aws_web_identity_token", "aws_sts_endpoint", "aws_external_id"),
+)
+"""litellm's parameters that say who signs."""
+_KEYS = {"aws_access_key_id", "aws_secret_access_key", "aws_session_token", "aws_region_name"}
+
+
+class AmazonSignature:
+    """Signature Version 4, over the whole request, as litellm makes it: only these headers are signed."""
+
+    def __init__(self, target: Target, authorization: str) -> None:
+        """`authorization` is that of a signed request, which names its region and service."""
+        _, _, self._region, self._service, _ = authorization.partition("Credential=")[2].partition(",")[0].split("/")
+        self._given = {name: target.parameters[name] for name in _CREDENTIALS if name in target.parameters}
+        self._credentials: Any = None
+        """Keys that were given as such, and do not end."""
+
+    def strip(self, request: HTTPRequest) -> HTTPRequest:
+        return _without(request, _OF_A_SIGNATURE)
+
+    async def put_on(self, request: HTTPRequest) -> HTTPRequest:
+        credentials = self._credentials
+        if credentials is None:
+            credentials = await asyncio.get_running_loop().run_in_executor(None, self._found)
+            if "aws_access_key_id" in self._given and self._given.keys() <= _KEYS:
+                self._credentials = credentials
+        return self._signed(request, credentials)
+
+    def _found(self) -> Any:
+        from litellm.llms.bedrock.base_aws_llm import BaseAWSLLM
+
+        return BaseAWSLLM().get_credentials(**unmask({"aws_region_name": self._region, **self._given}))
+
+    def _signed(self, request: HTTPRequest, credentials: Any) -> HTTPRequest:
+        from botocore.auth import SigV4Auth
+        from botocore.awsrequest import AWSRequest
+
+        kind = {name: text for name, text in request.headers.items() if name.lower() == "content-type"}
+        signed = AWSRequest(method="POST", url=request.url, data=request.body, headers=kind)
+        SigV4Auth(credentials, self._service, self._region).add_auth(signed)
+        return replace(request, headers={**request.headers, **dict(signed.headers.items())})
+
+
+class GoogleToken:
+    """A token of Google's cloud. litellm keeps it, and renews it once for all who wait."""
+
+    def __init__(self, target: Target) -> None:
+        own = target.parameters
+        self._credentials = own.get("vertex_credentials") or own.get("vertex_ai_credentials")
+        self._project = own.get("vertex_project") or own.get("vertex_ai_project")
+
+    def strip(self, request: HTTPRequest) -> HTTPRequest:
+        return _without(request, _OF_GOOGLE)
+
+    async def put_on(self, request: HTTPRequest) -> HTTPRequest:
+        token, _ = await litellm.main.vertex_chat_completion._ensure_access_token_async(
+            credentials=unmask({"it": self._credentials})["it"],
+            project_id=self._project,
+            custom_llm_provider="vertex_ai",
+        )
+        return replace(request, headers={**request.headers, "Authorization": f"Bearer {token}"})
+
+
+_OF_GOOGLE = frozenset({"authorization", "x-api-key"})
+"""The second is a copy that litellm makes for Claude; Google looks at the first."""
+
+
+def _without(request: HTTPRequest, names: frozenset[str]) -> HTTPRequest:
+    kept: Mapping[str, str] = {name: text for name, text in request.headers.items() if name.lower() not in names}
+    return replace(request, headers=kept)

@@ -1,0 +1,190 @@
+"""A login that ends is made anew for each request; whoever has to be asked for it is asked in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import botocore.auth
+import botocore.credentials
+import litellm
+import pytest
+from litellm.llms.bedrock.base_aws_llm import BaseAWSLLM
+from pydantic import SecretStr
+
+from llm_fallback import ChainExhausted, build_chat_model
+from llm_fallback.litellm_adapter import translation
+from llm_fallback.litellm_adapter.request import DeploymentRequest
+from llm_fallback.litellm_adapter.templates import RequestTemplates
+from llm_fallback.litellm_adapter.translation import translate
+from tests.asking import MODES, ask
+from tests.corpus.cases import System, systems
+from tests.corpus.stage import Stage
+
+REGION = {"aws_region_name": "eu-west-1"}
+KEYS = {**REGION, "aws_access_key_id": "AKIATESTTESTTEST", "aws_secret_access_key": SecretStr("secret-0123456789")}
+BEDROCK = "bedrock/anthropic.claude-sonnet-4-5-20250929-v1:0"
+VERTEX = "vertex_ai/gemini-2.5-flash"
+
+
+def asking(text: str, model: str = BEDROCK, **parameters: Any) -> DeploymentRequest:
+    spec = {"deployments": {"a": {"model": model, "params": parameters}}, "chains": {"c": {"tiers": ["a"]}}}
+    with build_chat_model(spec) as built:
+        target = built.runtime.plan.targets["a"]
+    return DeploymentRequest(target, {"messages": [{"role": "user", "content": text}]}, None, set())
+
+
+@pytest.fixture
+def a_moment(monkeypatch) -> None:
+    """The time stands still, as signatures hold it."""
+    moment = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda *_, **__: moment)
+
+
+@pytest.mark.parametrize("parameters", [KEYS, {**KEYS, "aws_session_token": SecretStr("session-0123456789")}])
+@pytest.mark.parametrize("text", ["hi", "größer 😀"])
+async def test_a_request_is_signed_as_litellm_signs_it(a_moment, parameters, text):
+    """Every header of the signature, over the whole body, for an address with characters that are escaped."""
+    templates = RequestTemplates()
+    for _ in range(2):
+        wanted = asking("hello", **parameters)
+        templates.learn(wanted, await translate(wanted))
+    wanted = asking(text, **parameters)
+    known = templates.known(wanted)
+    assert known is not None
+    assert templates.login is not None
+    assert not {"authorization", "x-amz-date"} & {name.lower() for name in known.headers}
+    theirs, ours = await translate(wanted), await templates.login.put_on(known)
+    # litellm writes the fields of a body in another order; so that is the one to sign.
+    ours = await templates.login.put_on(templates.login.strip(theirs))
+    assert {name.lower(): said for name, said in ours.headers.items()} == {
+        name.lower(): said for name, said in theirs.headers.items()
+    }
+    assert (ours.url, ours.body) == (theirs.url, theirs.body)
+
+
+async def test_credentials_that_end_are_asked_for_each_time_and_in_a_thread(monkeypatch):
+    """A role's, a profile's or a machine's; litellm and botocore keep them as long as they are good."""
+    asked: list[tuple[str, bool]] = []
+    keys = iter("ABCDEFG")
+
+    def found(self: BaseAWSLLM, **given: Any) -> Any:
+        asked.append((given.get("aws_profile_name", ""), threading.current_thread() is threading.main_thread()))
+        return botocore.credentials.Credentials(f"AKIA{next(keys)}", "secret")
+
+    monkeypatch.setattr(BaseAWSLLM, "get_credentials", found)
+    templates = RequestTemplates()
+    parameters = {**REGION, "aws_profile_name": "team"}
+    for _ in range(2):
+        wanted = asking("hello", **parameters)
+        templates.learn(wanted, await translate(wanted))
+    known = templates.known(asking("hi", **parameters))
+    assert known is not None
+    assert templates.login is not None
+    asked.clear()  # litellm asks, too, while it translates.
+    signed = [await templates.login.put_on(known) for _ in range(3)]
+    names = [one.headers["Authorization"].partition("Credential=")[2].partition("/")[0] for one in signed]
+    assert len(set(names)) == 3
+    assert asked == [("team", False)] * 3
+
+
+class Google:
+    """litellm's keeper of Google's tokens, which renews one now and then."""
+
+    def __init__(self) -> None:
+        self.tokens = iter(f"token-{number}" for number in range(99))
+        self.asked: list[Any] = []
+
+    async def __call__(self, credentials: Any, project_id: Any, custom_llm_provider: str) -> tuple[str, str]:
+        self.asked.append((credentials, project_id))
+        await asyncio.sleep(0)
+        return next(self.tokens), "p"
+
+
+@pytest.fixture
+def google(monkeypatch) -> Google:
+    keeper = Google()
+    monkeypatch.setattr(litellm.main.vertex_chat_completion, "_ensure_access_token_async", keeper)
+    return keeper
+
+
+async def test_a_token_is_the_one_that_is_good_now(google):
+    """Each request asks litellm for it, which has it at hand."""
+    templates = RequestTemplates()
+    parameters = {"vertex_project": "p", "vertex_location": "us-central1", "vertex_credentials": SecretStr("{}")}
+    for _ in range(2):
+        wanted = asking("hello", VERTEX, **parameters)
+        templates.learn(wanted, await translate(wanted))
+    known = templates.known(asking("hi", VERTEX, **parameters))
+    assert known is not None
+    assert templates.login is not None
+    sent = [await templates.login.put_on(known) for _ in range(2)]
+    # Whoever was asked last gave the last one.
+    count = len(google.asked)
+    assert [one.headers["Authorization"] for one in sent] == [f"Bearer token-{count - 2}", f"Bearer token-{count - 1}"]
+    assert google.asked[-1] == ("{}", "p")
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    with Stage([one for one in systems() if one.name in ("bedrock", "gemini")]) as stage:
+        yield stage
+
+
+def whole(system: System, by: str) -> str:
+    """Where the system's whole reply is played, plain and streamed."""
+    return next(
+        reply.place for name, reply in system.spoken() if name == by and reply.shows == "whole" and len(reply.ways) > 1
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("by", ["bedrock", "vertex_ai"])
+async def test_known_requests_are_answered_as_the_first_ones(stage, google, monkeypatch, by, mode):
+    """Over HTTP; from the third on they go out without litellm."""
+    (system,) = [one for one in systems() if by in one.asked]
+    place = whole(system, by)
+    deployment = system.deployment(by, place, stage.url)
+    times: list[int] = []
+    completion = translation.completion
+    monkeypatch.setattr(translation, "completion", lambda **words: times.append(1) or completion(**words))
+    with build_chat_model({"deployments": {"a": deployment}, "chains": {"c": {"tiers": ["a"]}}}) as model:
+        answers = [(await asyncio.to_thread(lambda: asyncio.run(ask(model, mode)))).text for _ in range(3)]
+        before = len(times)
+        answers.append((await asyncio.to_thread(lambda: asyncio.run(ask(model, mode)))).text)
+    assert answers[0]
+    assert len(set(answers)) == 1
+    assert len(times) == before
+
+
+async def test_a_login_that_cannot_be_had_is_nobody_s_answer(stage, monkeypatch):
+    """`auth`, without a status, in the words of the library, and nothing is sent."""
+    (system,) = [one for one in systems() if one.name == "bedrock"]
+    place = whole(system, "bedrock")
+    deployment = system.deployment("bedrock", place, stage.url)
+    with build_chat_model({"deployments": {"a": deployment}, "chains": {"c": {"tiers": ["a"]}}}) as model:
+        for _ in range(3):
+            await model.ainvoke("hi")
+
+        def expired(self: BaseAWSLLM, **_: Any) -> Any:
+            raise botocore.exceptions.TokenRetrievalError(provider="sso", error_msg="the session has ended")
+
+        monkeypatch.setattr(BaseAWSLLM, "get_credentials", expired)
+        [memory] = model.runtime.engine.transport._memories.values()
+        memory.templates.login._credentials = None
+        with pytest.raises(ChainExhausted, match="the session has ended") as caught:
+            await model.ainvoke("hi")
+    assert {(at.failure, at.status) for at in caught.value.attempts} == {("auth", None)}
+
+
+def test_a_login_that_was_given_is_none_of_these():
+    """A key in a header is part of the template."""
+    from llm_fallback.litellm_adapter.http_client import HTTPRequest
+    from llm_fallback.litellm_adapter.logins import login_of
+
+    target = SimpleNamespace(litellm_provider="openai", parameters={})
+    assert login_of(target, HTTPRequest("http://a", {"Authorization": "Bearer sk-1"}, b"{}")) is None
