@@ -81,6 +81,7 @@ class HTTPClient:
             connector=bounded_connector(_with_own(verify)),
             cookie_jar=DummyCookieJar(),
             auto_decompress=False,
+            headers={"Accept-Encoding": "identity"},  # Text is short, and its chunks are to come at once.
             timeout=_NO_TIMEOUT,
         )
         self._proxies: dict[tuple[str, str | None], str | None] = {}
@@ -91,12 +92,16 @@ class HTTPClient:
         """The response to a request. Raises what aiohttp raises, and RedirectRefused."""
         url = URL(request.url, encoded=True)
         certificates = True if ssl_verify is None else _with_own(get_ssl_configuration(ssl_verify))
+        headers = request.headers
+        if url.raw_user is not None:
+            # aiohttp makes a login of it, and takes no second one.
+            headers = {name: text for name, text in headers.items() if name.lower() != "authorization"}
         while True:
             response = await self.session.request(
                 method,
                 url,
                 data=io.BytesIO(request.body) if len(request.body) > _LARGE_BODY else request.body,
-                headers=request.headers,
+                headers=headers,
                 allow_redirects=False,
                 proxy=self._proxy(url),
                 ssl=certificates,
