@@ -56,6 +56,9 @@ async def translate(
     if handler is not None and is_tapped(wanted.target):
         parameters["client"] = client_for(handler, wanted.target, parameters.get("api_key", ""))
     taken = await _taken(parameters, redirects or Redirects(0))
+    if taken.method != "POST":
+        # Nor may whoever is named in a message, at an address that looks like a model's, answer in the model's place.
+        raise LeftToLiteLLM("litellm fetches something first")
     if not speaks_a_known_protocol(taken):
         raise NotTranslated(f"no protocol is known of {taken.url.path}")
     if wanted.streamed and not asks_for_a_stream(taken):
