@@ -20,7 +20,7 @@ from llm_fallback.litellm_adapter import translation
 from llm_fallback.litellm_adapter.http_client import HTTPRequest
 from llm_fallback.litellm_adapter.request import DeploymentRequest
 from llm_fallback.litellm_adapter.templates import RequestTemplates
-from llm_fallback.litellm_adapter.translation import translate
+from llm_fallback.litellm_adapter.translation import LeftToLiteLLM, translate
 from llm_fallback.plan.plan import Target
 from llm_fallback.testing import FakeServer
 
@@ -449,3 +449,31 @@ async def test_it_holds_through_the_whole_model(monkeypatch):
     assert [body["messages"] for body in bodies] == [said(f"question {number}") for number in range(5)]
     assert {body["temperature"] for body in bodies} == {0.5}
     assert times == 2
+
+
+SIGNED = "call_67b2965e310b4adb85f10b7c4cf8__thought__" + "FrwF" * 300
+
+
+@pytest.mark.parametrize("times", [1, 4])
+async def test_a_signature_of_gemini_s_is_sent_to_nobody_else(deployment, times):
+    """It stands in the ids of tool calls, and others refuse such long ones; Gemini has it back."""
+    own = [{**call(1), "id": SIGNED}]
+    messages = [
+        *said("hi"),
+        {"role": "assistant", "content": "", "tool_calls": own},
+        {**result(1), "tool_call_id": SIGNED},
+    ]
+    asked = Asked()
+    if deployment.litellm_provider == "gemini":
+        with pytest.raises(LeftToLiteLLM):
+            await asked(asking(deployment, messages))
+        return
+    for _ in range(times):
+        body = (await asked(asking(deployment, messages))).body
+        assert b"__thought__" not in body
+        assert SIGNED.partition("__thought__")[0].encode() in body or deployment.litellm_provider == "ollama_chat"
+
+
+async def test_a_request_without_messages_is_no_template(vllm):
+    """Whatever litellm makes of it."""
+    assert RequestTemplates().known(asking(vllm, [])) is None

@@ -1,8 +1,9 @@
-"""Requests to Gemini that litellm does not answer with one request and the server's own reply."""
+"""What Gemini's signatures ask of requests: those to Gemini that litellm does not answer with one request and the
+server's own reply, and those to others, which know nothing of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_fallback.engine.protocol.gemini import SIGNATURE_MARK
@@ -27,3 +28,20 @@ def _is_cached(message: Mapping[str, Any]) -> bool:
 
 def _is_signed(message: Mapping[str, Any]) -> bool:
     return any(SIGNATURE_MARK in str(call.get("id")) for call in message.get("tool_calls") or ())
+
+
+def without_signatures(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages for somebody else than Gemini, whose signatures stand in the ids of tool calls and are longer than others
+    take an id to be. litellm takes them off in a step that is left out here."""
+    return [_without_signature(message) for message in messages]
+
+
+def _without_signature(message: dict[str, Any]) -> dict[str, Any]:
+    calls, answered = message.get("tool_calls"), message.get("tool_call_id")
+    if calls and _is_signed(message):
+        message = {**message, "tool_calls": [{**call, "id": _bare(call.get("id"))} for call in calls]}
+    return message if answered is None else {**message, "tool_call_id": _bare(answered)}
+
+
+def _bare(name: Any) -> Any:
+    return name.partition(SIGNATURE_MARK)[0] if isinstance(name, str) else name

@@ -170,6 +170,8 @@ def _read(request: DeploymentRequest) -> tuple[Hashable, list[Hashable]]:
     for shape in alone:
         shapes.append((before, with_pictures, shape))
         before = shape.role
+    if not shapes:
+        raise Unusual
     shapes[-1] = (shapes[-1], "last")
     # The key as it is given: a SecretStr shows in no dump.
     login = request.key or _login_of_the_environment(request.target)

@@ -21,7 +21,7 @@ from litellm.utils import CustomStreamWrapper
 
 from llm_fallback.litellm_adapter.clients import client_for, is_tapped
 from llm_fallback.litellm_adapter.families import asks_for_a_stream, has_other_tools, speaks_a_known_protocol
-from llm_fallback.litellm_adapter.gemini_requests import needs_litellm
+from llm_fallback.litellm_adapter.gemini_requests import needs_litellm, without_signatures
 from llm_fallback.litellm_adapter.http_client import HTTPRequest
 from llm_fallback.litellm_adapter.redirects import Redirects, Taken, guard_clients, guarding
 from llm_fallback.litellm_adapter.request import DeploymentRequest, overriding_headers, with_headers
@@ -53,6 +53,8 @@ async def translate(
     parameters, provider = wanted.parameters(), wanted.target.litellm_provider
     if provider in ("gemini", "vertex_ai") and needs_litellm(parameters):
         raise LeftToLiteLLM("litellm may send several requests for it, or reshape the reply")
+    if "gemini" not in f"{wanted.target.litellm_provider}/{wanted.target.model_identity}/{wanted.target.model}".lower():
+        parameters["messages"] = without_signatures(parameters["messages"])
     if handler is not None and is_tapped(wanted.target):
         parameters["client"] = client_for(handler, wanted.target, parameters.get("api_key", ""))
     taken = await _taken(parameters, redirects or Redirects(0))
