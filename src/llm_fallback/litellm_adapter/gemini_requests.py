@@ -31,7 +31,7 @@ def _is_signed(message: Mapping[str, Any]) -> bool:
 
 
 def without_signatures(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages for somebody else than Gemini, whose signatures stand in the ids of tool calls and are longer than others
+    """Messages for others than Gemini, whose signatures stand in the ids of tool calls and are longer than others
     take an id to be. litellm takes them off in a step that is left out here."""
     return [_without_signature(message) for message in messages]
 
