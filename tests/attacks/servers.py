@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.loopback import LoopbackServer
 
 _BETWEEN_PARTS_S = 0.02
 """Seconds, so that two parts of a body come in two reads."""
@@ -41,27 +42,20 @@ class Asked:
         return b'"stream":true' in self.body.replace(b" ", b"") or "stream" in self.path.lower()
 
 
-class Server(ThreadingHTTPServer):
+class Server(LoopbackServer):
     """Answers every request as `play` says, and keeps it."""
 
-    daemon_threads = True
-
     def __init__(self, play: Play) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
         self.play = play
         self.received: list[Asked] = []
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        super().__init__(_Handler)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"http://{self.host}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that leaves is no error."""
-
-    def __exit__(self, *args: object) -> None:
-        self.shutdown()
-        super().__exit__(*args)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpx
@@ -14,6 +13,7 @@ import pytest
 
 from llm_fallback import ChainExhausted, build_chat_model
 from tests.asking import TWO_MODES, ask
+from tests.loopback import LoopbackServer
 from tests.thinning import combinations
 
 CODES = (301, 302, 303, 307, 308)
@@ -47,24 +47,13 @@ FRAME = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "fin
 WHOLE = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}]}
 
 
-class Server(ThreadingHTTPServer):
+class Server(LoopbackServer):
     """Redirects every request, or answers those that come with `?again` as a chat model would."""
 
-    daemon_threads = True
-
     def __init__(self, location: str = "", status: int = 307) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
         self.location, self.status = location, status
         self.received: list[tuple[str, dict[str, str], bytes]] = []
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.server_port}"
-
-    def __exit__(self, *args: object) -> None:
-        self.shutdown()
-        super().__exit__(*args)
+        super().__init__(_Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -17,8 +17,9 @@ from uuid import uuid4
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManager, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, model_validator
@@ -28,15 +29,16 @@ from llm_fallback.chat_model.conversion import (
     KEY,
     aiter_reply,
     as_cached,
-    attach_metadata,
     count_tokens,
     iter_reply,
     keep_thoughts,
+    reply_metadata,
     to_call,
 )
 from llm_fallback.chat_model.driver import aanswer_question, answer_question
 from llm_fallback.chat_model.lazy_field import LazyField
 from llm_fallback.chat_model.portal import portal
+from llm_fallback.chat_model.replies import to_result
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.chat_model.structured import OutputFormat, structured, with_raw
 from llm_fallback.engine.engine import CallerQuestion
@@ -321,6 +323,43 @@ class ChainChatModel(BaseChatModel):
             lambda: run_manager.handlers,
         )
 
+    def _plain_request(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The request for a whole reply: messages as they are sent, and merged parameters."""
+        raise NotImplementedError
+
+    # ChatLiteLLM's names; its own look up logins, thoughts and endpoints on the way, which are the deployments' here.
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        stream: bool | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        if self.streaming if stream is None else stream:
+            return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))
+        request = self._plain_request(messages, stop, kwargs)
+        return self._create_chat_result(self._ask(request, run_manager), **request)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        stream: bool | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        if self.streaming if stream is None else stream:
+            return await agenerate_from_stream(self._astream(messages, stop, run_manager, **kwargs))
+        request = self._plain_request(messages, stop, kwargs)
+        return self._create_chat_result(await self._aask(request, run_manager), **request)
+
+    def _create_chat_result(self, response: Any, **params: Any) -> ChatResult:
+        return to_result(response, chain=self.chain, several=(params.get("n") or 1) > 1)
+
     def _stream(
         self,
         messages: list[BaseMessage],
@@ -377,7 +416,7 @@ class ChainChatModel(BaseChatModel):
         answer = fields.get(KEY)
         if answer is not None and isinstance(chunk.message, AIMessageChunk):
             del metadata["provider_specific_fields"]
-            attach_metadata(chunk.message, answer)
+            metadata |= reply_metadata(answer.model_name, answer.provenance, answer.record)
             chunk.message.chunk_position = "last"
 
     def _convert_cached_generations(self, cache_val: list[Generation]) -> list[ChatGeneration]:

@@ -25,7 +25,7 @@ from llm_fallback.engine.protocol.finishes import openai_finish
 from llm_fallback.engine.protocol.thinking import BLOCKS, ORIGIN, SIGNED
 from llm_fallback.engine.protocol.tool_calls import documents_of
 from llm_fallback.engine.tokens import estimate_prompt_tokens
-from llm_fallback.engine.transport import CUT_FINISHES, PartialReply, ToolCallPart
+from llm_fallback.engine.transport import CUT_FINISHES, PartialReply, Provenance, ToolCallPart
 from llm_fallback.errors import BudgetExceeded, StreamBroken, StreamCut, StreamRefused, StreamStalled, exhausted
 from llm_fallback.events import Failure, Record, Usage
 from llm_fallback.plan.plan import ChainPlan, Feature, Target
@@ -196,6 +196,8 @@ def _characters_of_part(part: Any) -> int:
 
 KEY = "llm_fallback"
 """Where the facts of a call stand in `response_metadata`."""
+PROVIDER = "litellm"
+"""The provider that replies name, as ChatLiteLLM's do."""
 
 
 def iter_reply(execution: CallExecution, caller: CallContext) -> Generator[Any, None, None]:
@@ -305,9 +307,9 @@ def _mismatched_message(mismatched: MismatchedReply, record: Record) -> AIMessag
     if mismatched.reply.usage is not None:
         message.usage_metadata = _usage_metadata(mismatched.reply.usage)
     fell_back = record.attempts[0].deployment != target.name
-    facts = replace(record, deployment=target.name, model=target.model, fell_back=fell_back).as_metadata()
-    told = mismatched.provenance.as_metadata()
-    message.response_metadata |= {"model_name": target.model_name, "model_provider": "litellm", KEY: facts, **told}
+    told = replace(record, deployment=target.name, model=target.model, fell_back=fell_back)
+    message.response_metadata["model_provider"] = PROVIDER
+    message.response_metadata |= reply_metadata(target.model_name, mismatched.provenance, told)
     return message
 
 
@@ -321,14 +323,9 @@ def _usage_metadata(usage: Usage) -> UsageMetadata:
     )
 
 
-def attach_metadata(message: BaseMessage, answer: Answered) -> None:
-    for name in ("model_id", "response_cost"):
-        message.response_metadata.pop(name, None)
-    message.response_metadata |= {
-        "model_name": answer.model_name,
-        **answer.provenance.as_metadata(),
-        KEY: answer.record.as_metadata(),
-    }
+def reply_metadata(model_name: str, provenance: Provenance, record: Record) -> dict[str, Any]:
+    """What `response_metadata` says of a reply: who served it, by which names, and the facts of the call."""
+    return {"model_name": model_name, **provenance.as_metadata(), KEY: record.as_metadata()}
 
 
 _OF_NO_CALL: Mapping[str, Any] = {

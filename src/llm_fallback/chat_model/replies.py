@@ -9,14 +9,12 @@ from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from llm_fallback.chat_model.conversion import KEY, add_tool_call
+from llm_fallback.chat_model.conversion import PROVIDER, add_tool_call, keep_thoughts, reply_metadata
 from llm_fallback.engine.engine import Answered
 from llm_fallback.engine.protocol.reader import GROUNDING, LOGPROBS
-from llm_fallback.engine.protocol.thinking import BLOCKS, SIGNED
+from llm_fallback.engine.protocol.thinking import SIGNED
 from llm_fallback.engine.transport import ToolCallPart
 
-PROVIDER = "litellm"
-"""The provider that ChatLiteLLM's replies name."""
 _SPECIFIC = "provider_specific_fields"
 
 
@@ -26,7 +24,7 @@ def to_result(answer: Answered, *, chain: str, several: bool) -> ChatResult:
     assert reply is not None
     document = reply.raw
     choices = document["choices"] if several else document["choices"][:1]
-    usage = None if reply.usage is None else _usage_of(document["usage"])
+    usage = None if reply.usage is None else usage_of(document["usage"])
     output = {"token_usage": document["usage"], "model": chain, "model_name": answer.model_name}
     specific = document.get(_SPECIFIC) or document.get(GROUNDING)
     if specific:
@@ -36,18 +34,19 @@ def to_result(answer: Answered, *, chain: str, several: bool) -> ChatResult:
 
 def _generation(choice: Mapping[str, Any], usage: UsageMetadata | None, answer: Answered) -> ChatGeneration:
     document, finish, logprobs = choice["message"], choice["finish_reason"], choice[LOGPROBS]
-    metadata: dict[str, Any] = {
-        "model_name": answer.model_name,
-        "model_provider": PROVIDER,
-        **answer.provenance.as_metadata(),
-        KEY: answer.record.as_metadata(),
-    }
-    told = {"finish_reason": finish}
+    metadata = reply_metadata(answer.model_name, answer.provenance, answer.record)
+    metadata["model_provider"], told = PROVIDER, {"finish_reason": finish}
     if logprobs is not None:
         metadata[LOGPROBS] = told[LOGPROBS] = logprobs
+    beside = {name: document[name] for name in _KEPT if document.get(name)}
+    specific = document.get(_SPECIFIC) or document.get(GROUNDING)
+    if specific:
+        beside[_SPECIFIC] = specific
     message = AIMessage(
-        content=document["content"] or "", response_metadata=metadata, **_beside_text(document), usage_metadata=usage
+        content=document["content"] or "", additional_kwargs=beside, response_metadata=metadata, usage_metadata=usage
     )
+    if SIGNED in (specific or ()):
+        keep_thoughts(message)
     calls = document.get("tool_calls")
     if calls:
         # Not by the constructor, which makes calls of them by itself, and fails for arguments that are no object.
@@ -58,25 +57,10 @@ def _generation(choice: Mapping[str, Any], usage: UsageMetadata | None, answer: 
     return ChatGeneration(message=message, generation_info=told)
 
 
-def _beside_text(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What ChatLiteLLM keeps in `additional_kwargs`."""
-    kept = {name: document[name] for name in _KEPT if document.get(name)}
-    specific = document.get(_SPECIFIC) or document.get(GROUNDING)
-    if specific:
-        kept[_SPECIFIC] = specific
-        if SIGNED in specific:
-            rest = dict(specific)
-            kept[BLOCKS] = rest.pop(SIGNED)
-            kept[_SPECIFIC] = rest
-            if not rest:
-                del kept[_SPECIFIC]
-    return {"additional_kwargs": kept} if kept else {}
-
-
 _KEPT = ("reasoning_content", "annotations")
 
 
-def _usage_of(document: Mapping[str, Any]) -> UsageMetadata:
+def usage_of(document: Mapping[str, Any]) -> UsageMetadata:
     """LangChain's usage, with details where the server gave them."""
     usage = UsageMetadata(
         input_tokens=document["prompt_tokens"],

@@ -7,16 +7,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
 from langchain_core.messages import BaseMessage
-from langchain_core.outputs import ChatResult
 from langchain_litellm import ChatLiteLLMRouter
 
 from llm_fallback.chat_model.base import ChainChatModel, fields_of
 from llm_fallback.chat_model.conversion import unwritable, write_thoughts
 from llm_fallback.chat_model.history import with_invalid_calls
 from llm_fallback.chat_model.lazy_field import LazyField
-from llm_fallback.chat_model.replies import to_result
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.engine.clock import RealClock
 from llm_fallback.engine.protocol.thinking import BLOCKS
@@ -97,39 +94,8 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
         # Some deployments of a chain may, others may not: likewise.
         return False
 
-    def _create_chat_result(self, response: Any, **params: Any) -> ChatResult:
-        return to_result(response, chain=self.chain, several=(params.get("n") or 1) > 1)
-
-    # ChatLiteLLM's own two look up logins, thoughts and endpoints on the way, which are the deployments' here.
-
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        stream: bool | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        if self.streaming if stream is None else stream:
-            return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))
-        request = self._plain_request(messages, stop, kwargs)
-        return self._create_chat_result(self._ask(request, run_manager), **request)
-
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        stream: bool | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        if self.streaming if stream is None else stream:
-            return await agenerate_from_stream(self._astream(messages, stop, run_manager, **kwargs))
-        request = self._plain_request(messages, stop, kwargs)
-        return self._create_chat_result(await self._aask(request, run_manager), **request)
-
     def _plain_request(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         written, params = self._create_message_dicts(messages, stop)
         return {**self._merged(params, kwargs), "messages": written, "stream": False}

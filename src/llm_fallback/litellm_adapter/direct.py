@@ -132,7 +132,7 @@ class TranslatedExchange:
             chosen = await self._chosen()
             if isinstance(chosen, (Fault, Unsupported)):
                 return chosen
-            self._exchange = chosen
+            return await chosen.next()
         return await self._exchange.next()
 
     async def close(self) -> None:

@@ -85,13 +85,14 @@ class HTTPClient:
             timeout=_NO_TIMEOUT,
         )
         self._proxies: dict[tuple[str, str | None], str | None] = {}
+        self._by_verify: dict[VerifyTypes, ssl.SSLContext | bool] = {}
 
     async def send(
         self, request: HTTPRequest, redirects: Redirects, *, method: str = "POST", ssl_verify: VerifyTypes | None = None
     ) -> HTTPResponse:
         """The response to a request. Raises what aiohttp raises, and RedirectRefused."""
         url = URL(request.url, encoded=True)
-        certificates = True if ssl_verify is None else _with_own(get_ssl_configuration(ssl_verify))
+        certificates = True if ssl_verify is None else self._certificates(ssl_verify)
         headers = request.headers
         if url.raw_user is not None:
             # aiohttp makes a login of it, and takes no second one.
@@ -110,13 +111,16 @@ class HTTPClient:
                 response.close()
                 url = redirects.next_url(response.status, url, response.headers["location"])
                 continue
-            refuse, encoding = (
-                partial(redirects.refuse_body, response.status),
-                response.headers.get("content-encoding", ""),
-            )
-            return HTTPResponse(
-                response, bounded(_Reads(response), response.status, encoding, redirects.most_bytes, refuse)
-            )
+            encoding = response.headers.get("content-encoding", "")
+            refuse = partial(redirects.refuse_body, response.status)
+            body = bounded(_Reads(response), response.status, encoding, redirects.most_bytes, refuse)
+            return HTTPResponse(response, body)
+
+    def _certificates(self, verify: VerifyTypes) -> ssl.SSLContext | bool:
+        """Those of a deployment that names its own. Made once, because that reads files."""
+        if verify not in self._by_verify:
+            self._by_verify[verify] = _with_own(get_ssl_configuration(verify))
+        return self._by_verify[verify]
 
     def _proxy(self, url: URL) -> str | None:
         """The environment's proxy for an address. Looked up once, because that reads the whole environment."""

@@ -32,8 +32,7 @@ from llm_fallback.litellm_adapter.request import (
 )
 from llm_fallback.litellm_adapter.templates import DeploymentMemory
 from llm_fallback.plan.plan import Target
-from llm_fallback.plan.provider_credentials import missing_key
-from llm_fallback.spec.providers import KEY_VARIABLES
+from llm_fallback.plan.provider_credentials import key_variables, missing_key
 from llm_fallback.spec.secrets import Redactor, is_secret_name
 
 _WAYS_IN = ("headers", "proxy_auth", "secret_manager_client", "enable_azure_ad_token_refresh")
@@ -124,7 +123,7 @@ def _looks_for_a_login(request: DeploymentRequest) -> bool:
     found = request.key is not None or not request.target.uses_provider_credentials
     if found or request.target.litellm_provider != "anthropic":
         return False
-    return not any(os.environ.get(name) for name in KEY_VARIABLES["anthropic"])
+    return not any(os.environ.get(name) for name in key_variables("anthropic"))
 
 
 def _login_headers(target: Target, api_key: SecretStr | None) -> dict[str, str]:

@@ -10,12 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 from langchain_core.messages import BaseMessage
-from langchain_core.outputs import ChatResult
 from pydantic import Field
 
 from llm_fallback.chat_model.base import ChainChatModel, fields_of
 from llm_fallback.chat_model.caller import Listener
-from llm_fallback.chat_model.replies import to_result
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.virtual_clock import JumpingClock
@@ -104,8 +102,10 @@ class FakeChatModel(ChainChatModel, OpenAIChat):
     def _write(self, messages: list[BaseMessage]) -> list[dict[str, Any]]:
         return messages_of(messages)
 
-    def _result(self, answer: Any) -> ChatResult:
-        return to_result(answer, chain=self.chain, several=True)
+    def _plain_request(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        return self._request(messages, stop, kwargs)
 
     @property
     def _identifying_params(self) -> dict[str, Any]:

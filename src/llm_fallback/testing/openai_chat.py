@@ -8,23 +8,19 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_openai_messages
-from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
 
-from llm_fallback.chat_model.conversion import unwritable
+from llm_fallback.chat_model.conversion import PROVIDER, unwritable
 from llm_fallback.chat_model.history import with_invalid_calls
-
-PROVIDER = "litellm"
-"""The provider that replies of the real model name."""
+from llm_fallback.chat_model.replies import usage_of
 
 
 class OpenAIChat(BaseChatModel):
@@ -51,30 +47,6 @@ class OpenAIChat(BaseChatModel):
     def _merged(self, defaults: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         return {**defaults, **kwargs}
 
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        stream: bool | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        if self.streaming if stream is None else stream:
-            return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))
-        return self._result(self._ask(self._request(messages, stop, kwargs), run_manager))
-
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        stream: bool | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        if self.streaming if stream is None else stream:
-            return await agenerate_from_stream(self._astream(messages, stop, run_manager, **kwargs))
-        return self._result(await self._aask(self._request(messages, stop, kwargs), run_manager))
-
     def _stream(
         self,
         messages: list[BaseMessage],
@@ -96,10 +68,6 @@ class OpenAIChat(BaseChatModel):
         async for chunk in await self._aask(self._stream_request(messages, stop, kwargs), run_manager):
             yield chunk_of(chunk, is_first=is_first)
             is_first = False
-
-    def _result(self, reply: Any) -> ChatResult:
-        """LangChain's result of a whole reply."""
-        raise NotImplementedError
 
     def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         parameters = self._merged({**self._default_params, "stop": stop}, kwargs)
@@ -208,22 +176,6 @@ def chunk_of(chunk: Mapping[str, Any], *, is_first: bool) -> ChatGenerationChunk
         response_metadata=metadata,
     )
     return ChatGenerationChunk(message=message)
-
-
-def usage_of(usage: Mapping[str, Any]) -> UsageMetadata:
-    """LangChain's usage of OpenAI's."""
-    prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-    total = usage.get("total_tokens")
-    metadata = UsageMetadata(
-        input_tokens=prompt, output_tokens=completion, total_tokens=prompt + completion if total is None else total
-    )
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
-    if cached is not None:
-        metadata["input_token_details"] = InputTokenDetails(cache_read=cached)
-    if reasoning is not None:
-        metadata["output_token_details"] = OutputTokenDetails(reasoning=reasoning)
-    return metadata
 
 
 _KEPT = ("reasoning_content", "tool_calls", "annotations", "provider_specific_fields")
