@@ -4,10 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SYSTEMS := ray-serve litellm-proxy vllm llama-cpp openllm
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-servers test-peers lint docs clean
+.PHONY: help demo test test-all test-servers test-peers lint docs picture package audit clean
 
 help:
 	@echo "make demo   watch a chain answer while its servers fail (no network, no key)"
@@ -21,6 +21,11 @@ help:
 	@echo "make lint   style, types, import contracts"
 	@echo "make docs   write anew what is generated: docs/spec.md, the list of modules in docs/architecture.md,"
 	@echo "            the table of replies in docs/backends.md"
+	@echo "make picture"
+	@echo "            record docs/demo.svg anew"
+	@echo "make package"
+	@echo "            build what goes to PyPI into dist/, and check what its page shows"
+	@echo "make audit  look for known holes in what is installed, and in the workflows"
 
 demo: $(VENV)/.installed
 	@$(BIN)/llm-fallback demo
@@ -51,14 +56,31 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy --strict
 	$(BIN)/mypy --strict --platform win32 --follow-imports skip --cache-dir /dev/null src/llm_fallback/engine/budget_file.py
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --quiet .github
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate_spec.py
 	$(BIN)/python docs/generate_module_list.py
 	$(BIN)/python -m tests.corpus.table
 
+picture: $(VENV)/.installed
+	$(BIN)/python docs/record_demo.py
+
+package: $(VENV)/.pip
+	$(PIP) --group package
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+# actionlint comes from GitHub, known holes from PyPI: without a way to both there is no audit.
+audit: $(VENV)/.installed
+	$(PIP) --group audit
+	$(BIN)/zizmor .github
+	$(BIN)/actionlint
+	$(BIN)/pip-audit --skip-editable
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 # `pip install --group` needs pip 25.1.
 $(VENV)/.pip:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm_fallback import check, load_spec
-from llm_fallback.cli.scenes import demo_file
+from llm_fallback.cli.scenes import SCENES, demo_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,14 +61,20 @@ def test_in_an_outage_the_breaker_opens_and_closes_again(demo):
     assert first[-1] == first[0]
 
 
-def test_what_is_shown_fits_80_columns_and_a_pipe(run):
-    """No colours, no line longer than 80, every scene, the breaker."""
+@pytest.mark.parametrize("columns", [60, 80])
+def test_what_is_shown_fits_a_narrow_terminal_and_a_pipe(run, monkeypatch, columns):
+    """No colours, no line too long and no text cut off, every scene and what happens in it, the breaker."""
+    monkeypatch.setenv("COLUMNS", str(columns))
     result = run("demo")
     assert result.exit_code == 0
     assert "\x1b" not in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 80
-    for title in ("1 healthy", "2 down", "3 throttled", "4 hung", "5 cut off", "6 garbage", "7 outage", "StreamBroken"):
-        assert title in result.stdout
+    assert "…" not in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= columns
+    for number, scene in enumerate(SCENES, 1):
+        assert f"{number} {scene.title}" in result.stdout
+        assert scene.happens in result.stdout
+    assert "7 outage" in result.stdout
+    assert "StreamBroken" in result.stdout
 
 
 def test_the_demo_s_spec_has_nothing_to_find():

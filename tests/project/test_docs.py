@@ -140,11 +140,11 @@ def untimed(facts):
 
 
 def test_the_readme_is_short_and_its_commands_exist():
-    """Under 120 lines; `make` knows what it is told to make."""
+    """Under 160 lines and its links; `make` knows what it is told to make."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(readme.splitlines()) < 120
-    assert set(re.findall(r"^make (\w+)", readme, re.MULTILINE)) <= set(targets)
+    assert sum(not line.startswith("[") for line in readme.splitlines()) < 160
+    assert set(re.findall(r"\bmake (\w+)", readme)) <= set(targets)
     for command in re.findall(r"^llm-fallback (\w+)", readme, re.MULTILINE):
         assert CliRunner().invoke(main, [command, "--help"]).exit_code == 0
 

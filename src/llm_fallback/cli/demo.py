@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.padding import Padding
     from rich.panel import Panel
+    from rich.table import Table
     from rich.text import Text
 
     from llm_fallback.cli.scenes import Played, Stage
@@ -30,7 +31,7 @@ def command(as_json: bool) -> None:
     if as_json:
         print_json(_data())
     else:
-        _show(console())
+        show(console())
 
 
 def _data() -> dict[str, Any]:
@@ -51,7 +52,8 @@ def _plain(played: Played) -> dict[str, Any]:
     }
 
 
-def _show(out: Console) -> None:
+def show(out: Console) -> None:
+    """Play every scene, and print each as it ends."""
     began = time.monotonic()
     _introduce(out)
     with out.status("Importing LangChain and litellm..."), loading_litellm():
@@ -60,18 +62,21 @@ def _show(out: Console) -> None:
         with out.status("Starting three fake servers..."):
             set_up.warm_up()
         for number, scene in enumerate(SCENES, 1):
-            out.print(_call(f"{number} {scene.title}", scene.happens, set_up.play(scene)))
+            lines = _call(set_up.play(scene))
+            out.print(_panel(out, f"{number} {scene.title}", scene.happens, *lines))
         out.print(_explanation(set_up))
-        out.print(_outage(f"{len(SCENES) + 1} outage", list(set_up.outage())))
+        calls = list(set_up.outage())
+        happens = f"the primary answers 503, and is repaired before call {len(calls)}"
+        out.print(_panel(out, f"{len(SCENES) + 1} outage", happens, _outage(calls)))
     out.print(f"{time.monotonic() - began:.1f} s. Now with your own spec: check, explain, ask.", style="dim")
 
 
 def _introduce(out: Console) -> None:
-    out.print("\n  [bold]chain = prompt | build_chat_model(spec) | StrOutputParser()[/]\n")
+    out.print("\n[bold]chain = prompt | build_chat_model(spec) | StrOutputParser()[/]\n")
     out.print("One question, three servers; the first of them has one problem after another.\n")
 
 
-def _call(title: str, happens: str, played: Played) -> Panel:
+def _call(played: Played) -> list[RenderableType]:
     from rich.text import Text
 
     from llm_fallback.cli.timeline import seconds, summary, timeline
@@ -81,14 +86,17 @@ def _call(title: str, happens: str, played: Played) -> Panel:
     retry_in_s = played.breaker["retry_in_s"]
     if retry_in_s is not None:
         lines.append(Text(f"the breaker of the primary is open for {seconds(retry_in_s)}", style="dim"))
-    return _panel(title, happens, *lines)
+    return lines
 
 
-def _panel(title: str, happens: str, *lines: RenderableType) -> Panel:
+def _panel(out: Console, title: str, happens: str, *lines: RenderableType) -> Panel:
+    """A scene in a frame. Where the frame has no room for what happens, that is the first line inside."""
     from rich.console import Group
     from rich.panel import Panel
 
     heading = f"[bold]{title}[/]: {happens}"
+    if len(title) + len(happens) + len("╭─ :  ─╮") > out.width:
+        heading, lines = f"[bold]{title}[/]", (f"[cyan]{happens}[/]", *lines)
     return Panel(Group(*lines), title=heading, title_align="left", border_style="cyan")
 
 
@@ -110,7 +118,7 @@ def _explanation(set_up: Stage) -> Padding:
     return Padding(text, (0, 2, 1, 2), expand=False)
 
 
-def _outage(title: str, calls: list[Played]) -> Panel:
+def _outage(calls: list[Played]) -> Table:
     from rich.table import Table
 
     from llm_fallback.cli.scenes import HEALTHY, PRIMARY
@@ -118,12 +126,12 @@ def _outage(title: str, calls: list[Played]) -> Panel:
 
     second = list(HEALTHY)[1]
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
-    for heading in ("call", PRIMARY, second, "latency", f"breaker of {PRIMARY}"):
+    for heading in ("#", PRIMARY, second, "latency", "primary's breaker"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "latency" else "left")
     for number, played in enumerate(calls, 1):
         outcomes = [_outcome(played, name) for name in (PRIMARY, second)]
         table.add_row(str(number), *outcomes, seconds(played.record.latency_s), _state(played.breaker))
-    return _panel(title, f"the primary answers 503, and is repaired before call {len(calls)}", table)
+    return table
 
 
 def _outcome(played: Played, deployment: str) -> Text:
@@ -139,6 +147,7 @@ def _outcome(played: Played, deployment: str) -> Text:
 
 def _state(breaker: dict[str, Any]) -> str:
     if breaker["breaker"] == "closed":
-        return f"closed, failures: {breaker['failures']}"
+        failures = breaker["failures"]
+        return f"closed, {failures} failed" if failures else "closed"
     retry_in_s = breaker["retry_in_s"]
-    return "half-open" if retry_in_s is None else f"open, probe in {retry_in_s:.1f} s"
+    return "half-open" if retry_in_s is None else f"open for {retry_in_s:.1f} s"
