@@ -366,6 +366,18 @@ class TestTime:
         facts = merged(list(model.stream("x"))).response_metadata["llm_fallback"]
         assert (facts["time_to_first_token_s"], facts["latency_s"]) == (0.25, 0.75)
 
+    def test_a_reply_that_breaks_off_keeps_its_pace_until_then(self):
+        """A quarter of a second of silence, then half of one between its words."""
+        reply = Reply("one two three", delay_s=0.25, chunk_delay_s=0.5)
+        model = fake_chat_model({"a": Cut(2, reply=reply)})
+        with pytest.raises(StreamBroken) as caught:
+            list(model.stream("x"))
+        assert (caught.value.attempts[0].time_to_first_token_s, caught.value.attempts[0].latency_s) == (0.25, 0.75)
+        stalled = fake_chat_model({"a": Stall(2, reply=reply)}, timeouts={"idle_s": 3})
+        with pytest.raises(StreamBroken) as caught:
+            list(stalled.stream("x"))
+        assert caught.value.attempts[0].latency_s == 3.75
+
     def test_a_breakers_cooldown_is_waited_for_by_moving_the_clock(self):
         """Hours in a moment: open, then a probe, then closed."""
         clock = JumpingClock()

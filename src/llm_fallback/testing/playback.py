@@ -119,8 +119,7 @@ _STANDS_FOR: dict[str, Step] = {
 def _stall(stall: Stall, request: Request, envelope: Envelope) -> Iterator[ServerAction]:
     if request.get("stream"):
         sent, _ = _broken_off(stall, request, envelope)
-        yield SendHead(content_type=_STREAM)
-        yield from _frames(openai_responses.openings(envelope), sent)
+        yield from _beginning(stall, sent, envelope)
         yield Pause(keep_alive=_keep_alive(stall, envelope))
     else:
         yield Pause()
@@ -142,9 +141,10 @@ def _cut(cut: Cut, request: Request, envelope: Envelope) -> Iterator[ServerActio
 
 def _cut_stream(cut: Cut, request: Request, envelope: Envelope) -> Iterator[ServerAction]:
     sent, unsent = _broken_off(cut, request, envelope)
-    yield SendHead(content_type=_STREAM)
     if cut.after_chunks > 0:
-        yield from _frames(openai_responses.openings(envelope), sent)
+        yield from _beginning(cut, sent, envelope)
+    else:
+        yield SendHead(content_type=_STREAM)
     match cut.how:
         case "reset":
             yield Reset()
@@ -249,6 +249,16 @@ def _broken_off(
     return chunks[: step.after_chunks], chunks[step.after_chunks :]
 
 
+def _beginning(step: Stall | Cut, sent: Iterable[Mapping[str, Any]], envelope: Envelope) -> Iterator[ServerAction]:
+    """What is sent before the break, at the pace of the reply that breaks off."""
+    reply = step.reply if isinstance(step.reply, Reply) else Reply()
+    if reply.delay_s:
+        yield Pause(reply.delay_s)
+    yield SendHead(content_type=_STREAM)
+    yield from _frames(openai_responses.openings(envelope))
+    yield from _paced(([chunk] for chunk in sent), reply.chunk_delay_s)
+
+
 def _answer_to_break(step: Stall | Cut, request: Request) -> Answer:
     if step.reply is None:
         filler = islice(cycle(_FILLER), step.after_chunks + _PIECES_LEFT_UNSENT)
@@ -259,10 +269,10 @@ def _answer_to_break(step: Stall | Cut, request: Request) -> Answer:
 def _frames_of(answer: Answer, request: Request, envelope: Envelope, pause_s: float) -> Iterator[ServerAction]:
     n = _n(request)
     yield from _frames(openai_responses.openings(envelope, n))
-    for position, delta in enumerate(openai_responses.deltas(answer, envelope)):
-        if pause_s and position:
-            yield Pause(pause_s)
-        yield from _frames(openai_responses.chunk(envelope, delta, index) for index in range(n))
+    deltas = openai_responses.deltas(answer, envelope)
+    yield from _paced(
+        ([openai_responses.chunk(envelope, delta, index) for index in range(n)] for delta in deltas), pause_s
+    )
     yield from _frames(openai_responses.closings(answer, envelope, n=n, with_usage=_wants_usage(request)))
     yield SendBody(DONE)
 
@@ -271,6 +281,14 @@ def _stream(chunks: Iterable[Mapping[str, Any]]) -> Iterator[ServerAction]:
     yield SendHead(content_type=_STREAM)
     yield from _frames(chunks)
     yield SendBody(DONE)
+
+
+def _paced(chunks: Iterable[Iterable[Mapping[str, Any]]], pause_s: float) -> Iterator[ServerAction]:
+    """Chunks that belong together at once, with a pause before the next ones."""
+    for position, together in enumerate(chunks):
+        if pause_s and position:
+            yield Pause(pause_s)
+        yield from _frames(together)
 
 
 def _frames(*parts: Iterable[Mapping[str, Any]]) -> Iterator[SendBody]:
