@@ -19,8 +19,7 @@ help:
 	@echo "make test-peers"
 	@echo "            run LangChain's, LangGraph's and langchain-litellm's own tests with our model in place of theirs"
 	@echo "make lint   style, types, import contracts"
-	@echo "make docs   write anew what is generated: docs/spec.md, the list of modules in docs/architecture.md,"
-	@echo "            the table of replies in docs/backends.md"
+	@echo "make docs   write anew what docs/ has from the code, and build the site into site/"
 	@echo "make picture"
 	@echo "            record docs/demo.svg anew"
 	@echo "make package"
@@ -58,10 +57,15 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/zizmor --offline --quiet .github
 
-docs: $(VENV)/.installed
+# Whatever is made from the code, then the site into site/, with every link of it checked.
+docs: $(VENV)/.installed-test
+	$(PIP) --quiet --group docs
 	$(BIN)/python docs/generate_spec.py
 	$(BIN)/python docs/generate_module_list.py
+	$(BIN)/python docs/generate_command.py
+	$(BIN)/python docs/draw_pictures.py
 	$(BIN)/python -m tests.corpus.table
+	$(BIN)/python docs/build_site.py
 
 picture: $(VENV)/.installed
 	$(BIN)/python docs/record_demo.py
@@ -80,7 +84,7 @@ audit: $(VENV)/.installed
 	$(BIN)/pip-audit --skip-editable
 
 clean:
-	rm -rf dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf dist site $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 # `pip install --group` needs pip 25.1.
 $(VENV)/.pip:

@@ -9,6 +9,7 @@ from typing import Any
 from tests.corpus.cases import Reply, System, Way, systems
 
 PAGE = Path(__file__).parents[2] / "docs" / "backends.md"
+SYSTEMS = "https://github.com/llm-fallback/langchain-llm-fallback/blob/main/tests/corpus/systems"
 START, END = "<!-- replies -->\n", "<!-- end of replies -->\n"
 COLUMNS: Mapping[str, Callable[[Reply], bool]] = {
     "whole": lambda reply: bool(reply.text) and not reply.tools,
@@ -34,7 +35,7 @@ def table() -> str:
 
 
 def _row(system: System) -> Iterator[str]:
-    yield f"[{system.name}](../tests/corpus/systems/{system.name}.yaml)"
+    yield f"[{system.name}]({SYSTEMS}/{system.name}.yaml)"
     asked = dict.fromkeys(_name(system.asked[by]) for by, _ in system.spoken())
     yield ", ".join(f"`{name}`" for name in asked)
     replies = [reply for reply in system.replies if reply.failure is None]

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from llm_fallback import load_spec
 from llm_fallback.cli import main
 from llm_fallback.events import Failure
-from llm_fallback.testing import FakeServer, fake_chat_model
+from llm_fallback.testing import Fail, FakeServer, fake_chat_model
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -37,6 +37,7 @@ PAGES = [
     "docs/testing.md",
     "docs/simulation.md",
     "docs/litellm-proxy.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("docs/migrate/*.md"), *ROOT.glob("docs/guides/*.md"))),
 ]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PRINTS = re.compile(r"^ *print\(.*\) +# (.*)$", re.MULTILINE)
@@ -52,8 +53,12 @@ def servers(monkeypatch, tmp_path):
     """An empty directory to be in, and a server behind the variables the pages name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-none")
-    with FakeServer({"own": "Bonne nuit."}) as server:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    with FakeServer({"own": "Bonne nuit.", "gpu-a": Fail(503), "gpu-b": "Bonne nuit."}) as server:
         monkeypatch.setenv("VLLM_URL", server.base("own"))
+        monkeypatch.setenv("GPU_A_URL", server.base("gpu-a"))
+        monkeypatch.setenv("GPU_B_URL", server.base("gpu-b"))
+        monkeypatch.setenv("PROXY_URL", server.base("gpu-a"))
         for later in ("QWEN_URL", "GPT_URL"):
             # Set and deleted, so that what the page sets is taken back in the end.
             monkeypatch.setenv(later, "")

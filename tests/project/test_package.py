@@ -16,6 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 REPOSITORY = PROJECT["urls"]["Repository"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted(str(p.relative_to(ROOT)) for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
+RIGHTS_OF_PUBLISHERS = {"release": {"id-token"}, "site": {"id-token", "pages"}}
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 
@@ -101,7 +102,8 @@ def test_a_workflow_uses_pinned_actions_and_no_more_rights_than_it_needs(workflo
     read = yaml.safe_load(text)
     assert read["permissions"] == {}
     for job in read["jobs"].values():
-        assert set(job["permissions"].values()) <= {"read"} or job["permissions"] == {"id-token": "write"}
+        written = {right for right, access in job["permissions"].items() if access == "write"}
+        assert written <= RIGHTS_OF_PUBLISHERS.get(workflow.stem, set())
         for step in job["steps"]:
             if step.get("uses", "").startswith("actions/checkout@"):
                 assert step["with"]["persist-credentials"] is False
