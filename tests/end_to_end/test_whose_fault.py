@@ -6,7 +6,7 @@ import datetime
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import litellm
@@ -64,6 +64,8 @@ UNENCODABLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "a class among the tools, which litellm would drop": ("hi", {"tools": [Form]}),
     "bytes for a text": ([HumanMessage([{"type": "text", "text": b"hi"}])], {}),
     "a date in a tool's arguments": (after_a_tool({"day": datetime.date(2025, 4, 1)}), {}),
+    "a number that is none in a tool's arguments": (after_a_tool({"x": [float("nan")]}), {}),
+    "half an emoji in a tool's arguments": (after_a_tool({"x": HALF}), {}),
 }
 UNTRANSLATABLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "a part nobody knows": ([HumanMessage([{"type": "foo", "foo": 1}])], {}),
@@ -204,12 +206,31 @@ async def test_so_it_is_with_providers_that_litellm_asks_by_itself(provider, mod
         spec = server.spec()
         spec["deployments"]["first"] = {**HOSTED[provider], "api_base": spec["deployments"]["first"]["api_base"]}
         with build_chat_model(spec) as model:
-            for prompt, asked in ((HALF, ["first"]), ([HumanMessage([{"type": "foo"}])], ["first", "second"])):
+            foo = [HumanMessage([{"type": "foo"}])]
+            nan = after_a_tool({"x": float("-inf")})
+            for prompt, asked in ((HALF, ["first"]), (nan, ["first"]), (foo, ["first", "second"])):
                 with pytest.raises(ChainExhausted) as caught:
                     await ask(model, mode, prompt)
                 told = [(at.deployment, at.failure, at.status) for at in caught.value.attempts]
                 assert told == [(name, "bad_request", None) for name in asked]
             assert (server.received(), breakers(model)) == ([], {"closed"})
+
+
+@pytest.mark.parametrize("provider", HOSTED)
+def test_arguments_that_json_cannot_hold_go_to_nobody_once_others_were_sent(provider):
+    """Messages of the same shape were translated before, and are written without litellm by now."""
+    with FakeServer({"first": "hello"}) as server:
+        spec = server.spec()
+        spec["deployments"]["first"] = {**HOSTED[provider], "api_base": spec["deployments"]["first"]["api_base"]}
+        with build_chat_model(spec, max_retries=0) as model:
+            for number in (1, 2, 3):
+                with suppress(ChainExhausted):  # Not all of their addresses are the server's.
+                    model.invoke(after_a_tool({"x": number}), **tool())
+            asked = len(server.received())
+            with pytest.raises(ChainExhausted) as caught:
+                model.invoke(after_a_tool({"x": float("nan")}), **tool())
+        [attempt] = caught.value.attempts
+        assert (attempt.failure, attempt.status, len(server.received())) == ("bad_request", None, asked)
 
 
 def test_what_one_translation_refuses_another_provider_is_sent():

@@ -98,3 +98,44 @@ def test_metadata_may_hold_anything():
 def test_an_emoji_of_two_surrogates_in_json_is_one_character_here():
     """Only a half that came without the other is none."""
     assert why_not_json({"content": json.loads('"\\ud83d\\ude00"')}) is None
+
+
+def called(arguments: str) -> dict[str, Any]:
+    """A request after a tool was called with these arguments."""
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ('{"x": NaN}', "Out of range float values"),
+        ('{"x": [-Infinity]}', "Out of range float values"),
+        ('{"x": 1e999}', "Out of range float values"),
+        ('{"x": "\\ud83d"}', "the lone surrogate"),
+    ],
+)
+def test_arguments_of_a_tool_are_json_inside_of_a_text(arguments, why):
+    """Whose protocol has them as an object would get what no parser takes; the call is named, and what to do."""
+    told = why_not_json(called(arguments))
+    assert told is not None
+    assert told.startswith(f"in the arguments of the tool call 'f': {why}")
+    assert told.endswith("leave it out, or write null")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"x": "NaN"}',
+        '{"x": 1e300}',
+        '{"Infinity": 1}',
+        '{"x": "\\ud83d\\ude00"}',
+        '{"x": NaN',
+        "NaN?",
+        "",
+        "[" * 100_000,
+    ],
+)
+def test_arguments_that_only_look_so_are_nothing_to_object_to(arguments):
+    """Nor what is no JSON at all: a model may have written it, and some servers take it."""
+    assert why_not_json(called(arguments)) is None
