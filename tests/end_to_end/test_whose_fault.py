@@ -277,6 +277,39 @@ def test_of_a_provider_of_one_s_own_nobody_sees_what_it_sends(monkeypatch):
     assert [(at.deployment, at.failure, at.status) for at in caught.value.attempts] == [("main", "bad_request", None)]
 
 
+# Providers that are none.
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("main", "told"),
+    [
+        ({"model": "antropic/claude-sonnet-4-5"}, "no provider is known as 'antropic'; did you mean 'anthropic'?"),
+        ({"model": "google_genai/gemini-2.5-pro"}, "no provider is known as 'google_genai'; did you mean 'gemini'?"),
+        ({"model": "ours/m"}, "no provider is known as 'ours'; write litellm's name for it, as in 'openai/gpt-4.1'"),
+        (
+            {"model": "ours/m", "api_base": "http://localhost:1"},
+            "no provider is known as 'ours'; for a server of your own name its backend",
+        ),
+        ({"model": "pg_vector/m"}, "Unmapped LLM provider for this endpoint"),
+        ({"model": "voyage/m", "api_key": "pa-given"}, "Unmapped LLM provider for this endpoint"),
+    ],
+    ids=lambda value: value["model"] if isinstance(value, dict) else "",
+)
+async def test_a_provider_that_nobody_can_ask_said_nothing(main, told, mode):
+    """litellm words it as a 400. There is no status, no breaker is told, and the next deployment is asked."""
+    with FakeServer({"backup": "hi"}) as server, build_chat_model(chain_with(server, main)) as model:
+        message = await ask(model, mode)
+        assert breakers(model) == {"closed"}
+        ping = model.ping()["main"]
+    assert_attempts(message, "main: bad_request", "backup: succeeded")
+    attempt = message.response_metadata["llm_fallback"]["attempts"][0]
+    assert (attempt["status"], attempt["cost_usd"]) == (None, 0.0)
+    assert attempt["message"].startswith(told)
+    assert (ping["failure"], ping["status"], ping["reachable"], ping["works"]) == ("bad_request", None, None, False)
+    assert ping["remedy"] == "the request cannot be written for this deployment: are its model and params right?"
+
+
 # Keys.
 
 HOSTED_WITHOUT_KEY = {

@@ -83,6 +83,12 @@ def _rate_limited(failure: FailureContext) -> str:
     return "it is throttled" if wait is None else f"it is throttled, and asks for {wait:g} s of patience"
 
 
+def _bad_request(failure: FailureContext) -> str:
+    if failure.fault.was_refused_here:
+        return "the request cannot be written for this deployment: are its model and params right?"
+    return "the server does not take the request: are model and params right?"
+
+
 def _not_a_completion(failure: FailureContext) -> str:
     where = f"{failure.address}/chat/completions" if failure.address else "the provider"
     return f"what {where} answers is no chat completion: is api_base right?"
@@ -97,7 +103,7 @@ _REMEDIES: Mapping[Failure, Callable[[FailureContext], str]] = {
     "quota_exhausted": lambda failure: "the account has no credit left, or no billing",
     "overloaded": lambda failure: "the server is up and takes no requests: it is still starting, or full",
     "server_error": lambda failure: "the server fails by itself: its log says more",
-    "bad_request": lambda failure: "the server does not take the request: are model and params right?",
+    "bad_request": _bad_request,
     "invalid_response": _not_a_completion,
     "empty_response": _not_a_completion,
     "stream_broken": _not_a_completion,

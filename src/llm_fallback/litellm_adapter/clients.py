@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from functools import cached_property
 
+import litellm
 from aiohttp import ClientResponse, ClientSession, DummyCookieJar
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, VerifyTypes, get_ssl_configuration
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -16,7 +17,7 @@ from llm_fallback.litellm_adapter.connections import bounded_connector
 from llm_fallback.litellm_adapter.http_client import HTTPClient
 from llm_fallback.litellm_adapter.wire_tap import HOOKS
 from llm_fallback.plan.plan import Target
-from llm_fallback.spec.providers import PROVIDERS, split_model
+from llm_fallback.spec.providers import KNOWN_PROVIDERS, split_model
 
 SOCKET_TIMEOUT_S = 6000.0
 """The engine keeps time; a socket must never give up before it does."""
@@ -155,7 +156,22 @@ _SENDS_OTHERWISE = frozenset({"aiohttp_openai", "custom", "petals", "vllm"})
 
 def sends_by_httpx(target: Target) -> bool:
     """Whether litellm asks the provider by httpx, so that it is seen when a request goes out."""
-    return (provider := target.litellm_provider) in PROVIDERS and provider not in _SENDS_OTHERWISE
+    provider = target.litellm_provider
+    return provider not in _SENDS_OTHERWISE and not any(
+        handler["provider"] == provider for handler in litellm.custom_provider_map
+    )
+
+
+def is_unknown(target: Target) -> bool:
+    """Whether litellm knows nobody by the provider's name, so that nothing can be sent."""
+    model, parameters = target.parameters["model"], target.parameters
+    if target.litellm_provider in KNOWN_PROVIDERS or model in litellm.model_alias_map:
+        return False
+    try:
+        litellm.get_llm_provider(model, parameters.get("custom_llm_provider"), parameters.get("api_base"))
+    except litellm.BadRequestError:
+        return True
+    return False
 
 
 def is_tapped(target: Target) -> bool:

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from llm_fallback.engine.ping import HttpPage
 from llm_fallback.engine.protocol.faults import FaultCleaner
 from llm_fallback.engine.transport import Exchange, Fault, RefusedExchange, Unsupported
-from llm_fallback.litellm_adapter.clients import ClientPool
+from llm_fallback.litellm_adapter.clients import ClientPool, is_unknown
 from llm_fallback.litellm_adapter.direct import DirectExchange, TranslatedExchange
 from llm_fallback.litellm_adapter.errors import classes_of, fault_of_transfer
 from llm_fallback.litellm_adapter.http_client import HTTPRequest
@@ -33,6 +33,7 @@ from llm_fallback.litellm_adapter.request import (
 from llm_fallback.litellm_adapter.templates import DeploymentMemory
 from llm_fallback.plan.plan import Target
 from llm_fallback.plan.provider_credentials import key_variables, missing_key
+from llm_fallback.spec.providers import unknown_provider
 from llm_fallback.spec.secrets import Redactor, is_secret_name
 
 _WAYS_IN = ("headers", "proxy_auth", "secret_manager_client", "enable_azure_ad_token_refresh")
@@ -58,6 +59,9 @@ class LiteLLMTransport:
             self._redactor.add(api_key.get_secret_value())
         elif target.uses_provider_credentials and (variables := _missing_key(target)) is not None:
             return RefusedExchange(self._clean(Fault("auth", f"there is no key: set {variables}, or write api_key")))
+        if is_unknown(target):
+            told = unknown_provider(target.litellm_provider, has_address="api_base" in target.parameters)
+            return RefusedExchange(self._clean(Fault("bad_request", told)))
         memory = self._memories.get(target)
         if memory is None:
             memory = self._memories.setdefault(target, DeploymentMemory())

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import SecretStr
 
 from llm_fallback._imports import is_found
-from llm_fallback.errors import Location, did_you_mean
+from llm_fallback.errors import Location
 from llm_fallback.plan.profiles import lost_by_falling_back
 from llm_fallback.plan.provider_credentials import AZURE_KEYS, lacks_cloud_credentials, missing_key
 from llm_fallback.plan.resolve import misaddressed
@@ -24,7 +24,7 @@ from llm_fallback.spec import Spec, load_spec
 from llm_fallback.spec.entries import Deployment
 from llm_fallback.spec.load import Source
 from llm_fallback.spec.locations import Path, children, dotted
-from llm_fallback.spec.providers import ELSEWHERE, LOCAL, PROVIDERS, split_model
+from llm_fallback.spec.providers import LOCAL, PROVIDERS, split_model, unknown_provider
 from llm_fallback.spec.secrets import is_secret_name, secrets_of_address
 from llm_fallback.spec.settings import Timeouts
 from llm_fallback.spec.variables import references
@@ -341,10 +341,8 @@ def _unknown_provider(spec: Spec) -> _Results:
     for name, deployment in spec.deployments.items():
         provider = _provider(deployment)
         if provider is not None and provider not in PROVIDERS:
-            yield (
-                ("deployments", name, "model"),
-                f"no provider is known as {provider!r}; {_meant(deployment, provider)}",
-            )
+            has_address = deployment.api_base is not None
+            yield ("deployments", name, "model"), unknown_provider(provider, has_address=has_address)
 
 
 def _provider(deployment: Deployment) -> str | None:
@@ -352,14 +350,6 @@ def _provider(deployment: Deployment) -> str | None:
     if deployment.backend is not None or references(deployment.model):
         return None
     return split_model(deployment.model)[0]
-
-
-def _meant(deployment: Deployment, provider: str) -> str:
-    if deployment.api_base is not None:
-        return "for a server of your own name its backend"
-    if provider in ELSEWHERE:
-        return f"did you mean {ELSEWHERE[provider]!r}?"
-    return did_you_mean(provider, PROVIDERS, "litellm may not know it either")
 
 
 _CHECKS = (

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from llm_fallback.errors import did_you_mean
+
 _CHAT_PROVIDERS = """
     ai21 ai21_chat aiml aiohttp_openai amazon_nova anthropic anthropic_text azure azure_ai azure_text
     baseten bedrock bytez cerebras chatgpt clarifai cloudflare codestral cohere cohere_chat cometapi
@@ -70,6 +72,18 @@ ELSEWHERE = {
     "vertex": "vertex_ai",
 }
 """Names that LangChain and others use for a provider, and litellm's name for it."""
+
+
+def unknown_provider(provider: str, *, has_address: bool) -> str:
+    """What is said of a provider that nobody knows, and the remedy. With an address it is a server of one's own."""
+    if has_address:
+        remedy = "for a server of your own name its backend"
+    elif provider in ELSEWHERE:
+        remedy = f"did you mean {ELSEWHERE[provider]!r}?"
+    else:
+        remedy = did_you_mean(provider, PROVIDERS, "write litellm's name for it, as in 'openai/gpt-4.1'")
+    return f"no provider is known as {provider!r}; {remedy}"
+
 
 KEY_VARIABLES: dict[str, tuple[str, ...]] = {
     "ai21_chat": ("AI21_API_KEY",),
