@@ -22,7 +22,6 @@ from llm_fallback.litellm_adapter.clients import ClientPool
 from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending, fault_of_transfer
 from llm_fallback.litellm_adapter.families import reader_of
 from llm_fallback.litellm_adapter.http_client import HTTPRequest
-from llm_fallback.litellm_adapter.links import places_of_links
 from llm_fallback.litellm_adapter.logins import Login
 from llm_fallback.litellm_adapter.reading import HTTPReading
 from llm_fallback.litellm_adapter.redirects import Redirects
@@ -112,7 +111,7 @@ class TranslatedExchange:
     ) -> None:
         self._clients, self._clean, self._wanted, self._memory = clients, clean, wanted, memory
         self._ask_whole = ask_whole
-        self._redirects = Redirects(wanted.target.most_reply_bytes, places_of_links(wanted.messages))
+        self._redirects = wanted.redirects()
         self._exchange: Exchange | None = None
 
     @property
@@ -141,6 +140,8 @@ class TranslatedExchange:
 
     async def _chosen(self) -> Exchange | Fault | Unsupported:
         chosen: Exchange | Fault | Unsupported = await guarded(self._choose, self._fault)
+        if self._redirects.left_out:
+            return Unsupported(self._redirects.left_out)
         if not isinstance(chosen, (Fault, Unsupported)):
             self._exchange = chosen
         return chosen

@@ -80,7 +80,7 @@ def fault_before_sending(error: Exception) -> Fault:
 def _lacks_credentials(link: BaseException) -> bool:
     kind = type(link)
     return (
-        isinstance(link, ImportError)  # Of the library that knows the credentials of a cloud.
+        (isinstance(link, ImportError) and link.name != "PIL")  # Of the library that knows a cloud's credentials.
         or kind.__module__.startswith(_OF_CREDENTIALS)
         or (kind.__module__.startswith("openai") and kind.__name__ == "OpenAIError")  # Of a client that cannot be made.
         or kind.__name__ == "AuthenticationError"

@@ -4,8 +4,8 @@ And whether there was a request at all.
 HTTP libraries follow redirects to any host, with every header but `Authorization`, and litellm's clients, which are
 shared with everybody else in the process, do so too. So the step in which an httpx client makes the next request of a
 redirect is wrapped: it heeds the `Redirects` of the request under way in its context, and leaves everybody else alone.
-So is the step in which one sends: what a library raises before it is nobody's answer; and there the body of an answer
-is bounded.
+So is the step in which one sends: what a library raises before it is nobody's answer; no request goes out there that
+lacks a part of its messages; and the body of an answer is bounded.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from yarl import URL
 
 from llm_fallback.engine.transport import Fault
 from llm_fallback.litellm_adapter.body import ENCODINGS, BodyRefused, bound_body
+from llm_fallback.litellm_adapter.media import Medium, left_out
 
 _KEEPS_THE_REQUEST = (307, 308)
 """Status codes after which the same request is sent again; after any other it would be another one."""
@@ -32,6 +33,10 @@ _FETCHING = ("GET", "HEAD")
 
 class LinkRefused(Exception):
     """Carries the refusal out of whichever HTTP library was about to fetch a picture or a file."""
+
+
+class MediaLeftOut(Exception):
+    """Keeps whichever HTTP library was about to send a request that lacks a part of a message from it."""
 
 
 class RedirectRefused(Exception):
@@ -55,6 +60,10 @@ class Redirects:
     """How long a reply may be, decompressed."""
     links: frozenset[str] = frozenset()
     """Host and path, in lower case, of what the messages point to: nothing of it is fetched."""
+    media: tuple[Medium, ...] = ()
+    """What the messages hold besides texts: nothing is sent without it."""
+    left_out: tuple[str, ...] = ()
+    """The kinds of media that stood in no request, which was not sent for it."""
     refused: Fault | None = None
     """Why one was not followed, or a body not read."""
     takes: bool = False
@@ -98,6 +107,13 @@ class Redirects:
             if {f"{request.headers['host'].lower()}{path}", f"{_authority(request.url)}{path}"} & self.links:
                 self.refused = Fault("bad_request", "litellm would fetch what a message points to")
                 raise LinkRefused(self.refused.message)
+
+    def check_media(self, request: Any) -> None:
+        """Raise MediaLeftOut if a library is about to send the messages without what they hold besides texts."""
+        if self.media and request.method == "POST":
+            self.left_out = left_out(self.media, request.content)
+            if self.left_out:
+                raise MediaLeftOut(", ".join(self.left_out))
 
     def refuse_body(self, status: int, why: str) -> Exception:
         """Take note that the body of a response is not read."""
@@ -156,6 +172,7 @@ def _watch(client: Any) -> None:
         redirects = current.get()
         if redirects is not None:
             redirects.check_link(request[0])
+            redirects.check_media(request[0])
             redirects.sent = True
         return send(self, *request, **options)
 
@@ -174,6 +191,8 @@ def _watch_async(client: Any) -> None:
             return await send(self, *request, **options)
         if redirects.links:
             redirects.check_link(request[0])
+        if redirects.media:
+            redirects.check_media(request[0])
         if redirects.takes:
             raise Taken(request[0])
         redirects.sent = True

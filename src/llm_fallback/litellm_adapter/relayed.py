@@ -28,10 +28,9 @@ from llm_fallback.litellm_adapter import wire_tap
 from llm_fallback.litellm_adapter.clients import ClientPool, client_for, is_tapped, sends_by_httpx
 from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending, fault_of_litellm, fault_of_transfer
 from llm_fallback.litellm_adapter.families import asks_for_a_stream, reader_for, reader_for_sent
-from llm_fallback.litellm_adapter.links import places_of_links
 from llm_fallback.litellm_adapter.quiet import has_side_effects, quiet_logging, rewrites_replies
 from llm_fallback.litellm_adapter.reading import HTTPReading, HttpxResponse
-from llm_fallback.litellm_adapter.redirects import Redirects, guarding
+from llm_fallback.litellm_adapter.redirects import guarding
 from llm_fallback.litellm_adapter.request import DeploymentRequest, NotEncodable, guarded, overriding_headers
 from llm_fallback.litellm_adapter.wire_tap import WireTap
 
@@ -47,7 +46,7 @@ class LiteLLMExchange:
         self._wire = WireTap(reader_for(wanted.target), wanted.invented_headers, streamed=wanted.streamed)
         self._reader = OpenAIReader(wanted.target.finish_reasons)
         self._reader.signer = wanted.target.signer
-        self._redirects = Redirects(wanted.target.most_reply_bytes, places_of_links(wanted.messages))
+        self._redirects = wanted.redirects()
         self._stream: Any = None
         self._refused = self._usage_told = self._is_open = False
         self._is_heard = has_side_effects()
@@ -188,9 +187,11 @@ class LiteLLMExchange:
         token = wire_tap.current.set(self._wire)
         try:
             with quiet_logging(), guarding(self._redirects):
-                return await guarded(ask, self._fault)
+                answer = await guarded(ask, self._fault)
         finally:
             wire_tap.current.reset(token)
+        lacking = self._redirects.left_out
+        return Unsupported(lacking) if lacking else answer
 
     async def _send(self) -> Any:
         while True:

@@ -12,6 +12,9 @@ from pydantic import SecretStr
 from llm_fallback.engine.encoding import why_not_json
 from llm_fallback.engine.transport import Fault, Unsupported
 from llm_fallback.litellm_adapter.clients import SOCKET_TIMEOUT_S
+from llm_fallback.litellm_adapter.links import places_of_links
+from llm_fallback.litellm_adapter.media import media_in
+from llm_fallback.litellm_adapter.redirects import Redirects
 from llm_fallback.litellm_adapter.thinking import for_deployment
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.secrets import unmask
@@ -79,6 +82,11 @@ class DeploymentRequest:
         if headers:
             parameters |= {"headers": None, "extra_headers": headers}
         return parameters
+
+    def redirects(self) -> Redirects:
+        """What may not be fetched on its way, and what has to be in it."""
+        media = media_in(self.messages, self.target.litellm_provider)
+        return Redirects(self.target.most_reply_bytes, places_of_links(self.messages), media)
 
     def refused(self, error: Exception) -> Unsupported | None:
         """What follows from litellm's refusal of parameters: None to ask again, without those a reply can do without.

@@ -1,0 +1,98 @@
+"""Pictures, sounds, videos and files of messages: no deployment is asked with one of them left out.
+
+litellm writes into a request what it has a place for in the provider's protocol, and drops other parts of a message
+without a word: a sound for Claude, a picture for DeepSeek. Which ones differs from provider to provider and from one
+release to the next, so no table is kept: the request is looked at before it is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+_KINDS = frozenset(
+    {
+        *("image_url", "input_audio", "audio_url", "video_url", "file", "document"),
+        *("image", "audio", "video", "media", "input_image", "input_file"),
+    }
+)
+_ASKING = frozenset({"user", "system", "developer", "tool", "function"})
+"""Roles of messages that ask. What a model said before, it may be told without its pictures."""
+_ABOUT_IT = frozenset(
+    {
+        *("type", "format", "mime_type", "media_type", "content_type", "detail", "id"),
+        *("filename", "name", "title", "context"),
+    }
+)
+"""Fields that say what a part is, beside what it holds."""
+_SEARCHED = 64
+"""Characters from the end of what a part holds by which it is found again."""
+
+
+class Medium(NamedTuple):
+    """A part of a message that is no text."""
+
+    kind: str
+    """The part's type."""
+    spellings: tuple[bytes, ...]
+    """The end of what it holds, as it may stand in a request."""
+
+
+def media_in(messages: Sequence[Mapping[str, Any]], provider: str) -> tuple[Medium, ...]:
+    """What a request to this provider of litellm's has to hold besides texts."""
+    for message in messages:
+        if type(message.get("content")) is list:
+            break
+    else:  # Texts alone, as in most calls.
+        return ()
+    found = (medium for message in messages if message.get("role") in _ASKING for medium in _media_of(message))
+    return tuple(medium for medium in found if (provider, medium.kind) not in _REWRITTEN)
+
+
+_REWRITTEN = frozenset({("ollama", "image_url")})
+"""Where litellm sends a picture in another format."""
+
+
+def left_out(media: Sequence[Medium], body: bytes) -> tuple[str, ...]:
+    """The kinds of those media that a request's body does not hold, unless it is a request for a login."""
+    if not _MESSAGES.search(body):
+        return ()
+    missing = {medium.kind for medium in media if not any(spelling in body for spelling in medium.spellings)}
+    return tuple(sorted(missing))
+
+
+_MESSAGES = re.compile(rb'"(messages?|contents|prompt|inputs?|text)"')
+"""What some field of every request with messages is called."""
+
+
+def _media_of(message: Mapping[str, Any]) -> Iterator[Medium]:
+    content = message.get("content")
+    for part in content if isinstance(content, list) else ():
+        if not isinstance(part, Mapping):
+            continue
+        if part.get("type") in _KINDS:
+            held = max(_texts_in(part), key=len, default="")
+            if held:
+                yield Medium(part["type"], _spellings(held))
+        else:
+            yield from _media_of(part)  # A tool's result has content of its own.
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            if name not in _ABOUT_IT:
+                yield from _texts_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts_in(item)
+
+
+def _spellings(held: str) -> tuple[bytes, ...]:
+    data = held.partition(";base64,")[2] if held.startswith("data:") else held
+    end = (data or held).rstrip("= \n")[-_SEARCHED:]
+    return tuple({json.dumps(end, ensure_ascii=ascii_only)[1:-1].encode() for ascii_only in (True, False)})
