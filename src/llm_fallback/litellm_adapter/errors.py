@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import httpx
 
@@ -15,6 +16,7 @@ from llm_fallback.engine.protocol.faults import (
     parse_error_body,
 )
 from llm_fallback.engine.transport import Fault
+from llm_fallback.litellm_adapter.quotations import without_quotations
 
 _CUT = frozenset(
     {
@@ -68,10 +70,10 @@ _OF_CREDENTIALS = ("botocore", "boto3", "google.auth", "azure.identity", "azure.
 """Libraries that find, renew or use a provider's credentials, and do nothing else before a request is sent."""
 
 
-def fault_before_sending(error: Exception) -> Fault:
+def fault_before_sending(error: Exception, messages: Sequence[Mapping[str, Any]]) -> Fault:
     """What keeps litellm from sending a request: it has no credentials, or cannot translate what it is asked. No server
-    said anything, so there is no status."""
-    text = plain(str(error).partition("Traceback (most recent call last)")[0])
+    said anything, so there is no status. What is quoted of the messages is left out."""
+    text = without_quotations(plain(str(error).partition("Traceback (most recent call last)")[0]), messages)
     links = list(links_of(error))
     # The first is litellm's summary, chosen by words that may be the prompt's own.
     return Fault("auth" if any(map(_lacks_credentials, links[1:] or links)) else "bad_request", text)

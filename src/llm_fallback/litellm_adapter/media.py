@@ -20,13 +20,13 @@ _KINDS = frozenset(
 )
 _ASKING = frozenset({"user", "system", "developer", "tool", "function"})
 """Roles of messages that ask. What a model said before, it may be told without its pictures."""
-_ABOUT_IT = frozenset(
+FIELDS_ABOUT = frozenset(
     {
         *("type", "format", "mime_type", "media_type", "content_type", "detail", "id"),
-        *("filename", "name", "title", "context"),
+        *("filename", "name", "title", "context", "role", "tool_call_id"),
     }
 )
-"""Fields that say what a part is, beside what it holds."""
+"""Fields that say what a message or a part of one is, beside what it holds."""
 _SEARCHED = 64
 """Characters from the end of what a part holds by which it is found again."""
 
@@ -85,7 +85,7 @@ def _texts_in(value: Any) -> Iterator[str]:
         yield value
     elif isinstance(value, Mapping):
         for name, item in value.items():
-            if name not in _ABOUT_IT:
+            if name not in FIELDS_ABOUT:
                 yield from _texts_in(item)
     elif isinstance(value, list):
         for item in value:

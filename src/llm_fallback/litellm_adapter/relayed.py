@@ -285,7 +285,7 @@ class LiteLLMExchange:
             return self._clean(fault_of_transfer(error, classes, status), error)
         is_seen_to_send = sends_by_httpx(self._wanted.target) or isinstance(error, NotEncodable)
         if is_seen_to_send and not self._redirects.sent:
-            return self._clean(fault_before_sending(error), error)
+            return self._clean(fault_before_sending(error, self._wanted.messages), error)
         return self._clean(fault_of_litellm(error, classes), error)
 
 
