@@ -76,12 +76,16 @@ class SpecError(LLMFallbackError, ValueError):
 
     def __init__(self, mistakes: Sequence[Mistake]) -> None:
         self.mistakes = tuple(mistakes)
-        count = len(self.mistakes)
-        head = "1 mistake in the spec" if count == 1 else f"{count} mistakes in the spec"
+        head = f"{counted(len(self.mistakes), 'mistake')} in the spec"
         super().__init__("\n".join([f"{head}:", *(f"  {mistake}" for mistake in self.mistakes)]))
 
     def __reduce__(self) -> tuple[Callable[..., SpecError], tuple[Any, ...]]:
         return type(self), (self.mistakes,)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 call`, `2 calls`."""
+    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def did_you_mean(word: object, known: Iterable[str], otherwise: str = "") -> str:

@@ -546,3 +546,61 @@ def test_dropping_a_model_leaves_no_thread_and_no_task():
         fake_chat_model({"a": Stall(), "b": "x"}).invoke("x")
     gc.collect()
     assert threading.active_count() == before
+
+
+NO_LIMITS = [
+    ({"timeout": value}, "timeout: must be a number of seconds greater than 0, got", "write timeout=20")
+    for value in (-1, 0, float("nan"), float("inf"), "20", True)
+] + [
+    ({"max_retries": value}, "max_retries: must be a whole number, at least 0, got", "write max_retries=0")
+    for value in (-1, 1.5, "2", True)
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("words", "problem", "remedy"), NO_LIMITS)
+async def test_a_limit_that_is_none_is_an_error_and_no_outage(words, problem, remedy, mode):
+    """It names argument, value and remedy, when a model is built, bound or asked; nobody is asked."""
+    with fake_chat_model({"a": "hi"}) as model:
+        for attempt in (lambda: ask(model, mode, "hi", **words), lambda: ask(model.bind(**words), mode, "hi")):
+            with pytest.raises(SpecError) as caught:
+                await attempt()
+            [value] = words.values()
+            assert f"{problem} {value!r}; {remedy}" in str(caught.value)
+        assert model.received() == []
+    with pytest.raises(SpecError, match=problem):
+        fake_chat_model({"a": "hi"}, **words)
+
+
+def test_no_tool_calls_may_be_written_as_none():
+    """As a server's reply has them."""
+    with fake_chat_model({"a": Reply("hi", tool_calls=None)}) as model:
+        message = model.invoke("hi")
+    assert (message.text, message.tool_calls) == ("hi", [])
+    assert Reply("hi", tool_calls=None) == Reply("hi")
+
+
+@pytest.mark.parametrize(
+    ("deployments", "max_retries", "notes"),
+    [
+        (
+            1,
+            1,
+            ["1 deployment is asked at most once, without a pause", "then at most 1 repeat, with backoff, if it fits"],
+        ),
+        (
+            2,
+            2,
+            [
+                "2 deployments are asked at most once each, in order, without a pause",
+                "then at most 2 repeats, with backoff, if they fit",
+            ],
+        ),
+    ],
+)
+def test_one_is_not_several(deployments, max_retries, notes):
+    """In what a model explains."""
+    scripts = dict.fromkeys(("a", "b")[:deployments], "hi")
+    with fake_chat_model(scripts, max_retries=max_retries) as model:
+        told = model.explain()["notes"]
+    assert [note[: len(expected)] for note, expected in zip(told, notes, strict=False)] == notes

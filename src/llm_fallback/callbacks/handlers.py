@@ -20,6 +20,7 @@ from langchain_core.tracers.context import register_configure_hook
 from llm_fallback._forks import fork_safe_lock
 from llm_fallback.callbacks.budget import BudgetCallbackHandler
 from llm_fallback.callbacks.observer import CallObserver
+from llm_fallback.errors import counted
 from llm_fallback.events import CallEnded
 from llm_fallback.ledger.ledger import Ledger, Snapshot
 from llm_fallback.ledger.quantiles import Distribution
@@ -51,7 +52,7 @@ class _LedgerHandler(CallObserver):
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._ledger.snapshot().total.calls} calls)"
+        return f"{type(self).__name__}({counted(self._ledger.snapshot().total.calls, 'call')})"
 
     def _dimensions(self, snapshot: Snapshot) -> Iterator[tuple[str, Mapping[str, Summary]]]:
         for dimension in (*_DIMENSIONS, *self._ledger.metadata_keys):
@@ -184,11 +185,13 @@ def _cost_text(summary: Summary) -> str:
     known = summary.known_cost_usd
     cost = "cost unknown" if known is None else f"${known:.6f}"
     missing = f", {summary.unpriced} of them unpriced" if summary.unpriced and known is not None else ""
-    return f"{cost} in {_counted(summary.calls)}{missing}, {summary.tokens.input} + {summary.tokens.output} tokens"
+    return (
+        f"{cost} in {counted(summary.calls, 'call')}{missing}, {summary.tokens.input} + {summary.tokens.output} tokens"
+    )
 
 
 def _latency_text(summary: Summary) -> str:
-    answered = f"{summary.answered} of {_counted(summary.calls)} answered"
+    answered = f"{summary.answered} of {counted(summary.calls, 'call')} answered"
     latency, first = summary.latency_s, summary.time_to_first_token_s
     timings = [
         f"{name} {_percentiles(times)}" for name, times in (("latency", latency), ("first token", first)) if times.count
@@ -198,7 +201,3 @@ def _latency_text(summary: Summary) -> str:
 
 def _percentiles(times: Distribution) -> str:
     return f"p50 {times.p50:.3f} s, p95 {times.p95:.3f} s, p99 {times.p99:.3f} s"
-
-
-def _counted(calls: int) -> str:
-    return "1 call" if calls == 1 else f"{calls} calls"

@@ -51,7 +51,7 @@ from llm_fallback.plan.explain import explain
 from llm_fallback.plan.plan import ChainPlan, Target
 from llm_fallback.plan.profiles import chain_profile
 from llm_fallback.spec import Spec
-from llm_fallback.spec.overrides import configure, read_spec, reject_misplaced
+from llm_fallback.spec.overrides import check_call, configure, read_spec
 
 _caller: ContextVar[CallContext | None] = ContextVar("llm_fallback_caller", default=None)
 """Who makes the call that is being started in this context."""
@@ -259,7 +259,7 @@ class ChainChatModel(BaseChatModel):
         config = ensure_config(config)
         if config.get("run_id") is None:
             config["run_id"] = uuid4()
-        reject_misplaced(kwargs)
+        check_call(kwargs)
         chosen = kwargs.pop("chain", None) or kwargs.get("model") or config.get("configurable", {}).get("chain")
         if chosen is not None:
             kwargs["model"] = self._chain_name(chosen)
@@ -286,7 +286,7 @@ class ChainChatModel(BaseChatModel):
 
     def _merged(self, defaults: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """A call's parameters over the model's, with the chain it asks for as `model`, LangChain's word."""
-        reject_misplaced(kwargs)
+        check_call(kwargs)
         chosen = kwargs.get("chain") or kwargs.get("model") or self.chain
         return {**defaults, **kwargs, "model": self._chain_name(chosen)}
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from llm_fallback.cli.shared import EXIT_FAILED, files_option, json_option, print_json
-from llm_fallback.errors import Location, Mistake, SpecError
+from llm_fallback.errors import Location, Mistake, SpecError, counted
 from llm_fallback.plan.checks import Finding, check
 from llm_fallback.spec import load_spec
 from llm_fallback.spec.shown import shown, told
@@ -79,8 +79,8 @@ def _print(report: Report, files: str) -> None:
     for finding in report.findings:
         _print_finding(finding)
     errors = report.count("error")
-    counts = [_counted(errors, "error")] if errors else ["no errors"]
-    counts += [_counted(count, noun) for noun in ("warning", "note") if (count := report.count(noun))]
+    counts = [counted(errors, "error")] if errors else ["no errors"]
+    counts += [counted(count, noun) for noun in ("warning", "note") if (count := report.count(noun))]
     click.secho(f"{files}: {', '.join(counts)}", fg="red" if errors else "green", bold=True)
     if not errors:
         for chain in report.chains:
@@ -106,8 +106,4 @@ def _indented(text: str) -> str:
 def _print_chain(chain: dict[str, Any], *, is_default: bool) -> None:
     route = ", then ".join(" or ".join(map(shown, tier)) for tier in chain["tiers"])
     click.echo(f"  {click.style(shown(chain['chain']), bold=True)}{' (default)' if is_default else ''}: {route}")
-    click.echo(f"      one call: at most {chain['max_requests']} requests, {chain['max_seconds']:g} s")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    click.echo(f"      one call: at most {counted(chain['max_requests'], 'request')}, {chain['max_seconds']:g} s")

@@ -17,6 +17,7 @@ from llm_fallback.cli.shared import (
     named,
     print_json,
 )
+from llm_fallback.errors import counted
 from llm_fallback.plan.explain import explain_unresolved, plan_of
 from llm_fallback.plan.plan import ChainPlan, Member, Tier
 from llm_fallback.spec import load_spec
@@ -52,7 +53,8 @@ def _print(explained: dict[str, Any], plan: ChainPlan, others: list[str]) -> Non
     out.print(Text.assemble("The chain ", (shown(plan.name), "bold"), " asks, in this order:"))
     out.print(_deployments(plan))
     out.print(
-        f"One call: at most [bold]{explained['max_requests']} requests[/], [bold]{explained['max_seconds']:g} s[/]."
+        f"One call: at most [bold]{counted(explained['max_requests'], 'request')}[/], "
+        f"[bold]{explained['max_seconds']:g} s[/]."
     )
     for note in explained["notes"]:
         out.print(Padding(Text(f"- {told(note)}"), (0, 0, 0, 2), expand=False))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from llm_fallback.cli.shared import console, named
+from llm_fallback.errors import counted
 from llm_fallback.ledger.quantiles import Distribution
 from llm_fallback.simulate import Outcome
 from llm_fallback.spec.shown import shown
@@ -22,7 +23,7 @@ def show(outcome: Outcome) -> None:
     out, total = console(), outcome.total
     out.print(
         Text.assemble(
-            f"{total.calls:,} calls of the chain ",
+            f"{counted(total.calls, 'call')} of the chain ",
             (shown(outcome.chain), "bold"),
             f" in {outcome.seconds:,.0f} s of simulated time, seed {outcome.seed}:",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from llm_fallback.errors import counted
 from llm_fallback.plan.cold_start import warmup_retries_within
 from llm_fallback.plan.plan import RETRY_RULE, ChainPlan, Member, Tiers
 from llm_fallback.plan.profiles import passed_over
@@ -42,13 +43,17 @@ def _names(tiers: Tiers) -> list[list[str]]:
 
 
 def _notes(chain: ChainPlan) -> list[str]:
-    notes = [f"{len(chain.members)} deployments are asked at most once each, in order, without a pause"]
+    asked = counted(len(chain.members), "deployment")
+    order = "is asked at most once" if len(chain.members) == 1 else "are asked at most once each, in order"
+    notes = [f"{asked} {order}, without a pause"]
     if chain.retries.max:
-        notes.append(f"then at most {chain.retries.max} repeats, with backoff, if they fit in total_s")
+        fits = "it fits" if chain.retries.max == 1 else "they fit"
+        notes.append(f"then at most {counted(chain.retries.max, 'repeat')}, with backoff, if {fits} in total_s")
     if chain.retries.max or chain.hedge is not None:
         notes.append(f"the retry budget of all calls: {RETRY_RULE}")
     notes += [
-        f"{member.name} is waited for while it starts, asked again at most {_warmup_retries(chain, member)} times"
+        f"{member.name} is waited for while it starts, asked again at most "
+        f"{counted(_warmup_retries(chain, member), 'time')}"
         for member in chain.members
         if member.target.cold_start is not None
     ]

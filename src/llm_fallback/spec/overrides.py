@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ SHARED: Mapping[str, str] = {
 }
 """Arguments that would reach every provider alike, and where their meaning belongs in a spec."""
 
-_MISPLACED = frozenset({*SHARED, *CHAIN_SETTINGS})
+_CHECKED = frozenset({*SHARED, *CHAIN_SETTINGS, "timeout", "max_retries"})
+"""Arguments of a call that may be wrong; most calls have none of them."""
 _ONE_PROVIDER_ONLY = "what only one provider knows goes into model_kwargs={...}"
 
 
@@ -73,7 +75,7 @@ def configure(source: Any, settings: Mapping[str, Any]) -> Configuration:
     Raises one SpecError with every argument that belongs nowhere.
     """
     words = {name: value for name, value in settings.items() if name not in ("chain", "model")}
-    mistakes = [*_shared(words), *_unknown(words)]
+    mistakes = [*_shared(words), *_unknown(words), *_no_limits(words)]
     if mistakes:
         raise SpecError(mistakes)
     spec = read_spec(source)
@@ -98,11 +100,34 @@ def read_spec(source: Any) -> Spec:
     raise SpecError([Mistake("", f"a spec cannot be read from {kind}", "give a path, a mapping or a list of models")])
 
 
-def reject_misplaced(words: Iterable[str]) -> None:
-    """Raise SpecError for arguments of a call that it may not have: settings of a chain, and what would reach every
-    provider alike."""
-    if not _MISPLACED.isdisjoint(words):
-        raise SpecError([*_shared(words), *_of_the_chain(words)])
+def check_call(words: Mapping[str, Any]) -> None:
+    """Raise SpecError for arguments that a call may not have: settings of a chain, what would reach every provider
+    alike, and limits that are none."""
+    if not _CHECKED.isdisjoint(words):
+        mistakes = [*_shared(words), *_of_the_chain(words), *_no_limits(words)]
+        if mistakes:
+            raise SpecError(mistakes)
+
+
+def _no_limits(words: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What is wrong with `timeout` and `max_retries`."""
+    timeout, retries = words.get("timeout"), words.get("max_retries")
+    if not (timeout is None or (_is_number(timeout) and 0 < timeout < math.inf)):
+        yield Mistake(
+            "timeout",
+            f"must be a number of seconds greater than 0, got {timeout!r}",
+            "write timeout=20, or leave it out for the chain's timeouts.total_s",
+        )
+    if not (retries is None or (type(retries) is int and retries >= 0)):
+        yield Mistake(
+            "max_retries",
+            f"must be a whole number, at least 0, got {retries!r}",
+            "write max_retries=0 for none, or leave it out for the chain's retries.max",
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _of_the_chain(words: Iterable[str]) -> list[Mistake]:

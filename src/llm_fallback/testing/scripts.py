@@ -33,8 +33,9 @@ class Reply:
 
     text: str | None = ""
     _: KW_ONLY
-    tool_calls: Sequence[Mapping[str, Any]] = ()
-    """Each `{"name": ..., "args": {...}}`, with an `"id"` if it matters; args that are a text are sent as they are."""
+    tool_calls: Sequence[Mapping[str, Any]] | None = ()
+    """Each `{"name": ..., "args": {...}}`, with an `"id"` if it matters; args that are a text are sent as they are.
+    None is none."""
     usage: Mapping[str, Any] | tuple[int, int] | None = None
     """OpenAI's usage object or (prompt tokens, completion tokens); None: counted."""
     delay_s: float = 0.0
@@ -52,7 +53,9 @@ class Reply:
     headers: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
-        for call in self.tool_calls:
+        if self.tool_calls is None:
+            object.__setattr__(self, "tool_calls", ())
+        for call in self.tool_calls or ():
             _check_call(call)
 
     @property

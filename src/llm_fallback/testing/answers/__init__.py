@@ -67,7 +67,7 @@ def _without_start(pieces: tuple[str, ...], count: int) -> tuple[str, ...]:
 
 
 def _scripted(reply: Reply) -> Answer:
-    calls = tuple(ToolCall(call["name"], call.get("args", {}), call.get("id")) for call in reply.tool_calls)
+    calls = tuple(ToolCall(call["name"], call.get("args", {}), call.get("id")) for call in reply.tool_calls or ())
     return Answer(pieces(reply.text, reply.chunks), tool_calls=calls, finish="tool_calls" if calls else "stop")
 
 
