@@ -33,9 +33,7 @@ DIALECTS = (
     Dialect(
         "OpenAI, and the many who speak like it",
         codes={
-            "context_window": (
-                *("context_length_exceeded", "string_above_max_length", "model_context_window_exceeded"),
-            ),
+            "context_window": ("context_length_exceeded", "model_context_window_exceeded"),
             "content_policy": ("content_policy_violation", "content_filter"),
             "quota_exhausted": ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active"),
             "auth": ("invalid_api_key",),
@@ -45,7 +43,10 @@ DIALECTS = (
             "context_window": (
                 *(r"maximum context length", r"\bcontext window\b", r"reduce the length of the (?:messages|prompt)"),
                 *(r"input tokens exceed the configured limit", r"context length (?:is )?exceeded"),
+                # OpenAI bounds every field by its characters, and these hold the prompt.
+                r"invalid '(?:input|prompt|(?:messages|input)\[\d+\]\.content(?:\[\d+\]\.text)?)': string too long",
             ),
+            "bad_request": (r": string too long\. expected a string with maximum length",),
             "content_policy": (r"rejected as a result of our safety system", r"prompt was (?:flagged|blocked)"),
             "quota_exhausted": (
                 r"exceeded your current quota",
@@ -253,7 +254,7 @@ DIALECTS = (
 )
 
 _IN_ORDER: tuple[Failure, ...] = (
-    *("context_window", "content_policy", "quota_exhausted", "auth", "not_found", "overloaded"),
+    *("context_window", "content_policy", "quota_exhausted", "auth", "not_found", "overloaded", "bad_request"),
 )
 """Where a text has the words of two failures, the first of these wins."""
 

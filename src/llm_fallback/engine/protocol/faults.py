@@ -67,7 +67,7 @@ _ABOUT_THE_REQUEST = (400, 422)
 """Statuses by which a model's server refuses a request; by a page or nothing, it was not the model's server."""
 
 _ANYTHING: frozenset[Failure] = frozenset(
-    {"context_window", "content_policy", "quota_exhausted", "auth", "not_found", "overloaded"}
+    {"context_window", "content_policy", "quota_exhausted", "auth", "not_found", "overloaded", "bad_request"}
 )
 _LEFT_OPEN: Mapping[int, frozenset[Failure]] = {
     # A prompt was flagged, or money is short; a breaker opened as for a wrong key would punish every other prompt.
