@@ -13,6 +13,7 @@ from llm_fallback.litellm_adapter.direct import DirectExchange
 from llm_fallback.litellm_adapter.http_client import HTTPRequest
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
 from llm_fallback.litellm_adapter.request import DeploymentRequest
+from llm_fallback.litellm_adapter.templates import DeploymentMemory
 from llm_fallback.litellm_adapter.translation import LeftToLiteLLM, NotTranslated, translate
 from llm_fallback.testing import FakeServer
 from tests.litellm_adapter.test_direct_and_relayed_alike import road_of
@@ -33,6 +34,44 @@ def test_a_parameter_one_model_does_not_take_is_sent_to_another_of_the_same_name
         bodies = [received.body for received in server.received("a")]
     assert [body.get("temperature") for body in bodies] == [None, 0.3]
     assert not told[0].get("dropped_params")
+
+
+def sent_with(model_name: str, *calls: dict[str, Any]) -> list[tuple[dict[str, Any], list[str]]]:
+    """Of each call: the sampling parameters that arrived, and those that the attempt says were dropped."""
+    told = []
+    with FakeServer({"a": "x"}) as server, build_chat_model(spec_of(server, model=model_name)) as model:
+        for words in calls:
+            [attempt] = model.invoke("hi", **words).response_metadata["llm_fallback"]["attempts"]
+            body = server.received("a")[-1].body
+            told.append(({name: body[name] for name in words if name in body}, attempt.get("dropped_params") or []))
+    return told
+
+
+def test_a_value_that_a_model_does_not_take_says_nothing_of_another():
+    """o3 takes a temperature of 1, whatever it was asked with before; and each time anew, also from a template."""
+    calls: list[dict[str, Any]] = [{"temperature": 0.3}, {"temperature": 1}] * 4
+    assert sent_with("o3-mini", *calls) == [({}, ["temperature"]), ({"temperature": 1}, [])] * 4
+
+
+def test_what_a_model_takes_only_beside_others_is_sent_beside_them():
+    """GPT-5.1 takes a temperature while it does not think. Only that goes, not the effort by which litellm decides."""
+    thinking = {"temperature": 0.3, "reasoning_effort": "high"}
+    plain = {"temperature": 0.3, "reasoning_effort": "none"}
+    effort = {"reasoning_effort": "high"}
+    assert sent_with("gpt-5.1", thinking, plain, thinking, plain) == [
+        (effort, ["temperature"]),
+        (plain, []),
+        (effort, ["temperature"]),
+        (plain, []),
+    ]
+
+
+def test_what_was_learnt_of_parameters_is_bounded():
+    """Though every request has another seed."""
+    memory = DeploymentMemory()
+    for seed in range(1000):
+        memory.dropped_for({"seed": seed, "messages": []}).add("seed")
+    assert len(memory.dropped) < 100
 
 
 class Odd:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from pydantic import SecretStr
@@ -28,6 +28,15 @@ SAMPLING = frozenset(
 )
 """Parameters a reply can do without; they are dropped for a deployment that does not take them."""
 
+_DECIDING = SAMPLING | {"thinking"}
+"""Parameters by whose values litellm decides which of `SAMPLING` a model takes."""
+
+
+def sampling_of(request: Mapping[str, Any]) -> Hashable:
+    """What a request asks for, as far as it decides which parameters are dropped: o3 takes a temperature of 1 and no
+    other, and GPT-5 one of 0.3, unless it is to think."""
+    return tuple([(name, repr(value)) for name, value in request.items() if name in _DECIDING])
+
 
 class NotEncodable(ValueError):
     """A request that cannot be written as JSON. litellm would send some of it in another form, or as none."""
@@ -39,7 +48,8 @@ class DeploymentRequest:
     def __init__(
         self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None, dropped: set[str]
     ) -> None:
-        """`dropped` are the parameters the deployment was found not to take; what this request finds is added."""
+        """`dropped` are the parameters the deployment was found not to take in a request like this; what this one finds
+        is added."""
         self.target, self.key, self.dropped = target, api_key, dropped
         self._request, self.left_out = for_deployment(target, request)
         self.messages: Sequence[Mapping[str, Any]] = self._request["messages"]
@@ -91,17 +101,19 @@ class DeploymentRequest:
     def refused(self, error: Exception) -> Unsupported | None:
         """What follows from litellm's refusal of parameters: None to ask again, without those a reply can do without.
 
-        litellm names them in stages: what it objects to next shows only when the first are gone.
+        litellm names them in stages: what it objects to next shows only when the first are gone. It also names others,
+        by which it decides, after those that it objects to; so they go one by one.
         """
-        named = self._named_in(str(error)) - self.dropped - self.left_out
-        if not named or not named <= SAMPLING:
+        named = [name for name in self._named_in(str(error)) if name not in self.dropped | self.left_out]
+        if not named or not SAMPLING.issuperset(named):
             return Unsupported(tuple(sorted(named)))
-        self.dropped |= named
+        self.dropped.add(named[0])
         return None
 
-    def _named_in(self, text: str) -> set[str]:
-        words = set(re.findall(r"\w+", text))
-        return words & {*self._request, *self.target.parameters} - {"model", "messages", "stream"}
+    def _named_in(self, text: str) -> list[str]:
+        """The parameters that a text names, in its order."""
+        parameters = {*self._request, *self.target.parameters} - {"model", "messages", "stream"}
+        return [word for word in dict.fromkeys(re.findall(r"\w+", text)) if word in parameters]
 
 
 async def guarded(ask: Callable[[], Awaitable[Any]], fault_of: Callable[[Exception], Fault]) -> Any:

@@ -22,7 +22,7 @@ from llm_fallback.litellm_adapter.families import writer_of
 from llm_fallback.litellm_adapter.http_client import HTTPRequest
 from llm_fallback.litellm_adapter.logins import RENEWED, Login, login_of
 from llm_fallback.litellm_adapter.message_writers import Shape, Unusual, shape_of
-from llm_fallback.litellm_adapter.request import DeploymentRequest, deployment_headers
+from llm_fallback.litellm_adapter.request import DeploymentRequest, deployment_headers, sampling_of
 from llm_fallback.plan.plan import Target
 from llm_fallback.plan.provider_credentials import key_variables
 from llm_fallback.spec.secrets import is_secret_name
@@ -132,11 +132,18 @@ class RequestTemplates:
 class DeploymentMemory:
     """What requests to one deployment taught."""
 
-    dropped: set[str] = field(default_factory=set)
-    """Parameters it was found not to take."""
+    dropped: dict[Hashable, set[str]] = field(default_factory=dict)
+    """Parameters it was found not to take, by what else a request asks for."""
     templates: RequestTemplates = field(default_factory=RequestTemplates)
     is_left_to_litellm: bool = False
     """Whether its requests were found not to be what litellm translates into one request."""
+
+    def dropped_for(self, request: Mapping[str, Any]) -> set[str]:
+        """The parameters it was found not to take in a request like this, for more to be added."""
+        sampling = sampling_of(request)
+        if sampling not in self.dropped and len(self.dropped) >= _MOST:
+            self.dropped.clear()
+        return self.dropped.setdefault(sampling, set())
 
     def leave_to_litellm(self, target: Target, why: Exception) -> None:
         """Leave all further requests to litellm whole."""

@@ -65,7 +65,7 @@ class LiteLLMTransport:
         memory = self._memories.get(target)
         if memory is None:
             memory = self._memories.setdefault(target, DeploymentMemory())
-        wanted = DeploymentRequest(target, request, api_key, memory.dropped)
+        wanted = DeploymentRequest(target, request, api_key, memory.dropped_for(request))
         if follows_a_link(target.litellm_provider, wanted.messages):
             return RefusedExchange(Unsupported(("image_url",)))
         if memory.is_left_to_litellm or target.road == "relayed" or has_side_effects() or _looks_for_a_login(wanted):
