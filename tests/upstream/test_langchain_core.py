@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
+from textwrap import dedent
 from typing import Any
 from uuid import uuid4
 
@@ -20,6 +22,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import ConfigurableField, RunnableLambda, ensure_config
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import _configure_hooks
+from langchain_core.utils._signature import _signature_parameters
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, PrivateAttr
 
@@ -114,6 +117,76 @@ class TestCalls:
         await model.ainvoke("hi", ls_structured_output_format=form)
         assert list(model.stream("hi", ls_structured_output_format=form))
         assert model._words == [{}, {}, {}]
+
+
+class TestStepsOfAPlainCall:
+    """What LangChain calls on the way of a plain call. `chat_model/unheard.py` says of each why a call that nobody
+    listens to can do without, or does it itself: a step that is new here is to be looked at there."""
+
+    @pytest.mark.parametrize("name", ["generate", "agenerate"])
+    def test_what_is_done_for_a_batch(self, name):
+        """Handlers, and content of older forms."""
+        assert called_in(getattr(BaseChatModel, name)) - {"gather", "zip", "len", "isinstance", "enumerate"} == {
+            *("pop", "_format_ls_structured_output", "_get_invocation_params", "_get_ls_params_with_defaults"),
+            *("configure", "_filter_invocation_params_for_tracing", "_format_for_tracing", "on_chat_model_start"),
+            *("_normalize_messages", f"_{name}_with_cache", "append", "_generate_response_from_error"),
+            *("on_llm_error", "on_llm_end", "LLMResult", "_combine_llm_outputs", "RunInfo"),
+        }
+
+    @pytest.mark.parametrize("prefix", ["", "a"])
+    def test_what_is_done_for_one_call(self, prefix):
+        """Cache, rate limiter, streams for handlers, the message's id and metadata."""
+        called = called_in(getattr(BaseChatModel, f"_{prefix}generate_with_cache"))
+        assert {name.replace(f"_{prefix}", "_", 1) for name in called - SAME if name[0] == "_"} == {
+            *("_generate", "_stream", "_iter_v2_events", "_replay_v2_events_for_cache_hit"),
+        }
+        assert {name for name in called if name[0] != "_"} - BUILT_IN == {
+            *(f"{prefix}acquire", f"{prefix}lookup", f"{prefix}update", "get", "get_llm_cache", "model_copy", "dumps"),
+            *("on_llm_new_token", "generate_from_stream", "ChatResult", "ChatGenerationChunk", "AIMessageChunk"),
+            "AsyncChatModelStream" if prefix else "ChatModelStream",
+        }
+
+    @pytest.mark.parametrize("prefix", ["", "a"])
+    def test_what_is_done_around(self, prefix):
+        """The config, and the input as messages."""
+        assert called_in(getattr(BaseChatModel, f"{prefix}invoke")) == {
+            *("_convert_input", f"{prefix}generate_prompt", "cast", "ensure_config", "get", "pop"),
+        }
+        assert called_in(getattr(BaseChatModel, f"{prefix}generate_prompt")) == {f"{prefix}generate", "to_messages"}
+
+    async def test_the_message_of_a_run_bears_its_id(self):
+        """The id that ours writes where LangChain does not."""
+        run_id = uuid4()
+        assert (await Parrot().ainvoke("hi", {"run_id": run_id})).id == f"lc_run--{run_id}-0"
+
+    def test_a_signature_that_a_method_brings_is_not_worked_out(self, monkeypatch):
+        """LangChain asks for the signature of `_generate` at every call."""
+
+        class Signed:
+            def generate(self, run_manager: Any = None) -> None: ...
+
+        Signed.generate.__signature__ = inspect.signature(Signed.generate)  # type: ignore[attr-defined]
+        monkeypatch.setattr(inspect, "_signature_from_function", None)
+        assert "run_manager" in _signature_parameters(Signed().generate)
+
+
+SAME = {
+    *("_gen_info_and_msg_metadata", "_get_llm_string", "_should_stream", "_should_use_protocol_streaming"),
+    *("_signature_parameters", "_update_message_content_to_blocks", "_v3_generation", "_convert_cached_generations"),
+}
+BUILT_IN = {"append", "cast", "enumerate", "getattr", "isinstance", "iter", "len", "RuntimeError", "ValueError"}
+
+
+def called_in(function: Any) -> set[str]:
+    """The names of all that a function's source calls."""
+    calls = [
+        node.func for node in ast.walk(ast.parse(dedent(inspect.getsource(function)))) if isinstance(node, ast.Call)
+    ]
+    return {
+        call.attr if isinstance(call, ast.Attribute) else call.id
+        for call in calls
+        if isinstance(call, ast.Attribute | ast.Name)
+    }
 
 
 class TestChunks:

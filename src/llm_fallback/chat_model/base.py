@@ -7,11 +7,12 @@ for both, and nothing here loads litellm.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar, copy_context
 from functools import partial
-from typing import Any, ClassVar, Self, cast
+from inspect import signature
+from typing import Any, ClassVar, Self, TypeVar, cast
 from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManager, CallbackManagerForLLMRun
@@ -41,6 +42,7 @@ from llm_fallback.chat_model.portal import portal
 from llm_fallback.chat_model.replies import to_result
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.chat_model.structured import OutputFormat, structured, with_raw
+from llm_fallback.chat_model.unheard import message_of, take_forms_off, unheard_messages
 from llm_fallback.engine.engine import CallerQuestion
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.ping import TIMEOUT_S
@@ -57,6 +59,15 @@ _caller: ContextVar[CallContext | None] = ContextVar("llm_fallback_caller", defa
 """Who makes the call that is being started in this context."""
 
 _PROFILE = LazyField("profile", lambda model: chain_profile(model._plan(), model.runtime.engine.catalogue.profile))
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _with_signature(method: _Method) -> _Method:
+    """Keep a method's signature for LangChain, which asks for it at every call."""
+    method.__signature__ = signature(method)  # type: ignore[attr-defined]
+    return method
 
 
 class ChainChatModel(BaseChatModel):
@@ -198,8 +209,13 @@ class ChainChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         config, kwargs = self._prepare_call(config, kwargs)
-        with _calling_as(self._caller_from_config(config)):
-            return super().invoke(input, config, **kwargs)
+        caller = self._caller_from_config(config)
+        with _calling_as(caller):
+            messages = unheard_messages(self, caller, config["callbacks"], input, kwargs)
+            if messages is None:
+                return super().invoke(input, config, **kwargs)
+            take_forms_off(kwargs)
+            return message_of(self._generate(messages, **kwargs), config["run_id"])
 
     async def ainvoke(
         self,
@@ -208,8 +224,13 @@ class ChainChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         config, kwargs = self._prepare_call(config, kwargs)
-        with _calling_as(self._caller_from_config(config)):
-            return await super().ainvoke(input, config, **kwargs)
+        caller = self._caller_from_config(config)
+        with _calling_as(caller):
+            messages = unheard_messages(self, caller, config["callbacks"], input, kwargs)
+            if messages is None:
+                return await super().ainvoke(input, config, **kwargs)
+            take_forms_off(kwargs)
+            return message_of(await self._agenerate(messages, **kwargs), config["run_id"])
 
     def stream(
         self,
@@ -331,6 +352,7 @@ class ChainChatModel(BaseChatModel):
 
     # ChatLiteLLM's names; its own look up logins, thoughts and endpoints on the way, which are the deployments' here.
 
+    @_with_signature
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -344,6 +366,7 @@ class ChainChatModel(BaseChatModel):
         request = self._plain_request(messages, stop, kwargs)
         return self._create_chat_result(self._ask(request, run_manager), **request)
 
+    @_with_signature
     async def _agenerate(
         self,
         messages: list[BaseMessage],

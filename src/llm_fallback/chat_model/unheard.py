@@ -1,0 +1,110 @@
+"""Plain calls that nobody listens to, past the steps that LangChain takes for those who do.
+
+LangChain's `ainvoke` runs `agenerate_prompt`, `agenerate` and `_agenerate_with_cache`; `invoke` runs their twins. What
+those do, and what becomes of it here:
+
+- They take LangSmith's word for a form (`ls_structured_output_format`) off the call: here too.
+- They describe model, parameters and messages for handlers, make a callback manager and run managers, and tell the
+  handlers of the beginning, the end and the error: there are none, by the same `CallbackManager.configure`, which knows
+  of tracing, debugging and handlers in context variables. The handler of our own that carries the outermost run's id
+  ignores what models tell.
+- They bring content of older forms into today's (`_normalize_messages`): calls with other content than texts go
+  LangChain's way.
+- `agenerate` runs the call in a task of its own, so that several can run at once: there is one. It is cancelled with
+  its caller either way. A context variable that a function of the user's sets in it stays set here, as with `invoke`.
+- They ask a cache, wait for a rate limiter, and stream where `stream` or `streaming` asks for it: calls with one of
+  these go LangChain's way, and so do replies of `output_version` "v1", whose content they rewrite.
+- They give a message without an id that of its run, and put what the reply's generation and the model's output say
+  into its metadata: here too.
+- They build an `LLMResult`, of which `invoke` reads the first message alone.
+- An error is raised as it came. What handlers are told of its `response` nobody hears.
+
+A model whose steps of LangChain's are overridden or wrapped, as instruments do, goes through them.
+tests/upstream/test_langchain_core.py notices when LangChain's steps change.
+"""
+
+from __future__ import annotations
+
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackManager
+from langchain_core.globals import get_llm_cache
+from langchain_core.language_models import BaseChatModel, LanguageModelInput, chat_models
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatResult
+from langchain_core.utils.utils import LC_ID_PREFIX
+
+from llm_fallback.callbacks.root_run import RootRun
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llm_fallback.chat_model.caller import CallContext
+
+_FORMS = ("ls_structured_output_format", "structured_output_format")
+_ASIDE = frozenset(
+    {"stream", "callbacks", "tags", "metadata", "run_name", "run_id", "run_manager", "messages", "prompts"}
+)
+"""Words of a call that have another meaning, or none, on LangChain's way."""
+
+
+def unheard_messages(
+    model: BaseChatModel, caller: CallContext, callbacks: Any, input: LanguageModelInput, words: Mapping[str, Any]
+) -> list[BaseMessage] | None:
+    """The messages of a plain call with these callbacks and words, if it can go past LangChain's steps."""
+    if not _is_plain(model, words) or caller.listeners or not _has_langchains_steps(type(model)):
+        return None
+    # To ask LangChain for the handlers is dear, and in vain where some were given.
+    if _hears(callbacks) or _hears(model.callbacks) or _hears(caller.handlers):
+        return None
+    messages = model._convert_input(input).to_messages()
+    for message in messages:
+        if type(message.content) is not str:
+            return None
+    return messages
+
+
+def _is_plain(model: BaseChatModel, words: Mapping[str, Any]) -> bool:
+    """Whether no more is asked for than a model's reply."""
+    if model.rate_limiter or model.output_version == "v1" or not _ASIDE.isdisjoint(words):
+        return False
+    is_cached = model.cache or (model.cache is None and get_llm_cache() is not None)
+    return not is_cached and not getattr(model, "streaming", False)
+
+
+def _hears(callbacks: Any) -> bool:
+    """Whether among handlers, or a manager's, is one that hears what models tell."""
+    handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks
+    return any(not isinstance(handler, RootRun) for handler in handlers or ())
+
+
+def _has_langchains_steps(model: type[BaseChatModel]) -> bool:
+    steps = (
+        *(BaseChatModel.invoke, model.generate_prompt, model.generate, model._generate_with_cache),
+        *(BaseChatModel.ainvoke, model.agenerate_prompt, model.agenerate, model._agenerate_with_cache),
+    )
+    for step in steps:
+        if type(step) is not FunctionType or step.__code__.co_filename != chat_models.__file__:
+            return False
+    return True
+
+
+def take_forms_off(words: dict[str, Any]) -> None:
+    """Take off the words of a call that are for LangSmith alone."""
+    for form in _FORMS:
+        if words.pop(form, None):
+            return
+
+
+def message_of(result: ChatResult, run_id: UUID | None) -> AIMessage:
+    """The message of a result, as it is the caller's."""
+    generations = result.generations
+    message = generations[0].message
+    assert isinstance(message, AIMessage)
+    if message.id is None:
+        message.id = f"{LC_ID_PREFIX}-{run_id}-0"
+    output = (result.llm_output or {}) if len(generations) == 1 else {}
+    message.response_metadata = {**output, **(generations[0].generation_info or {}), **message.response_metadata}
+    return message
