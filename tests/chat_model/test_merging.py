@@ -12,12 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessageChunk
-from langchain_litellm.chat_models.litellm import (
-    _convert_delta_to_message_chunk,
-    _extract_root_provider_specific_fields,
-)
 
 from llm_fallback import build_chat_model
+from llm_fallback.chat_model.chunks import ChunkWriter
 from llm_fallback.chat_model.merging import CONTENT, FieldMerger
 from llm_fallback.engine.protocol.anthropic_messages import AnthropicReader
 from llm_fallback.engine.protocol.bedrock_converse import ConverseReader
@@ -52,17 +49,10 @@ ODD = st.recursive(
 
 
 def message_of(chunks: Iterable[Chunk]) -> AIMessageChunk | None:
-    """What ChatLiteLLM makes of chunks, added up."""
-    merger, whole = FieldMerger(), None
+    """The message that LangChain makes of chunks."""
+    writer, whole = ChunkWriter(None), None
     for chunk in chunks:
-        if not chunk.raw["choices"]:
-            continue
-        raw = merger.mergeable(chunk.raw)
-        message = _convert_delta_to_message_chunk(raw["choices"][0]["delta"], AIMessageChunk)
-        assert isinstance(message, AIMessageChunk)
-        root = _extract_root_provider_specific_fields(raw)
-        if root:
-            message.response_metadata["provider_specific_fields"] = root
+        message = writer.write(chunk)
         whole = message if whole is None else whole + message
     return whole
 

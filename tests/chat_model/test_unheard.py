@@ -142,6 +142,49 @@ async def test_a_server_s_reply_is_the_same_too(mode):
         assert own == langchains_
 
 
+@pytest.mark.parametrize("mode", ["stream", "astream"])
+@pytest.mark.parametrize("form", FORMS)
+async def test_the_chunks_are_those_that_langchain_gives(form, mode):
+    """One by one, with their ids and all metadata; and the deployment got the same request."""
+    script, prompt, words = FORMS[form]
+    config, answers, requests = {"run_id": uuid4(), "metadata": {"customer": "x"}, "tags": ["t"]}, [], []
+    with counted_steps() as steps:
+        for asking in (streamed, streamed_by_langchain):
+            model = two_chains(script)
+            answers.append([chunk.model_dump() for chunk in await asking(model, mode, prompt, config, **words)])
+            requests.append([one.body for one in model.received()])
+    assert steps == ["through" if form == "content of older forms" else "past"]
+    assert answers[0] == answers[1]
+    assert {chunk["id"] for chunk in answers[0]} == {f"lc_run--{config['run_id']}"}
+    assert requests[0] == requests[1]
+
+
+async def streamed(model: Any, mode: str, prompt: Any, config: Any = None, **words: Any) -> list[Any]:
+    if mode == "stream":
+        return list(model.stream(prompt, config, **words))
+    return [chunk async for chunk in model.astream(prompt, config, **words)]
+
+
+async def streamed_by_langchain(model: Any, mode: str, prompt: Any, config: Any = None, **words: Any) -> list[Any]:
+    with patch.object(base, "unheard_messages", lambda *_: None):
+        return await streamed(model, mode, prompt, config, **words)
+
+
+@pytest.mark.parametrize("mode", ["stream", "astream"])
+async def test_streams_are_heard_limited_and_rewritten_where_asked(mode):
+    """Handlers hear each chunk, a rate limiter is waited for, `output_version` and `disable_streaming` are heeded."""
+    heard = Heard()
+    chunks = await streamed(fake_chat_model({"a": Reply("one two")}), mode, "hi", {"callbacks": [heard]})
+    assert heard.events == ["start", *["token"] * len(chunks), "end"]
+    limiter = InMemoryRateLimiter(requests_per_second=1000, max_bucket_size=5)
+    await streamed(fake_chat_model({"a": "fine"}, rate_limiter=limiter), mode, "hi")
+    assert limiter.last is not None
+    [first, *_] = await streamed(fake_chat_model({"a": "fine"}, output_version="v1"), mode, "hi")
+    assert first.content == [{"type": "text", "text": "fine", "index": 0}]
+    model = fake_chat_model({"a": Reply("one two")}, disable_streaming=True)
+    assert [chunk.content for chunk in await streamed(model, mode, "hi")] == ["one two"]
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_each_call_has_an_id_of_its_own(mode):
     """That of its run, which is made up where the caller gives none."""
@@ -236,6 +279,9 @@ class Heard(BaseCallbackHandler):
 
     def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
         self.events.append("start")
+
+    def on_llm_new_token(self, *args: Any, **kwargs: Any) -> None:
+        self.events.append("token")
 
     def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
         self.events.append("end")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from itertools import count
@@ -120,10 +120,18 @@ class StandIn(FallbackChatModel):
         result.llm_output = generation.generation_info = None
         return result
 
-    def _finish_chunk(self, chunk: ChatGenerationChunk) -> None:
-        super()._finish_chunk(chunk)
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        for chunk in super()._stream(*args, **kwargs):
+            yield self._chunk_as_theirs(chunk)
+
+    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+        async for chunk in super()._astream(*args, **kwargs):
+            yield self._chunk_as_theirs(chunk)
+
+    def _chunk_as_theirs(self, chunk: ChatGenerationChunk) -> ChatGenerationChunk:
         strip(chunk.message)
         chunk.message.id = self._said[-1].id
+        return chunk
 
 
 TIERS = ("down", "theirs")

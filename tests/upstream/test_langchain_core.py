@@ -81,7 +81,7 @@ class TestCalls:
         assert model._managers == [None, None]
 
     async def test_a_plain_call_is_told_its_run(self):
-        """`completion_with_retry` finds run id and handlers of a plain call there."""
+        """`_generate` finds run id and handlers of a plain call there."""
         model = Parrot()
         model.invoke("hi")
         await model.ainvoke("hi")
@@ -144,6 +144,19 @@ class TestStepsOfAPlainCall:
             *(f"{prefix}acquire", f"{prefix}lookup", f"{prefix}update", "get", "get_llm_cache", "model_copy", "dumps"),
             *("on_llm_new_token", "generate_from_stream", "ChatResult", "ChatGenerationChunk", "AIMessageChunk"),
             "AsyncChatModelStream" if prefix else "ChatModelStream",
+        }
+
+    @pytest.mark.parametrize("prefix", ["", "a"])
+    def test_what_is_done_for_a_stream(self, prefix):
+        """The same, without a cache, and what is told of each chunk."""
+        assert called_in(getattr(BaseChatModel, f"{prefix}stream")) - BUILT_IN == {
+            *("ensure_config", "_convert_input", "to_messages", "pop", "get", "_format_ls_structured_output"),
+            *("_get_invocation_params", "_get_ls_params_with_defaults", "configure", "_should_stream", "join", "str"),
+            *("_filter_invocation_params_for_tracing", "on_chat_model_start", "_format_for_tracing"),
+            *(f"{prefix}acquire", "_normalize_messages", f"_{prefix}stream", f"{prefix}invoke"),
+            *("_gen_info_and_msg_metadata", "_update_message_content_to_blocks", "AIMessageChunk"),
+            *("on_llm_new_token", "ChatGenerationChunk", "merge_chat_generation_chunks", "LLMResult"),
+            *("_generate_response_from_error", "on_llm_error", "on_llm_end"),
         }
 
     @pytest.mark.parametrize("prefix", ["", "a"])

@@ -26,28 +26,23 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, model_validator
 
 from llm_fallback.chat_model.caller import CallContext, Listener
+from llm_fallback.chat_model.chunks import aiter_chunks, iter_chunks
 from llm_fallback.chat_model.conversion import (
-    KEY,
-    aiter_reply,
+    answered,
     as_cached,
     count_tokens,
-    iter_reply,
-    keep_thoughts,
-    reply_metadata,
     to_call,
 )
-from llm_fallback.chat_model.driver import aanswer_question, answer_question
+from llm_fallback.chat_model.driver import aanswer_question, adrive, answer_question, drive
 from llm_fallback.chat_model.lazy_field import LazyField
 from llm_fallback.chat_model.portal import portal
 from llm_fallback.chat_model.replies import to_result
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.chat_model.structured import OutputFormat, structured, with_raw
-from llm_fallback.chat_model.unheard import message_of, take_forms_off, unheard_messages
-from llm_fallback.engine.engine import CallerQuestion
+from llm_fallback.chat_model.unheard import is_plain_call, is_plain_stream, message_of, unheard_messages, without_forms
+from llm_fallback.engine.engine import Answered, CallerQuestion
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.ping import TIMEOUT_S
-from llm_fallback.engine.protocol.reader import LOGPROBS
-from llm_fallback.engine.protocol.thinking import SIGNED
 from llm_fallback.engine.tokens import made_up_token_ids
 from llm_fallback.plan.explain import explain
 from llm_fallback.plan.plan import ChainPlan, Target
@@ -198,9 +193,8 @@ class ChainChatModel(BaseChatModel):
         sequence = super(ChainChatModel, strictly).with_structured_output(schema, **options)
         return with_raw(sequence, form) if include_raw else sequence
 
-    # LangChain's entries, overridden only to learn the run and the chain that a config names. BaseChatModel hands no
-    # run manager to `_generate` and `_stream` of ChatLiteLLM's that would reach `completion_with_retry`, so who calls
-    # stands in `_caller` around the first step; `_stream` and `_astream` set it again for callers that come by them.
+    # LangChain's entries, overridden to pass its steps by where nobody listens, and to learn the run and the chain that
+    # a config names. It hands no run manager to `_stream`, so who calls stands in `_caller` around the first step.
 
     def invoke(
         self,
@@ -211,11 +205,10 @@ class ChainChatModel(BaseChatModel):
         config, kwargs = self._prepare_call(config, kwargs)
         caller = self._caller_from_config(config)
         with _calling_as(caller):
-            messages = unheard_messages(self, caller, config["callbacks"], input, kwargs)
+            messages = unheard_messages(self, caller, config, input) if is_plain_call(self, kwargs) else None
             if messages is None:
                 return super().invoke(input, config, **kwargs)
-            take_forms_off(kwargs)
-            return message_of(self._generate(messages, **kwargs), config["run_id"])
+            return message_of(self._generate(messages, **without_forms(kwargs)), config["run_id"])
 
     async def ainvoke(
         self,
@@ -226,11 +219,10 @@ class ChainChatModel(BaseChatModel):
         config, kwargs = self._prepare_call(config, kwargs)
         caller = self._caller_from_config(config)
         with _calling_as(caller):
-            messages = unheard_messages(self, caller, config["callbacks"], input, kwargs)
+            messages = unheard_messages(self, caller, config, input) if is_plain_call(self, kwargs) else None
             if messages is None:
                 return await super().ainvoke(input, config, **kwargs)
-            take_forms_off(kwargs)
-            return message_of(await self._agenerate(messages, **kwargs), config["run_id"])
+            return message_of(await self._agenerate(messages, **without_forms(kwargs)), config["run_id"])
 
     def stream(
         self,
@@ -239,8 +231,12 @@ class ChainChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         config, kwargs = self._prepare_call(config, kwargs)
-        chunks = cast("Generator[AIMessageChunk, None, None]", super().stream(input, config, **kwargs))
         caller, held_s, now = self._caller_from_config(config), 0.0, self.runtime.engine.clock.now
+        messages = unheard_messages(self, caller, config, input) if is_plain_stream(self, kwargs) else None
+        if messages is None:
+            chunks = cast("Generator[AIMessageChunk, None, None]", super().stream(input, config, **kwargs))
+        else:
+            chunks = self._chunks(messages, caller, **without_forms(kwargs))
         try:
             with _calling_as(caller):
                 chunk = next(chunks, None)
@@ -261,8 +257,12 @@ class ChainChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         config, kwargs = self._prepare_call(config, kwargs)
-        answer = cast("AsyncGenerator[AIMessageChunk, None]", super().astream(input, config, **kwargs))
         caller, held_s, now = self._caller_from_config(config), 0.0, self.runtime.engine.clock.now
+        messages = unheard_messages(self, caller, config, input) if is_plain_stream(self, kwargs) else None
+        if messages is None:
+            answer = cast("AsyncGenerator[AIMessageChunk, None]", super().astream(input, config, **kwargs))
+        else:
+            answer = self._achunks(messages, caller, **without_forms(kwargs))
         async with aclosing(answer) as chunks:
             with _calling_as(caller):
                 chunk = await anext(chunks, None)
@@ -311,17 +311,19 @@ class ChainChatModel(BaseChatModel):
         chosen = kwargs.get("chain") or kwargs.get("model") or self.chain
         return {**defaults, **kwargs, "model": self._chain_name(chosen)}
 
-    def _ask(self, kwargs: dict[str, Any], run_manager: CallbackManagerForLLMRun | None) -> Any:
-        """One call through the chain: its chunks, or the whole reply if it is not streamed."""
-        caller = self._caller(run_manager)
-        answer = iter_reply(self._start(kwargs, caller), caller)
-        return answer if kwargs.get("stream") else list(answer)[-1]
+    def _ask(self, request: dict[str, Any], caller: CallContext) -> Answered:
+        """One call through the chain for a whole reply."""
+        execution = self._start(request, caller)
+        for _ in drive(execution, caller):
+            pass  # A whole reply has no chunks.
+        return answered(execution)
 
-    async def _aask(self, kwargs: dict[str, Any], run_manager: AsyncCallbackManagerForLLMRun | None) -> Any:
+    async def _aask(self, request: dict[str, Any], caller: CallContext) -> Answered:
         """Like `_ask`."""
-        caller = self._caller(run_manager)
-        answer = caller.answer = aiter_reply(self._start(kwargs, caller), caller)
-        return answer if kwargs.get("stream") else [item async for item in answer][-1]
+        execution = self._start(request, caller)
+        async for _ in adrive(execution, caller):
+            pass
+        return answered(execution)
 
     def _start(self, kwargs: dict[str, Any], caller: CallContext) -> CallExecution:
         """The call that merged kwargs ask for."""
@@ -344,11 +346,17 @@ class ChainChatModel(BaseChatModel):
             lambda: run_manager.handlers,
         )
 
-    def _plain_request(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The request for a whole reply: messages as they are sent, and merged parameters."""
         raise NotImplementedError
+
+    def _stream_request(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The request for a stream; it asks for the usage, which prices the reply, unless the caller says otherwise."""
+        options = {"include_usage": True} if self.stream_options is None else self.stream_options
+        request = {"stream_options": options, **self._request(messages, stop, kwargs), "stream": True}
+        return {name: value for name, value in request.items() if value is not None or name in kwargs}
 
     # ChatLiteLLM's names; its own look up logins, thoughts and endpoints on the way, which are the deployments' here.
 
@@ -363,8 +371,8 @@ class ChainChatModel(BaseChatModel):
     ) -> ChatResult:
         if self.streaming if stream is None else stream:
             return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))
-        request = self._plain_request(messages, stop, kwargs)
-        return self._create_chat_result(self._ask(request, run_manager), **request)
+        request = self._request(messages, stop, kwargs)
+        return self._result(self._ask(request, self._caller(run_manager)), request)
 
     @_with_signature
     async def _agenerate(
@@ -377,11 +385,11 @@ class ChainChatModel(BaseChatModel):
     ) -> ChatResult:
         if self.streaming if stream is None else stream:
             return await agenerate_from_stream(self._astream(messages, stop, run_manager, **kwargs))
-        request = self._plain_request(messages, stop, kwargs)
-        return self._create_chat_result(await self._aask(request, run_manager), **request)
+        request = self._request(messages, stop, kwargs)
+        return self._result(await self._aask(request, self._caller(run_manager)), request)
 
-    def _create_chat_result(self, response: Any, **params: Any) -> ChatResult:
-        return to_result(response, chain=self.chain, several=(params.get("n") or 1) > 1)
+    def _result(self, answer: Answered, request: Mapping[str, Any]) -> ChatResult:
+        return to_result(answer, chain=self.chain, several=(request.get("n") or 1) > 1)
 
     def _stream(
         self,
@@ -390,15 +398,11 @@ class ChainChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        chunks = super()._stream(messages, stop, None, **kwargs)
-        with _calling_as(self._caller(run_manager)):
-            chunk = next(chunks, None)
-        while chunk is not None:
-            self._finish_chunk(chunk)
+        for message in self._chunks(messages, self._caller(run_manager), stop=stop, **kwargs):
+            chunk = ChatGenerationChunk(message=message)
             if run_manager:
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
-            chunk = next(chunks, None)
 
     async def _astream(
         self,
@@ -407,40 +411,25 @@ class ChainChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        caller = self._caller(run_manager)
-        chunks = cast("AsyncGenerator[ChatGenerationChunk, None]", super()._astream(messages, stop, None, **kwargs))
-        try:
-            with _calling_as(caller):
-                chunk = await anext(chunks, None)
-            while chunk is not None:
-                self._finish_chunk(chunk)
+        # Closed here, and not by the garbage collector: the request is to be dropped when the caller leaves.
+        async with aclosing(self._achunks(messages, self._caller(run_manager), stop=stop, **kwargs)) as messages_:
+            async for message in messages_:
+                chunk = ChatGenerationChunk(message=message)
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
-                chunk = await anext(chunks, None)
-        finally:
-            # ChatLiteLLM leaves its own iterator to the garbage collector; the request is to be closed now.
-            await chunks.aclose()
-            if caller.answer is not None:
-                await caller.answer.aclose()
 
-    def _finish_chunk(self, chunk: ChatGenerationChunk) -> None:
-        """Take ChatLiteLLM's names off a chunk; put the metadata, and the served model's name, on the last one."""
-        metadata = chunk.message.response_metadata
-        for name in ("model_name", "model_id", "response_cost"):
-            metadata.pop(name, None)
-        if SIGNED in (chunk.message.additional_kwargs.get("provider_specific_fields") or ()):
-            keep_thoughts(chunk.message)
-        fields = metadata.get("provider_specific_fields")  # A list, where Gemini looked something up.
-        if not isinstance(fields, dict):
-            return
-        if LOGPROBS in fields:
-            metadata[LOGPROBS] = metadata.pop("provider_specific_fields")[LOGPROBS]
-        answer = fields.get(KEY)
-        if answer is not None and isinstance(chunk.message, AIMessageChunk):
-            del metadata["provider_specific_fields"]
-            metadata |= reply_metadata(answer.model_name, answer.provenance, answer.record)
-            chunk.message.chunk_position = "last"
+    def _chunks(
+        self, messages: list[BaseMessage], caller: CallContext, stop: list[str] | None = None, **kwargs: Any
+    ) -> Generator[AIMessageChunk, None, None]:
+        """One call through the chain, streamed."""
+        return iter_chunks(self._start(self._stream_request(messages, stop, kwargs), caller), caller)
+
+    def _achunks(
+        self, messages: list[BaseMessage], caller: CallContext, stop: list[str] | None = None, **kwargs: Any
+    ) -> AsyncGenerator[AIMessageChunk, None]:
+        """Like `_chunks`."""
+        return aiter_chunks(self._start(self._stream_request(messages, stop, kwargs), caller), caller)
 
     def _convert_cached_generations(self, cache_val: list[Generation]) -> list[ChatGeneration]:
         return super()._convert_cached_generations([as_cached(generation) for generation in cache_val])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -37,8 +37,6 @@ class CallContext:
     """Whether `held_s` is kept; else the driver goes by its own clock, LangChain's part in it included."""
     held_s: float = 0.0
     """For how many seconds in all the reader has held chunks; none of a reply that is handed over as a whole."""
-    answer: AsyncGenerator[Any, None] | None = None
-    """The answer under way, for whoever has to close it."""
     _handlers: list[BaseCallbackHandler] | None = field(default=None, init=False)
 
     @property

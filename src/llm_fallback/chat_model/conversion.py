@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,6 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call
 from langchain_core.outputs import Generation
 from langchain_core.utils.json import parse_partial_json
 
-from llm_fallback.chat_model.caller import CallContext
-from llm_fallback.chat_model.driver import adrive, drive
-from llm_fallback.chat_model.merging import CONTENT, FieldMerger
 from llm_fallback.chat_model.structured import OutputFormat
 from llm_fallback.engine.budget import Spender
 from llm_fallback.engine.encoding import why_not_json
@@ -23,7 +20,6 @@ from llm_fallback.engine.engine import Answered, Call, Failed, Mismatch, Mismatc
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.protocol.finishes import openai_finish
 from llm_fallback.engine.protocol.thinking import BLOCKS, ORIGIN, SIGNED
-from llm_fallback.engine.protocol.tool_calls import documents_of
 from llm_fallback.engine.tokens import estimate_prompt_tokens
 from llm_fallback.engine.transport import CUT_FINISHES, PartialReply, Provenance, ToolCallPart
 from llm_fallback.errors import BudgetExceeded, StreamBroken, StreamCut, StreamRefused, StreamStalled, exhausted
@@ -200,52 +196,13 @@ PROVIDER = "litellm"
 """The provider that replies name, as ChatLiteLLM's do."""
 
 
-def iter_reply(execution: CallExecution, caller: CallContext) -> Generator[Any, None, None]:
-    """The chunks of a call driven from a thread, and what follows them."""
-    steps = drive(execution, caller)
-    merger: FieldMerger | None = None
-    try:
-        for chunk in steps:
-            raw = chunk.raw  # Few have more than content, and a function call for each would be felt.
-            if raw["choices"] and (len(raw) > 1 or not raw["choices"][0]["delta"].keys() <= CONTENT):
-                merger = merger or FieldMerger()
-                raw = merger.mergeable(raw)
-            yield raw
-    finally:
-        steps.close()
-    yield _last_item(execution)
-
-
-async def aiter_reply(execution: CallExecution, caller: CallContext) -> AsyncGenerator[Any, None]:
-    """The chunks of a call driven from a task, and what follows them."""
-    steps = adrive(execution, caller)
-    merger: FieldMerger | None = None
-    try:
-        async for chunk in steps:
-            raw = chunk.raw
-            if raw["choices"] and (len(raw) > 1 or not raw["choices"][0]["delta"].keys() <= CONTENT):
-                merger = merger or FieldMerger()
-                raw = merger.mergeable(raw)
-            yield raw
-    finally:
-        await steps.aclose()
-    yield _last_item(execution)
-
-
-def _last_item(execution: CallExecution) -> Answered | dict[str, Any]:
-    """What follows the last chunk: the whole plain reply, or a chunk that carries the facts; or the failure."""
+def answered(execution: CallExecution) -> Answered:
+    """How a call that was driven to its end was answered. Raises its error if it was not."""
     end = execution.end
     assert end is not None
     if not isinstance(end, Answered):
         raise _error(end) from (end.fault.cause if isinstance(end, StreamBrokeOff) else end.cause)
-    if end.reply is not None:
-        return end
-    # ChatLiteLLM hands a chunk's own fields through to its message, and so the facts reach `_finish_chunk`.
-    delta: dict[str, Any] = {"role": "assistant"}
-    unreadable = unreadable_marks(execution.delivered)
-    if unreadable:
-        delta["tool_calls"] = documents_of(unreadable)
-    return {"choices": [{"delta": delta}], "provider_specific_fields": {KEY: end}}
+    return end
 
 
 def unreadable_marks(delivered: PartialReply) -> list[ToolCallPart]:
@@ -305,7 +262,7 @@ def _mismatched_message(mismatched: MismatchedReply, record: Record) -> AIMessag
     """A reply that was received, but not of the form asked for, as a message that says who gave it."""
     message, target = to_message(mismatched.reply), mismatched.target
     if mismatched.reply.usage is not None:
-        message.usage_metadata = _usage_metadata(mismatched.reply.usage)
+        message.usage_metadata = usage_metadata(mismatched.reply.usage)
     fell_back = record.attempts[0].deployment != target.name
     told = replace(record, deployment=target.name, model=target.model, fell_back=fell_back)
     message.response_metadata["model_provider"] = PROVIDER
@@ -313,14 +270,23 @@ def _mismatched_message(mismatched: MismatchedReply, record: Record) -> AIMessag
     return message
 
 
-def _usage_metadata(usage: Usage) -> UsageMetadata:
-    return UsageMetadata(
+def usage_metadata(usage: Usage) -> UsageMetadata:
+    """LangChain's usage, with details of what there was."""
+    metadata = UsageMetadata(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         total_tokens=usage.input_tokens + usage.output_tokens,
-        input_token_details=InputTokenDetails(cache_read=usage.cached_tokens, cache_creation=usage.cache_write_tokens),
-        output_token_details=OutputTokenDetails(reasoning=usage.reasoning_tokens),
     )
+    details = InputTokenDetails()
+    if usage.cached_tokens:
+        details["cache_read"] = usage.cached_tokens
+    if usage.cache_write_tokens:
+        details["cache_creation"] = usage.cache_write_tokens
+    if details:
+        metadata["input_token_details"] = details
+    if usage.reasoning_tokens:
+        metadata["output_token_details"] = OutputTokenDetails(reasoning=usage.reasoning_tokens)
+    return metadata
 
 
 def reply_metadata(model_name: str, provenance: Provenance, record: Record) -> dict[str, Any]:

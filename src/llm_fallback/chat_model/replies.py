@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.messages import AIMessage
-from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from llm_fallback.chat_model.conversion import PROVIDER, add_tool_call, keep_thoughts, reply_metadata
+from llm_fallback.chat_model.conversion import PROVIDER, add_tool_call, keep_thoughts, reply_metadata, usage_metadata
 from llm_fallback.engine.engine import Answered
 from llm_fallback.engine.protocol.reader import GROUNDING, LOGPROBS
 from llm_fallback.engine.protocol.thinking import SIGNED
@@ -24,7 +24,7 @@ def to_result(answer: Answered, *, chain: str, several: bool) -> ChatResult:
     assert reply is not None
     document = reply.raw
     choices = document["choices"] if several else document["choices"][:1]
-    usage = None if reply.usage is None else usage_of(document["usage"])
+    usage = None if reply.usage is None else usage_metadata(reply.usage)
     output = {"token_usage": document["usage"], "model": chain, "model_name": answer.model_name}
     specific = document.get(_SPECIFIC) or document.get(GROUNDING)
     if specific:
@@ -58,25 +58,3 @@ def _generation(choice: Mapping[str, Any], usage: UsageMetadata | None, answer: 
 
 
 _KEPT = ("reasoning_content", "annotations")
-
-
-def usage_of(document: Mapping[str, Any]) -> UsageMetadata:
-    """LangChain's usage, with details where the server gave them."""
-    usage = UsageMetadata(
-        input_tokens=document["prompt_tokens"],
-        output_tokens=document["completion_tokens"],
-        total_tokens=document["total_tokens"],
-    )
-    prompt, completion = document.get("prompt_tokens_details"), document.get("completion_tokens_details")
-    if prompt:
-        read, written = prompt.get("cached_tokens"), prompt.get("cache_creation_tokens")
-        details = InputTokenDetails()
-        if read is not None:
-            details["cache_read"] = read
-        if written is not None:
-            details["cache_creation"] = written
-        if details:
-            usage["input_token_details"] = details
-    if completion and completion.get("reasoning_tokens") is not None:
-        usage["output_token_details"] = OutputTokenDetails(reasoning=completion["reasoning_tokens"])
-    return usage

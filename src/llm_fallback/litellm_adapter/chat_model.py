@@ -35,6 +35,9 @@ _LITELLM = Adapter(
 _ROUTER = LazyField("router", lambda model: build_router(model.runtime.spec), is_kept=True)
 
 
+_PAST_THE_CHAIN = "ChatLiteLLM's way to a litellm Router would pass the chain by; ask by invoke, stream or their twins"
+
+
 class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
     """A chat model over a chain of deployments.
 
@@ -55,14 +58,12 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
         _ROUTER.clear(self)
 
     def completion_with_retry(self, run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any) -> Any:
-        """One call through the chain; the name is ChatLiteLLM's."""
-        return self._ask(kwargs, run_manager)
+        raise NotImplementedError(_PAST_THE_CHAIN)
 
     async def acompletion_with_retry(
         self, run_manager: AsyncCallbackManagerForLLMRun | None = None, **kwargs: Any
     ) -> Any:
-        """One call through the chain; the name is ChatLiteLLM's."""
-        return await self._aask(kwargs, run_manager)
+        raise NotImplementedError(_PAST_THE_CHAIN)
 
     def _merge_call_params(self, params: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
         return self._merged(params, kwargs)
@@ -94,9 +95,7 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
         # Some deployments of a chain may, others may not: likewise.
         return False
 
-    def _plain_request(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         written, params = self._create_message_dicts(messages, stop)
         return {**self._merged(params, kwargs), "messages": written, "stream": False}
 

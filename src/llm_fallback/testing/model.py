@@ -102,10 +102,8 @@ class FakeChatModel(ChainChatModel, OpenAIChat):
     def _write(self, messages: list[BaseMessage]) -> list[dict[str, Any]]:
         return messages_of(messages)
 
-    def _plain_request(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        return self._request(messages, stop, kwargs)
+    def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return self._openai_request(messages, stop, kwargs)
 
     @property
     def _identifying_params(self) -> dict[str, Any]:

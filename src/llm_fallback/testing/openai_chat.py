@@ -1,17 +1,14 @@
-"""LangChain's side of OpenAI's chat protocol: how ChatLiteLLM writes requests and reads replies, without litellm."""
+"""LangChain's side of OpenAI's chat protocol: how ChatLiteLLM writes requests, without litellm."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_openai_messages
-from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
-from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -20,7 +17,6 @@ from pydantic import Field
 
 from llm_fallback.chat_model.conversion import PROVIDER, unwritable
 from llm_fallback.chat_model.history import with_invalid_calls
-from llm_fallback.chat_model.replies import usage_of
 
 
 class OpenAIChat(BaseChatModel):
@@ -37,51 +33,19 @@ class OpenAIChat(BaseChatModel):
     stream_options: dict[str, Any] | None = None
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
 
-    def _ask(self, kwargs: dict[str, Any], run_manager: CallbackManagerForLLMRun | None) -> Any:
-        """The reply to a request, or its chunks if `stream` is set in it."""
-        raise NotImplementedError
-
-    async def _aask(self, kwargs: dict[str, Any], run_manager: AsyncCallbackManagerForLLMRun | None) -> Any:
-        raise NotImplementedError
-
     def _merged(self, defaults: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         return {**defaults, **kwargs}
 
-    def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> Iterator[ChatGenerationChunk]:
-        for position, chunk in enumerate(self._ask(self._stream_request(messages, stop, kwargs), run_manager)):
-            yield chunk_of(chunk, is_first=position == 0)
-
-    async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        is_first = True
-        async for chunk in await self._aask(self._stream_request(messages, stop, kwargs), run_manager):
-            yield chunk_of(chunk, is_first=is_first)
-            is_first = False
-
-    def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _openai_request(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The request for a whole reply."""
         parameters = self._merged({**self._default_params, "stop": stop}, kwargs)
         return {
             **{name: value for name, value in parameters.items() if value is not None},
             "messages": messages_of(messages),
             "stream": False,
         }
-
-    def _stream_request(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        options = {"include_usage": True} if self.stream_options is None else self.stream_options
-        return {"stream_options": options, **self._request(messages, stop, kwargs), "stream": True}
 
     @property
     def _default_params(self) -> dict[str, Any]:
@@ -156,40 +120,6 @@ def messages_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 def _is_anthropics_picture(part: str | dict[Any, Any]) -> bool:
     """Whether ChatLiteLLM would leave a part in Anthropic's form, in which no server of OpenAI's protocol takes it."""
     return isinstance(part, dict) and part.get("type") == "image" and isinstance(part.get("source"), dict)
-
-
-def chunk_of(chunk: Mapping[str, Any], *, is_first: bool) -> ChatGenerationChunk:
-    """LangChain's chunk of a chunk; the first one names the provider."""
-    choice = chunk["choices"][0] if chunk["choices"] else {}
-    delta, metadata = choice.get("delta") or {}, {"model_provider": PROVIDER} if is_first else {}
-    for name, value in (
-        ("finish_reason", choice.get("finish_reason")),
-        ("provider_specific_fields", chunk.get("provider_specific_fields")),
-    ):
-        if value is not None:
-            metadata[name] = value
-    message = AIMessageChunk(
-        content=delta.get("content") or "",
-        additional_kwargs=_additional_kwargs(delta),
-        tool_call_chunks=[_tool_call_chunk(call) for call in delta.get("tool_calls") or ()],
-        usage_metadata=usage_of(chunk["usage"]) if chunk.get("usage") else None,
-        response_metadata=metadata,
-    )
-    return ChatGenerationChunk(message=message)
-
-
-_KEPT = ("reasoning_content", "tool_calls", "annotations", "provider_specific_fields")
-
-
-def _additional_kwargs(message: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: message[name] for name in _KEPT if message.get(name)}
-
-
-def _tool_call_chunk(call: Mapping[str, Any]) -> Any:
-    function = call["function"]
-    return tool_call_chunk(
-        name=function.get("name"), args=function.get("arguments"), id=call.get("id"), index=call.get("index")
-    )
 
 
 def _tool_choice(choice: str | bool | dict[str, Any] | None, tools: list[dict[str, Any]]) -> Any:
