@@ -45,6 +45,13 @@ CLOSE_TIMEOUT_S = 0.5
 """Closing takes a moment; a library that hangs in it must not keep the caller beyond `total_s`."""
 
 
+class HasDeadline(Protocol):
+    """Something that has to end in time."""
+
+    deadline: float
+    """When; a slow reader moves it."""
+
+
 class AttemptRequest(NamedTuple):
     """What an attempt is to do."""
 
@@ -53,8 +60,8 @@ class AttemptRequest(NamedTuple):
     streamed: bool
     tokens: int
     """About how many tokens its prompt has."""
-    deadline: Callable[[], float]
-    """When the call has to end; a slow reader moves it."""
+    call: HasDeadline
+    """What the attempt belongs to, and must not outlast."""
     total_s: float
     call_began: float
     trimmer: OverlapTrimmer | None = None
@@ -133,7 +140,10 @@ class AttemptExecution:
         self._held_back: list[Chunk] = []
         self._last_text: Chunk | None = None
         self._ended = False
+        self._may_hold_back = request.holds_tool_calls or request.trimmer is not None
         self._timer = engine.clock.idle_timer()
+        idle_s = member.timeouts.idle_s
+        self._idle_s = math.inf if idle_s is None else idle_s
 
     @property
     def winner(self) -> AttemptExecution:
@@ -214,22 +224,24 @@ class AttemptExecution:
             self.member.target, self.request.body, self._api_key
         )
         if not self.request.streamed:
-            self._on_reply(await self._timed(exchange.reply, at, failure))
+            await self._read(exchange.reply, at, failure)
             return
         while self.first_token_at is None and not self._is_done:
-            self._on_item(await self._timed(exchange.next, at, failure))
+            await self._read(exchange.next, at, failure)
 
     async def complete(self) -> None:
         """Read what is left of a streamed reply, before anything of it is delivered."""
         assert self._exchange is not None
         while not self._is_done:
-            await self._read_on(self._exchange)
+            await self._read(self._exchange.next, self._engine.clock.now() + self._idle_s, "idle_timeout")
 
     async def next_chunk(self) -> Chunk | None:
         """What came so far, then what comes; None when there is no more, and `fault` says whether it is whole."""
-        while self._exchange is not None and not self._ready and not self._is_done:
-            await self._read_on(self._exchange)
-        if not self._ready or (not self.is_ok and not self.delivered):
+        while not self._ready and self._exchange is not None and not self._is_done:
+            began = self._engine.clock.now()
+            await self._read(self._exchange.next, began + self._idle_s, "idle_timeout")
+            self.pauses.chunk_arrived(self._engine.clock.now() - began)
+        if not self._ready or not (self.delivered or self.is_ok):
             return None
         chunk = self._ready.popleft()
         self.delivered = self.delivered or chunk.has_content
@@ -239,37 +251,31 @@ class AttemptExecution:
     def _is_done(self) -> bool:
         return self._ended or not self.is_ok
 
-    async def _read_on(self, exchange: Exchange) -> None:
-        clock, idle_s = self._engine.clock, self.member.timeouts.idle_s
-        began = clock.now()
-        at = math.inf if idle_s is None else began + idle_s
-        self._on_item(await self._timed(exchange.next, at, "idle_timeout"))
-        self.pauses.chunk_arrived(clock.now() - began)
-
-    def _on_reply(self, reply: Reply | Fault | Unsupported) -> None:
-        if isinstance(reply, Reply):
-            self._last_byte_at = self._engine.clock.now()
-            self.reply = reply
-            self.partial.add(reply)
-            self._ended = True
-            self.fault = _flaw(self.partial, self.request, self._engine.redact)
-        else:
-            self._on_refusal(reply)
-
-    def _on_item(self, item: Chunk | StreamEnd | Fault | Unsupported) -> None:
+    def _on_item(self, item: Chunk | Reply | StreamEnd | Fault | Unsupported) -> None:
         if isinstance(item, Chunk):
             self.partial.add(item)
             if self.first_token_at is None and item.has_content:
                 self.first_token_at = self._engine.clock.now()
-            self._take(item)
+            if self._may_hold_back:
+                self._take(item)
+            else:
+                self._ready.append(item)
+            return
+        self._last_byte_at = self._engine.clock.now()
+        if isinstance(item, Reply):
+            self.reply, self._ended = item, True
+            self.partial.add(item)
+            self.fault = _flaw(self.partial, self.request, self._engine.redact)
         elif isinstance(item, StreamEnd):
-            self._ended, self._last_byte_at = True, self._engine.clock.now()
+            self._ended = True
             self.partial.finish = item.finish
             self.fault = _flaw(self.partial, self.request, self._engine.redact)
             if self.fault is None:
                 self._release_held_back()
+        elif isinstance(item, Unsupported):
+            self.unsupported = True
         else:
-            self._on_refusal(item)
+            self.fault = item
 
     def _take(self, chunk: Chunk) -> None:
         """Make a chunk ready for delivery, or hold it back: what follows a tool call until the reply is whole."""
@@ -293,25 +299,19 @@ class AttemptExecution:
         self._ready.extend(self._held_back)
         self._held_back.clear()
 
-    def _on_refusal(self, refusal: Fault | Unsupported) -> None:
-        self._last_byte_at = self._engine.clock.now()
-        if isinstance(refusal, Unsupported):
-            self.unsupported = True
-        else:
-            self.fault = refusal
-
     # Limits.
 
-    async def _timed(self, read: Callable[[], Awaitable[Any]], at: float, failure: Failure) -> Any:
-        """What `read` brings, or the fault of the limit that ended it: this one, or the end of the call."""
-        total = self.request.deadline()
+    async def _read(self, read: Callable[[], Awaitable[Any]], at: float, failure: Failure) -> None:
+        """Take what `read` brings, or the fault of the limit that ended it: this one, or the end of the call."""
+        total = self.request.call.deadline
         if total < at:
             at, failure = total, "timeout"
         try:
-            return await self._timer.limit(read, at)
+            item = await self._timer.limit(read, at)
         except TimeoutError:
             self.out_of_time = at >= total
-            return Fault(failure, self._limit_text(failure))
+            item = Fault(failure, self._limit_text(failure))
+        self._on_item(item)
 
     def _limit_text(self, failure: Failure) -> str:
         if self.out_of_time:

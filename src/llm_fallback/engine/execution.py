@@ -110,7 +110,7 @@ class CallExecution:
                     attempt.apply_verdict((yield CallerQuestion(partial(call.validate, attempt.partial))))
                 while call.streamed and (chunk := await attempt.next_chunk()) is not None:
                     self._note_delivery(attempt, chunk)
-                    attempt.pauses.reader_left(self.engine.clock.now())
+                    attempt.pauses.away_since = self.engine.clock.now()
                     held_s = yield chunk
                     # A slow reader's own pauses are not the call's.
                     self.policy.deadline += held_s
@@ -234,7 +234,7 @@ class CallExecution:
             body=body,
             streamed=call.streamed,
             tokens=tokens,
-            deadline=lambda: self.policy.deadline,
+            call=self.policy,
             total_s=call.chain.total_s,
             call_began=self.began,
             trimmer=trimmer,

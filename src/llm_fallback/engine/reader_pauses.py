@@ -11,20 +11,17 @@ class ReaderPauses:
     """The pauses between a chunk that was delivered and the reader's coming back for the next."""
 
     # On the class, because a plain call has none, and should not have to make them.
-    _away_since: float | None = None
+    away_since: float | None = None
+    """Since when the reader has a chunk; None: it wants the next."""
     _unjudged_s = 0.0
     """Whose time it was shows when the next chunk comes."""
     unbilled_s = 0.0
     """Seconds in which only the reader kept the stream from going on."""
 
-    def reader_left(self, now: float) -> None:
-        """The reader has a chunk."""
-        self._away_since = now
-
     def reader_returned(self, held_s: float) -> None:
         """The reader wants the next chunk, and held the last one for so many seconds. What else went by since it left
         was spent on the way to it and back."""
-        self._unjudged_s, self._away_since = self._unjudged_s + held_s, None
+        self._unjudged_s, self.away_since = self._unjudged_s + held_s, None
 
     def chunk_arrived(self, waited_s: float) -> None:
         """The next chunk is there, so many seconds after it was asked for."""
@@ -34,5 +31,5 @@ class ReaderPauses:
 
     def reader_gone(self, now: float) -> None:
         """The reader will not come back: what it has been away is its own time."""
-        if self._away_since is not None:
-            self.unbilled_s += self._unjudged_s + now - self._away_since
+        if self.away_since is not None:
+            self.unbilled_s += self._unjudged_s + now - self.away_since

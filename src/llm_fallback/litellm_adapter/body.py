@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -35,6 +35,9 @@ _TURN_AFTER = 16 * 1024
 """Bytes after which everybody else on the event loop, timers above all, gets a turn: a read of what has arrived already
 does not wait, and a server that is fast enough would never let go."""
 
+Read = Callable[[], Awaitable[bytes]]
+"""Reads what has arrived of a body; no bytes: it is over."""
+
 Refuse = Callable[[str], Exception]
 """Takes note of why a body is not read, and makes the exception for it."""
 
@@ -46,15 +49,14 @@ class BodyRefused(Exception):
 class BoundedBody:
     """A body of at most so many bytes."""
 
-    def __init__(self, stream: Any, encoding: str, most: int, refuse: Refuse) -> None:
-        self._stream, self._encoding, self._most, self._refuse = stream, encoding, most, refuse
-        self.aclose = stream.aclose
+    def __init__(self, read: Read, encoding: str, most: int, refuse: Refuse) -> None:
+        self._read, self._encoding, self._most, self._refuse = read, encoding, most, refuse
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left, left_on_the_wire, since = self._most, self._most, 0
         try:
             inflater = None if self._encoding in _PLAIN else _Inflater(self._encoding)
-            async for data in self._stream:
+            while data := await self._read():
                 # What is compressed can be without end and come to nothing.
                 left_on_the_wire -= len(data)
                 for piece in (data,) if inflater is None else inflater.pieces(data):
@@ -84,7 +86,6 @@ class BoundedError:
 
     def __init__(self, body: BoundedBody) -> None:
         self._body = body
-        self.aclose = body.aclose
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         beginning = bytearray()
@@ -130,19 +131,32 @@ class _Inflater:
         return self._next_piece(data)
 
 
-def bounded(stream: Any, status: int, encoding: str, most: int, refuse: Refuse) -> BoundedBody | BoundedError:
-    """A bounded body in place of a response's own `stream`. `encoding` is its `content-encoding`."""
+def bounded(read: Read, status: int, encoding: str, most: int, refuse: Refuse) -> BoundedBody | BoundedError:
+    """The bounded body of a response. `encoding` is its `content-encoding`."""
     encoding = encoding.strip().lower()
     if status >= LEAST_ERROR:
-        return BoundedError(BoundedBody(stream, encoding, LONGEST_ERROR, _Flaw))
-    return BoundedBody(stream, encoding, most, refuse)
+        return BoundedError(BoundedBody(read, encoding, LONGEST_ERROR, _Flaw))
+    return BoundedBody(read, encoding, most, refuse)
 
 
 def bound_body(response: Any, byte_stream: type, most: int, refuse: Refuse) -> None:
     """Put a bounded body in place of the own one of a response of httpx's, as a byte stream of the class it takes."""
     encoding = response.headers.pop("content-encoding", "")
-    body = bounded(response.stream, response.status_code, encoding, most, refuse)
-    response.stream = _stream_class(byte_stream)(body)
+    body = bounded(_read_of(response.stream), response.status_code, encoding, most, refuse)
+    response.stream = _stream_class(byte_stream)(body, response.stream)
+
+
+def _read_of(stream: AsyncIterable[bytes]) -> Read:
+    """What reads a stream of httpx's."""
+    pieces = aiter(stream)
+
+    async def read() -> bytes:
+        async for data in pieces:
+            if data:
+                return data
+        return b""
+
+    return read
 
 
 @cache
@@ -150,13 +164,13 @@ def _stream_class(byte_stream: type) -> Any:
     """Bodies as byte streams of that httpx, which looks at the class."""
 
     class Stream(byte_stream):  # type: ignore[misc]
-        def __init__(self, body: BoundedBody | BoundedError) -> None:
-            self._body = body
+        def __init__(self, body: BoundedBody | BoundedError, stream: Any) -> None:
+            self._body, self._stream = body, stream
 
         def __aiter__(self) -> AsyncIterator[bytes]:
             return aiter(self._body)
 
         async def aclose(self) -> None:
-            await self._body.aclose()
+            await self._stream.aclose()
 
     return Stream

@@ -113,7 +113,7 @@ class HTTPClient:
                 continue
             encoding = response.headers.get("content-encoding", "")
             refuse = partial(redirects.refuse_body, response.status)
-            body = bounded(_Reads(response), response.status, encoding, redirects.most_bytes, refuse)
+            body = bounded(response.content.readany, response.status, encoding, redirects.most_bytes, refuse)
             return HTTPResponse(response, body)
 
     def _certificates(self, verify: VerifyTypes) -> ssl.SSLContext | bool:
@@ -132,21 +132,6 @@ class HTTPClient:
     async def close(self) -> None:
         """Close the connections."""
         await self.session.close()
-
-
-class _Reads:
-    """The body of a response as it comes."""
-
-    def __init__(self, response: ClientResponse) -> None:
-        self._response = response
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        content = self._response.content
-        while data := await content.readany():
-            yield data
-
-    async def aclose(self) -> None:
-        self._response.close()
 
 
 def _environments_proxy(scheme: str, host: str | None) -> str | None:
