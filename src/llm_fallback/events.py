@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
-from typing import Any, Literal, Self
+from typing import Any, Literal, NotRequired, Self, TypedDict
 
 Failure = Literal[
     "connection",
@@ -38,6 +38,62 @@ Outcome = Literal["succeeded", "failed", "cancelled"]
 Unanswered = Failure | Literal["budget"]
 """Why a call has no answer: how the chain failed, or a budget that the next attempt might have exceeded."""
 SkipReason = Literal["breaker_open", "limit", "context_window", "unsupported", "budget"]
+
+
+class AttemptMetadata(TypedDict):
+    """An attempt as plain data. None: not known. A key that is `NotRequired` is there only where it tells something."""
+
+    deployment: str
+    model: str
+    outcome: Outcome
+    failure: Failure | None
+    status: int | None
+    message: str | None
+    latency_s: float
+    time_to_first_token_s: float | None
+    cost_usd: float | None
+    request_id: str | None
+    cost_estimated: NotRequired[Literal[True]]
+    """There only if the usage was estimated."""
+    dropped_params: NotRequired[list[str]]
+    """There only if any were dropped."""
+
+
+class SkipMetadata(TypedDict):
+    """A deployment that was passed over, as plain data."""
+
+    deployment: str
+    reason: SkipReason
+    retry_in_s: float | None
+
+
+class StitchMetadata(TypedDict):
+    """A place at which another deployment went on, as plain data."""
+
+    deployment: str
+    at: int
+
+
+class CallMetadata(TypedDict):
+    """The value of `response_metadata["llm_fallback"]`; None: not known."""
+
+    chain: str
+    deployment: str | None
+    model: str | None
+    fell_back: bool
+    attempts: list[AttemptMetadata]
+    skipped: list[SkipMetadata]
+    latency_s: float | None
+    """None only of a reply from LangChain's cache."""
+    time_to_first_token_s: float | None
+    cost_usd: float | None
+    cost_estimated: NotRequired[Literal[True]]
+    """There only if the usage of any attempt was estimated."""
+    stitched: NotRequired[Literal[True]]
+    """There, with `stitches`, only if another deployment went on with a reply that broke off."""
+    stitches: NotRequired[list[StitchMetadata]]
+    cached: NotRequired[Literal[True]]
+    """There only if LangChain's cache had the reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +156,9 @@ class Attempt:
         text = f"{self.deployment}: {self.failure}{status} after {self.latency_s:.2f} s"
         return f"{text}: {self.message}" if self.message else text
 
-    def as_metadata(self) -> dict[str, Any]:
+    def as_metadata(self) -> AttemptMetadata:
         """Plain data: an item of `response_metadata["llm_fallback"]["attempts"]`."""
-        plain: dict[str, Any] = {
+        plain: AttemptMetadata = {
             "deployment": self.deployment,
             "model": self.model,
             "outcome": self.outcome,
@@ -112,18 +168,17 @@ class Attempt:
             "latency_s": _in_micros(self.latency_s),
             "time_to_first_token_s": _rounded(self.time_to_first_token_s),
             "cost_usd": _as_float(self.cost_usd),
+            "request_id": self.request_id,
         }
         if self.cost_estimated:
             plain["cost_estimated"] = True
         if self.dropped_params:
             plain["dropped_params"] = list(self.dropped_params)
-        if self.request_id is not None:
-            plain["request_id"] = self.request_id
         return plain
 
     def as_logged(self) -> dict[str, Any]:
         """Plain data for a call log: with more facts, but without the server's message, which may quote a prompt."""
-        plain = self.as_metadata()
+        plain: dict[str, Any] = {**self.as_metadata()}
         del plain["message"]
         plain["provider"] = self.provider
         plain["started_at_s"] = round(self.started_at, 6)
@@ -171,7 +226,7 @@ class Skip:
         again = f", free in {self.retry_in_s:.1f} s" if self.retry_in_s is not None else ""
         return f"{self.deployment}: skipped, {self.reason.replace('_', ' ')}{again}"
 
-    def as_metadata(self) -> dict[str, Any]:
+    def as_metadata(self) -> SkipMetadata:
         """Plain data: an item of `response_metadata["llm_fallback"]["skipped"]`."""
         return {"deployment": self.deployment, "reason": self.reason, "retry_in_s": _rounded(self.retry_in_s)}
 
@@ -215,9 +270,9 @@ class Record:
         """Whether the usage of any attempt was estimated."""
         return True in [attempt.cost_estimated for attempt in self.attempts]
 
-    def as_metadata(self) -> dict[str, Any]:
+    def as_metadata(self) -> CallMetadata:
         """Plain, JSON-serialisable data: the value of `response_metadata["llm_fallback"]`."""
-        plain: dict[str, Any] = {
+        plain: CallMetadata = {
             "chain": self.chain,
             "deployment": self.deployment,
             "model": self.model,

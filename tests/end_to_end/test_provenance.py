@@ -115,7 +115,7 @@ async def test_each_chunk_of_a_stream_tells_the_probabilities_of_its_own_tokens(
 
 
 @pytest.mark.parametrize("mode", ["invoke", "astream"])
-async def test_what_a_server_does_not_tell_is_not_there(mode):
+async def test_what_a_server_does_not_tell_is_not_made_up(mode):
     """An id that is empty, as of the first chunk of Azure's streams, is none, nor is one of another type."""
 
     def answer(streamed: bool) -> Any:
@@ -129,7 +129,7 @@ async def test_what_a_server_does_not_tell_is_not_there(mode):
     with serving(answer, {}) as address, build_chat_model(spec(address)) as model:
         reply = await ask(model, mode)
     assert not {"id", "system_fingerprint", "logprobs"} & reply.response_metadata.keys()
-    assert "request_id" not in reply.response_metadata["llm_fallback"]["attempts"][0]
+    assert reply.response_metadata["llm_fallback"]["attempts"][0]["request_id"] is None
 
 
 HEADERS = [

@@ -159,6 +159,7 @@ class _LoggedAttempt(TypedDict):
     latency_s: _Seconds
     time_to_first_token_s: _Seconds | None
     cost_usd: _Dollars | None
+    request_id: NotRequired[str | None]
     started_at_s: NotRequired[_Seconds]
     paused_s: NotRequired[_Seconds]
     provider: NotRequired[str]

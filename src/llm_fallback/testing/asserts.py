@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, get_args
 
-from llm_fallback.events import Attempt, Failure, Skip
+from llm_fallback.events import Attempt, AttemptMetadata, Failure, Skip, SkipMetadata
 
 _WORDS = ("succeeded", *get_args(Failure))
 
@@ -42,7 +42,7 @@ def _check(line: str) -> None:
         raise ValueError(f"{line!r}: no attempt ends with {word!r}; {hint}")
 
 
-def _attempts(outcome: AnsweredMessage | BaseException) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _attempts(outcome: AnsweredMessage | BaseException) -> tuple[list[AttemptMetadata], list[SkipMetadata]]:
     if isinstance(outcome, BaseException):
         return _attempts_of_error(outcome)
     record = outcome.response_metadata.get("llm_fallback")
@@ -54,7 +54,7 @@ def _attempts(outcome: AnsweredMessage | BaseException) -> tuple[list[dict[str, 
     return list(record["attempts"]), list(record["skipped"])
 
 
-def _attempts_of_error(error: BaseException) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _attempts_of_error(error: BaseException) -> tuple[list[AttemptMetadata], list[SkipMetadata]]:
     facts = vars(error)
     if "attempts" not in facts:
         raise AssertionError(f"the error knows of no attempts: {error!r}") from error
@@ -63,14 +63,12 @@ def _attempts_of_error(error: BaseException) -> tuple[list[dict[str, Any]], list
     return [attempt.as_metadata() for attempt in attempts], [skip.as_metadata() for skip in skipped]
 
 
-def _ending(attempt: Mapping[str, Any]) -> str:
+def _ending(attempt: AttemptMetadata) -> str:
     failed = attempt["outcome"] == "failed"
     return f"{attempt['deployment']}: {attempt['failure'] if failed else attempt['outcome']}"
 
 
-def _comparison(
-    expected: Sequence[str], attempts: Sequence[Mapping[str, Any]], skipped: Sequence[Mapping[str, Any]]
-) -> str:
+def _comparison(expected: Sequence[str], attempts: Sequence[AttemptMetadata], skipped: Sequence[SkipMetadata]) -> str:
     lines = [
         "the call went another way",
         "expected:",
@@ -82,7 +80,7 @@ def _comparison(
     return "\n".join(lines)
 
 
-def _described(attempt: Mapping[str, Any]) -> str:
+def _described(attempt: AttemptMetadata) -> str:
     status = f" ({attempt['status']})" if attempt["outcome"] == "failed" and attempt["status"] else ""
     text = f"{_ending(attempt)}{status} after {attempt['latency_s']:.2f} s"
     return f"{text}: {attempt['message']}" if attempt["message"] else text
