@@ -298,6 +298,12 @@ class TestItself:
         with pytest.raises(ValueError, match=message):
             BudgetCallbackHandler(1, per=["tenant", "user"])
 
+    @pytest.mark.parametrize("per", [5, [1], [["tenant"]], b"tenant", "", [""], [None]], ids=repr)
+    def test_what_is_no_key_is_refused_at_once(self, per):
+        """Not at the first call, and not taken for a key that no call has."""
+        with pytest.raises(ValueError, match=r'per must name keys .*, got .*; write per="tenant"'):
+            BudgetCallbackHandler(1, per=per)
+
     def test_its_errors_are_raised_and_not_swallowed(self):
         """LangChain only logs what a handler raises, unless told otherwise."""
         assert BudgetCallbackHandler(limit_usd=Decimal("0.5"), per=None, window="day").raise_error

@@ -80,6 +80,14 @@ async def test_one_key_of_metadata_may_be_a_text_or_a_list_of_one(tmp_path, meta
     assert {name: value for name, value in row.items() if name.startswith("metadata")} == {"metadata_tenant": "acme"}
 
 
+@pytest.mark.parametrize("metadata", [5, None, [1], b"tenant", ""], ids=repr)
+def test_what_is_no_key_of_metadata_is_refused_before_a_file_is_made(tmp_path, metadata):
+    """The error names the argument."""
+    with pytest.raises(ValueError, match=r"metadata must name keys of .*, got "):
+        CallLog(tmp_path / "calls.jsonl", metadata=metadata)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("record", [RECORD, replace(RECORD, attempts=(replace(ANSWER, usage=None),), stitches=())])
 def test_a_record_is_read_back_from_a_replys_metadata(record):
     """But for usage, which stands in a log only."""

@@ -380,6 +380,14 @@ def test_a_key_called_like_what_is_counted_anyway_is_refused(name):
             keeper(by=("tenant", name))
 
 
+@pytest.mark.parametrize("by", [5, None, [1], b"tenant", "", [""]], ids=repr)
+@pytest.mark.parametrize("keeper", [Ledger, CostCallbackHandler, LatencyCallbackHandler])
+def test_what_is_no_key_is_refused_as_the_ledger_is_made(keeper, by):
+    """The error names the argument, what it was and what to write."""
+    with pytest.raises(ValueError, match=r'by must name keys of config\["metadata"\], got .*; write by="tenant"'):
+        keeper(by=by)
+
+
 def test_one_key_may_be_given_as_a_text():
     """And is not taken for its letters."""
     ledger = Ledger(by="tenant")

@@ -30,7 +30,7 @@ class BudgetCallbackHandler(CallObserver):
     This library's models reserve an estimate of each attempt's cost before it is sent, so concurrent calls do not
     overspend. For other models the cost is known, from litellm's price list, only as a call ends: the next one is
     stopped.
-    Raises ValueError for a limit that is no amount of money, an unknown window, or several keys in `per`.
+    Raises ValueError for a limit that is no amount of money, an unknown window, or a `per` that is not one key.
     """
 
     raise_error = True
@@ -119,7 +119,7 @@ _WINDOW_TEXTS = {"call": "for each call", "run": "for each run", "day": "today",
 
 def _spender_key(per: str | Sequence[str] | None) -> str | None:
     """The one key of metadata in `per`, which may be written as a list of one."""
-    keys = () if per is None else metadata_keys(per)
+    keys = () if per is None else metadata_keys(per, "per")
     if len(keys) > 1:
         raise ValueError(
             f"per takes one key of metadata, got {per!r}; write per={keys[0]!r}, and one more handler for each other"

@@ -43,7 +43,7 @@ class CallLog:
 
     def __init__(self, path: str | os.PathLike[str], *, metadata: str | Sequence[str] = ()) -> None:
         self.path = Path(path)
-        self._metadata = metadata_keys(metadata)
+        self._metadata = metadata_keys(metadata, "metadata")
         self._lock = fork_safe_lock()
         # Unbuffered and appending: one write is one line, also beside other processes.
         self._file = self.path.open("ab", buffering=0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from types import MappingProxyType
@@ -66,9 +66,15 @@ class Snapshot:
         return Snapshot.from_dict, (self.as_dict(),)
 
 
-def metadata_keys(names: str | Sequence[str]) -> tuple[str, ...]:
-    """Keys of `config["metadata"]`, as `by`, `per` and `metadata` name them: a text is one key; each counts once."""
-    return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
+def metadata_keys(names: str | Sequence[str], argument: str) -> tuple[str, ...]:
+    """Keys of `config["metadata"]`, as `by`, `per` and `metadata` name them: a text is one key; each counts once.
+
+    Raises ValueError, with the argument's name, for what names no keys."""
+    keys = [names] if isinstance(names, str) else list(names) if isinstance(names, Collection) else [None]
+    if not all(isinstance(key, str) and key for key in keys):
+        remedy = f'write {argument}="tenant", or a list of such texts'
+        raise ValueError(f'{argument} must name keys of config["metadata"], got {names!r}; {remedy}')
+    return tuple(dict.fromkeys(keys))
 
 
 def merge(*snapshots: Snapshot) -> Snapshot:
@@ -91,12 +97,12 @@ class Ledger:
     all its calls; the last `runs` are held. Threads may share it. About fifteen of the latest calls are kept as events,
     with their metadata, until a further call or `snapshot()` counts them.
 
-    Raises ValueError for a key that has the name of another dimension.
+    Raises ValueError for what is no key, and for a key that has the name of another dimension.
     """
 
     def __init__(self, *, by: str | Sequence[str] = (), names: int = 200, runs: int = 200) -> None:
         self._lock = fork_safe_lock()
-        self.metadata_keys = metadata_keys(by)
+        self.metadata_keys = metadata_keys(by, "by")
         """The keys of metadata it counts by."""
         taken = [key for key in self.metadata_keys if key in DIMENSIONS]
         if taken:
