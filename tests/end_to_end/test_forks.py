@@ -245,3 +245,73 @@ class TestTraffic:
         logged = list(read(tmp_path / "calls.jsonl"))
         assert None not in logged
         assert len(logged) == sum(told["calls"]) + 6 * forks
+
+
+LEAVES_WITH = """
+import os, signal, sys
+from llm_fallback import build_chat_model
+from llm_fallback.testing import FakeServer
+
+with FakeServer({"a": "hello"}) as server:
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        with build_chat_model(server.spec()) as model:
+            sys.exit(model.invoke("hi").text != "hello")
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with build_chat_model(server.spec()) as model:
+        sys.exit(code or model.invoke("hi").text != "hello")
+"""
+
+
+class TestFakeServer:
+    """A child's is the parent's, whose thread does not live there."""
+
+    @pytest.mark.slow
+    def test_a_child_that_ends_within_it_ends_and_the_parent_s_goes_on(self):
+        """As a worker does that was forked by a test."""
+        done = subprocess.run([sys.executable, "-c", LEAVES_WITH], capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    async def test_closing_it_in_a_child_ends_nothing(self):
+        """In sync and in async code; what the child starts from then on is its own."""
+        server = await FakeServer({"a": "hello"}).__aenter__()
+
+        def closes():
+            theirs = server.url
+            server.close()
+            with server:
+                own = server.url
+                assert build_chat_model(server.spec()).invoke("hi").text == "hello"
+            return own != theirs
+
+        def leaves():
+            with pytest.raises(StopIteration):
+                server.__aexit__(None, None, None).send(None)
+            return True
+
+        assert in_child(closes)
+        assert in_child(leaves)
+        assert (await build_chat_model(server.spec()).ainvoke("hi")).text == "hello"
+        assert len(server.received()) == 1
+        await server.__aexit__(None, None, None)
+
+    def test_its_port_is_closed_though_a_child_lives_on(self):
+        """Else whoever asks would wait for an answer that nobody gives."""
+        is_over = os.pipe()
+        server = FakeServer({"a": "hello"}).start()
+        model = build_chat_model(server.spec(timeouts={"attempt_s": 5}, retries={"max": 0}))
+        child = os.fork()
+        if not child:
+            signal.alarm(30)
+            os.close(is_over[1])
+            os.read(is_over[0], 1)
+            os._exit(0)
+        try:
+            server.close()
+            with pytest.raises(ChainExhausted) as caught:
+                model.invoke("hi")
+        finally:
+            os.close(is_over[1])
+            os.waitpid(child, 0)
+        assert caught.value.failure == "connection"

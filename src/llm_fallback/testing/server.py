@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Thread, current_thread
@@ -15,6 +17,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from llm_fallback._forks import after_fork_in_child
 from llm_fallback.testing.deployments import FakeDeployments, RequestLog
 from llm_fallback.testing.http_app import FakeApp, unlimited_request
 from llm_fallback.testing.recorder import RecordingApp
@@ -34,7 +37,8 @@ class FakeServer(FakeDeployments):
             model = build_chat_model(server.spec())
 
     Without scripts it serves one deployment, `fake`, with sensible answers. It is a context manager in sync and in
-    async code. It may be started again after it was closed, on another port.
+    async code. It may be started again after it was closed, on another port. In a forked child it is the parent's: it
+    answers there too, and closing it there ends nothing.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class FakeServer(FakeDeployments):
         super().__init__(scripts, chain=chain)
         self._app = app
         self._running: RunningServer | None = None
+        after_fork_in_child(self, FakeServer._begin_child)
 
     @classmethod
     def record(cls, upstream: str | Mapping[str, str], file: str | Path, *, chain: str = "default") -> FakeServer:
@@ -114,7 +119,7 @@ class FakeServer(FakeDeployments):
 
     def close(self) -> None:
         """End every connection, whatever is being sent, and the thread. Does nothing if it is not running."""
-        running, self._running = self._running, None
+        running = self._take_running()
         if running is not None:
             running.stop().result()
             running.join()
@@ -134,7 +139,7 @@ class FakeServer(FakeDeployments):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        running, self._running = self._running, None
+        running = self._take_running()
         if running is not None:
             await asyncio.wrap_future(running.stop())
             running.join()
@@ -143,6 +148,16 @@ class FakeServer(FakeDeployments):
         if self._running is not None:
             raise RuntimeError("this FakeServer is running already")
         return _serve_in_thread(self._app(self._scripts, self._log))
+
+    def _take_running(self) -> RunningServer | None:
+        """What is to be stopped; None if that is nothing, or another process's."""
+        running, self._running = self._running, None
+        return running if running is not None and running.pid == os.getpid() else None
+
+    def _begin_child(self) -> None:
+        """Let go of the port, which would otherwise stay open after the parent closed it."""
+        if self._running is not None:
+            self._running.listener.close()
 
     def _timeout(self, timeout_s: float) -> TimeoutError:
         lines = [f"  {received}" for received in self.received()] or ["  nothing"]
@@ -156,9 +171,12 @@ class RunningServer:
     port: int
     ended: Future[None]
     """Done when the last connection, the last task and the loop have ended."""
+    listener: socket.socket
     _thread: Thread
     _loop: asyncio.AbstractEventLoop
     _stop: asyncio.Event
+    pid: int = field(default_factory=os.getpid)
+    """The process that serves it."""
 
     def stop(self) -> Future[None]:
         """End every connection, whatever is being sent; returns `ended`."""
@@ -199,11 +217,12 @@ async def _serve(app: FakeApp, started: Future[RunningServer], ended: Future[Non
         access_log=None,
         tcp_keepalive=False,
     )
-    listener = await loop.create_server(server, HOST, 0, backlog=_BACKLOG)
-    port = listener.sockets[0].getsockname()[1]
-    started.set_result(RunningServer(port, ended, current_thread(), loop, stop))
+    listener = socket.create_server((HOST, 0), backlog=_BACKLOG)
+    accepting = await loop.create_server(server, sock=listener, backlog=_BACKLOG)
+    port = listener.getsockname()[1]
+    started.set_result(RunningServer(port, ended, listener, current_thread(), loop, stop))
     await stop.wait()
-    listener.close()
+    accepting.close()
     app.closing = True
     server.pre_shutdown()
     await server.shutdown(_GRACE_S)
