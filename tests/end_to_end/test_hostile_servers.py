@@ -183,6 +183,24 @@ async def test_a_reply_longer_than_its_limit_is_no_reply(name, mode):
     assert "longer than 0.5 MB (limits.reply_mb)" in attempt.message
 
 
+IN_THREADS = ("amazon_nova", "custom", "maritalk", "oobabooga", "petals")
+"""Providers that litellm asks by a client that waits in a thread."""
+
+
+@pytest.mark.parametrize("provider", IN_THREADS)
+async def test_a_provider_that_is_asked_in_a_thread_has_the_same_limit(provider):
+    """What the thread reads is read for nobody, and would fill the memory."""
+    with hostile(KINDS["a gzip bomb"]) as address:
+        spec = spec_of(f"http://{address}", reply_mb=0.5)
+        spec["deployments"]["a"] |= {"model": f"{provider}/m", "backend": None, "api_key": "k"}
+        spec["chains"]["c"]["timeouts"]["total_s"] = 20
+        with build_chat_model(spec) as model:
+            _, failed = await seconds_to_fail(model, "ainvoke")
+    [attempt] = failed.attempts
+    assert (attempt.failure, attempt.status) == ("invalid_response", 200)
+    assert "longer than 0.5 MB (limits.reply_mb)" in attempt.message
+
+
 @pytest.mark.parametrize("mode", ["ainvoke", "astream"])
 async def test_of_an_endless_error_the_status_decides_at_once(mode):
     """Its body is left after 256 KB."""

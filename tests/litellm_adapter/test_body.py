@@ -9,7 +9,7 @@ import zlib
 import httpx
 import pytest
 
-from llm_fallback.litellm_adapter.body import LONGEST_ERROR, BodyRefused, bound_body
+from llm_fallback.litellm_adapter.body import LONGEST_ERROR, BodyRefused, bound_body, bound_sync_body
 
 TEXT = b"two hours " * 100_000
 
@@ -119,3 +119,47 @@ async def test_of_an_error_that_does_not_end_well_there_is_what_came(ends, monke
     response = httpx.Response(429, stream=Broken(b""))
     bound_body(response, httpx.AsyncByteStream, 10, BodyRefused)
     assert await response.aread() == b"slow down"
+
+
+class SyncBody(httpx.SyncByteStream):
+    def __init__(self, data: bytes, read: int = 1_000) -> None:
+        self.reads = [data[at : at + read] for at in range(0, len(data), read)]
+
+    def __iter__(self):
+        yield from self.reads
+
+
+def bounded_sync(data: bytes, encoding: str = "", *, most: int = 2_000_000, status: int = 200, read: int = 1_000):
+    headers = {"content-encoding": encoding} if encoding else {}
+    response = httpx.Response(status, headers=headers, stream=SyncBody(data, read))
+    bound_sync_body(response, httpx.SyncByteStream, most, BodyRefused)
+    return response
+
+
+class TestClientThatWaitsInItsThread:
+    """As litellm has for some providers, and for those who hand out logins."""
+
+    @pytest.mark.parametrize("read", [1, 1_000, 10_000_000])
+    @pytest.mark.parametrize("encoding", WAYS)
+    def test_it_reads_a_body_whole_and_no_longer_one(self, encoding, read):
+        """By what it is decompressed."""
+        assert bounded_sync(WAYS[encoding], encoding, most=len(TEXT), read=read).read() == TEXT
+        with pytest.raises(BodyRefused, match=r"limits\.reply_mb"):
+            bounded_sync(WAYS[encoding], encoding, most=len(TEXT) - 1, read=read).read()
+
+    @pytest.mark.parametrize("encoding", WAYS)
+    def test_it_reads_the_beginning_of_an_error(self, encoding):
+        """Its status says what happened."""
+        assert bounded_sync(WAYS[encoding], encoding, status=500, most=10).read() == TEXT[:LONGEST_ERROR]
+
+    def test_it_reads_an_error_no_longer_than_two_seconds(self, monkeypatch):
+        """As much as came until then."""
+        monkeypatch.setattr("llm_fallback.litellm_adapter.body.ERROR_TIMEOUT_S", -1.0)
+        assert bounded_sync(TEXT, status=500, read=10).read() == TEXT[:10]
+
+    @pytest.mark.parametrize("encoding", ["br", "gzip"])
+    def test_it_refuses_what_it_cannot_read(self, encoding):
+        """What nobody asked for, and what is damaged; of an error there is nothing then."""
+        with pytest.raises(BodyRefused, match=r"not asked for|damaged"):
+            bounded_sync(b"this is not compressed", encoding).read()
+        assert bounded_sync(b"this is not compressed", encoding, status=429).read() == b""

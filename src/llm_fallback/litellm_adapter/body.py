@@ -9,8 +9,9 @@ below everybody who reads, and what arrives there is a body that was never compr
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -96,6 +97,47 @@ class BoundedError:
         yield bytes(beginning)
 
 
+class BoundedSyncBody:
+    """A body of at most so many bytes, for a client that waits in its thread."""
+
+    def __init__(self, body: BoundedBody) -> None:
+        """Reading `body` must never wait for a loop."""
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        pieces = aiter(self._body)
+        while (piece := _without_loop(anext(pieces, None))) is not None:
+            yield piece
+
+
+class BoundedSyncError:
+    """What `BoundedError` is, for a client that waits in its thread. A read that waits is not broken off: the attempt's
+    deadline leaves the thread to itself."""
+
+    def __init__(self, body: BoundedSyncBody) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        beginning, until = bytearray(), time.monotonic() + ERROR_TIMEOUT_S
+        with suppress(Exception):
+            for piece in self._body:
+                beginning += piece
+                if time.monotonic() > until:
+                    break
+        yield bytes(beginning)
+
+
+def _without_loop(step: Awaitable[bytes | None]) -> bytes | None:
+    """The outcome of a step that waits for nothing; where it gives others a turn, there are none."""
+    steps = step.__await__()
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        outcome: bytes | None = end.value
+        return outcome
+
+
 class _Flaw(Exception):
     """Why a body is not read on."""
 
@@ -146,6 +188,27 @@ def bound_body(response: Any, byte_stream: type, most: int, refuse: Refuse) -> N
     response.stream = _stream_class(byte_stream)(body, response.stream)
 
 
+def bound_sync_body(response: Any, byte_stream: type, most: int, refuse: Refuse) -> None:
+    """What `bound_body` does, to a response of a client that waits in its thread."""
+    encoding = response.headers.pop("content-encoding", "").strip().lower()
+    read = _sync_read_of(response.stream)
+    body: BoundedSyncBody | BoundedSyncError
+    if response.status_code >= LEAST_ERROR:
+        body = BoundedSyncError(BoundedSyncBody(BoundedBody(read, encoding, LONGEST_ERROR, _Flaw)))
+    else:
+        body = BoundedSyncBody(BoundedBody(read, encoding, most, refuse))
+    response.stream = _sync_stream_class(byte_stream)(body, response.stream)
+
+
+def _sync_read_of(stream: Iterable[bytes]) -> Read:
+    pieces = iter(stream)
+
+    async def read() -> bytes:
+        return next(filter(None, pieces), b"")
+
+    return read
+
+
 def _read_of(stream: AsyncIterable[bytes]) -> Read:
     """What reads a stream of httpx's."""
     pieces = aiter(stream)
@@ -172,5 +235,20 @@ def _stream_class(byte_stream: type) -> Any:
 
         async def aclose(self) -> None:
             await self._stream.aclose()
+
+    return Stream
+
+
+@cache
+def _sync_stream_class(byte_stream: type) -> Any:
+    class Stream(byte_stream):  # type: ignore[misc]
+        def __init__(self, body: BoundedSyncBody | BoundedSyncError, stream: Any) -> None:
+            self._body, self._stream = body, stream
+
+        def __iter__(self) -> Iterator[bytes]:
+            return iter(self._body)
+
+        def close(self) -> None:
+            self._stream.close()
 
     return Stream

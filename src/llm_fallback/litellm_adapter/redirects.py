@@ -21,7 +21,7 @@ from typing import Any
 from yarl import URL
 
 from llm_fallback.engine.transport import Fault
-from llm_fallback.litellm_adapter.body import ENCODINGS, BodyRefused, bound_body
+from llm_fallback.litellm_adapter.body import ENCODINGS, BodyRefused, bound_body, bound_sync_body
 from llm_fallback.litellm_adapter.media import Medium, left_out
 
 _KEEPS_THE_REQUEST = (307, 308)
@@ -146,6 +146,7 @@ def guard_clients() -> None:
         _watch(module.Client)
         _watch_async(module.AsyncClient)
         _bound_bodies(module.AsyncClient, module.AsyncByteStream)
+        _bound_sync_bodies(module.Client, module.SyncByteStream)
 
 
 def _guard(client: Any) -> None:
@@ -217,6 +218,27 @@ def _bound_bodies(client: Any, byte_stream: type) -> None:
             request.headers["accept-encoding"] = ENCODINGS
         response = await send(self, request)
         bound_body(response, byte_stream, redirects.most_bytes, partial(redirects.refuse_body, response.status_code))
+        return response
+
+    client._send_single_request = sending
+
+
+def _bound_sync_bodies(client: Any, byte_stream: type) -> None:
+    # Some providers are asked by a client that waits in a thread, and so are those who hand out logins.
+    send = client._send_single_request
+    if hasattr(send, "__wrapped__"):
+        return
+
+    @wraps(send)
+    def sending(self: Any, request: Any) -> Any:
+        redirects = current.get()
+        if redirects is None:
+            return send(self, request)
+        if request.headers.get("accept-encoding") not in (ENCODINGS, "identity"):
+            request.headers["accept-encoding"] = ENCODINGS
+        response = send(self, request)
+        refuse = partial(redirects.refuse_body, response.status_code)
+        bound_sync_body(response, byte_stream, redirects.most_bytes, refuse)
         return response
 
     client._send_single_request = sending
