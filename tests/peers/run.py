@@ -29,7 +29,9 @@ def run(suite: str) -> bool:
     home = PEERS / f"{suite.replace('-', '_')}-{installed(suite)}"
     # Their databases are servers of their own.
     environment = {**os.environ, "PEER": suite, "NO_DOCKER": "true", "PYTHONPATH": str(Path(__file__).parent)}
-    options = ["-q", "-n", "2", "-p", "stand_in", "--timeout", "120", "--no-header", "--tb", "short"]
+    # Their own options would print a line for each test.
+    quiet = ["-q", "--no-header", "--tb", "short", "-o", "addopts=--snapshot-warn-unused"]
+    options = [*quiet, "-n", "2", "-p", "stand_in", "--timeout", "120"]
     command = [ENV / "bin" / "python", "-m", "pytest", *options, *TESTS[suite]]
     print(f"== {suite}", flush=True)
     return subprocess.run(command, cwd=home, env=environment, check=False).returncode == 0

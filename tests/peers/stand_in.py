@@ -2,7 +2,8 @@
 
 Of LangChain's fakes, what makes up the answer stays theirs. It moves behind a server on the loopback, as a provider's
 model would; before it stands a `FallbackChatModel` whose first deployment is down. `ChatLiteLLMRouter` becomes a
-`FallbackChatModel` over the router's deployments.
+`FallbackChatModel` over the router's deployments, and the doubles that answer in place of litellm's HTTP clients answer
+in place of ours.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ from functools import cache
 from importlib import import_module
 from itertools import count
 from pathlib import Path
-from time import time
+from time import sleep, time
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from aiohttp import web
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from litellm.llms.custom_httpx.aiohttp_transport import LiteLLMAiohttpTransport
 from pydantic import PrivateAttr
 
 from llm_fallback import FallbackChatModel
+from llm_fallback.litellm_adapter.http_client import HTTPClient, HTTPRequest
+from llm_fallback.litellm_adapter.reading import HttpxResponse
 from llm_fallback.testing import Fail, FakeServer, Reply
 from llm_fallback.testing.http_app import FakeApp
 from llm_fallback.testing.openai_responses import Envelope
@@ -90,6 +95,8 @@ class StandIn(FallbackChatModel):
         message = result.generations[0].message
         assert isinstance(message, AIMessage)
         self._said.append(message)
+        if refuses(message):
+            return Reply(message.text, finish="content_filter")
         calls = [{"name": call["name"], "args": call["args"], "id": call["id"]} for call in message.tool_calls]
         if words.get("response_format") and calls and not message.text:
             # Their fakes have no way to ask for a form but a tool, and answer by a call of it.
@@ -108,6 +115,8 @@ class StandIn(FallbackChatModel):
     # What a server cannot send, and no fake does, is looked at and put as their tests compare it.
 
     def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        # Whoever watches event loops for calls that wait has to see this one, however fast the server answers.
+        sleep(0)
         return self._as_theirs(super()._generate(*args, **kwargs))
 
     async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
@@ -135,6 +144,13 @@ class StandIn(FallbackChatModel):
 
 
 TIERS = ("down", "theirs")
+
+
+def refuses(message: AIMessage) -> bool:
+    """Whether it says that it refuses, in any of LangChain's words; servers have one of their own."""
+    parts = [part.get("type") for part in message.content if isinstance(part, dict)]
+    word = message.response_metadata.get("stop_reason")
+    return word == "refusal" or "refusal" in (*parts, *message.additional_kwargs)
 
 
 def strip(message: BaseMessage) -> None:
@@ -167,20 +183,36 @@ class OverRouter(FallbackChatModel):
             return
         given = {name: value for name, value in vars(router).items() if name in ROUTER_SETTINGS and value}
         rows = json.loads(json.dumps(router.get_model_list(), default=str))
+        # Nobody answers where a double stands in the router's place, and asking again takes seconds.
+        fields = {"max_retries": 0, **fields}
         super().__init__(spec={"model_list": rows, "router_settings": given}, chain=model_name, **fields)
 
 
+async def send_to_double(
+    client: HTTPClient, request: HTTPRequest, redirects: object, *, method: str = "POST", ssl_verify: object = None
+) -> HttpxResponse:
+    """Send a request where their doubles answer, and to nobody if there is none."""
+    if LiteLLMAiohttpTransport.handle_async_request is NETWORK:
+        raise ConnectionRefusedError("no double answers")
+    asked = httpx.Request(method, request.url, headers=dict(request.headers), content=request.body)
+    return HttpxResponse(await LiteLLMAiohttpTransport.handle_async_request(None, asked))  # type: ignore[arg-type]
+
+
+NETWORK = LiteLLMAiohttpTransport.handle_async_request
 ROUTER_SETTINGS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks", "model_group_alias")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Expect those to fail that do not apply; they are run all the same."""
-    reasons = not_applicable(os.environ["PEER"])
+    """Expect those to fail that do not apply; one that passes fails the run, and so does a name that no test has."""
+    reasons, found = not_applicable(os.environ["PEER"]), set()
     for item in items:
         name = item.nodeid.split("::", 1)[1]
-        reason = reasons.get(name) or reasons.get(name.partition("[")[0])
-        if reason is not None:
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
+        listed = name if name in reasons else name.partition("[")[0]
+        if listed in reasons:
+            found.add(listed)
+            item.add_marker(pytest.mark.xfail(reason=reasons[listed], strict=True))
+    if unknown := reasons.keys() - found:
+        raise pytest.UsageError(f"not_applicable.yaml names what is no test: {', '.join(sorted(unknown))}")
 
 
 def not_applicable(peer: str) -> dict[str, str]:
@@ -202,3 +234,4 @@ def pytest_sessionstart() -> None:
     if os.environ.get("PEER") == "langchain-litellm":
         import_module("langchain_litellm.chat_models").ChatLiteLLMRouter = OverRouter  # type: ignore[attr-defined]
         import_module("langchain_litellm").ChatLiteLLMRouter = OverRouter  # type: ignore[attr-defined]
+        HTTPClient.send = send_to_double  # type: ignore[assignment,method-assign]
