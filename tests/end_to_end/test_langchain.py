@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import ModelRetryMiddleware
+from langchain.agents.middleware import LLMToolSelectorMiddleware, ModelRetryMiddleware
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.tools import tool
@@ -215,3 +216,31 @@ def test_several_replies_at_once_are_of_one_model_or_of_none():
     assert "model_name" not in mixed
     assert alike["model_name"] == "a"
     assert alike["token_usage"]["total_tokens"] > 0
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+@pytest.mark.parametrize("malformed", ['{"tool": 1}', "I would take the weather."])
+async def test_a_middleware_that_selects_tools_sees_no_malformed_reply(malformed, mode):
+    """The next deployment is asked, as for any reply that is not of the form asked for."""
+    selected = Reply('{"tools": ["weather"]}')
+    scripts = {"a": [Reply(malformed), Reply("Sunny.")], "b": [selected, Reply("Sunny.")]}
+    with FakeServer(scripts) as server:
+        agent: Any = create_agent(
+            build_chat_model(server.spec()), [weather], middleware=[LLMToolSelectorMiddleware(max_tools=1)]
+        )
+        state = await ask(agent, mode, {"messages": [("user", "Oslo?")]})
+        assert [len(server.received(name)) for name in ("a", "b")] == [2, 1]
+    assert state["messages"][-1].text == "Sunny."
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+@pytest.mark.parametrize("malformed", ['{"tool": 1}', "I would take the weather."])
+async def test_when_no_reply_selects_tools_the_call_ends_as_a_parsing_failure(malformed, mode):
+    """Of the chain, which has asked everybody; the middleware does not ask again."""
+    with FakeServer({"a": Reply(malformed), "b": Reply(malformed)}) as server:
+        selector = LLMToolSelectorMiddleware(max_retries=3, on_parsing_failure="all")
+        agent: Any = create_agent(build_chat_model(server.spec(retries={"max": 0})), [weather], middleware=[selector])
+        with pytest.raises(ChainExhausted) as caught:
+            await ask(agent, mode, {"messages": [("user", "Oslo?")]})
+        assert len(server.received()) == 2
+    assert isinstance(caught.value, OutputParserException)
