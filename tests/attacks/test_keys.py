@@ -12,9 +12,11 @@ import logging
 import pickle
 import warnings
 from base64 import b64encode
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
@@ -45,6 +47,7 @@ from tests.thinning import combinations
 KEY = "sk-Canary7f3A9b2C4d5E6f8G0hJ1kL"
 """The deployment's key."""
 WAYS_TO_ASK = ("invoke", "stream")
+OWN = {"backend": "vllm", "model": "m"}
 LONG = "x" * 470
 
 WHOLE = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}]}
@@ -197,14 +200,22 @@ def told_of(echo: str, how: str) -> dict[str, str]:
     that is not answered."""
     told: dict[str, str] = {}
     with TemporaryDirectory() as folder, Server(ECHOES[echo]) as server, Server(fine) as healthy:
-        _of_calls(told, server, healthy, how, Path(folder))
+        of_calls(told, server, healthy, how, Path(folder))
         _of_commands(told, server, Path(folder))
         _of_tests(told, ECHOES[echo], Path(folder))
         assert any(KEY in str(dict(asked.headers)) for asked in server.received)
     return told
 
 
-def _of_calls(told: dict[str, str], server: Server, healthy: Server, how: str, folder: Path) -> None:
+def of_calls(
+    told: dict[str, str],
+    server: Server,
+    healthy: Server,
+    how: str,
+    folder: Path,
+    entry: Mapping[str, Any] = MappingProxyType({**OWN, "api_key": KEY}),
+) -> None:
+    """Of calls of a deployment with that entry, at the server's address."""
     events: list[Any] = []
     log = io.StringIO()
     tracer, ledger, registry = Tracer(), Ledger(), CollectorRegistry()
@@ -213,19 +224,20 @@ def _of_calls(told: dict[str, str], server: Server, healthy: Server, how: str, f
     otel = OTelExporter(MeterProvider([reader]), tracers)
     calls = CallLog(folder / "calls.jsonl")
     listeners = [events.append, ledger, otel, PrometheusExporter(registry=registry), calls]
-    own = {"backend": "vllm", "model": "m"}
     spec = load_spec(
         {
             "deployments": {
-                "a": {**own, "api_base": server.url, "api_key": KEY},
-                "b": {**own, "api_base": f"{healthy.url}/v1"},
-                "alone": {**own, "api_base": f"{server.url}/v1", "api_key": KEY},
+                "a": {"api_base": server.url, **entry},
+                "b": {**OWN, "api_base": f"{healthy.url}/v1"},
+                "alone": {"api_base": server.url, **entry},
             },
             "chains": {"c": {"tiers": ["a", "b"]}, "alone": {"tiers": ["alone"], "retries": {"max": 0}}},
             "default_chain": "c",
         }
     )
     handler = logging.StreamHandler(log)
+    # Amazon's library writes what it signs into a log of its own, for who asks it to.
+    handler.addFilter(lambda record: not record.name.startswith("botocore"))
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)
