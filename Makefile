@@ -61,6 +61,7 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-test
 	$(PIP) --quiet --group docs
 	$(BIN)/python docs/generate_spec.py
+	$(BIN)/python docs/generate_types.py
 	$(BIN)/python docs/generate_module_list.py
 	$(BIN)/python docs/generate_command.py
 	$(BIN)/python docs/draw_pictures.py

@@ -10,12 +10,17 @@ from llm_fallback._imports import lazy_exports
 if TYPE_CHECKING:
     from llm_fallback.callbacks import (
         BudgetCallbackHandler,
+        BudgetSnapshot,
         CostCallbackHandler,
+        CostSnapshot,
         LatencyCallbackHandler,
+        LatencySnapshot,
         get_cost_callback,
         get_latency_callback,
     )
     from llm_fallback.chat_model.runnables import fallback_chain
+    from llm_fallback.engine.health import DeploymentState
+    from llm_fallback.engine.ping import PingResult
     from llm_fallback.errors import (
         BudgetExceeded,
         ChainExhausted,
@@ -27,19 +32,26 @@ if TYPE_CHECKING:
     from llm_fallback.events import (
         Attempt,
         AttemptFailed,
+        AttemptMetadata,
         BreakerOpened,
         CallEnded,
+        CallMetadata,
         Event,
+        Failure,
         FellBack,
+        Outcome,
         Record,
         Skip,
+        SkipMetadata,
+        SkipReason,
     )
     from llm_fallback.ledger import Ledger
     from llm_fallback.litellm_adapter.build import build_chat_model, build_runnables
     from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
     from llm_fallback.litellm_adapter.router import build_router
     from llm_fallback.plan.checks import check
-    from llm_fallback.spec import Spec, load_spec
+    from llm_fallback.plan.explain import Explanation
+    from llm_fallback.spec import ModelOptions, Spec, SpecDict, load_spec
 
 # Unset, the first import of litellm asks a public host for a list of prices, and waits for it.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -49,42 +61,61 @@ __version__ = "0.1.0"
 _HOMES = {
     "llm_fallback.callbacks": (
         *("BudgetCallbackHandler", "CostCallbackHandler", "LatencyCallbackHandler"),
+        *("BudgetSnapshot", "CostSnapshot", "LatencySnapshot"),
         *("get_cost_callback", "get_latency_callback"),
     ),
     "llm_fallback.chat_model.runnables": ("fallback_chain",),
+    "llm_fallback.engine.health": ("DeploymentState",),
+    "llm_fallback.engine.ping": ("PingResult",),
     "llm_fallback.errors": (
         *("BudgetExceeded", "ChainExhausted", "LLMFallbackError", "Mistake", "SpecError", "StreamBroken"),
     ),
     "llm_fallback.events": (
         *("Attempt", "AttemptFailed", "BreakerOpened", "CallEnded", "Event", "FellBack", "Record", "Skip"),
+        *("AttemptMetadata", "CallMetadata", "SkipMetadata", "Failure", "Outcome", "SkipReason"),
     ),
     "llm_fallback.ledger": ("Ledger",),
     "llm_fallback.litellm_adapter.build": ("build_chat_model", "build_runnables"),
     "llm_fallback.litellm_adapter.chat_model": ("FallbackChatModel",),
     "llm_fallback.litellm_adapter.router": ("build_router",),
     "llm_fallback.plan.checks": ("check",),
-    "llm_fallback.spec": ("Spec", "load_spec"),
+    "llm_fallback.plan.explain": ("Explanation",),
+    "llm_fallback.spec": ("ModelOptions", "Spec", "SpecDict", "load_spec"),
 }
 
 __all__ = [
     "Attempt",
     "AttemptFailed",
+    "AttemptMetadata",
     "BreakerOpened",
     "BudgetCallbackHandler",
     "BudgetExceeded",
+    "BudgetSnapshot",
     "CallEnded",
+    "CallMetadata",
     "ChainExhausted",
     "CostCallbackHandler",
+    "CostSnapshot",
+    "DeploymentState",
     "Event",
+    "Explanation",
+    "Failure",
     "FallbackChatModel",
     "FellBack",
     "LLMFallbackError",
     "LatencyCallbackHandler",
+    "LatencySnapshot",
     "Ledger",
     "Mistake",
+    "ModelOptions",
+    "Outcome",
+    "PingResult",
     "Record",
     "Skip",
+    "SkipMetadata",
+    "SkipReason",
     "Spec",
+    "SpecDict",
     "SpecError",
     "StreamBroken",
     "build_chat_model",

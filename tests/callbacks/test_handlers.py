@@ -65,7 +65,7 @@ async def test_a_call_is_counted_once_in_every_way_to_ask_and_to_attach(mode, wh
     with server, get_cost_callback() as around:
         await ask(build(), mode, config=config)
     costs, times = cost.snapshot(), latency.snapshot()
-    assert around.snapshot() == {key: value for key, value in costs.items() if key != "by_tenant"}
+    assert around.snapshot() == {**{key: value for key, value in costs.items() if key != "by_tenant"}, "by": {}}
     assert (costs["calls"], costs["unpriced_calls"], costs["total_usd"]) == (1, 0, pytest.approx(CACHED_COST))
     assert costs["tokens"] == {"input": 1000, "output": 100, "cached": 600, "reasoning": 40}
     assert costs["by_tenant"] == {"acme": pytest.approx(CACHED_COST)}
@@ -190,6 +190,7 @@ class TestGraph:
                 "acme": pytest.approx(COST + 6 * CACHED_COST),
                 "umbrella": pytest.approx(3 * CACHED_COST),
             },
+            "by": {"tenant": costs["by_tenant"]},
         }
         times = latency.snapshot()
         assert (times["calls"], times["answered"], times["latency_s"]["count"]) == (13, 13, 13)

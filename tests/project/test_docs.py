@@ -38,6 +38,7 @@ PAGES = [
     "docs/simulation.md",
     "docs/litellm-proxy.md",
     *sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("docs/migrate/*.md"), *ROOT.glob("docs/guides/*.md"))),
+    "docs/types.md",
 ]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PRINTS = re.compile(r"^ *print\(.*\) +# (.*)$", re.MULTILINE)

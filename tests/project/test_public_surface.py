@@ -21,6 +21,9 @@ PUBLIC = {
     *("Attempt", "Record", "Skip"),
     *("BudgetCallbackHandler", "CostCallbackHandler", "LatencyCallbackHandler", "Ledger"),
     *("get_cost_callback", "get_latency_callback"),
+    *("AttemptMetadata", "CallMetadata", "SkipMetadata", "DeploymentState", "Explanation", "PingResult"),
+    *("BudgetSnapshot", "CostSnapshot", "LatencySnapshot", "ModelOptions", "SpecDict"),
+    *("Failure", "Outcome", "SkipReason"),
 }
 KIT = {
     *("FakeChatModel", "FakeServer", "Received", "fake_chat_model", "assert_attempts", "recorded"),

@@ -201,7 +201,7 @@ class TestOverrides:
     def test_an_override_must_agree_with_the_rest_of_the_chain(self):
         """A judge cannot be added to a chain that delivers before replies are whole."""
         spec = spec_of(chain={"on_stream_break": "continue"})
-        with pytest.raises(SpecError, match=r"build_chat_model\(on_stream_break\): cannot be 'continue'"):
+        with pytest.raises(SpecError, match=r"build_chat_model\(chains.main.on_stream_break\): cannot be 'continue'"):
             spec.with_chain_settings("main", accept=bool)
 
 

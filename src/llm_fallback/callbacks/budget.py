@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, get_args
+from typing import Any, cast, get_args
 from uuid import UUID
+
+from typing_extensions import TypedDict
 
 from llm_fallback.callbacks.observer import CallObserver, ForeignCall
 from llm_fallback.callbacks.root_run import RootRunTracker
@@ -18,6 +20,21 @@ from llm_fallback.engine.budget import Account, Balance, BudgetLimit, Spender, W
 from llm_fallback.errors import BudgetExceeded
 from llm_fallback.events import CallEnded
 from llm_fallback.ledger.ledger import metadata_keys
+
+
+class BudgetSnapshot(TypedDict):
+    """What `BudgetCallbackHandler.snapshot()` tells, in US dollars. With `per="tenant"`, `by_tenant` is
+    `by["tenant"]`."""
+
+    limit_usd: float
+    window: Window
+    spent_usd: float
+    reserved_usd: float
+    """Set aside for calls that have not ended."""
+    unpriced_attempts: int
+    """Attempts whose cost is not known, and not included."""
+    by: dict[str, dict[str, float]]
+    """What was spent, by key of metadata and its value."""
 
 
 class BudgetCallbackHandler(CallObserver):
@@ -86,27 +103,29 @@ class BudgetCallbackHandler(CallObserver):
     ) -> None:
         self._root_runs.begin(run_id, parent_run_id)
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> BudgetSnapshot:
         """Plain data, in US dollars: what was spent, and what is reserved for calls that have not ended. With `day` it
         covers today, with `run` the runs still remembered, with `none` everything. If `unpriced_attempts` is above 0,
         the cost of that many attempts is not known and not included."""
         balances, per = self._account.balances(), self._account.per
-        by = {} if per is None else {f"by_{per}": _by_spender(balances)}
-        return {
+        by = {} if per is None else {per: _by_spender(balances)}
+        plain = {
             "limit_usd": float(self.limit.usd),
             "window": self._account.window,
             "spent_usd": float(sum((balance.spent for balance in balances), Decimal(0))),
             "reserved_usd": float(sum((balance.reserved for balance in balances), Decimal(0))),
             "unpriced_attempts": sum(balance.unpriced for balance in balances),
-            **by,
+            "by": by,
+            **{f"by_{key}": spent for key, spent in by.items()},
         }
+        return cast("BudgetSnapshot", plain)
 
     def report(self) -> str:
         """Text for people."""
         snapshot, window, per = self.snapshot(), self._account.window, self._account.per
         lines = [f"${snapshot['spent_usd']:.6f} spent, ${snapshot['limit_usd']:.6f} allowed ({_WINDOW_TEXTS[window]})"]
         if per is not None:
-            spenders = snapshot[f"by_{per}"].items()
+            spenders = snapshot["by"][per].items()
             lines += [f"by {per}", *(f"  {name}  ${usd:.6f}" for name, usd in spenders)]
         return "\n".join(lines)
 

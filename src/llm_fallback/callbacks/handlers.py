@@ -10,12 +10,13 @@ This library's models report how each call ended, also one that its caller left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 from langchain_core.tracers.context import register_configure_hook
+from typing_extensions import TypedDict
 
 from llm_fallback._forks import fork_safe_lock
 from llm_fallback.callbacks.budget import BudgetCallbackHandler
@@ -34,7 +35,61 @@ __all__ = [
     "get_latency_callback",
 ]
 
+
+class Statistics(TypedDict):
+    """Of some values; None where there are none. Percentiles are within 1 %."""
+
+    count: float
+    mean: float | None
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class Times(TypedDict):
+    """How long answers took, in seconds."""
+
+    calls: int
+    answered: int
+    latency_s: Statistics
+    time_to_first_token_s: Statistics
+    tokens_per_s: Statistics
+
+
+class CostSnapshot(TypedDict):
+    """What `CostCallbackHandler.snapshot()` tells, in US dollars; None: the cost of nothing under that name is known.
+
+    For each key of metadata in the handler's `by` there is also a key of its own: `by_tenant` is `by["tenant"]`.
+    """
+
+    total_usd: float
+    """The known cost; a lower bound if `unpriced_calls` is above 0."""
+    unpriced_calls: int
+    calls: int
+    tokens: dict[str, int]
+    by_chain: dict[str, float | None]
+    by_deployment: dict[str, float | None]
+    by_model: dict[str, float | None]
+    by_tag: dict[str, float | None]
+    by: dict[str, dict[str, float | None]]
+    """By key of metadata and its value."""
+
+
+class LatencySnapshot(Times):
+    """What `LatencyCallbackHandler.snapshot()` tells; `by_tenant` is `by["tenant"]`, as in `CostSnapshot`."""
+
+    by_chain: dict[str, Times]
+    by_deployment: dict[str, Times]
+    by_model: dict[str, Times]
+    by_tag: dict[str, Times]
+    by: dict[str, dict[str, Times]]
+    """By key of metadata and its value."""
+
+
 _DIMENSIONS = ("chain", "deployment", "model", "tag")
+
+
+_Reading = TypeVar("_Reading")
 
 
 class _LedgerHandler(CallObserver):
@@ -54,6 +109,15 @@ class _LedgerHandler(CallObserver):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({counted(self._ledger.snapshot().total.calls, 'call')})"
 
+    def _by(self, snapshot: Snapshot, reading: Callable[[Summary], _Reading]) -> dict[str, object]:
+        """The readings of each dimension's names; those of metadata once more below `by`, where their keys are data."""
+        read = {
+            dimension: {name: reading(summary) for name, summary in names.items()}
+            for dimension, names in self._dimensions(snapshot)
+        }
+        by_metadata = {key: read[key] for key in self._ledger.metadata_keys}
+        return {**{f"by_{dimension}": names for dimension, names in read.items()}, "by": by_metadata}
+
     def _dimensions(self, snapshot: Snapshot) -> Iterator[tuple[str, Mapping[str, Summary]]]:
         for dimension in (*_DIMENSIONS, *self._ledger.metadata_keys):
             yield dimension, dict(sorted(snapshot.by[dimension].items()))
@@ -71,20 +135,18 @@ class CostCallbackHandler(_LedgerHandler):
         """The known cost of all calls, in US dollars."""
         return float(self._ledger.snapshot().total.cost_usd)
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> CostSnapshot:
         """Plain data, in US dollars. If `unpriced_calls` is above 0, `total_usd` is a lower bound; a name without any
         known cost has None."""
         snapshot = self._ledger.snapshot()
-        return {
+        plain = {
             "total_usd": float(snapshot.total.cost_usd),
             "unpriced_calls": snapshot.total.unpriced,
             "calls": snapshot.total.calls,
             "tokens": snapshot.total.tokens.as_dict(),
-            **{
-                f"by_{dimension}": {name: summary.known_cost_usd for name, summary in names.items()}
-                for dimension, names in self._dimensions(snapshot)
-            },
+            **self._by(snapshot, lambda summary: summary.known_cost_usd),
         }
+        return cast("CostSnapshot", plain)
 
     def report(self) -> str:
         """Text for people: the total, and a line for each name."""
@@ -101,16 +163,10 @@ class LatencyCallbackHandler(_LedgerHandler):
     Only answers are timed; calls and attempts that failed are just counted.
     """
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> LatencySnapshot:
         """Plain data, in seconds; percentiles are within 1 %."""
         snapshot = self._ledger.snapshot()
-        return {
-            **_times(snapshot.total),
-            **{
-                f"by_{dimension}": {name: _times(summary) for name, summary in names.items()}
-                for dimension, names in self._dimensions(snapshot)
-            },
-        }
+        return cast("LatencySnapshot", {**_times(snapshot.total), **self._by(snapshot, _times)})
 
     def report(self) -> str:
         """Text for people: a line for all calls, and one for each name."""
@@ -164,14 +220,18 @@ def _free_variable() -> ContextVar[_LedgerHandler | None]:
         return added
 
 
-def _times(summary: Summary) -> dict[str, Any]:
+def _times(summary: Summary) -> Times:
     return {
         "calls": summary.calls,
         "answered": summary.answered,
-        "latency_s": summary.latency_s.summary(),
-        "time_to_first_token_s": summary.time_to_first_token_s.summary(),
-        "tokens_per_s": summary.tokens_per_s.summary(),
+        "latency_s": _statistics(summary.latency_s),
+        "time_to_first_token_s": _statistics(summary.time_to_first_token_s),
+        "tokens_per_s": _statistics(summary.tokens_per_s),
     }
+
+
+def _statistics(values: Distribution) -> Statistics:
+    return cast("Statistics", values.summary())
 
 
 def _section(dimension: str, lines: Mapping[str, str]) -> Iterator[str]:

@@ -42,12 +42,15 @@ from llm_fallback.chat_model.structured import OutputFormat, structured, with_ra
 from llm_fallback.chat_model.unheard import is_plain_call, is_plain_stream, message_of, unheard_messages, without_forms
 from llm_fallback.engine.engine import Answered, CallerQuestion
 from llm_fallback.engine.execution import CallExecution
-from llm_fallback.engine.ping import TIMEOUT_S
+from llm_fallback.engine.health import DeploymentState
+from llm_fallback.engine.ping import TIMEOUT_S, PingResult
 from llm_fallback.engine.tokens import made_up_token_ids
-from llm_fallback.plan.explain import explain
+from llm_fallback.plan.explain import Explanation, explain
 from llm_fallback.plan.plan import ChainPlan, Target
 from llm_fallback.plan.profiles import chain_profile
 from llm_fallback.spec import Spec
+from llm_fallback.spec.load import Source
+from llm_fallback.spec.options import constructor_signature
 from llm_fallback.spec.overrides import check_call, configure, read_spec
 
 _caller: ContextVar[CallContext | None] = ContextVar("llm_fallback_caller", default=None)
@@ -79,6 +82,12 @@ class ChainChatModel(BaseChatModel):
 
     lazy_fields: ClassVar[Mapping[str, LazyField]] = {"profile": _PROFILE}
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        # pydantic's would offer every field of the classes below, most of which are refused.
+        cls.__signature__ = constructor_signature(cls.__init__)
+
     @model_validator(mode="after")
     def _clear_profile(self) -> Self:
         # It follows from the chain, which copies of this model change and reload renews, unless it was given.
@@ -99,16 +108,16 @@ class ChainChatModel(BaseChatModel):
         name = self._chain_name(chain)
         return self.model_copy(update={"chain": name, "model": name})
 
-    def explain(self, chain: str | None = None) -> dict[str, Any]:
+    def explain(self, chain: str | None = None) -> Explanation:
         """What one call may do, as plain data: tiers, the most requests, the most seconds; and by which road each
         deployment is asked: `direct`, or `relayed` through litellm whole, as all are while somebody listens to it."""
         return explain(self._plan(chain))
 
-    def state(self) -> dict[str, dict[str, Any]]:
+    def state(self) -> dict[str, DeploymentState]:
         """What is known of each deployment now, as plain data."""
         return self.runtime.engine.health.snapshot(self.runtime.engine.clock.now())
 
-    def ping(self, chain: str | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, dict[str, Any]]:
+    def ping(self, chain: str | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, PingResult]:
         """Ask every deployment for one token, all at once; of a chain, those it may ask.
 
         Per deployment plain data: `works` (it answered), `reachable`, `ready`, `served`, `key_accepted`, `serves` (the
@@ -120,7 +129,7 @@ class ChainChatModel(BaseChatModel):
         keys = {target.name: answer_question(_key_question(target)) for target in targets}
         return portal().run(self._pinged(targets, keys, timeout_s), copy_context())
 
-    async def aping(self, chain: str | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, dict[str, Any]]:
+    async def aping(self, chain: str | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, PingResult]:
         """Like ping."""
         targets = self._targets(chain)
         keys = {target.name: await aanswer_question(_key_question(target)) for target in targets}
@@ -128,7 +137,7 @@ class ChainChatModel(BaseChatModel):
 
     async def _pinged(
         self, targets: Sequence[Target], keys: Mapping[str, Any], timeout_s: float
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, PingResult]:
         pings = {ping.deployment: ping async for ping in self.runtime.pings(targets, keys, timeout_s)}
         return {target.name: pings[target.name].as_data() for target in targets}
 
@@ -138,10 +147,12 @@ class ChainChatModel(BaseChatModel):
         chains = plan.chains.values() if chain is None else [plan.chain(chain)]
         return list({member.name: member.target for chain_plan in chains for member in chain_plan.members}.values())
 
-    def reload(self, spec: Any) -> None:
+    def reload(self, spec: Source) -> None:
         """Answer by another spec from the next call on, in all copies of this model; running calls end by the old
-        one, and deployments that stayed as they were keep their state. Raises SpecError and changes nothing if the
-        new spec is wrong, or lacks this model's chain."""
+        one, and deployments that stayed as they were keep their state. Settings that the model was built with hold for
+        the new spec's chains, too. Raises SpecError and changes nothing if the new spec is wrong, or lacks this model's
+        chain; RuntimeError if the model is closed."""
+        self._check_open()
         renewed = read_spec(spec)
         renewed.chain_name(self.chain)
         self.runtime.reload(renewed)
@@ -200,8 +211,22 @@ class ChainChatModel(BaseChatModel):
         self,
         input: LanguageModelInput,
         config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        chain: str | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
         **kwargs: Any,
     ) -> AIMessage:
+        """A whole reply.
+
+        `chain` asks another chain of the spec. `timeout` in seconds and `max_retries` are `timeouts.total_s` and
+        `retries.max` of this call. What else is given is a request parameter, over the model's own.
+
+        Raises ChainExhausted when nobody answers, BudgetExceeded before the attempt that would cost too much, and
+        SpecError for what may not be said in a call.
+        """
+        kwargs |= _given(stop=stop, chain=chain, timeout=timeout, max_retries=max_retries)
         config, kwargs = self._prepare_call(config, kwargs)
         caller = self._caller_from_config(config)
         with _calling_as(caller):
@@ -214,8 +239,15 @@ class ChainChatModel(BaseChatModel):
         self,
         input: LanguageModelInput,
         config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        chain: str | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
         **kwargs: Any,
     ) -> AIMessage:
+        """Like invoke."""
+        kwargs |= _given(stop=stop, chain=chain, timeout=timeout, max_retries=max_retries)
         config, kwargs = self._prepare_call(config, kwargs)
         caller = self._caller_from_config(config)
         with _calling_as(caller):
@@ -228,8 +260,18 @@ class ChainChatModel(BaseChatModel):
         self,
         input: LanguageModelInput,
         config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        chain: str | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
+        """The reply in chunks, as they come; the last one carries the facts of the call. The keywords are invoke's.
+
+        Raises what invoke does, and StreamBroken when the stream ends early after a part of it was delivered.
+        """
+        kwargs |= _given(stop=stop, chain=chain, timeout=timeout, max_retries=max_retries)
         config, kwargs = self._prepare_call(config, kwargs)
         caller, held_s, now = self._caller_from_config(config), 0.0, self.runtime.engine.clock.now
         messages = unheard_messages(self, caller, config, input) if is_plain_stream(self, kwargs) else None
@@ -254,8 +296,15 @@ class ChainChatModel(BaseChatModel):
         self,
         input: LanguageModelInput,
         config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        chain: str | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
+        """Like stream."""
+        kwargs |= _given(stop=stop, chain=chain, timeout=timeout, max_retries=max_retries)
         config, kwargs = self._prepare_call(config, kwargs)
         caller, held_s, now = self._caller_from_config(config), 0.0, self.runtime.engine.clock.now
         messages = unheard_messages(self, caller, config, input) if is_plain_stream(self, kwargs) else None
@@ -272,6 +321,41 @@ class ChainChatModel(BaseChatModel):
                 held_s += now() - given_at
                 caller.held_s = held_s
                 chunk = await anext(chunks, None)
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        stop: list[str] | None = None,
+        chain: str | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """A reply to each input, several at a time (`config["max_concurrency"]`); the keywords are invoke's.
+
+        With `return_exceptions` an input that failed has its exception in the list.
+        """
+        kwargs |= _given(stop=stop, chain=chain, timeout=timeout, max_retries=max_retries)
+        return super().batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        stop: list[str] | None = None,
+        chain: str | None = None,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Like batch."""
+        kwargs |= _given(stop=stop, chain=chain, timeout=timeout, max_retries=max_retries)
+        return await super().abatch(inputs, config, return_exceptions=return_exceptions, **kwargs)
 
     def _prepare_call(
         self, config: RunnableConfig | None, kwargs: dict[str, Any]
@@ -389,7 +473,7 @@ class ChainChatModel(BaseChatModel):
         return self._result(await self._aask(request, self._caller(run_manager)), request)
 
     def _result(self, answer: Answered, request: Mapping[str, Any]) -> ChatResult:
-        return to_result(answer, chain=self.chain, several=(request.get("n") or 1) > 1)
+        return to_result(answer, several=(request.get("n") or 1) > 1)
 
     def _stream(
         self,
@@ -486,10 +570,15 @@ def fields_of(spec: Any, runtime: ModelRuntime | None, settings: Mapping[str, An
     """
     if runtime is None or runtime.source_spec is not spec:
         configured = configure(spec, settings)
-        spec, runtime = configured.spec, ModelRuntime(configured.spec, adapter)
+        spec, runtime = configured.spec, ModelRuntime(configured.spec, adapter, configured.chain_settings)
         settings = {**configured.fields, "chain": configured.chain}
     name = settings.get("chain") or runtime.plan.default_chain
     return {**settings, "spec": spec, "runtime": runtime, "chain": name, "model": name}
+
+
+def _given(**words: Any) -> dict[str, Any]:
+    """The words of a call that have a value."""
+    return {word: value for word, value in words.items() if value is not None}
 
 
 def _key_question(target: Target) -> CallerQuestion:

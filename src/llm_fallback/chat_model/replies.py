@@ -18,14 +18,14 @@ from llm_fallback.engine.transport import ToolCallPart
 _SPECIFIC = "provider_specific_fields"
 
 
-def to_result(answer: Answered, *, chain: str, several: bool) -> ChatResult:
+def to_result(answer: Answered, *, several: bool) -> ChatResult:
     """LangChain's result of a whole reply; `several`: whether the caller asked for more than one choice."""
     reply = answer.reply
     assert reply is not None
     document = reply.raw
     choices = document["choices"] if several else document["choices"][:1]
     usage = None if reply.usage is None else usage_metadata(reply.usage)
-    output = {"token_usage": document["usage"], "model": chain, "model_name": answer.model_name}
+    output = {"token_usage": document["usage"], "model_name": answer.model_name}
     specific = document.get(_SPECIFIC) or document.get(GROUNDING)
     if specific:
         output[_SPECIFIC] = specific

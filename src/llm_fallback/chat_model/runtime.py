@@ -63,11 +63,13 @@ class ModelRuntime:
     `with_chain` and `model_copy`. When the last of them is gone, or one is closed, the connections are.
     """
 
-    def __init__(self, spec: Spec, adapter: Adapter) -> None:
+    def __init__(self, spec: Spec, adapter: Adapter, chain_settings: Mapping[str, Any]) -> None:
+        """`chain_settings` are in `spec` already, and hold for those it is replaced by, too."""
         self._lock = fork_safe_lock()
         self.adapter = adapter
         # The models keep it; a reload changes the state.
         self.source_spec = spec
+        self._chain_settings = chain_settings
         plan = adapter.resolve(spec)
         self._redactor = Redactor(plan.secrets)
         self._transport = adapter.transport(self._redactor)
@@ -86,6 +88,7 @@ class ModelRuntime:
     def reload(self, spec: Spec) -> None:
         """Answer calls from now on by another spec; calls under way end by the old one. Deployments that stayed as
         they were keep their state, and what chains have spent is not forgotten."""
+        spec = spec.with_chain_settings(*spec.chains, **self._chain_settings)
         plan = self.adapter.resolve(spec)
         health = Health.of_targets(plan.targets.values())
         with self._lock:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +17,9 @@ from llm_fallback.plan.checks import Finding, check
 from llm_fallback.spec import load_spec
 from llm_fallback.spec.shown import shown, told
 
+if TYPE_CHECKING:
+    from llm_fallback.plan.explain import Explanation
+
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
@@ -25,7 +28,7 @@ class Report:
     """The findings, and what one call of each chain may do at most."""
 
     findings: list[Finding]
-    chains: list[dict[str, Any]] = field(default_factory=list)
+    chains: list[Explanation] = field(default_factory=list)
     default_chain: str | None = None
 
     def count(self, severity: str) -> int:
@@ -103,7 +106,7 @@ def _indented(text: str) -> str:
     return click.wrap_text(text, width, initial_indent="    ", subsequent_indent="    ")
 
 
-def _print_chain(chain: dict[str, Any], *, is_default: bool) -> None:
+def _print_chain(chain: Explanation, *, is_default: bool) -> None:
     route = ", then ".join(" or ".join(map(shown, tier)) for tier in chain["tiers"])
     click.echo(f"  {click.style(shown(chain['chain']), bold=True)}{' (default)' if is_default else ''}: {route}")
     click.echo(f"      one call: at most {counted(chain['max_requests'], 'request')}, {chain['max_seconds']:g} s")

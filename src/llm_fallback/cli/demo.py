@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from llm_fallback.cli.scenes import Played, Stage
+    from llm_fallback.engine.health import DeploymentState
 
 
 @click.command("demo")
@@ -145,7 +146,7 @@ def _outcome(played: Played, deployment: str) -> Text:
     return Text("not asked", style="dim")
 
 
-def _state(breaker: dict[str, Any]) -> str:
+def _state(breaker: DeploymentState) -> str:
     if breaker["breaker"] == "closed":
         failures = breaker["failures"]
         return f"closed, {failures} failed" if failures else "closed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,7 +18,7 @@ from llm_fallback.cli.shared import (
     print_json,
 )
 from llm_fallback.errors import counted
-from llm_fallback.plan.explain import explain_unresolved, plan_of
+from llm_fallback.plan.explain import Explanation, explain_unresolved, plan_of
 from llm_fallback.plan.plan import ChainPlan, Member, Tier
 from llm_fallback.spec import load_spec
 from llm_fallback.spec.shown import shown, told
@@ -45,7 +45,7 @@ def command(files: tuple[Path, ...], chain: str | None, as_json: bool) -> None:
         _print(explained, plan_of(spec, name), [other for other in spec.chains if other != name])
 
 
-def _print(explained: dict[str, Any], plan: ChainPlan, others: list[str]) -> None:
+def _print(explained: Explanation, plan: ChainPlan, others: list[str]) -> None:
     from rich.padding import Padding
     from rich.text import Text
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 
+from llm_fallback.engine.health import DeploymentState
 from llm_fallback.errors import StreamBroken
 from llm_fallback.events import CallEnded, Event, Record
 from llm_fallback.litellm_adapter.build import build_chat_model
@@ -65,7 +65,7 @@ class Played:
 
     answer: str
     record: Record
-    breaker: dict[str, Any]
+    breaker: DeploymentState
     error: StreamBroken | None = None
 
 

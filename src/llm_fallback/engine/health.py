@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
+
+from typing_extensions import TypedDict
 
 from llm_fallback._forks import after_fork_in_child, fork_safe_lock
-from llm_fallback.engine.circuit_breaker import CircuitBreaker, Permit
+from llm_fallback.engine.circuit_breaker import CircuitBreaker, Permit, State
 from llm_fallback.engine.retry import FAILURES, RetryBudget, recent_count
 from llm_fallback.engine.sliding_window import RateWindow, RunningMean
 from llm_fallback.events import Failure, SkipReason
@@ -44,6 +46,25 @@ class Unavailable:
     def needs_a_person(self) -> bool:
         """Whether it is open by a wrong key, an empty account or a wrong model, which no waiting mends."""
         return self.reason == "breaker_open" and FAILURES[self.failure].breaker == "opens"
+
+
+class DeploymentState(TypedDict):
+    """What is known of a deployment now, as `model.state()` tells it. Times in seconds."""
+
+    breaker: State
+    retry_in_s: float | None
+    """Until it may be asked again; None if it may be now."""
+    failures: int
+    """Within the breaker's window."""
+    in_flight: int
+    """Requests under way."""
+    first_token_p50_s: float | None
+    """Of the last 256 answers; None while there are too few."""
+    first_token_p95_s: float | None
+    hedges_sent: int
+    hedges_won: int
+    stitched: int
+    """Replies of others that it continued."""
 
 
 class DeploymentHealth:
@@ -151,7 +172,7 @@ class DeploymentHealth:
         """The same of plain replies, which have no first token: the time until they were whole."""
         return _quantile(self._replies, quantile, at_least)
 
-    def snapshot(self, now: float) -> dict[str, Any]:
+    def snapshot(self, now: float) -> DeploymentState:
         """Plain data, as `model.state()` shows it."""
         reopens = self.breaker.blocked_until(now)
         return {
@@ -246,7 +267,7 @@ class Health:
         for name in unchanged:
             self._of[name] = other._of[name]
 
-    def snapshot(self, now: float) -> dict[str, dict[str, Any]]:
+    def snapshot(self, now: float) -> dict[str, DeploymentState]:
         """Plain data per deployment, as `model.state()` shows it."""
         with self.lock:
             return {name: health.snapshot(now) for name, health in self._of.items()}

@@ -12,9 +12,10 @@ import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pydantic import SecretStr
+from typing_extensions import TypedDict
 
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.remedies import FailureContext, remedy
@@ -37,6 +38,28 @@ _QUESTION = [{"role": "user", "content": "ping"}]
 _VERSION_AT_END = re.compile(r"/v\d[^/]*$")
 _OPENAI_LIKE = ("openai", "hosted_vllm", "litellm_proxy")
 _NO_ANSWER = ("connection", "timeout")
+
+
+class PingResult(TypedDict):
+    """What a deployment said to a ping, as `model.ping()` tells it. None: not known. Times in seconds."""
+
+    deployment: str
+    model: str
+    works: bool
+    """Whether it answered a request."""
+    reachable: bool | None
+    ready: bool | None
+    served: bool | None
+    """Whether it has the model."""
+    key_accepted: bool | None
+    round_trip_s: float | None
+    first_token_s: float | None
+    failure: Failure | None
+    status: int | None
+    message: str | None
+    remedy: str | None
+    serves: list[str]
+    """Models the server lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +86,13 @@ class Ping:
     serves: tuple[str, ...] = field(default=())
     """Models the server lists."""
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> PingResult:
         """Plain, JSON-serialisable data."""
         rounded = {
             name: None if (seconds := getattr(self, name)) is None else round(seconds, 6)
             for name in ("round_trip_s", "first_token_s")
         }
-        return {**asdict(self), **rounded, "serves": list(self.serves)}
+        return cast("PingResult", {**asdict(self), **rounded, "serves": list(self.serves)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Unpack
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.messages import BaseMessage
 from langchain_litellm import ChatLiteLLMRouter
 
 from llm_fallback.chat_model.base import ChainChatModel, fields_of
+from llm_fallback.chat_model.caller import Listener
 from llm_fallback.chat_model.conversion import unwritable, write_thoughts
 from llm_fallback.chat_model.history import with_invalid_calls
 from llm_fallback.chat_model.lazy_field import LazyField
@@ -22,6 +23,8 @@ from llm_fallback.litellm_adapter.router import build_router
 from llm_fallback.litellm_adapter.tokenizer import local_encoder
 from llm_fallback.litellm_adapter.transport import LiteLLMTransport
 from llm_fallback.plan.resolve import resolve_spec
+from llm_fallback.spec.load import Source
+from llm_fallback.spec.options import ModelOptions
 
 _LITELLM = Adapter(
     resolve=lambda spec: resolve_spec(spec, spec.environment(os.environ)),
@@ -51,7 +54,16 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
 
     lazy_fields: ClassVar[Mapping[str, LazyField]] = {**ChainChatModel.lazy_fields, "router": _ROUTER}
 
-    def __init__(self, *, spec: Any = None, runtime: ModelRuntime | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        spec: Source,
+        chain: str | None = None,
+        listeners: Sequence[Listener] = (),
+        runtime: ModelRuntime | None = None,
+        **options: Unpack[ModelOptions],
+    ) -> None:
+        settings = {**options, "chain": chain, "listeners": listeners}
         settings.pop("router", None)
         fields = fields_of(spec, runtime, settings, _LITELLM)
         super().__init__(**{**fields, "router": None, "model_name": None})

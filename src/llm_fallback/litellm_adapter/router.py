@@ -12,6 +12,7 @@ import litellm
 
 from llm_fallback.plan.plan import ChainPlan, Target, Tier, Tiers
 from llm_fallback.plan.resolve import resolve_spec
+from llm_fallback.spec.load import Source
 from llm_fallback.spec.overrides import read_spec
 from llm_fallback.spec.secrets import unmask
 from llm_fallback.spec.settings import ROUTES, SIDE_ROUTES
@@ -19,7 +20,7 @@ from llm_fallback.spec.settings import ROUTES, SIDE_ROUTES
 _LOG = logging.getLogger("llm_fallback")
 
 
-def build_router(source: Any) -> litellm.Router:
+def build_router(source: Source) -> litellm.Router:
     """A litellm Router over a spec.
 
     A chain's name is the group of its first tier, `<chain>/2`, ... are the later ones, and ids are

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+
+from typing_extensions import TypedDict
 
 from llm_fallback.errors import counted
 from llm_fallback.plan.cold_start import warmup_retries_within
-from llm_fallback.plan.plan import RETRY_RULE, ChainPlan, Member, Tiers
+from llm_fallback.plan.plan import RETRY_RULE, ChainPlan, Member, Road, Tiers
 from llm_fallback.plan.profiles import passed_over
 from llm_fallback.plan.resolve import resolve_spec
 from llm_fallback.spec import Budget, Spec
 
 
-def explain(chain: ChainPlan) -> dict[str, Any]:
+class Explanation(TypedDict):
+    """What one call of a chain may do, as `model.explain()` tells it."""
+
+    chain: str
+    tiers: list[list[str]]
+    """The deployments of each tier, in the order they are asked."""
+    max_requests: int
+    max_seconds: float
+    roads: dict[str, Road]
+    """By deployment: asked directly, or relayed through litellm whole."""
+    notes: list[str]
+    """What decides these numbers, in words."""
+
+
+def explain(chain: ChainPlan) -> Explanation:
     """The tiers, and the most requests and seconds of one call, with notes on what decides them."""
     members = chain.members
     warmup_retries = sum(_warmup_retries(chain, member) for member in members)
@@ -93,7 +108,7 @@ class _Unresolved(Mapping[str, str]):
         return 0
 
 
-def explain_unresolved(spec: Spec, chain: str) -> dict[str, Any]:
+def explain_unresolved(spec: Spec, chain: str) -> Explanation:
     """As `model.explain()`, with notes on what was not resolved, looked up or imported."""
     explained = explain(plan_of(spec, chain))
     return {**explained, "notes": [*explained["notes"], *_left_open(spec, chain)]}

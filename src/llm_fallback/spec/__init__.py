@@ -3,6 +3,7 @@
 from llm_fallback.spec.entries import Chain, Defaults, Deployment, RunnableSpec
 from llm_fallback.spec.load import load_spec
 from llm_fallback.spec.model import Spec, json_schema
+from llm_fallback.spec.options import ModelOptions
 from llm_fallback.spec.settings import (
     Breaker,
     Budget,
@@ -14,6 +15,7 @@ from llm_fallback.spec.settings import (
     Retries,
     Timeouts,
 )
+from llm_fallback.spec.typed_dicts import SpecDict
 
 __all__ = [
     "Breaker",
@@ -24,11 +26,13 @@ __all__ = [
     "Deployment",
     "Hedge",
     "Limits",
+    "ModelOptions",
     "OnStreamBreak",
     "Price",
     "Retries",
     "RunnableSpec",
     "Spec",
+    "SpecDict",
     "Timeouts",
     "json_schema",
     "load_spec",

@@ -20,8 +20,9 @@ from llm_fallback.spec.locations import LocationMap, Note, Path, Problem
 from llm_fallback.spec.model import Spec, without_foreign_keys
 from llm_fallback.spec.parsers import Document, unreadable
 from llm_fallback.spec.providers import with_slash
+from llm_fallback.spec.typed_dicts import SpecDict
 
-Source = Spec | FilePath | str | Mapping[str, Any] | Sequence[str]
+Source = Spec | FilePath | str | SpecDict | Mapping[str, Any] | Sequence[str]
 """A spec, the path of a file, a mapping, or the models of one chain."""
 
 

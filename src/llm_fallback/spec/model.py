@@ -5,7 +5,7 @@ makes one from files and reports mistakes with their lines. Fields hold what was
 `Spec.timeouts` return what applies, with every default filled in.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, model_validator
@@ -182,12 +182,12 @@ class Spec(Part):
             for field in ("model", "base_model", "api_key", "api_base", "params"):
                 yield from _references(getattr(deployment, field), ("deployments", name, field))
 
-    def with_chain_settings(self, chain: str, **settings: Any) -> "Spec":
-        """The spec with settings of one chain overridden key by key, as the arguments of `build_chat_model` do.
+    def with_chain_settings(self, *chains: str, **settings: Any) -> "Spec":
+        """The spec with settings of chains overridden key by key, as the arguments of `build_chat_model` do.
 
         Raises SpecError with paths such as `build_chat_model(timeouts.total_s)`.
         """
-        outcome = self._overridden(chain, settings)
+        outcome = self._overridden(chains, settings)
         # A traceback shows this frame, and a refused setting may be a key.
         del settings
         if isinstance(outcome, Spec):
@@ -198,17 +198,25 @@ class Spec(Part):
         default = getattr(self.defaults, name)
         return _override(default, getattr(entry, name)) if name in entry.model_fields_set else default
 
-    def _overridden(self, chain: str, settings: Mapping[str, Any]) -> "Spec | list[Problem]":
-        if chain not in self.chains:
-            return [Problem(("chain",), *unknown_chain(chain, self.chains))]
+    def _overridden(self, chains: Sequence[str], settings: Mapping[str, Any]) -> "Spec | list[Problem]":
+        unknown = [Problem(("chain",), *unknown_chain(name, self.chains)) for name in chains if name not in self.chains]
+        if unknown:
+            return unknown
         overrides = validate(ChainSettings, settings, whole=Spec)
         if not isinstance(overrides, ChainSettings):
             return overrides
-        current = self.chains[chain]
-        update = {name: _override(getattr(current, name), value) for name, value in overrides.given().items()}
-        changed = current.model_copy(update=update)
-        problems = list(consistency.stream_break(changed.given(), self.defaults.given(), ()))
-        return problems or self.model_copy(update={"chains": {**self.chains, chain: changed}})
+        changed = {name: self._changed(self.chains[name], overrides) for name in chains}
+        problems = [
+            problem
+            for name, chain in changed.items()
+            for problem in consistency.stream_break(chain.given(), self.defaults.given(), ("chains", name))
+        ]
+        return problems or self.model_copy(update={"chains": {**self.chains, **changed}})
+
+    @staticmethod
+    def _changed(chain: Chain, overrides: ChainSettings) -> Chain:
+        update = {name: _override(getattr(chain, name), value) for name, value in overrides.given().items()}
+        return chain.model_copy(update=update)
 
 
 def json_schema() -> dict[str, Any]:

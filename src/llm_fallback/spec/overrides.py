@@ -11,35 +11,15 @@ from typing import Any
 from llm_fallback.errors import Mistake, SpecError, did_you_mean
 from llm_fallback.spec.load import load_spec
 from llm_fallback.spec.model import Spec
+from llm_fallback.spec.options import LangChainFields, ModelFields, ModelOptions, RequestParameters
+from llm_fallback.spec.typed_dicts import ChainSettingsDict
 
-CHAIN_SETTINGS = ("timeouts", "retries", "accept", "budget", "hedge", "on_stream_break")
-
-LANGCHAIN_FIELDS = frozenset(
-    {
-        *("callbacks", "tags", "metadata", "cache", "rate_limiter", "profile", "verbose", "name"),
-        *("disable_streaming", "output_version", "custom_get_token_ids", "listeners"),
-    }
-)
-
-MODEL_FIELDS = frozenset(
-    {
-        *("temperature", "top_p", "top_k", "n", "max_tokens", "num_ctx"),
-        *("streaming", "stream_options", "model_kwargs"),
-    }
-)
-"""Request parameters that ChatLiteLLM keeps in fields of their own."""
-
-REQUEST_PARAMETERS = frozenset(
-    {
-        *("max_completion_tokens", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias"),
-        *("logprobs", "top_logprobs", "response_format", "tools", "tool_choice", "parallel_tool_calls"),
-        *("functions", "function_call", "user", "reasoning_effort", "thinking", "verbosity", "modalities"),
-        *("audio", "prediction", "service_tier", "safety_identifier", "prompt_cache_key", "store"),
-        *("prompt_cache_retention", "web_search_options", "extra_body", "context_management"),
-        *("guardrailConfig", "cache_control_injection_points", "min_p", "repetition_penalty", "best_of"),
-        *("guided_json", "guided_choice", "guided_regex"),
-    }
-)
+CHAIN_SETTINGS = tuple(ChainSettingsDict.__annotations__)
+LANGCHAIN_FIELDS = frozenset({*LangChainFields.__annotations__, "listeners"})
+MODEL_FIELDS = frozenset(ModelFields.__annotations__)
+REQUEST_PARAMETERS = frozenset(RequestParameters.__annotations__)
+LANGCHAIN_WORDS = {"timeout": ("timeouts", "total_s"), "max_retries": ("retries", "max")}
+"""LangChain's words for settings of a chain: the setting, and the key in it."""
 
 SHARED: Mapping[str, str] = {
     "api_key": "`api_key` of a deployment",
@@ -65,12 +45,15 @@ class Configuration:
 
     spec: Spec
     chain: str
+    chain_settings: Mapping[str, Any]
+    """What the arguments set for every chain; it is in the spec."""
     fields: Mapping[str, Any]
     """Fields of the chat model."""
 
 
 def configure(source: Any, settings: Mapping[str, Any]) -> Configuration:
-    """Sort the arguments of `build_chat_model`: chain settings go into the spec, the rest become fields of the model.
+    """Sort the arguments of `build_chat_model`: chain settings go into the spec, for whichever of its chains is asked;
+    the rest become fields of the model.
 
     Raises one SpecError with every argument that belongs nowhere.
     """
@@ -82,12 +65,11 @@ def configure(source: Any, settings: Mapping[str, Any]) -> Configuration:
     chain = spec.chain_name(settings.get("chain") or settings.get("model"))
     chosen = {name: words.pop(name) for name in CHAIN_SETTINGS if name in words}
     _translate(words, chosen)
-    if chosen:
-        spec = spec.with_chain_settings(chain, **chosen)
+    spec = spec.with_chain_settings(*spec.chains, **chosen)
     extra = {name: words.pop(name) for name in list(words) if name in REQUEST_PARAMETERS}
     if extra:
         words["model_kwargs"] = {**words.get("model_kwargs", {}), **extra}
-    return Configuration(spec, chain, words)
+    return Configuration(spec, chain, chosen, words)
 
 
 def read_spec(source: Any) -> Spec:
@@ -147,7 +129,7 @@ def _shared(words: Iterable[str]) -> list[Mistake]:
 
 
 def _unknown(words: Iterable[str]) -> list[Mistake]:
-    known = {*CHAIN_SETTINGS, *LANGCHAIN_FIELDS, *MODEL_FIELDS, *REQUEST_PARAMETERS, *SHARED, "timeout", "max_retries"}
+    known = {*ModelOptions.__annotations__, *LANGCHAIN_FIELDS, *SHARED}
     return [
         Mistake(word, "is no setting, model field or request parameter", did_you_mean(word, known, _ONE_PROVIDER_ONLY))
         for word in words
@@ -156,8 +138,8 @@ def _unknown(words: Iterable[str]) -> list[Mistake]:
 
 
 def _translate(words: dict[str, Any], chosen: dict[str, Any]) -> None:
-    """Turn `timeout` and `max_retries`, LangChain's arguments, into settings of the chain."""
-    for word, setting, part in (("timeout", "timeouts", "total_s"), ("max_retries", "retries", "max")):
+    """Turn `timeout` and `max_retries` into settings of the chain."""
+    for word, (setting, part) in LANGCHAIN_WORDS.items():
         value = words.pop(word, None)
         if value is not None:
             chosen[setting] = {part: value, **dict(chosen.get(setting, {}))}

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, Unpack
 from urllib.parse import quote
 
 from langchain_core.messages import BaseMessage
@@ -24,6 +24,8 @@ from llm_fallback.plan.plan import Plan
 from llm_fallback.plan.resolve import resolve_spec
 from llm_fallback.spec import Spec
 from llm_fallback.spec.consistency import suggest
+from llm_fallback.spec.load import Source
+from llm_fallback.spec.options import ModelOptions
 from llm_fallback.spec.overrides import read_spec
 from llm_fallback.testing.deployments import FakeDeployments, Received
 from llm_fallback.testing.openai_chat import OpenAIChat, messages_of
@@ -34,23 +36,23 @@ from llm_fallback.testing.transport import ScriptedTransport
 def fake_chat_model(
     scripts: Mapping[str, Scripted] | None = None,
     *,
-    spec: Any = None,
+    spec: Source | None = None,
     chain: str | None = None,
     clock: Clock | None = None,
     listeners: Sequence[Listener] = (),
-    **overrides: Any,
+    **options: Unpack[ModelOptions],
 ) -> FakeChatModel:
     """A chat model that fails as scripted: no sockets, no litellm, no waiting.
 
     `scripts` says what each deployment does; they are tried in that order. Without a script a deployment makes up a
     sensible answer. `spec` is anything `build_chat_model` takes: its chains are used, all its deployments are replaced
-    by fakes, and its variables need not be set. `overrides` are those of `build_chat_model`.
+    by fakes, and its variables need not be set. `options` are those of `build_chat_model`.
 
     Unless another clock is given, time is a `JumpingClock`'s: it passes only where something waits, and then at once.
 
     Raises SpecError for a wrong spec or override, and for scripts of deployments the spec does not have.
     """
-    return FakeChatModel(spec=spec, scripts=scripts, chain=chain, clock=clock, listeners=tuple(listeners), **overrides)
+    return FakeChatModel(spec=spec, scripts=scripts, chain=chain, clock=clock, listeners=tuple(listeners), **options)
 
 
 class FakeChatModel(ChainChatModel, OpenAIChat):
@@ -65,21 +67,24 @@ class FakeChatModel(ChainChatModel, OpenAIChat):
     def __init__(
         self,
         *,
-        spec: Any = None,
+        spec: Source | None = None,
         scripts: Mapping[str, Scripted] | None = None,
+        chain: str | None = None,
         clock: Clock | None = None,
+        listeners: Sequence[Listener] = (),
         fakes: FakeDeployments | None = None,
         runtime: ModelRuntime | None = None,
-        **settings: Any,
+        **options: Unpack[ModelOptions],
     ) -> None:
         if runtime is None or fakes is None:
             clock = JumpingClock() if clock is None else clock
             spec = None if spec is None else read_spec(spec)
-            fakes = _fake_deployments(scripts, spec, settings.get("chain"), clock)
+            fakes = _fake_deployments(scripts, spec, chain, clock)
             spec = fakes.chain_spec(_address, "openai-compatible", {}, {}) if spec is None else spec
             adapter = _adapter(fakes, clock)
         else:
             adapter = runtime.adapter
+        settings = {**options, "chain": chain, "listeners": listeners}
         super().__init__(**fields_of(spec, runtime, settings, adapter), fakes=fakes)
 
     @property
