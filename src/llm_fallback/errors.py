@@ -88,9 +88,10 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def did_you_mean(word: object, known: Iterable[str], otherwise: str = "") -> str:
-    """`did you mean 'primary'?` for the word of `known` that comes nearest; `otherwise` if none is near."""
-    nearest = get_close_matches(str(word), list(known), 1)
+def did_you_mean(word: object, known: Iterable[str], otherwise: str = "", *, likeness: float = 0.6) -> str:
+    """`did you mean 'primary'?` for the word of `known` that comes nearest; `otherwise` if none has the `likeness`, of
+    0 to 1."""
+    nearest = get_close_matches(str(word), list(known), 1, likeness)
     return f"did you mean {nearest[0]!r}?" if nearest else otherwise
 
 

@@ -215,6 +215,11 @@ class Attempt:
         )
 
 
+_SKIP_TEXTS: dict[SkipReason, str] = {
+    "unsupported": "unsupported: the request has images, tools or a response_format that it does not take",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Skip:
     """A deployment passed over without a request."""
@@ -226,7 +231,7 @@ class Skip:
 
     def __str__(self) -> str:
         again = f", free in {self.retry_in_s:.1f} s" if self.retry_in_s is not None else ""
-        return f"{self.deployment}: skipped, {self.reason.replace('_', ' ')}{again}"
+        return f"{self.deployment}: skipped, {_SKIP_TEXTS.get(self.reason, self.reason.replace('_', ' '))}{again}"
 
     def as_metadata(self) -> SkipMetadata:
         """Plain data: an item of `response_metadata["llm_fallback"]["skipped"]`."""

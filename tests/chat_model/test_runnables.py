@@ -167,7 +167,7 @@ class TestForms:
         assert caught.value.failure == "rejected"
         assert [attempt.message for attempt in caught.value.attempts] == [
             "the reply does not parse: JSONDecodeError",
-            "the reply does not parse: OutputParserException",
+            "the reply does not parse: age: field required",
         ]
 
     async def test_a_schemas_missing_keys_are_named(self):

@@ -129,3 +129,32 @@ def test_null_is_no_object_of_a_schema():
     """Though it is JSON."""
     form = OutputFormat(JsonOutputParser(), {"schema": {"function": {"parameters": {}}}})
     assert form.validate(AIMessage("null")) == "the reply is JSON, but no object"
+
+
+class Person(BaseModel):
+    """Somebody."""
+
+    name: str
+    age: int
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        ('{"name": "Ada", "age": "unknown to me"}', "the reply does not parse: age: input should be a valid integer"),
+        ('{"age": 36}', "the reply does not parse: name: field required"),
+        ("Ada, 36", "the reply does not parse: JSONDecodeError"),
+    ],
+)
+def test_what_is_wrong_with_a_reply_names_the_field(reply, told):
+    """And not a word of the reply, which goes into logs and traces."""
+    verdict = OutputFormat(PydanticOutputParser(pydantic_object=Person)).validate(AIMessage(reply))
+    assert str(verdict).startswith(told)
+    assert "unknown to me" not in str(verdict)
+
+
+def test_of_many_wrong_fields_the_first_ones_are_named():
+    """Nobody reads hundreds."""
+    parser = PydanticToolsParser(tools=[Note], first_tool_only=True)
+    verdict = OutputFormat(parser).validate(called(json.dumps({"tags": list(range(9))})))
+    assert str(verdict).endswith("tags.4: input should be a valid string, and 4 more")

@@ -334,6 +334,18 @@ def test_what_sight_and_answer_amount_to(checks, fault, known):
             "the provider refuses the key in OPENAI_API_KEY, or it is not set",
         ),
         (
+            target(None, "bedrock/anthropic.claude", None, uses_provider_credentials=True),
+            None,
+            Fault("auth", "Unable to locate credentials"),
+            "no credentials were found, or they are refused: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ),
+        (
+            target(None, "vertex_ai/gemini-2.5-pro", None, uses_provider_credentials=True),
+            None,
+            Fault("auth", ""),
+            "no credentials were found, or they are refused: set GOOGLE_APPLICATION_CREDENTIALS",
+        ),
+        (
             target(None, "gemini/g", None, uses_provider_credentials=True),
             None,
             Fault("auth", ""),

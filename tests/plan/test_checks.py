@@ -259,14 +259,89 @@ def test_azure_without_a_key_is_found_at_its_own_address_too():
     """There no variable is read, so that no key goes to a stranger."""
     azure = {"model": "azure/prod", "params": {"api_version": "2025-04-01"}}
     told = "warning: deployments.a: has no api_key, and"
-    assert findings(with_a(**azure)) == [f"{told} AZURE_API_KEY or AZURE_OPENAI_API_KEY is not set"]
-    assert findings(with_a(**azure), environ={**KEYS, "AZURE_API_KEY": "k"}) == []
+    addressed = {**KEYS, "AZURE_API_BASE": "https://house.openai.azure.com"}
+    assert findings(with_a(**azure), environ=addressed) == [f"{told} AZURE_API_KEY or AZURE_OPENAI_API_KEY is not set"]
+    assert findings(with_a(**azure), environ={**addressed, "AZURE_API_KEY": "k"}) == []
     at_home = {**azure, "api_base": "https://house.openai.azure.com"}
     assert findings(with_a(**at_home), environ={**KEYS, "AZURE_API_KEY": "k"}) == [
         f"{told} with an api_base of its own no variable is read; write api_key: ${{AZURE_API_KEY}}"
     ]
     assert findings(with_a(**at_home, api_key="k")) == []
-    assert findings(with_a(**{**at_home, "params": {"azure_ad_token": "${KEY}"}}), environ={**KEYS, "KEY": "k"}) == []
+    by_token = {**at_home, "params": {**azure["params"], "azure_ad_token": "${KEY}"}}
+    assert findings(with_a(**by_token), environ={**KEYS, "KEY": "k"}) == []
+
+
+def test_azure_without_address_or_version_is_found():
+    """Nothing else could tell litellm where to send the request, and by which version of the API."""
+    nothing = findings(with_a(model="azure/prod", api_key="k"))
+    assert [told.partition(": has ")[2].partition(" is not set")[0] for told in nothing] == [
+        "no api_base, and AZURE_API_BASE",
+        "no params.api_version, and AZURE_API_VERSION",
+    ]
+    variables = {**KEYS, "AZURE_API_BASE": "https://house.openai.azure.com", "AZURE_API_VERSION": "2025-04-01"}
+    assert findings(with_a(model="azure/prod", api_key="k"), environ=variables) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("http://127.0.0.1:99999", "'99999' is no port; one is a number from 1 to 65535"),
+        ("http://own:0/v1", "'0' is no port; one is a number from 1 to 65535"),
+        ("http://own:vllm", "'vllm' is no port; one is a number from 1 to 65535"),
+        ("http://", "names no host; write it as in 'http://host:8000'"),
+        ("http://own host:8000", "names no host; write it as in 'http://host:8000'"),
+        (
+            "http://own:8000/v1/chat/completions",
+            "ends in /chat/completions, which is added by itself; write the address without it",
+        ),
+        ("http://own:8000/v1/models/", "ends in /models, which is added by itself; write the address without it"),
+    ],
+)
+def test_an_address_that_cannot_be_a_server_s_is_found(address, told):
+    """Before the first request fails by it; at a backend and at a provider alike."""
+    for deployment in ({"backend": "vllm", "model": "m"}, {"model": "openai/m", "api_key": "k"}):
+        entry = {**deployment, "api_base": address, "price": "free"}
+        spec = {**SOUND, "deployments": {**SOUND["deployments"], "a": entry}}
+        assert f"warning: deployments.a.api_base: {told}" in findings(spec)
+
+
+@pytest.mark.parametrize("address", ["http://own:8000", "http://[::1]:8000/v1", "https://own/models/v1", "${BASE}"])
+def test_an_address_that_may_be_a_server_s_is_let_alone(address):
+    """Also one that a variable will tell."""
+    entry = {"backend": "vllm", "model": "m", "api_base": address}
+    told = findings(
+        {**SOUND, "deployments": {**SOUND["deployments"], "a": entry}}, environ={**KEYS, "BASE": "http://h"}
+    )
+    assert not [each for each in told if "api_base" in each]
+
+
+def test_parameters_that_are_misspelt_or_of_no_use_are_found():
+    """Near words only: a server may know others; and no value that a variable will tell."""
+    params = {"temprature": 0, "min_tokens": 3, "top_p": "most", "tool_choice": False, "seed": "${SEED:-7}", "n": 1}
+    assert findings(with_a(params=params)) == [
+        "warning: deployments.a.params.temprature: no parameter is known as 'temprature'; did you mean 'temperature'? "
+        "It is sent as it is",
+        "warning: deployments.a.params.top_p: must be a number, got 'most'",
+        "warning: deployments.a.params.tool_choice: must be a string or a mapping, got false",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("budget", "params", "is_told"),
+    [
+        ({"usd_per_call": 0.01}, {}, True),
+        ({"usd_per_call": 0.01}, {"max_tokens": 5}, False),
+        ({"usd_per_call": 1}, {}, False),
+        ({"usd_per_day": 0.01}, {}, True),
+    ],
+)
+def test_a_budget_that_no_attempt_fits_into_is_found(budget, params, is_told):
+    """256 tokens at $100 a million are $0.0256; by declared prices only, for no others are known here."""
+    priced = {"price": {"input_per_million": 1, "output_per_million": 100}, "params": params}
+    deployments = {name: {**entry, **priced} for name, entry in SOUND["deployments"].items()}
+    told = findings({**with_main(budget=budget), "deployments": deployments})
+    assert [each for each in told if "cheapest attempt" in each] == told
+    assert bool(told) is is_told
 
 
 def test_a_login_of_its_own_is_as_good_as_a_key():

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from langchain_core import exceptions as langchain_errors
 
-from llm_fallback import load_spec
+from llm_fallback import errors, load_spec
 from llm_fallback.cli import main
 from llm_fallback.events import Failure
 from llm_fallback.testing import Fail, FakeServer, fake_chat_model
@@ -167,9 +168,25 @@ def test_every_link_of_a_page_leads_somewhere(page):
 
 def test_the_failure_table_has_every_failure_once():
     """In docs/failures.md, and no other word."""
-    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/failures.md").read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z_]+)` \|", (ROOT / "docs/failures.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(rows) == sorted(typing.get_args(Failure))
     assert all(len(list(same)) == 1 for _, same in groupby(sorted(rows)))
+
+
+def test_every_class_of_an_error_is_in_the_table_of_classes():
+    """By its name, and with LangChain's classes that it is: what a search of the pages has to find."""
+    page = (ROOT / "docs/failures.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `((?:Chain|Stream)\w+)` \| (.*?) \|", page, re.MULTILINE))
+    kinds = {name: kind for name, kind in vars(errors).items() if name in rows}
+    ours = (errors.ChainExhausted, errors.StreamBroken)
+    named = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and not name.startswith("_")}
+    assert {name for name, kind in named.items() if issubclass(kind, ours)} == {
+        *rows,
+        *(kind.__name__ for kind in ours),
+    }
+    for name, kind in kinds.items():
+        told = {each for each in re.findall(r"`(\w+)`", rows[name]) if hasattr(langchain_errors, each)}
+        assert {base.__name__ for base in kind.__bases__ if base.__module__ == langchain_errors.__name__} == told
 
 
 def test_the_reference_of_the_spec_is_up_to_date():

@@ -9,13 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from llm_fallback import FallbackChatModel, SpecError, build_chat_model, load_spec
+from llm_fallback import (
+    BudgetCallbackHandler,
+    CostCallbackHandler,
+    FallbackChatModel,
+    LatencyCallbackHandler,
+    SpecError,
+    build_chat_model,
+    load_spec,
+)
 from llm_fallback.spec import ModelOptions
 from llm_fallback.spec.entries import ChainSettings
 from llm_fallback.spec.model import Spec
 from llm_fallback.spec.overrides import SHARED, configure
 from llm_fallback.spec.typed_dicts import ChainSettingsDict, SpecDict
 from llm_fallback.testing import FakeChatModel, Stall, assert_attempts, fake_chat_model
+from tests.asking import MODES, ask
 
 ROOT = Path(__file__).parents[2]
 SPEC = {
@@ -122,3 +131,139 @@ class TestForEveryChain:
         spec = load_spec(SPEC)
         build_chat_model(spec, timeout=5).close()
         assert spec.timeouts("first").total_s == 9
+
+
+ROUTER_ROW = {"model_name": "gpt", "litellm_params": {"model": "openai/gpt-4.1", "api_key": "sk-none"}}
+
+
+class TestWrongValues:
+    """An error of ours, before anything is built or sent, that names argument, value and remedy."""
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ({"temperature": "hot"}, "build_chat_model(temperature): must be a number, got 'hot'"),
+            ({"max_tokens": "many"}, "build_chat_model(max_tokens): must be a whole number, got 'many'"),
+            ({"stop": 3}, "build_chat_model(stop): must be a string or a list, got 3"),
+            ({"tool_choice": False}, "build_chat_model(tool_choice): must be a string or a mapping, got false"),
+            ({"listeners": print}, "build_chat_model(listeners): must be a list of functions, got a function; "),
+            ({"listeners": [3]}, "build_chat_model(listeners): must be a function, got 3"),
+            ({"tags": "night"}, "build_chat_model(tags): must be a list, got 'night'"),
+            ({"retries": 1}, "build_chat_model(retries): must be a mapping, got 1; write {max: 1}"),
+            ({"timeouts": 5}, "build_chat_model(timeouts): must be a mapping, got 5; write {total_s: 5}"),
+            ({"hedge": 2}, "build_chat_model(hedge): must be a mapping, got 2; write {after_s: 2}"),
+            ({"timeout": "soon"}, "timeout: must be a number of seconds greater than 0, got 'soon'"),
+            ({"breaker": {}}, "breaker: is no setting, model field or request parameter; in a spec it is "),
+            ({"tiers": ["a"]}, "tiers: is no setting, model field or request parameter; in a spec it is "),
+            ({"temprature": 0}, "temprature: is no setting, model field or request parameter; did you mean"),
+        ],
+    )
+    def test_of_an_argument_of_the_builder(self, options, told):
+        """The real model and the fake say the same."""
+        for build in (build_chat_model, lambda spec, **options: fake_chat_model(spec=spec, **options)):
+            with pytest.raises(SpecError) as caught:
+                build(SPEC, **options)
+            assert told in str(caught.value)
+
+    def test_a_deployment_s_timeout_is_one_of_its_attempts(self):
+        """So the remedy is another key than a chain's."""
+        spec = {**SPEC, "deployments": {**SPEC["deployments"], "a": {"model": "openai/a", "timeouts": 5}}}
+        with pytest.raises(SpecError, match=r"deployments.a.timeouts: must be a mapping, got 5; write {attempt_s: 5}"):
+            load_spec(spec)
+
+    @pytest.mark.parametrize(
+        ("source", "told"),
+        [
+            ([{"model": "openai/gpt-4.1"}], "a list names models, and this one has a mapping; write {'deployments': "),
+            ([ROUTER_ROW], "a list names models, and this one has a mapping; write {'model_list': [...]} around it"),
+            ([fake_chat_model({"a": "hi"})], "a list names models, and this one has a chat model, FakeChatModel; name"),
+            (fake_chat_model({"a": "hi"}), "a spec cannot be read from a chat model, FakeChatModel; name what it asks"),
+            (None, "a spec cannot be read from NoneType; give a path, a mapping or a list of models"),
+            ("gpt-4.1", "for a model write it as a list, with its provider: ['openai/gpt-4.1']"),
+            ("openai/gpt-4.1", "for a model write it as a list: ['openai/gpt-4.1']"),
+        ],
+    )
+    def test_of_a_source(self, source, told):
+        """What people have in their hands when they come from elsewhere."""
+        for read in (build_chat_model, load_spec):
+            with pytest.raises(SpecError) as caught:
+                read(source)
+            assert told in str(caught.value)
+
+    def test_a_router_s_deployments_are_what_the_error_says_to_give(self):
+        """And they are a spec."""
+        import litellm
+
+        router = litellm.Router(model_list=[ROUTER_ROW])
+        with pytest.raises(SpecError, match=r"from Router; give its deployments: {'model_list': router.model_list}"):
+            build_chat_model(router)
+        with build_chat_model({"model_list": router.model_list}) as model:
+            assert model.explain()["chain"] == "gpt"
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            ({"timeout": "soon"}, "timeout: must be a number of seconds greater than 0, got 'soon'"),
+            ({"timeout": 0}, "timeout: must be a number of seconds greater than 0, got 0"),
+            ({"timeout": True}, "timeout: must be a number of seconds greater than 0, got True"),
+            ({"max_retries": "two"}, "max_retries: must be a whole number, at least 0, got 'two'"),
+            ({"max_retries": 1.5}, "max_retries: must be a whole number, at least 0, got 1.5"),
+            ({"tool_choice": False}, "tool_choice: no server knows False; write 'none' for no tool, or leave it out"),
+            ({"timeouts": 3}, "timeouts: is a setting of the chain and not of a call"),
+            ({"breaker": {}}, "breaker: is a setting of a deployment and not of a call"),
+        ],
+    )
+    @pytest.mark.parametrize("mode", MODES)
+    async def test_of_a_call(self, words, told, mode):
+        """However it is asked; nobody gets a request."""
+        model = fake_chat_model({"a": "hi"})
+        with pytest.raises(SpecError) as caught:
+            await ask(model, mode, **words)
+        assert told in str(caught.value)
+        assert model.received() == []
+
+    def test_of_a_bound_tool_choice(self):
+        """`bind_tools` hands it on to the call."""
+        model = fake_chat_model({"a": "hi"}).bind_tools([_tool], tool_choice=False)
+        with pytest.raises(SpecError, match="tool_choice: no server knows False"):
+            model.invoke("hi")
+
+    def test_of_a_word_of_a_call_that_looks_misspelt(self, caplog):
+        """It is sent, for a server may know it, and told once; a word like no other is not told."""
+        model = fake_chat_model({"a": "hi"})
+        for _ in range(2):
+            model.invoke("hi", temperatur=0, min_tokens=3)
+        assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+            "'temperatur' is no word of a call that is known; did you mean 'temperature'? It is sent as it is"
+        ]
+
+    def test_of_metadata_keys(self):
+        """In every place that names them."""
+        for make in (
+            lambda: CostCallbackHandler(by=3),
+            lambda: LatencyCallbackHandler(by=[3]),
+            lambda: BudgetCallbackHandler(1, per=3),
+        ):
+            with pytest.raises(ValueError, match="must name keys of config"):
+                make()
+
+
+def _tool(city: str) -> str:
+    """The weather of a city."""
+    return city
+
+
+def test_a_model_s_max_retries_are_its_chain_s():
+    """ChatLiteLLM has a field of that name, with a default of its own."""
+    with build_chat_model(SPEC, max_retries=5) as model:
+        assert model.max_retries == 5
+    with build_chat_model({**SPEC, "defaults": {"retries": {"max": 3}}}) as model:
+        assert (model.max_retries, model.with_chain("second").max_retries, model.model_copy().max_retries) == (3, 3, 3)
+
+
+def test_a_closed_model_is_not_reloaded():
+    """It says so, as it does when it is asked."""
+    model = fake_chat_model({"a": "hi"})
+    model.close()
+    with pytest.raises(RuntimeError, match="this model is closed; build another with build_chat_model"):
+        model.reload(SPEC)

@@ -23,7 +23,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from llm_fallback.chat_model.caller import CallContext, Listener
 from llm_fallback.chat_model.chunks import aiter_chunks, iter_chunks
@@ -45,11 +45,14 @@ from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.health import DeploymentState
 from llm_fallback.engine.ping import TIMEOUT_S, PingResult
 from llm_fallback.engine.tokens import made_up_token_ids
+from llm_fallback.errors import SpecError
 from llm_fallback.plan.explain import Explanation, explain
 from llm_fallback.plan.plan import ChainPlan, Target
 from llm_fallback.plan.profiles import chain_profile
 from llm_fallback.spec import Spec
+from llm_fallback.spec.error_messages import problems_of_values
 from llm_fallback.spec.load import Source
+from llm_fallback.spec.model import of_build
 from llm_fallback.spec.options import constructor_signature
 from llm_fallback.spec.overrides import check_call, configure, read_spec
 
@@ -87,6 +90,17 @@ class ChainChatModel(BaseChatModel):
         super().__pydantic_init_subclass__(**kwargs)
         # pydantic's would offer every field of the classes below, most of which are refused.
         cls.__signature__ = constructor_signature(cls.__init__)
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            mistakes = [of_build(problem) for problem in problems_of_values(error)]
+        else:
+            return
+        # A traceback shows this frame, too.
+        del fields
+        raise SpecError(mistakes)
 
     @model_validator(mode="after")
     def _clear_profile(self) -> Self:
@@ -573,7 +587,8 @@ def fields_of(spec: Any, runtime: ModelRuntime | None, settings: Mapping[str, An
         spec, runtime = configured.spec, ModelRuntime(configured.spec, adapter, configured.chain_settings)
         settings = {**configured.fields, "chain": configured.chain}
     name = settings.get("chain") or runtime.plan.default_chain
-    return {**settings, "spec": spec, "runtime": runtime, "chain": name, "model": name}
+    listeners = tuple(settings.get("listeners", ()))
+    return {**settings, "listeners": listeners, "spec": spec, "runtime": runtime, "chain": name, "model": name}
 
 
 def _given(**words: Any) -> dict[str, Any]:

@@ -89,9 +89,9 @@ def _with_text_parts(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "content": parts or ""}
 
 
-def _limited(chain: ChainPlan, timeout: Any, max_retries: Any) -> ChainPlan:
+def _limited(chain: ChainPlan, timeout: float | None, max_retries: int | None) -> ChainPlan:
     if timeout is not None:
-        chain = replace(chain, total_s=float(timeout))
+        chain = replace(chain, total_s=timeout)
     if max_retries is not None:
         chain = replace(chain, retries=chain.retries.model_copy(update={"max": int(max_retries)}))
     return chain

@@ -16,6 +16,7 @@ from langchain_core.output_parsers.openai_tools import JsonOutputToolsParser
 from langchain_core.outputs import ChatGeneration
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSequence
 from langchain_core.utils.json import parse_json_markdown
+from pydantic import ValidationError
 
 from llm_fallback.errors import ChainExhausted
 
@@ -35,12 +36,32 @@ class OutputFormat:
         except ImportError:
             raise  # What the parser lacks is not here, and no other reply would bring it.
         except Exception as error:  # noqa: BLE001 - a parser of the user's may raise anything, and means no by it
-            return f"the reply does not parse: {type(error).__name__}"
+            return f"the reply does not parse: {_flaws(error)}"
         if _may_lack_digits(parsed) and message.response_metadata.get("finish_reason") == "length":
             return "the reply is a number that may have broken off"
         if parsed is None and isinstance(self.parser, JsonOutputToolsParser):
             return "the reply has no call of the schema's tool"
         return True if self.trace_format is None else _has_required_keys(parsed, self.trace_format["schema"])
+
+
+def _flaws(error: BaseException) -> str:
+    """Which fields are wrong, and how, where pydantic says so; else the class of the error. No word of the reply."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ValidationError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return type(error).__name__
+    told = cause.errors(include_url=False, include_context=False, include_input=False)
+    flaws = [f"{'.'.join(map(str, each['loc'])) or 'the whole'}: {_lowered(each['msg'])}" for each in told]
+    more = f", and {len(flaws) - _MOST_FLAWS} more" if len(flaws) > _MOST_FLAWS else ""
+    return "; ".join(flaws[:_MOST_FLAWS]) + more
+
+
+_MOST_FLAWS = 5
+
+
+def _lowered(message: str) -> str:
+    return message[:1].lower() + message[1:]
 
 
 def _may_lack_digits(parsed: Any) -> bool:

@@ -24,7 +24,7 @@ from llm_fallback.engine.health import DeploymentHealth
 from llm_fallback.errors import over_budget
 from llm_fallback.events import Usage
 from llm_fallback.plan.plan import Catalogue, ChainPlan, Plan, Target
-from llm_fallback.plan.pricing import FINEST, Prices
+from llm_fallback.plan.pricing import FINEST, FIRST_GUESS_TOKENS, Prices
 from llm_fallback.spec.consistency import price_missing
 from llm_fallback.spec.locations import Problem
 
@@ -272,9 +272,8 @@ def reserve(limits: Sequence[BudgetLimit], spender: Spender, estimate: Decimal |
         return Reservation(amount, parts)
 
 
-_FIRST_GUESS_TOKENS = 256
 _FIRST_GUESS_S = 10.0
-"""What a reply is estimated at before its deployment has given one: tokens, and seconds of a GPU."""
+"""How many seconds of a GPU a reply is taken to need before its deployment has given one."""
 
 
 class ChainBudgets:
@@ -316,7 +315,7 @@ def estimate_cost(
     mean_tokens, seconds = health.mean_output_tokens, health.mean_seconds
     output = _longest_reply({**target.parameters, **request})
     if output is None:
-        output = _FIRST_GUESS_TOKENS if mean_tokens is None else round(mean_tokens)
+        output = FIRST_GUESS_TOKENS if mean_tokens is None else round(mean_tokens)
     return prices.cost(Usage(tokens, output), _FIRST_GUESS_S if seconds is None else seconds)
 
 

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from llm_fallback.engine.transport import Fault
 from llm_fallback.events import Failure
 from llm_fallback.plan.plan import Target
+from llm_fallback.plan.provider_credentials import cloud_login_hint
 from llm_fallback.spec.providers import KEY_VARIABLES
 
 _MOST_NAMED = 8
@@ -60,6 +61,9 @@ def _auth(failure: FailureContext) -> str:
         return (
             "the server refuses the key in api_key" if failure.fault.status != 403 else "the key may not use this model"
         )
+    hint = cloud_login_hint(failure.target.provider)
+    if hint is not None and failure.target.uses_provider_credentials:
+        return f"no credentials were found, or they are refused: {hint}"
     variables = KEY_VARIABLES.get(failure.target.provider, ()) if failure.target.uses_provider_credentials else ()
     if variables and failure.fault.status is None:
         return f"set {' or '.join(variables)}, or write the key as api_key"

@@ -35,7 +35,7 @@ def build_chat_model(
     # Here and not above, because it loads litellm, and runnables over a fake do without.
     from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
 
-    return FallbackChatModel(spec=source, chain=chain, listeners=tuple(listeners), **options)
+    return FallbackChatModel(spec=source, chain=chain, listeners=listeners, **options)
 
 
 def build_runnables(source: Source | ChainChatModel) -> dict[str, FallbackRunnable]:

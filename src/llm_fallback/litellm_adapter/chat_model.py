@@ -37,6 +37,9 @@ _LITELLM = Adapter(
 # Built on first access: a Router leaves callbacks and prices behind in litellm's globals.
 _ROUTER = LazyField("router", lambda model: build_router(model.runtime.spec), is_kept=True)
 
+# ChatLiteLLM's own field of that name is about something else, and would show its default.
+_MAX_RETRIES = LazyField("max_retries", lambda model: model._plan().retries.max)
+
 
 _PAST_THE_CHAIN = "ChatLiteLLM's way to a litellm Router would pass the chain by; ask by invoke, stream or their twins"
 
@@ -52,7 +55,11 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
     ends early after a part of it was delivered.
     """
 
-    lazy_fields: ClassVar[Mapping[str, LazyField]] = {**ChainChatModel.lazy_fields, "router": _ROUTER}
+    lazy_fields: ClassVar[Mapping[str, LazyField]] = {
+        **ChainChatModel.lazy_fields,
+        "router": _ROUTER,
+        "max_retries": _MAX_RETRIES,
+    }
 
     def __init__(
         self,
@@ -68,6 +75,7 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
         fields = fields_of(spec, runtime, settings, _LITELLM)
         super().__init__(**{**fields, "router": None, "model_name": None})
         _ROUTER.clear(self)
+        _MAX_RETRIES.clear(self)
 
     def completion_with_retry(self, run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any) -> Any:
         raise NotImplementedError(_PAST_THE_CHAIN)

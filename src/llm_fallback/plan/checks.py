@@ -9,24 +9,29 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import chain as joined
 from itertools import pairwise
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from llm_fallback._imports import is_found
 from llm_fallback.errors import Location
+from llm_fallback.plan.pricing import FIRST_GUESS_TOKENS
 from llm_fallback.plan.profiles import lost_by_falling_back
 from llm_fallback.plan.provider_credentials import AZURE_KEYS, lacks_cloud_credentials, missing_key
 from llm_fallback.plan.resolve import misaddressed
 from llm_fallback.spec import Spec, load_spec
-from llm_fallback.spec.entries import Deployment
+from llm_fallback.spec.consistency import is_address
+from llm_fallback.spec.entries import Chain, Deployment
 from llm_fallback.spec.load import Source
 from llm_fallback.spec.locations import Path, children, dotted
+from llm_fallback.spec.overrides import misspelt, mistaken_parameters
 from llm_fallback.spec.providers import LOCAL, PROVIDERS, split_model, unknown_provider
 from llm_fallback.spec.secrets import is_secret_name, secrets_of_address
-from llm_fallback.spec.settings import Timeouts
+from llm_fallback.spec.settings import Price, Timeouts
 from llm_fallback.spec.variables import references
 
 Severity = Literal["error", "warning", "note"]
@@ -96,6 +101,7 @@ def _of_variables(spec: Spec, environ: Mapping[str, str]) -> _Results:
     yield from _unset(spec, environ)
     yield from misaddressed(spec, environ)
     yield from _no_key(spec, environ)
+    yield from _azure_without_address(spec, environ)
 
 
 def _unset(spec: Spec, environ: Mapping[str, str]) -> _Results:
@@ -118,6 +124,22 @@ def _no_key(spec: Spec, environ: Mapping[str, str]) -> _Results:
             yield (
                 ("deployments", name),
                 f"has no api_key, and with an api_base of its own no variable is read; {remedy}",
+            )
+
+
+def _azure_without_address(spec: Spec, environ: Mapping[str, str]) -> _Results:
+    """Azure's deployments without what every request to one names, which litellm also takes from variables."""
+    for name, deployment in spec.deployments.items():
+        if _provider(deployment) not in ("azure", "azure_text"):
+            continue
+        if deployment.api_base is None and not environ.get("AZURE_API_BASE"):
+            remedy = "write it as in 'https://NAME.openai.azure.com'"
+            yield ("deployments", name), f"has no api_base, and AZURE_API_BASE is not set; {remedy}"
+        if "api_version" not in spec.params(name) and not environ.get("AZURE_API_VERSION"):
+            remedy = "write the one your deployment was tried with"
+            yield (
+                ("deployments", name),
+                f"has no params.api_version, and AZURE_API_VERSION is not set: litellm chooses one; {remedy}",
             )
 
 
@@ -301,6 +323,49 @@ def _password_in_address(spec: Spec) -> _Results:
             )
 
 
+def _unlikely_address(spec: Spec) -> _Results:
+    """Addresses where no server can be, or that name one page of it."""
+    for name, deployment in spec.deployments.items():
+        api_base = deployment.api_base or ""
+        flaw = None if references(api_base) or not is_address(api_base) else address_flaw(api_base)
+        if flaw is not None:
+            yield ("deployments", name, "api_base"), flaw
+
+
+_PAGES = ("/chat/completions", "/completions", "/responses", "/messages", "/models")
+
+
+def address_flaw(address: str) -> str | None:
+    """What is wrong with an HTTP address as a server's, and what to write; None where nothing is."""
+    parts = urlsplit(address)
+    try:
+        has_port = parts.port != 0
+    except ValueError:
+        has_port = False
+    if not has_port:
+        return f"{parts.netloc.rpartition(':')[2]!r} is no port; one is a number from 1 to 65535"
+    if not parts.hostname or any(char.isspace() for char in address):
+        return "names no host; write it as in 'http://host:8000'"
+    page = next((page for page in _PAGES if parts.path.rstrip("/").endswith(page)), None)
+    if page is not None:
+        return f"ends in {page}, which is added by itself; write the address without it"
+    return None
+
+
+def _parameters(spec: Spec) -> _Results:
+    """Request parameters that are misspelt, or have a value of no type that they take."""
+    entries: list[tuple[Path, Mapping[str, Any]]] = [(("defaults", "params"), spec.defaults.params)]
+    entries += [(("deployments", name, "params"), each.params) for name, each in spec.deployments.items()]
+    for path, params in entries:
+        for word in params:
+            if meant := misspelt(word):
+                yield (*path, word), f"no parameter is known as {word!r}; {meant} It is sent as it is"
+        # What has a variable in it is a secret here, and a text until it is resolved.
+        plain = {word: value for word, value in params.items() if not isinstance(value, SecretStr)}
+        for problem in mistaken_parameters(plain):
+            yield (*path, *problem.path), problem.text
+
+
 def _free_but_hosted(spec: Spec) -> _Results:
     """Hosted deployments that are called free."""
     for name, deployment in spec.deployments.items():
@@ -336,6 +401,36 @@ def _budget_out_of_reach(spec: Spec) -> _Results:
                 )
 
 
+def _budget_of_no_attempt(spec: Spec) -> _Results:
+    """Budgets that no attempt fits into, by the prices that the spec declares."""
+    for name, chain in spec.chains.items():
+        budget = spec.budget(name)
+        if budget is None or not budget.limits:
+            continue
+        smallest, least = min(budget.limits.items(), key=lambda limit: limit[1]), _cheapest_attempt(spec, chain)
+        if least is not None and least > smallest[1]:
+            yield (
+                ("chains", name, "budget", f"usd_per_{smallest[0]}"),
+                f"${smallest[1]:f} a {smallest[0]} is less than the cheapest attempt may cost, ${least:f}: "
+                "every call ends with BudgetExceeded; raise it, or limit max_tokens",
+            )
+
+
+def _cheapest_attempt(spec: Spec, chain: Chain) -> Decimal | None:
+    """What a first attempt with an empty prompt is taken to cost, in US dollars, where it costs least; None where a
+    price is not declared here."""
+    costs: list[Decimal] = []
+    for name in chain.deployments():
+        price = spec.deployments[name].price
+        if not isinstance(price, Price) or price.output_per_million is None:
+            return None
+        tokens = spec.params(name).get("max_tokens", FIRST_GUESS_TOKENS)
+        if not isinstance(tokens, int):
+            return None
+        costs.append((price.per_request or 0) + tokens * price.output_per_million / 1_000_000)
+    return min(costs, default=None)
+
+
 def _unknown_provider(spec: Spec) -> _Results:
     """Models of providers that litellm does not know."""
     for name, deployment in spec.deployments.items():
@@ -365,8 +460,11 @@ _CHECKS = (
     _in_clear,
     _bare_variable,
     _password_in_address,
+    _unlikely_address,
+    _parameters,
     _free_but_hosted,
     _budget_of_no_day,
     _budget_out_of_reach,
+    _budget_of_no_attempt,
     _unknown_provider,
 )

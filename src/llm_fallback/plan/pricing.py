@@ -14,6 +14,9 @@ from llm_fallback.spec.litellm_proxy.words import PRICES
 FINEST = Decimal("1e-12")
 """Sums are kept to a trillionth of a dollar, so that they are exact in any order."""
 
+FIRST_GUESS_TOKENS = 256
+"""How long a reply is taken to be before its deployment has given one, where the request says nothing."""
+
 _MILLION = Decimal(1_000_000)
 _KINDS = {
     key: field.removesuffix("_per_million") for key, (field, _) in PRICES.items() if field.endswith("_per_million")

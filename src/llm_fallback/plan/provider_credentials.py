@@ -84,6 +84,22 @@ def lacks_cloud_credentials(provider: str, parameters: Mapping[str, Any], enviro
     return not any(file.is_file() for file in files)
 
 
+def cloud_login_hint(provider: str) -> str | None:
+    """How to log in to Amazon's or Google's cloud; None for other providers."""
+    identity = _IDENTITIES.get(provider)
+    if identity is _AMAZON:
+        return (
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, write params.aws_profile_name, "
+            "or run it where the machine has a role"
+        )
+    if identity is _GOOGLE:
+        return (
+            "set GOOGLE_APPLICATION_CREDENTIALS, log in by `gcloud auth application-default login`, "
+            "write params.vertex_credentials, or run it where the machine has a service account"
+        )
+    return None
+
+
 def _has_identity(provider: str, parameters: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
     identity = _IDENTITIES.get(provider, _Identity())
     return any(parameters.get(name) for name in identity.parameters) or any(map(environ.get, identity.variables))

@@ -8,17 +8,28 @@ chat models or a serving system. `SYNONYMS` lists the keys such a one may mean; 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
 from llm_fallback.errors import did_you_mean
 from llm_fallback.spec.locations import LocationMap, Path, Problem
 from llm_fallback.spec.secrets import safe_repr
+
+_SHORTHAND: dict[str, str] = {
+    "retries": "max",
+    "timeouts": "total_s",
+    "hedge": "after_s",
+    "budget": "usd_per_call",
+    "breaker": "failures",
+    "limits": "max_parallel",
+    "cold_start": "max_wait_s",
+}
+"""Mappings for which a number alone is often written, and the key it is meant for."""
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -33,6 +44,9 @@ _KIND_NAMES = {
     "bool_type": "true or false",
     "dict_type": "a mapping",
     "model_type": "a mapping",
+    "mapping_type": "a mapping",
+    "sequence_str": "a list",
+    "callable_type": "a function",
     "tuple_type": "a list",
     "list_type": "a list",
 }
@@ -95,7 +109,56 @@ def _text_and_remedy(error: ErrorDetails, path: Path) -> tuple[str, str | None]:
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
         return got(f"must be {words} {context[bound]:g}"), None
-    return got(f"must be {_KIND_NAMES[kind]}" if kind in _KIND_NAMES else error["msg"]), _no_variable(error["input"])
+    remedy = _in_a_mapping(error["input"], path) if kind == "model_type" else _no_variable(error["input"])
+    return got(f"must be {_KIND_NAMES[kind]}" if kind in _KIND_NAMES else error["msg"]), remedy
+
+
+def _in_a_mapping(value: Any, path: Path) -> str | None:
+    """How a number is written where a mapping is asked for: `{max: 1}`."""
+    name = str(path[-1])
+    key = "attempt_s" if name == "timeouts" and path[0] == "deployments" else _SHORTHAND.get(name)
+    if key is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return f"write {{{key}: {value}}}"
+
+
+def mistaken_values(kind: Any, values: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with values that are to be of the types that a TypedDict names; what it does not name may be."""
+    try:
+        _adapter(kind).validate_python(values)
+    except ValidationError as error:
+        yield from problems_of_values(error)
+
+
+def problems_of_values(error: ValidationError) -> Iterator[Problem]:
+    """One problem for each value that is of none of the types it may have."""
+    told: dict[Any, list[ErrorDetails]] = {}
+    for details in error.errors(include_url=False):
+        told.setdefault(details["loc"][0], []).append(details)
+    for name, all_details in told.items():
+        kinds = dict.fromkeys(_kind_of_value(details) for details in all_details)
+        text = f"must be {' or '.join(kinds)}"
+        yield Problem((str(name),), _with_value(text, value=all_details[0]["input"], path=(str(name),)))
+
+
+def _kind_of_value(error: ErrorDetails) -> str:
+    kind = error["type"]
+    for name in (kind, kind.replace("_parsing", "_type"), kind.replace("_from_float", "_type")):
+        if name in _KIND_NAMES:
+            return _KIND_NAMES[name]
+    if kind == "is_instance_of" and error["ctx"]["class"] == "Sequence":
+        return "a list"
+    return error["msg"].removeprefix("Input should be ")
+
+
+@lru_cache(maxsize=16)
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def place_of(whole: type[BaseModel], word: str, value: Any) -> str | None:
+    """Where a key, of ours or a foreign one, belongs in a spec; None if nowhere."""
+    return _other_place_remedy(whole, word, value)
 
 
 def _with_value(text: str, *, value: Any, path: Path) -> str:

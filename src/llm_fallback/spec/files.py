@@ -25,6 +25,7 @@ from llm_fallback.spec.parsers import (
     unreadable,
     values_in,
 )
+from llm_fallback.spec.providers import likely_provider
 
 _LARGEST_BYTES = 1_048_576
 """The size of the largest file that is read; what is larger is no spec."""
@@ -135,6 +136,10 @@ def _key(key: Any, path: Path, file: str | None, mistakes: list[Mistake]) -> str
 
 
 def _other_source(file: str) -> str | None:
+    """For the name of a model, where a list of models is meant."""
+    provider = likely_provider(file)
+    if provider is not None and "/" not in file and ":" not in file:
+        return f"for a model write it as a list, with its provider: ['{provider}/{file}']"
     return f"for a model write it as a list: [{file!r}]" if re.search(r"^[\w-]+[/:][^/]", file) else None
 
 

@@ -67,7 +67,35 @@ def _read(source: Source) -> Document:
             return read_mapping(source)
         case Sequence() if all(isinstance(model, str) for model in source):
             return read_mapping(_one_chain(source)) if source else unreadable("the list of models is empty")
-    return unreadable(f"a source is a path, a mapping or a list of models, not a {type(source).__name__}")
+    mistake = no_source(source)
+    return unreadable(mistake.problem, mistake.remedy)
+
+
+def no_source(source: object) -> Mistake:
+    """Why something is no source of a spec, and what to give instead."""
+    if isinstance(source, Sequence):
+        odd = next((item for item in source if not isinstance(item, str)), None)
+        return Mistake("", f"a list names models, and this one has {_kind(odd)}", _in_place_of(odd))
+    return Mistake("", f"a spec cannot be read from {_kind(source)}", _in_place_of(source))
+
+
+def _kind(thing: object) -> str:
+    """What is given, in words. Judged by its attributes: nothing of LangChain's or litellm's is imported here."""
+    if hasattr(thing, "bind_tools") and hasattr(thing, "invoke"):
+        return f"a chat model, {type(thing).__name__}"
+    return "a mapping" if isinstance(thing, Mapping) else type(thing).__name__
+
+
+def _in_place_of(thing: object) -> str:
+    if isinstance(thing, Mapping) and "litellm_params" in thing:
+        return "write {'model_list': [...]} around it"
+    if isinstance(thing, Mapping):
+        return "write {'deployments': {'own': {...}}, 'chains': {'main': {'tiers': ['own']}}}"
+    if hasattr(thing, "model_list"):
+        return "give its deployments: {'model_list': router.model_list}"
+    if hasattr(thing, "bind_tools") and hasattr(thing, "invoke"):
+        return "name what it asks: 'openai/gpt-4.1', or a deployment with its model and api_base"
+    return "give a path, a mapping or a list of models"
 
 
 def _as_spec(document: Document) -> Document:

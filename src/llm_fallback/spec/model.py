@@ -192,7 +192,7 @@ class Spec(Part):
         del settings
         if isinstance(outcome, Spec):
             return outcome
-        raise SpecError([_of_build(problem) for problem in outcome])
+        raise SpecError([of_build(problem) for problem in outcome])
 
     def _setting(self, name: str, entry: Part) -> Any:
         default = getattr(self.defaults, name)
@@ -276,5 +276,6 @@ def _references(value: Any, path: Path) -> Iterator[tuple[Path, Reference]]:
         yield from _references(item, (*path, key))
 
 
-def _of_build(problem: Problem) -> Mistake:
+def of_build(problem: Problem) -> Mistake:
+    """The problem as a mistake in an argument of `build_chat_model`."""
     return Mistake(f"build_chat_model({dotted(problem.path)})", problem.text, problem.remedy)

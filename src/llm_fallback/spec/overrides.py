@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from llm_fallback.errors import Mistake, SpecError, did_you_mean
-from llm_fallback.spec.load import load_spec
-from llm_fallback.spec.model import Spec
+from llm_fallback.spec.entries import Deployment
+from llm_fallback.spec.error_messages import mistaken_values, place_of
+from llm_fallback.spec.load import load_spec, no_source
+from llm_fallback.spec.locations import Problem
+from llm_fallback.spec.model import Spec, of_build
 from llm_fallback.spec.options import LangChainFields, ModelFields, ModelOptions, RequestParameters
+from llm_fallback.spec.settings import Part
 from llm_fallback.spec.typed_dicts import ChainSettingsDict
+
+_LOG = logging.getLogger("llm_fallback")
 
 CHAIN_SETTINGS = tuple(ChainSettingsDict.__annotations__)
 LANGCHAIN_FIELDS = frozenset({*LangChainFields.__annotations__, "listeners"})
@@ -34,9 +42,21 @@ SHARED: Mapping[str, str] = {
 }
 """Arguments that would reach every provider alike, and where their meaning belongs in a spec."""
 
-_CHECKED = frozenset({*SHARED, *CHAIN_SETTINGS, "timeout", "max_retries"})
+_OF_A_DEPLOYMENT = frozenset(Deployment.model_fields) - frozenset(SHARED) - {"model", "profile", *CHAIN_SETTINGS}
+_CHECKED = frozenset({*SHARED, *CHAIN_SETTINGS, *_OF_A_DEPLOYMENT, "timeout", "max_retries", "tool_choice"})
 """Arguments of a call that may be wrong; most calls have none of them."""
 _ONE_PROVIDER_ONLY = "what only one provider knows goes into model_kwargs={...}"
+_REQUEST = frozenset({*MODEL_FIELDS, *REQUEST_PARAMETERS})
+_CALL = frozenset(
+    {
+        *_REQUEST,
+        *LANGCHAIN_WORDS,
+        *("chain", "model", "stream", "strict", "metadata", "run_manager", "ls_structured_output_format"),
+    }
+)
+"""Words of a call that need no second look."""
+_CLEARLY_MEANT = 0.85
+"""How like a known word an unknown one is for a slip: `temprature` is, `min_tokens` is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +78,7 @@ def configure(source: Any, settings: Mapping[str, Any]) -> Configuration:
     Raises one SpecError with every argument that belongs nowhere.
     """
     words = {name: value for name, value in settings.items() if name not in ("chain", "model")}
-    mistakes = [*_shared(words), *_unknown(words), *_no_limits(words)]
+    mistakes = [*_shared(words), *_unknown(words), *_no_limits(words), *_values(words)]
     if mistakes:
         raise SpecError(mistakes)
     spec = read_spec(source)
@@ -78,17 +98,41 @@ def read_spec(source: Any) -> Spec:
         return load_spec(source)
     if isinstance(source, Sequence) and all(isinstance(model, str) for model in source):
         return load_spec(source)
-    kind = type(source).__name__
-    raise SpecError([Mistake("", f"a spec cannot be read from {kind}", "give a path, a mapping or a list of models")])
+    raise SpecError([no_source(source)])
 
 
 def check_call(words: Mapping[str, Any]) -> None:
-    """Raise SpecError for arguments that a call may not have: settings of a chain, what would reach every provider
-    alike, and limits that are none."""
+    """Raise SpecError for arguments that a call may not have: settings of a chain or a deployment, what would reach
+    every provider alike, limits and choices that are none. Log a warning of words that look misspelt, once for each.
+    """
     if not _CHECKED.isdisjoint(words):
-        mistakes = [*_shared(words), *_of_the_chain(words), *_no_limits(words)]
+        misplaced = [*_shared(words), *_of_the_chain(words), *_of_a_deployment(words)]
+        mistakes = [*misplaced, *_no_limits(words), *_no_choice(words)]
         if mistakes:
             raise SpecError(mistakes)
+    # Nearly every call is over here.
+    if not words.keys() <= _CALL:
+        for word in words.keys() - _CALL:
+            _warn_if_misspelt(word)
+
+
+@lru_cache(maxsize=256)
+def _warn_if_misspelt(word: str) -> None:
+    meant = misspelt(word)
+    if meant:
+        _LOG.warning("%r is no word of a call that is known; %s It is sent as it is", word, meant)
+
+
+def misspelt(word: str) -> str:
+    """`did you mean 'temperature'?` for a request parameter that looks like a slip of a known one; else empty."""
+    return "" if word in _REQUEST else did_you_mean(word, _CALL, likeness=_CLEARLY_MEANT)
+
+
+def mistaken_parameters(parameters: Mapping[str, Any]) -> Iterator[Problem]:
+    """Values of known request parameters that are of no type that these take."""
+    for kind in (ModelFields, RequestParameters):
+        known = kind.__annotations__
+        yield from mistaken_values(kind, {name: value for name, value in parameters.items() if name in known})
 
 
 def _no_limits(words: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -108,8 +152,23 @@ def _no_limits(words: Mapping[str, Any]) -> Iterator[Mistake]:
         )
 
 
+def _no_choice(words: Mapping[str, Any]) -> Iterator[Mistake]:
+    if words.get("tool_choice") is False:
+        yield Mistake("tool_choice", "no server knows False", "write 'none' for no tool, or leave it out")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _values(words: Mapping[str, Any]) -> Iterator[Mistake]:
+    """What is wrong with the values of request parameters and listeners."""
+    for problem in mistaken_parameters({name: value for name, value in words.items() if value is not None}):
+        yield of_build(problem)
+    listeners = words.get("listeners", ())
+    if callable(listeners) or not isinstance(listeners, Iterable):
+        text = f"must be a list of functions, got {'a function' if callable(listeners) else repr(listeners)}"
+        yield Mistake("build_chat_model(listeners)", text, "write listeners=[...]")
 
 
 def _of_the_chain(words: Iterable[str]) -> list[Mistake]:
@@ -117,6 +176,14 @@ def _of_the_chain(words: Iterable[str]) -> list[Mistake]:
         Mistake(word, "is a setting of the chain and not of a call", "give it to build_chat_model, or in the spec")
         for word in words
         if word in CHAIN_SETTINGS
+    ]
+
+
+def _of_a_deployment(words: Iterable[str]) -> list[Mistake]:
+    return [
+        Mistake(word, "is a setting of a deployment and not of a call", f"in the spec it is deployments.<name>.{word}")
+        for word in words
+        if word in _OF_A_DEPLOYMENT
     ]
 
 
@@ -128,13 +195,19 @@ def _shared(words: Iterable[str]) -> list[Mistake]:
     ]
 
 
-def _unknown(words: Iterable[str]) -> list[Mistake]:
+def _unknown(words: Mapping[str, Any]) -> list[Mistake]:
     known = {*ModelOptions.__annotations__, *LANGCHAIN_FIELDS, *SHARED}
     return [
-        Mistake(word, "is no setting, model field or request parameter", did_you_mean(word, known, _ONE_PROVIDER_ONLY))
-        for word in words
+        Mistake(word, "is no setting, model field or request parameter", _meant(word, value, known))
+        for word, value in words.items()
         if word not in known
     ]
+
+
+def _meant(word: str, value: Any, known: Iterable[str]) -> str:
+    """A setting of deployments or of the spec, by its place there; else the nearest word."""
+    place = place_of(Spec, word, value)
+    return place.replace("here", "in a spec", 1) if place else did_you_mean(word, known, _ONE_PROVIDER_ONLY)
 
 
 def _translate(words: dict[str, Any], chosen: dict[str, Any]) -> None:
@@ -142,4 +215,5 @@ def _translate(words: dict[str, Any], chosen: dict[str, Any]) -> None:
     for word, (setting, part) in LANGCHAIN_WORDS.items():
         value = words.pop(word, None)
         if value is not None:
-            chosen[setting] = {part: value, **dict(chosen.get(setting, {}))}
+            given = chosen.get(setting, {})
+            chosen[setting] = {part: value, **(given.given() if isinstance(given, Part) else given)}

@@ -52,7 +52,7 @@ def fake_chat_model(
 
     Raises SpecError for a wrong spec or override, and for scripts of deployments the spec does not have.
     """
-    return FakeChatModel(spec=spec, scripts=scripts, chain=chain, clock=clock, listeners=tuple(listeners), **options)
+    return FakeChatModel(spec=spec, scripts=scripts, chain=chain, clock=clock, listeners=listeners, **options)
 
 
 class FakeChatModel(ChainChatModel, OpenAIChat):
