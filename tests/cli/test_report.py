@@ -106,6 +106,45 @@ def test_a_log_without_a_call_is_a_finding(run, here):
     assert run("report", "nowhere.jsonl").exit_code == 2
 
 
+@pytest.fixture
+def logs(here):
+    """Logs of two processes, which kept the tenant, and tags."""
+    for process, tenant in (("one", "acme"), ("two", "umbrella")):
+        with CallLog(here / f"{process}.jsonl", metadata="tenant") as log:
+            for number in range(3):
+                log(replace(call(number), metadata={"tenant": tenant}, tags=("nightly",)))
+    return here
+
+
+def test_several_logs_are_summed_up_together_by_any_key_of_metadata(run, logs):
+    """One log for each process is what a service with workers has."""
+    result = run("report", "one.jsonl", "two.jsonl", "--by", "tenant")
+    assert result.exit_code == 0
+    assert "6 calls, 6 answered" in result.stdout
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert [row[:2] for row in rows if row and row[0] in ("acme", "umbrella", "nightly", "assistant")] == [
+        ["assistant", "6"],
+        ["nightly", "6"],
+        ["acme", "3"],
+        ["umbrella", "3"],
+    ]
+    data = json.loads(run("report", "one.jsonl", "two.jsonl", "--by", "tenant", "--json").stdout)
+    assert {tenant: own["calls"] for tenant, own in data["by_tenant"].items()} == {"acme": 3, "umbrella": 3}
+    assert data["file"] == "one.jsonl, two.jsonl"
+
+
+def test_a_key_that_the_log_does_not_have_is_told(run, log):
+    """And one that is counted by anyway is wrong usage."""
+    result = run("report", "calls.jsonl", "--by", "tenant")
+    assert (result.exit_code, result.stderr) == (
+        0,
+        "no call has 'tenant' in its metadata, or the log was not told to keep it\n",
+    )
+    refused = run("report", "calls.jsonl", "--by", "chain")
+    assert refused.exit_code == 2
+    assert "'chain' is counted by anyway" in refused.stderr
+
+
 class Page(HTMLParser):
     """Whether every tag is closed in order, and what the page refers to."""
 
@@ -145,11 +184,8 @@ def test_names_from_the_log_are_text_on_the_page_and_never_run(run, here):
     assert text.count("<script") == 1
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed to look at the page with")
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_renders_without_an_error(run, log, here, width):
-    """Every chart is drawn, every number stands where it belongs, and the browser has no complaint."""
-    run("report", "calls.jsonl", "--html", "report.html")
+def seen_by_a_browser(here, width):
+    """What a browser of that width makes of the page, and what it complains of."""
     command = [
         CHROMIUM,
         "--headless",
@@ -161,11 +197,30 @@ def test_the_page_renders_without_an_error(run, log, here, width):
         "--dump-dom",
         (here / "report.html").as_uri(),
     ]
-    seen = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed to look at the page with")
+def test_the_page_has_a_table_for_tags_and_for_each_key_of_metadata(run, logs):
+    """Beside the chains."""
+    run("report", "one.jsonl", "two.jsonl", "--by", "tenant", "--html", "report.html")
+    seen = seen_by_a_browser(logs, 1280)
+    assert "CONSOLE" not in seen.stderr
+    for told in ("<h2>By tag</h2>", "<h2>By tenant</h2>", "<td>acme</td><td>3</td>", "<td>nightly</td><td>6</td>"):
+        assert told in seen.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed to look at the page with")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_renders_without_an_error(run, log, here, width):
+    """Every chart is drawn, every number stands where it belongs, and the browser has no complaint."""
+    run("report", "calls.jsonl", "--html", "report.html")
+    seen = seen_by_a_browser(here, width)
     assert "CONSOLE" not in seen.stderr
     for chart in ("latency", "cost", "answers"):
         assert re.search(rf'<div class="chart" id="{chart}"><svg[^>]*>.*?<(path|rect)', seen.stdout, re.DOTALL), chart
     assert "<b>21</b><span>calls</span>" in seen.stdout
+    assert "<h2>By tag</h2>" not in seen.stdout
     assert "rate limited 5" in seen.stdout
 
 

@@ -404,3 +404,11 @@ async def test_an_async_generator_model_is_closed_when_its_reader_leaves():
     await anext(stream)
     await stream.aclose()
     assert closed == ["closed"]
+
+
+def test_init_chat_model_takes_no_provider_that_it_does_not_know():
+    """So there is no name of ours for it: its list is closed, and docs/langchain-integration.md says so."""
+    from langchain.chat_models import init_chat_model
+
+    with pytest.raises(ValueError, match="Unsupported provider='llm_fallback'"):
+        init_chat_model("assistant", model_provider="llm_fallback")

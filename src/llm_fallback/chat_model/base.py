@@ -7,11 +7,13 @@ for both, and nothing here loads litellm.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar, copy_context
 from functools import partial
 from inspect import signature
+from math import inf
 from typing import Any, ClassVar, Self, TypeVar, cast
 from uuid import uuid4
 
@@ -26,6 +28,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, ValidationError, model_validator
 
 from llm_fallback.chat_model.caller import CallContext, Listener
+from llm_fallback.chat_model.chain_table import chain_table
 from llm_fallback.chat_model.chunks import aiter_chunks, iter_chunks
 from llm_fallback.chat_model.conversion import (
     answered,
@@ -45,16 +48,20 @@ from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.health import DeploymentState
 from llm_fallback.engine.ping import TIMEOUT_S, PingResult
 from llm_fallback.engine.tokens import made_up_token_ids
-from llm_fallback.errors import SpecError
+from llm_fallback.errors import Mistake, SpecError
 from llm_fallback.plan.explain import Explanation, explain
 from llm_fallback.plan.plan import ChainPlan, Target
 from llm_fallback.plan.profiles import chain_profile
 from llm_fallback.spec import Spec
+from llm_fallback.spec.consistency import suggest
 from llm_fallback.spec.error_messages import problems_of_values
 from llm_fallback.spec.load import Source
 from llm_fallback.spec.model import of_build
 from llm_fallback.spec.options import constructor_signature
 from llm_fallback.spec.overrides import check_call, configure, read_spec
+from llm_fallback.spec.shown import shown
+
+_LOG = logging.getLogger("llm_fallback")
 
 _caller: ContextVar[CallContext | None] = ContextVar("llm_fallback_caller", default=None)
 """Who makes the call that is being started in this context."""
@@ -160,6 +167,43 @@ class ChainChatModel(BaseChatModel):
         plan = self.runtime.plan
         chains = plan.chains.values() if chain is None else [plan.chain(chain)]
         return list({member.name: member.target for chain_plan in chains for member in chain_plan.members}.values())
+
+    def reset_breaker(self, deployment: str) -> None:
+        """Close the breaker of a deployment that is known to be well again, for all copies of this model; the next call
+        may ask it. Raises SpecError for a deployment that there is not."""
+        self.runtime.engine.health.reset_breaker(self._deployment(deployment))
+        _LOG.info("the breaker of %s was closed by hand", shown(deployment))
+
+    def open_breaker(self, deployment: str, for_s: float) -> None:
+        """Ask a deployment nothing for so many seconds, in all copies of this model: it is about to be restarted, say.
+        Requests under way go on; after that time one request finds out whether it answers. Raises SpecError for a
+        deployment that there is not, and for a time that is none."""
+        name = self._deployment(deployment)
+        if isinstance(for_s, bool) or not isinstance(for_s, int | float) or not 0 < for_s < inf:
+            problem = f"must be a number of seconds above 0, got {for_s!r}"
+            raise SpecError([Mistake("open_breaker(for_s)", problem, "as in for_s=300")])
+        engine = self.runtime.engine
+        engine.health.open_breaker(name, engine.clock.now(), for_s)
+        _LOG.warning("the breaker of %s was opened by hand for %g s", shown(name), for_s)
+
+    def _deployment(self, name: str) -> str:
+        """The name, if a deployment has it."""
+        known = self.runtime.spec.deployments
+        if name in known:
+            return name
+        raise SpecError([Mistake("deployment", f"no deployment is called {name!r}", suggest(name, known))])
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        """The chain, its tiers, and the breakers that are not closed; no setting, which may be a secret."""
+        if "runtime" not in self.__dict__:  # Of a model that is being built.
+            return []
+        states = {name: state["breaker"] for name, state in self.state().items() if state["breaker"] != "closed"}
+        tiers = [[member.name for member in tier.members] for tier in self._plan().tiers]
+        return [("chain", self.chain), ("tiers", tiers), *([("breakers", states)] if states else [])]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the deployments of the chain, tier by tier, and how they are."""
+        return chain_table(self._plan(), self.state())
 
     def reload(self, spec: Source) -> None:
         """Answer by another spec from the next call on, in all copies of this model; running calls end by the old

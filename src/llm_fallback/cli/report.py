@@ -23,17 +23,25 @@ _DATA_PLACEHOLDER = '"the data of the report"'
 
 
 @click.command("report")
-@click.argument("calls", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("calls", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--by", multiple=True, metavar="KEY", help="Sum up by a key of metadata, too, as by tenant; repeatable.")
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a page of charts, too.")
 @json_option
-def command(calls: Path, page: Path | None, as_json: bool) -> None:
-    """Sum up a log of calls.
+def command(calls: tuple[Path, ...], by: tuple[str, ...], page: Path | None, as_json: bool) -> None:
+    """Sum up logs of calls.
 
-    CALLS is a file that `llm_fallback.exporters.jsonl.CallLog` wrote. The page needs no network and no other file.
+    CALLS are files that `llm_fallback.exporters.jsonl.CallLog` wrote, one for each process say; they are summed up
+    together. The page needs no network and no other file.
     """
-    findings = read_findings(calls)
+    try:
+        findings = read_findings(calls, by)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--by") from None
     if findings is None:
-        raise click.ClickException(f"there is no call in {calls}")
+        raise click.ClickException(f"there is no call in {', '.join(map(str, calls))}")
+    for key in findings.metadata_keys:
+        if not findings.snapshot.by[key]:
+            click.echo(f"no call has {key!r} in its metadata, or the log was not told to keep it", err=True)
     if page is not None:
         page.write_text(html_page(findings.as_dict()), encoding="utf-8")
         click.echo(f"wrote {page}", err=True)
@@ -56,7 +64,13 @@ def _print(findings: Findings) -> None:
         out.print(f"not readable: {_counted(findings.period.unreadable, 'line')}", style="yellow")
     out.print(_headline(findings.snapshot.total), soft_wrap=True, markup=False)
     by = findings.snapshot.by
-    for table in (_chains(by["chain"]), _deployments(by["deployment"]), _failures(by["deployment"])):
+    further = [(key, by[key]) for key in ("tag", *findings.metadata_keys) if by[key]]
+    for table in (
+        _calls("chain", by["chain"]),
+        *(_calls(key, summaries) for key, summaries in further),
+        _deployments(by["deployment"]),
+        _failures(by["deployment"]),
+    ):
         out.print()
         out.print(table)
 
@@ -67,9 +81,10 @@ def _headline(total: Summary) -> str:
     return f"{line}; {unanswered}" if unanswered else line
 
 
-def _chains(chains: Mapping[str, Summary]) -> Table:
-    table = _table("chain", "calls", "answered", "fell back", "p50", "p95", "first token p95", "cost")
-    for name, summary in sorted(chains.items()):
+def _calls(dimension: str, summaries: Mapping[str, Summary]) -> Table:
+    """Whole calls, by chain, by tag or by a key of metadata."""
+    table = _table(shown(dimension), "calls", "answered", "fell back", "p50", "p95", "first token p95", "cost")
+    for name, summary in sorted(summaries.items()):
         counts = (
             str(summary.calls),
             _percent(summary.answered, summary.calls),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -47,9 +49,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The sums of a log."""
+    """The sums of a log, or of several."""
 
     name: str
+    metadata_keys: tuple[str, ...]
     period: Period
     snapshot: Snapshot
     columns: list[Column]
@@ -58,36 +61,41 @@ class Findings:
         """Plain data; times in seconds, costs in US dollars."""
         return {
             "file": self.name,
+            "metadata_keys": list(self.metadata_keys),
             "from": _moment(self.period.first),
             "until": _moment(self.period.last),
             "unreadable_lines": self.period.unreadable,
             "total": _plain(self.snapshot.total),
             **{
                 f"by_{dimension}": {name: _plain(summary) for name, summary in self.snapshot.by[dimension].items()}
-                for dimension in ("chain", "deployment", "model", "tag")
+                for dimension in ("chain", "deployment", "model", "tag", *self.metadata_keys)
             },
             "step_s": self.period.step_s,
             "over_time": [_over_time(column) for column in self.columns],
         }
 
 
-def read_findings(path: Path) -> Findings | None:
-    """The sums of a log; None if it has no call. The file is read twice, and never held in memory."""
-    period = _period(path)
+def read_findings(paths: Sequence[Path], by: Sequence[str] = ()) -> Findings | None:
+    """The sums of logs together, also by keys of metadata; None if they have no call. Each file is read twice, and
+    never held in memory. Raises ValueError for a key that cannot be counted by."""
+    period = _period(paths)
     if not period.calls:
         return None
-    ledger, columns, step_s = Ledger(runs=1), dict[int, Column](), period.step_s
-    for call in read(path):
+    ledger, columns, step_s = Ledger(runs=1, by=by), dict[int, Column](), period.step_s
+    for call in chain.from_iterable(map(read, paths)):
         if call is not None:
             ledger(call)
             number = int(call.at // step_s)
             columns.setdefault(number, Column(number * step_s)).ledger(call)
-    return Findings(path.name, period, ledger.snapshot(), [columns[number] for number in sorted(columns)])
+    name = ", ".join(path.name for path in paths)
+    return Findings(
+        name, ledger.metadata_keys, period, ledger.snapshot(), [columns[number] for number in sorted(columns)]
+    )
 
 
-def _period(path: Path) -> Period:
+def _period(paths: Sequence[Path]) -> Period:
     period = Period()
-    for call in read(path):
+    for call in chain.from_iterable(map(read, paths)):
         if call is None:
             period.unreadable += 1
         else:

@@ -113,6 +113,18 @@ class CircuitBreaker:
         if permit.kind == "probe" and permit.generation == self._generation:
             self._probe_in_flight = False
 
+    def reset(self) -> None:
+        """Close it, and forget what it counted."""
+        self._close()
+
+    def open_for(self, now: float, for_s: float) -> None:
+        """Open it for so many seconds, whatever it counted; then one probe goes through, as always."""
+        cooldown_s = for_s if self._settings is None else self._settings.cooldown_s
+        self._open(now, cooldown_s, "overloaded")
+        self._reopens_at = now + for_s
+        # Its time is as good as one that the deployment named: nobody asks it before.
+        self.retry_after_given = True
+
     def without_probe(self) -> Self:
         """The same breaker, where no request is under way."""
         own = copy(self)

@@ -259,6 +259,17 @@ class Health:
             for wake in waiters:
                 wake()
 
+    def reset_breaker(self, deployment: str) -> None:
+        """Close a deployment's breaker, and let those who wait look again."""
+        with self.lock:
+            self._of[deployment].breaker.reset()
+        self.notify_waiters()
+
+    def open_breaker(self, deployment: str, now: float, for_s: float) -> None:
+        """Open a deployment's breaker for so many seconds."""
+        with self.lock:
+            self._of[deployment].breaker.open_for(now, for_s)
+
     def inherit(self, other: Health, unchanged: Iterable[str]) -> None:
         """Keep what another model's health knows of deployments that stayed as they were; calls that still use the
         other share its lock, and wake those that wait here."""

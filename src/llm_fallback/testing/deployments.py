@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Condition
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from llm_fallback._forks import after_fork_in_child
 from llm_fallback.errors import did_you_mean
 from llm_fallback.spec.secrets import REDACTED, is_secret_name
-from llm_fallback.testing.scripts import Script, Scripted, Step, step
+from llm_fallback.testing.scripts import Script, Scripted, Step, Written
 
 
 class ReceivedHeaders(dict[str, str]):
@@ -77,7 +77,7 @@ class FakeDeployments:
         sensible answers.
         """
         self._check(name)
-        self._scripts[name] = Script(steps[0] if len(steps) == 1 else [step(word) for word in steps])
+        self._scripts[name] = Script(steps[0] if len(steps) == 1 else cast("Sequence[Written]", steps))
 
     def received(self, name: str | None = None) -> list[Received]:
         """The requests so far, oldest first; of one deployment if it is named."""
@@ -110,7 +110,7 @@ class FakeDeployments:
     def begin(self, received: Received) -> tuple[Step | None, int]:
         """Log a request; returns the step of the script that answers it (None: any sensible answer) and its number."""
         script = self._scripts.setdefault(received.deployment, Script())
-        return script.next(), self._log.add(received)
+        return script.next(received.body.get("messages") or ()), self._log.add(received)
 
     def answered(self, number: int) -> None:
         """Note that the whole answer to a request was sent."""

@@ -70,7 +70,7 @@ class FakeApp:
     ) -> AsyncGenerator[ServerAction, None]:
         """What a deployment does about a request."""
         envelope = openai_responses.Envelope(f"chatcmpl-{number}", str(body.get("model", name)), int(time()))
-        for action in play(self._scripts[name].next(), body, envelope):
+        for action in play(self._scripts[name].next(body.get("messages") or ()), body, envelope):
             yield action
 
     def _models(self, deployment: str) -> web.Response:

@@ -7,12 +7,15 @@ done.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from llm_fallback.events import Failure
 from llm_fallback.testing.recordings import Recorded, Tape
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
 
 CutHow = Literal["reset", "close", "done", "error_frame", "overload_frame", "bad_frame", "abort", "error"]
 GarbageKind = Literal["html", "no_choices", "truncated", "null", "not_json"]
@@ -141,7 +144,9 @@ class Empty:
 
 
 Step: TypeAlias = Reply | Fail | Stall | Cut | Garbage | Empty | Recorded
-Scripted: TypeAlias = Step | str | Sequence[Step | str] | Tape | None
+Written: TypeAlias = Step | str | Callable[[list["BaseMessage"]], Step | str | None]
+"""A step, or a function that looks at the messages of the request and says which; None of it: a sensible answer."""
+Scripted: TypeAlias = Written | Sequence[Written] | Tape | None
 """A list is played once, a single step for ever; None: sensible answers. A tape is what `recorded` returns."""
 
 
@@ -149,8 +154,8 @@ class Script:
     """The steps of one deployment, one for each request. Threads may share it."""
 
     def __init__(self, scripted: Scripted = None) -> None:
-        self._once: deque[Step] = deque()
-        self._repeated: Step | None = None
+        self._once: deque[Step | Chooser] = deque()
+        self._repeated: Step | Chooser | None = None
         if isinstance(scripted, Tape):
             self._once.extend(scripted.exchanges)
             self._repeated = Fail(400, body=scripted.is_over)
@@ -159,21 +164,45 @@ class Script:
         elif scripted is not None:
             self._repeated = step(scripted)
 
-    def next(self) -> Step | None:
-        """The step for the next request; None: a sensible answer."""
+    def next(self, messages: Sequence[Any]) -> Step | None:
+        """The step for the next request, which has these messages; None: a sensible answer."""
         try:
-            return self._once.popleft()
+            written: Step | Chooser | None = self._once.popleft()
         except IndexError:
-            return self._repeated
+            written = self._repeated
+        return written.choose(messages) if isinstance(written, Chooser) else written
 
 
-def step(word: object) -> Step:
-    """One step of a script; a text is a `Reply`. TypeError for anything that is not a step."""
+@dataclass(frozen=True, slots=True)
+class Chooser:
+    """A function of the test's that looks at a request."""
+
+    function: Callable[[list[BaseMessage]], Step | str | None]
+
+    def choose(self, messages: Sequence[Any]) -> Step | None:
+        """The step it says. TypeError for what is no step."""
+        from langchain_core.messages import convert_to_messages  # Scripts are written without LangChain, too.
+
+        chosen = self.function(convert_to_messages(messages))
+        return None if chosen is None else _plain(chosen)
+
+
+def step(word: object) -> Step | Chooser:
+    """One step of a script; a text is a `Reply`, a function says which. TypeError for anything that is no step."""
+    if isinstance(word, Step | str) or not callable(word):
+        return _plain(word)
+    return Chooser(word)
+
+
+def _plain(word: object) -> Step:
     if isinstance(word, str):
         return Reply(word)
     if isinstance(word, Step):
         return word
-    raise TypeError(f"{word!r} is no step of a script; write a str, Reply, Fail, Stall, Cut, Garbage or Empty")
+    raise TypeError(
+        f"{word!r} is no step of a script; write a str, Reply, Fail, Stall, Cut, Garbage, Empty, or a function that "
+        "takes the messages and returns one of them"
+    )
 
 
 def _check_call(call: Mapping[str, Any]) -> None:
