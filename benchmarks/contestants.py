@@ -1,9 +1,12 @@
-"""The ways to ask a chat model that are set side by side, each built with the defaults its users get."""
+"""The ways to ask a chat model that are set side by side, each built with the defaults its users get.
+
+Those beside LangChain, litellm and the openai SDK are installed by `benchmarks/requirements.txt`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -31,16 +34,16 @@ async def raw(url: str, stack: AsyncExitStack) -> Contestant:
     import aiohttp
 
     session = await stack.enter_async_context(aiohttp.ClientSession())
-    headers = {"authorization": "Bearer none"}
+    headers, address = {"authorization": "Bearer none"}, f"{url}/v1/chat/completions"
 
     async def ask() -> Any:
-        body = {"model": "plain", "messages": MESSAGES}
-        async with session.post(f"{url}/plain/v1/chat/completions", json=body, headers=headers) as response:
+        body = {"model": "gpt-4.1", "messages": MESSAGES}
+        async with session.post(address, json=body, headers=headers) as response:
             return json.loads(await response.read())
 
     async def stream() -> AsyncIterator[Any]:
-        body = {"model": "streamed", "messages": MESSAGES, "stream": True}
-        async with session.post(f"{url}/streamed/v1/chat/completions", json=body, headers=headers) as response:
+        body = {"model": "gpt-4.1", "messages": MESSAGES, "stream": True}
+        async with session.post(address, json=body, headers=headers) as response:
             async for line in response.content:
                 if line.startswith(b"data: {"):
                     yield json.loads(line[6:])
@@ -51,86 +54,157 @@ async def raw(url: str, stack: AsyncExitStack) -> Contestant:
 async def openai_sdk(url: str, stack: AsyncExitStack) -> Contestant:
     from openai import AsyncOpenAI, OpenAI
 
-    plain = await stack.enter_async_context(AsyncOpenAI(base_url=f"{url}/plain/v1", api_key="none"))
-    streamed = await stack.enter_async_context(AsyncOpenAI(base_url=f"{url}/streamed/v1", api_key="none"))
-    threaded = stack.enter_context(OpenAI(base_url=f"{url}/plain/v1", api_key="none"))
+    client = await stack.enter_async_context(AsyncOpenAI(base_url=f"{url}/v1", api_key="none"))
+    threaded = stack.enter_context(OpenAI(base_url=f"{url}/v1", api_key="none"))
+    asked: Any = {"model": "gpt-4.1", "messages": MESSAGES}
 
     async def stream() -> AsyncIterator[Any]:
-        asked: Any = {"model": "streamed", "messages": MESSAGES, "stream": True}
-        async for chunk in await streamed.chat.completions.create(**asked):
+        async for chunk in await client.chat.completions.create(**asked, stream=True):
             yield chunk
 
-    asked: Any = {"model": "plain", "messages": MESSAGES}
     return Contestant(
-        lambda: plain.chat.completions.create(**asked),
-        stream,
-        lambda: threaded.chat.completions.create(**asked),
+        lambda: client.chat.completions.create(**asked), stream, lambda: threaded.chat.completions.create(**asked)
     )
 
 
-def of_models(plain: Any, streamed: Any) -> Contestant:
-    """A contestant made of two LangChain chat models."""
+async def anthropic_sdk(url: str, stack: AsyncExitStack) -> Contestant:
+    from anthropic import Anthropic, AsyncAnthropic
+
+    client = await stack.enter_async_context(AsyncAnthropic(base_url=url, api_key="none"))
+    threaded = stack.enter_context(Anthropic(base_url=url, api_key="none"))
+    asked: Any = {"model": "claude-sonnet-4-5", "max_tokens": 1024, "messages": MESSAGES}
+
+    async def stream() -> AsyncIterator[Any]:
+        async for event in await client.messages.create(**asked, stream=True):
+            yield event
+
+    return Contestant(lambda: client.messages.create(**asked), stream, lambda: threaded.messages.create(**asked))
+
+
+async def pydantic_ai(url: str, stack: AsyncExitStack) -> Contestant:
+    from pydantic_ai import ModelRequest
+    from pydantic_ai.direct import model_request, model_request_stream, model_request_sync
+    from pydantic_ai.models.fallback import FallbackModel
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    provider = OpenAIProvider(base_url=f"{url}/v1", api_key="none")
+    model = FallbackModel(*[OpenAIChatModel("gpt-4.1", provider=provider) for _ in range(2)])
+
+    def asked() -> list[Any]:
+        return [ModelRequest.user_text_prompt(QUESTION)]
+
+    async def stream() -> AsyncIterator[Any]:
+        async with model_request_stream(model, asked()) as events:
+            async for event in events:
+                yield event
+
+    return Contestant(lambda: model_request(model, asked()), stream, lambda: model_request_sync(model, asked()))
+
+
+async def any_llm(url: str, stack: AsyncExitStack) -> Contestant:
+    from any_llm import acompletion, completion
+
+    asked: Any = {"model": "gpt-4.1", "provider": "openai", "api_key": "none", "api_base": f"{url}/v1"}
+
+    async def stream() -> AsyncIterator[Any]:
+        async for chunk in await acompletion(**asked, messages=copied(), stream=True):  # type: ignore[union-attr]
+            yield chunk
+
     return Contestant(
-        lambda: plain.ainvoke(QUESTION), lambda: streamed.astream(QUESTION), lambda: plain.invoke(QUESTION)
+        lambda: acompletion(**asked, messages=copied()), stream, lambda: completion(**asked, messages=copied())
     )
 
 
-def chat_openai_at(url: str, script: str) -> Any:
+def of_model(model: Any) -> Contestant:
+    """A contestant made of a LangChain chat model."""
+    return Contestant(lambda: model.ainvoke(QUESTION), lambda: model.astream(QUESTION), lambda: model.invoke(QUESTION))
+
+
+def a_chat_openai(url: str) -> Any:
     from langchain_openai import ChatOpenAI
 
-    return ChatOpenAI(model=script, base_url=f"{url}/{script}/v1", api_key="none", stream_usage=True)
+    return ChatOpenAI(model="gpt-4.1", base_url=f"{url}/v1", api_key="none", stream_usage=True)  # type: ignore[arg-type]
 
 
 async def chat_openai(url: str, stack: AsyncExitStack) -> Contestant:
-    return of_models(chat_openai_at(url, "plain"), chat_openai_at(url, "streamed"))
+    return of_model(a_chat_openai(url))
 
 
 async def with_fallbacks(url: str, stack: AsyncExitStack) -> Contestant:
-    def chained(script: str) -> Any:
-        return chat_openai_at(url, script).with_fallbacks([chat_openai_at(url, script)])
-
-    return of_models(chained("plain"), chained("streamed"))
+    return of_model(a_chat_openai(url).with_fallbacks([a_chat_openai(url)]))
 
 
-def litellm_words(url: str, provider: str, script: str) -> dict[str, Any]:
-    return {"model": f"{provider}/{script}", "api_base": f"{url}/{script}/v1", "api_key": "none"}
+async def azure_chat_openai(url: str, stack: AsyncExitStack) -> Contestant:
+    from langchain_openai import AzureChatOpenAI
+
+    words: Any = {"azure_endpoint": url, "azure_deployment": "gpt-4o", "api_version": "2025-04-01-preview"}
+    return of_model(AzureChatOpenAI(**words, api_key="none", stream_usage=True))
+
+
+async def chat_anthropic(url: str, stack: AsyncExitStack) -> Contestant:
+    from langchain_anthropic import ChatAnthropic
+
+    words: Any = {"model": "claude-sonnet-4-5", "base_url": url, "api_key": "none"}
+    return of_model(ChatAnthropic(**words))
+
+
+async def chat_google(url: str, stack: AsyncExitStack) -> Contestant:
+    from langchain_google_genai import ChatGoogleGenerativeAI
+
+    words: Any = {"model": "gemini-2.5-flash", "base_url": url, "google_api_key": "none"}
+    return of_model(ChatGoogleGenerativeAI(**words))
+
+
+AWS: Mapping[str, str] = {"aws_access_key_id": "AKIATESTTESTTEST", "aws_secret_access_key": "none"}
+CLAUDE_ON_BEDROCK = "anthropic.claude-sonnet-4-5-20250929-v1:0"
+
+
+async def chat_bedrock(url: str, stack: AsyncExitStack) -> Contestant:
+    from langchain_aws import ChatBedrockConverse
+
+    words: Any = {"model": CLAUDE_ON_BEDROCK, "endpoint_url": url, "region_name": "us-east-1", **AWS}
+    return of_model(ChatBedrockConverse(**words))
+
+
+def litellm_words(url: str, provider: str) -> dict[str, Any]:
+    return {"model": f"{provider}/gpt-4.1", "api_base": f"{url}/v1", "api_key": "none"}
 
 
 def litellm_as(provider: str) -> Builder:
     async def build(url: str, stack: AsyncExitStack) -> Contestant:
         import litellm
 
-        plain, streamed = (litellm_words(url, provider, script) for script in ("plain", "streamed"))
+        words = litellm_words(url, provider)
 
         async def stream() -> AsyncIterator[Any]:
             answer: Any = await litellm.acompletion(
-                **streamed, messages=copied(), stream=True, stream_options={"include_usage": True}
+                **words, messages=copied(), stream=True, stream_options={"include_usage": True}
             )
             async for chunk in answer:
                 yield chunk
 
         return Contestant(
-            lambda: litellm.acompletion(**plain, messages=copied()),
+            lambda: litellm.acompletion(**words, messages=copied()),
             stream,
-            lambda: litellm.completion(**plain, messages=copied()),
+            lambda: litellm.completion(**words, messages=copied()),
         )
 
     return build
 
 
-def copied() -> list[dict[str, str]]:
+def copied() -> list[Any]:
     return [dict(message) for message in MESSAGES]
 
 
 def a_router(url: str) -> Any:
-    """Two groups, each with a fallback, as defaults have it."""
+    """A group with a fallback, as defaults have it."""
     import litellm
 
-    names = ("plain", "streamed", "plain-backup", "streamed-backup")
-    words = {name: litellm_words(url, "hosted_vllm", name.removesuffix("-backup")) for name in names}
+    words = litellm_words(url, "hosted_vllm")
     return litellm.Router(
-        model_list=[{"model_name": name, "litellm_params": own} for name, own in words.items()],
-        fallbacks=[{"plain": ["plain-backup"]}, {"streamed": ["streamed-backup"]}],
+        model_list=[{"model_name": name, "litellm_params": words} for name in ("primary", "backup")],
+        fallbacks=[{"primary": ["backup"]}],
     )
 
 
@@ -140,15 +214,15 @@ async def router(url: str, stack: AsyncExitStack) -> Contestant:
 
     async def stream() -> AsyncIterator[Any]:
         answer: Any = await built.acompletion(
-            model="streamed", messages=copied(), stream=True, stream_options={"include_usage": True}
+            model="primary", messages=copied(), stream=True, stream_options={"include_usage": True}
         )
         async for chunk in answer:
             yield chunk
 
     return Contestant(
-        lambda: built.acompletion(model="plain", messages=copied()),
+        lambda: built.acompletion(model="primary", messages=copied()),
         stream,
-        lambda: built.completion(model="plain", messages=copied()),
+        lambda: built.completion(model="primary", messages=copied()),
     )
 
 
@@ -157,35 +231,79 @@ async def chat_litellm_router(url: str, stack: AsyncExitStack) -> Contestant:
 
     built = a_router(url)
     stack.callback(built.discard)
-    models = [ChatLiteLLMRouter(router=built, model=script) for script in ("plain", "streamed")]
-    return of_models(*models)
+    return of_model(ChatLiteLLMRouter(router=built, model="primary"))
 
 
-def ours(backend: str) -> Builder:
+def ours(**deployment: Any) -> Builder:
+    """Our model, on a chain of two deployments; `{url}` in their words is the server's address."""
+
+    def filled(value: Any, url: str) -> Any:
+        if isinstance(value, dict):
+            return {name: filled(inner, url) for name, inner in value.items()}
+        return value.replace("{url}", url)
+
     async def build(url: str, stack: AsyncExitStack) -> Contestant:
         from llm_fallback import build_chat_model
 
-        def chain_of(script: str) -> dict[str, Any]:
-            own = {"backend": backend, "model": script, "api_base": f"{url}/{script}", "api_key": "none"}
-            return {"deployments": {"primary": own, "backup": own}, "chains": {"c": {"tiers": ["primary", "backup"]}}}
-
-        models = [build_chat_model(chain_of(script)) for script in ("plain", "streamed")]
-        for model in models:
-            await stack.enter_async_context(model)
-        return of_models(*models)
+        own = filled(deployment, url)
+        chain = {"tiers": ["primary", "backup"]}
+        model = build_chat_model({"deployments": {"primary": own, "backup": own}, "chains": {"c": chain}})
+        return of_model(await stack.enter_async_context(model))
 
     return build
 
 
-BUILDERS: dict[str, Builder] = {
-    RAW: raw,
-    "openai SDK": openai_sdk,
-    "ChatOpenAI": chat_openai,
-    "ChatOpenAI.with_fallbacks": with_fallbacks,
-    "litellm.acompletion, hosted_vllm": litellm_as("hosted_vllm"),
-    "litellm.acompletion, openai": litellm_as("openai"),
-    "Router.acompletion": router,
-    BARE: chat_litellm_router,
-    "ours, vllm": ours("vllm"),
-    "ours, openai-compatible": ours("openai-compatible"),
+OURS = "ours, vllm"
+GROUPS: Mapping[str, Mapping[str, Builder]] = {
+    "openai": {
+        RAW: raw,
+        "openai SDK": openai_sdk,
+        "ChatOpenAI": chat_openai,
+        "ChatOpenAI.with_fallbacks": with_fallbacks,
+        "pydantic-ai FallbackModel": pydantic_ai,
+        "any-llm": any_llm,
+        "litellm.acompletion, hosted_vllm": litellm_as("hosted_vllm"),
+        "litellm.acompletion, openai": litellm_as("openai"),
+        "Router.acompletion": router,
+        BARE: chat_litellm_router,
+        OURS: ours(backend="vllm", model="gpt-4.1", api_base="{url}", api_key="none"),
+        "ours, openai-compatible": ours(backend="openai-compatible", model="gpt-4.1", api_base="{url}", api_key="none"),
+    },
+    "anthropic": {
+        "anthropic SDK": anthropic_sdk,
+        "ChatAnthropic": chat_anthropic,
+        "ours, anthropic": ours(model="anthropic/claude-sonnet-4-5", api_base="{url}", api_key="none"),
+    },
+    "gemini": {
+        "ChatGoogleGenerativeAI": chat_google,
+        "ours, gemini": ours(model="gemini/gemini-2.5-flash", api_base="{url}", api_key="none"),
+    },
+    "azure": {
+        "AzureChatOpenAI": azure_chat_openai,
+        "ours, azure": ours(
+            model="azure/gpt-4o", api_base="{url}", api_key="none", params={"api_version": "2025-04-01-preview"}
+        ),
+    },
+    "bedrock": {
+        "ChatBedrockConverse": chat_bedrock,
+        "ours, bedrock": ours(
+            model=f"bedrock/{CLAUDE_ON_BEDROCK}",
+            params={"aws_region_name": "us-east-1", "aws_bedrock_runtime_endpoint": "{url}", **AWS},
+        ),
+    },
+    "ollama": {
+        "ours, ollama": ours(model="ollama_chat/llama3.1", api_base="{url}"),
+    },
 }
+"""Contestants that ask the same server in the same protocol; ratios are to the `BASES`."""
+
+BASES: Mapping[str, tuple[str, ...]] = {
+    "openai": (RAW, "openai SDK", BARE),
+    "anthropic": ("ChatAnthropic",),
+    "gemini": ("ChatGoogleGenerativeAI",),
+    "azure": ("AzureChatOpenAI",),
+    "bedrock": ("ChatBedrockConverse",),
+    "ollama": (),
+}
+
+BUILDERS: Mapping[str, Builder] = {name: build for group in GROUPS.values() for name, build in group.items()}

@@ -1,7 +1,8 @@
-"""What a call costs: CPU per call and per chunk, the wait for a first chunk, calls a second at 50 in flight and from
-32 threads.
+"""What a call costs: CPU per call and per stream, the wait for a first chunk, calls a second at 50 in flight and from
+32 threads; beside every other client in the same protocol.
 
-    python -m benchmarks.overhead [--quick] [--only ainvoke,astream,first-chunk,in-flight,threads]
+    pip install -r benchmarks/requirements.txt
+    python -m benchmarks.overhead [--quick] [--group openai --group anthropic] [--only ainvoke,astream]
 
 Every contestant has a process of its own, because what one leaves behind in litellm's globals slows down another, and
 the server has one too. They take turns in every round, and the tables show medians of the ratios within a round: a
@@ -25,12 +26,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks.contestants import BARE, BUILDERS, RAW, Contestant
-from benchmarks.serving import CHUNKS, served
+from benchmarks.contestants import BASES, BUILDERS, GROUPS, Contestant
+from benchmarks.serving import served
 from benchmarks.tables import table, times
-
-GOAL = 0.45
-"""Our CPU per call, of ChatLiteLLMRouter's."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,12 @@ async def cpu_per_call(contestant: Contestant, size: Size) -> float:
     return await cpu_ms(contestant.ask, size.calls)
 
 
-async def cpu_per_chunk(contestant: Contestant, size: Size) -> float:
+async def cpu_per_stream(contestant: Contestant, size: Size) -> float:
     async def read() -> None:
         async for _ in contestant.stream():
             pass
 
-    return await cpu_ms(read, size.streams) / CHUNKS
+    return await cpu_ms(read, size.streams)
 
 
 async def first_chunk(contestant: Contestant, size: Size) -> float:
@@ -127,7 +125,7 @@ class Measure:
 
 MEASURES = {
     "ainvoke": Measure(cpu_per_call, "CPU ms per call"),
-    "astream": Measure(cpu_per_chunk, "CPU ms per chunk"),
+    "astream": Measure(cpu_per_stream, "CPU ms per stream of 100 chunks"),
     "first-chunk": Measure(first_chunk, "ms to the first chunk"),
     "in-flight": Measure(in_flight, "calls/s, 50 in flight", 0.5),
     "threads": Measure(threaded, "calls/s, 32 threads", 0.35),
@@ -190,43 +188,44 @@ def measured(workers: Sequence[Worker], measure: str, size: Size) -> Series:
     return {name: found for name, found in values.items() if found}
 
 
-def ratio(series: Series, name: str, base: str) -> float | None:
-    """The median of a contestant's ratios to another's, round by round."""
-    if base not in series:
-        return None
-    return statistics.median(own / other for own, other in zip(series[name], series[base], strict=True))
+def ratios(series: Series, name: str, base: str) -> Sequence[float]:
+    """A contestant's ratios to another's, round by round."""
+    if base not in series or name not in series:
+        return ()
+    return [own / other for own, other in zip(series[name], series[base], strict=True)]
 
 
-def report(title: str, series: Series) -> str:
+def report(group: str, measure: str, series: Series) -> str:
+    """The medians, and the medians of the ratios to the group's bases with the middle half of the rounds."""
     rows = [
-        (name, times(statistics.median(values)), times(ratio(series, name, RAW)), times(ratio(series, name, BARE)))
+        (name, times(statistics.median(values)), *(_spread(ratios(series, name, base)) for base in BASES[group]))
         for name, values in series.items()
     ]
-    return table((title, MEASURES[title].unit, "× raw", f"× {BARE}"), rows)
+    return table((f"{group}: {MEASURES[measure].unit}", "median", *(f"× {base}" for base in BASES[group])), rows)
 
 
-def verdict(series: Series) -> str:
-    share = ratio(series, "ours, vllm", BARE)
-    assert share is not None
-    return f"goal: at most {GOAL} × {BARE}; ours, vllm: {share:.2f}, {'met' if share <= GOAL else 'missed'}"
+def _spread(found: Sequence[float]) -> str:
+    if len(found) < 2:
+        return "–"
+    low, middle, high = statistics.quantiles(found, n=4)
+    return f"{times(middle)} ({times(low)}–{times(high)})"
 
 
-def main(size: Size, only: Sequence[str]) -> None:
-    with ExitStack() as stack:
-        url = stack.enter_context(served())
-        workers = [Worker(name, url, size) for name in BUILDERS]
-        for worker in workers:
-            stack.callback(worker.close)
-        for title in only:
-            series = measured(workers, title, size)
-            print(f"\n{report(title, series)}", flush=True)
-            if title == "ainvoke":
-                print(f"\n{verdict(series)}")
+def main(size: Size, groups: Sequence[str], only: Sequence[str]) -> None:
+    for group in groups:
+        with ExitStack() as stack:
+            url = stack.enter_context(served())
+            workers = [Worker(name, url, size) for name in GROUPS[group]]
+            for worker in workers:
+                stack.callback(worker.close)
+            for measure in only:
+                print(f"\n{report(group, measure, measured(workers, measure, size))}", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a rough answer in a quarter of the time")
+    parser.add_argument("--group", action="append", choices=list(GROUPS), help="a protocol; repeatable")
     parser.add_argument("--only", default=",".join(MEASURES), help="some of %(default)s")
     given = parser.parse_args()
-    main(QUICK if given.quick else FULL, given.only.split(","))
+    main(QUICK if given.quick else FULL, given.group or list(GROUPS), given.only.split(","))

@@ -21,7 +21,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.contestants import BARE, BUILDERS, Contestant
-from benchmarks.serving import CHUNKS, served
+from benchmarks.protocols import CHUNKS
+from benchmarks.serving import served
 from benchmarks.tables import table, times
 
 CALLS = 10

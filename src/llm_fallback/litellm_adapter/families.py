@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from llm_fallback.engine.encoding import read_json
 from llm_fallback.engine.protocol.anthropic_messages import AnthropicReader
 from llm_fallback.engine.protocol.bedrock_converse import ConverseReader
 from llm_fallback.engine.protocol.cohere import CohereReader
@@ -119,7 +119,7 @@ def has_other_tools(body: bytes, words: Mapping[str, Any]) -> bool:
     if not any(words.get(word) for word in _WITH_TOOLS):
         return False
     try:
-        document = json.loads(body)
+        document = read_json(body)
     except ValueError:
         return True
     bedrocks = (document.get("toolConfig") or {}).get("tools") or ()

@@ -8,7 +8,6 @@ what was seen to differ is never relied on again. docs/decisions/0018-one-road.m
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 import litellm
 
+from llm_fallback.engine.encoding import write_json
 from llm_fallback.engine.protocol.values import Unreadable, decode
 from llm_fallback.litellm_adapter.families import writer_of
 from llm_fallback.litellm_adapter.http_client import HTTPRequest
@@ -80,7 +80,7 @@ class RequestTemplates:
                 return None
             known = template.request
             written = writer_of(known.url).write(request.messages)
-            return HTTPRequest(known.url, known.headers, _encoded({**template.words, **written}))
+            return HTTPRequest(known.url, known.headers, write_json({**template.words, **written}))
         except (Unusual, ValueError):
             return None
 
@@ -151,10 +151,6 @@ class DeploymentMemory:
         self.is_left_to_litellm = True
 
 
-def _encoded(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-
-
 def _read(request: DeploymentRequest) -> tuple[Hashable, list[Hashable]]:
     """What the translation depends on besides the messages, and the shape of each message, with its company: who spoke
     before, whether there are pictures anywhere, whether it is the last. Raises Unusual."""
@@ -162,8 +158,8 @@ def _read(request: DeploymentRequest) -> tuple[Hashable, list[Hashable]]:
     if not (_SHAPING.isdisjoint(request.target.parameters) and _SHAPING.isdisjoint(words)) or _adds_headers():
         raise Unusual
     try:
-        rest = json.dumps([words, sorted(request.dropped | request.left_out)])
-    except (TypeError, ValueError):  # Something in Python's own form, like a class: litellm knows what to do with it.
+        rest = write_json([words, sorted(request.dropped | request.left_out)])
+    except ValueError:  # Something in Python's own form, like a class: litellm knows what to do with it.
         raise Unusual from None
     before, with_pictures = None, False
     alone: list[Shape] = []

@@ -6,11 +6,11 @@ fault of that deployment at one place (`response.py`): behind the border nothing
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Never
+from typing import Any
+
+from llm_fallback.engine.encoding import read_json
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """What some servers write before everything else; it is no part of what they say."""
@@ -37,24 +37,12 @@ def decode(data: bytes | str) -> Any:
         # In a text they are none, but a text with as many is longer than any model writes.
         raise Unreadable(f"JSON of more than {_MOST_VALUES} values")
     try:
-        document = _DECODER.decode(data.decode() if isinstance(data, bytes) else data)
+        document = read_json(data)
     except (ValueError, RecursionError):
         raise Unreadable("not JSON") from None
     if sum(brackets) > _DEEPEST and _is_deeper(document, _DEEPEST):
         raise Unreadable(f"JSON nested deeper than {_DEEPEST} levels")
     return document
-
-
-def _refuse(word: str) -> Never:
-    raise ValueError(f"{word} is no JSON")
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    return value if math.isfinite(value) else _refuse(number)
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 
 def _is_deeper(document: object, levels: int) -> bool:
