@@ -127,7 +127,7 @@ MEASURES = {
     "ainvoke": Measure(cpu_per_call, "CPU ms per call"),
     "astream": Measure(cpu_per_stream, "CPU ms per stream of 100 chunks"),
     "first-chunk": Measure(first_chunk, "ms to the first chunk"),
-    "in-flight": Measure(in_flight, "calls/s, 50 in flight", 0.5),
+    "in-flight": Measure(in_flight, "calls/s, 50 in flight"),
     "threads": Measure(threaded, "calls/s, 32 threads", 0.35),
 }
 

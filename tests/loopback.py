@@ -10,6 +10,7 @@ class LoopbackServer(ThreadingHTTPServer):
     """Serves from the beginning, at a port of its own."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(("127.0.0.1", 0), handler)

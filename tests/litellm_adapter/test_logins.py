@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import botocore.auth
 import botocore.credentials
@@ -18,12 +20,15 @@ from pydantic import SecretStr
 
 from llm_fallback import ChainExhausted, build_chat_model
 from llm_fallback.litellm_adapter import translation
+from llm_fallback.litellm_adapter.logins import AzureToken
 from llm_fallback.litellm_adapter.request import DeploymentRequest
 from llm_fallback.litellm_adapter.templates import RequestTemplates
 from llm_fallback.litellm_adapter.translation import translate
+from llm_fallback.plan.provider_credentials import AZURE_KEYS
 from tests.asking import MODES, ask
 from tests.corpus.cases import System, systems
 from tests.corpus.stage import Stage
+from tests.loopback import LoopbackServer
 
 REGION = {"aws_region_name": "eu-west-1"}
 KEYS = {**REGION, "aws_access_key_id": "AKIATESTTESTTEST", "aws_secret_access_key": SecretStr("secret-0123456789")}
@@ -179,6 +184,123 @@ async def test_a_login_that_cannot_be_had_is_nobody_s_answer(stage, monkeypatch)
         with pytest.raises(ChainExhausted, match="the session has ended") as caught:
             await model.ainvoke("hi")
     assert {(at.failure, at.status) for at in caught.value.attempts} == {("auth", None)}
+
+
+class Entra:
+    """Hands out tokens, as a function of azure-identity's does; it notes who asks, and how many at once."""
+
+    def __init__(self) -> None:
+        self.tokens = iter(f"entra-token-{number}" for number in range(999))
+        self.asked: list[bool] = []
+        self.fails: Exception | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self) -> str:
+        self.asked.append(threading.current_thread() is threading.main_thread())
+        self.gate.wait(5)
+        if self.fails is not None:
+            raise self.fails
+        return next(self.tokens)
+
+
+class Azure(BaseHTTPRequestHandler):
+    """Azure, which notes the logins of its requests."""
+
+    protocol_version = "HTTP/1.1"
+    logins: ClassVar[list[str | None]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.logins.append(self.headers["authorization"])
+        message = {"role": "assistant", "content": "fine"}
+        body = json.dumps({"id": "1", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def azure(monkeypatch) -> Iterator[dict[str, Any]]:
+    """A deployment on Azure, without a key."""
+    for name in (*AZURE_KEYS, "AZURE_AD_TOKEN", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    Azure.logins.clear()
+    with LoopbackServer(Azure) as server:
+        yield {
+            "model": "azure/gpt-4o",
+            "api_base": f"http://{server.host}",
+            "params": {"api_version": "2025-04-01-preview"},
+        }
+
+
+def on_azure(deployment: dict[str, Any], **parameters: Any) -> Any:
+    own = {**deployment, "params": {**deployment["params"], **parameters}}
+    return build_chat_model({"deployments": {"a": own}, "chains": {"c": {"tiers": ["a"]}}})
+
+
+async def test_a_token_of_entra_is_asked_for_by_each_request_and_in_a_thread(azure):
+    """Also by those that litellm does not write any more; the function keeps it as long as it is good."""
+    entra = Entra()
+    async with on_azure(azure, azure_ad_token_provider=entra) as model:
+        for _ in range(4):
+            await model.ainvoke("hi")
+        [memory] = model.runtime.engine.transport._memories.values()
+        assert isinstance(memory.templates.login, AzureToken)
+    assert Azure.logins == [f"Bearer entra-token-{number}" for number in range(4)]
+    assert entra.asked == [False] * 4
+
+
+async def test_a_hundred_calls_that_wait_for_a_token_share_one(azure):
+    """However many come while it is asked for; one of them that leaves takes it from nobody."""
+    entra = Entra()
+    async with on_azure(azure, azure_ad_token_provider=entra) as model:
+        for _ in range(3):
+            await model.ainvoke("hi")
+        asked = len(entra.asked)
+        entra.gate.clear()
+        calls = [asyncio.create_task(model.ainvoke("hi")) for _ in range(100)]
+        while model.state()["a"]["in_flight"] < len(calls) or len(entra.asked) == asked:
+            await asyncio.sleep(0.01)
+        calls[0].cancel()
+        await asyncio.wait([calls[0]])
+        entra.gate.set()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert len(entra.asked) == asked + 1
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert {answer.text for answer in answers[1:]} == {"fine"}
+    assert len(set(Azure.logins[3:])) == 1
+
+
+async def test_a_token_that_cannot_be_had_is_auth_without_the_secret(azure):
+    """In the words of whoever refused, without a status: nothing was sent."""
+    entra = Entra()
+    secret = "client-secret-0123456789"
+    async with on_azure(azure, azure_ad_token_provider=entra, client_secret=SecretStr(secret)) as model:
+        for _ in range(3):
+            await model.ainvoke("hi")
+        entra.fails = RuntimeError(f"AADSTS7000215: {secret} is no secret of this application")
+        with pytest.raises(ChainExhausted, match="AADSTS7000215") as caught:
+            await model.ainvoke("hi")
+    [attempt] = caught.value.attempts
+    assert (attempt.failure, attempt.status) == ("auth", None)
+    assert secret not in str(caught.value)
+    assert len(Azure.logins) == 3
+
+
+async def test_a_token_that_was_given_is_part_of_the_template(azure):
+    """Nobody has to be asked."""
+    async with on_azure(azure, azure_ad_token=SecretStr("given-token-0123456789")) as model:
+        for _ in range(4):
+            await model.ainvoke("hi")
+        [memory] = model.runtime.engine.transport._memories.values()
+    assert memory.templates.login is None
+    assert Azure.logins == ["Bearer given-token-0123456789"] * 4
 
 
 def test_a_login_that_was_given_is_none_of_these():

@@ -91,7 +91,7 @@ class DirectExchange:
 
     def _fault(self, error: Exception) -> Fault:
         if not self._is_ready:
-            return self._clean(fault_before_sending(error, self._wanted.messages), error)
+            return self._clean(Fault("auth", fault_before_sending(error, self._wanted.messages).message), error)
         status = None if self._reading is None else self._reading.response.status
         fault = self._redirects.refused or fault_of_transfer(error, classes_of(error), status)
         return self._clean(fault, error)

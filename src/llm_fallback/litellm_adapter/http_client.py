@@ -144,9 +144,11 @@ def _environments_proxy(scheme: str, host: str | None) -> str | None:
 
 def _with_own(verify: VerifyTypes) -> ssl.SSLContext | bool:
     """The certificates to trust, with the one to show if litellm or the environment names one."""
-    if not isinstance(verify, ssl.SSLContext):
-        return bool(verify)
     shown = os.environ.get("SSL_CERTIFICATE", litellm.ssl_certificate)
-    if shown:
-        verify.load_cert_chain(*((shown,) if isinstance(shown, str) else shown))
-    return verify
+    if not shown:
+        return verify if isinstance(verify, ssl.SSLContext) else bool(verify)
+    context = verify if isinstance(verify, ssl.SSLContext) else ssl.create_default_context()
+    if not verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(*((shown,) if isinstance(shown, str) else shown))
+    return context

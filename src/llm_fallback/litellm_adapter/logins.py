@@ -1,4 +1,4 @@
-"""Logins that are good for one request or for a while: signatures for Amazon, tokens for Google.
+"""Logins that are good for one request or for a while: signatures for Amazon, tokens for Google and for Azure.
 
 A template holds none of them. They are put on a request when it goes out, made of what litellm and the clouds' own
 libraries find: keys, roles, files, the identity of the machine. Those libraries may have to ask somebody, and do so in
@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import litellm
 
@@ -32,16 +33,19 @@ class Login(Protocol):
 
 
 def login_of(target: Target, request: HTTPRequest) -> Login | None:
-    """How the deployment logged in to send this request; None where it did by what it was given."""
+    """How the deployment logged in to send this request, where that was not by what it was given; None if it is not
+    known how to do so again."""
     authorization = next((text for name, text in request.headers.items() if name.lower() == "authorization"), "")
     if authorization.startswith(_SIGNED):
         return AmazonSignature(target, authorization)
     if target.litellm_provider == "vertex_ai" and authorization.startswith("Bearer "):
         return GoogleToken(target)
+    if target.litellm_provider == "azure" and authorization.startswith("Bearer "):
+        return AzureToken(target)
     return None
 
 
-RENEWED = frozenset({"bedrock", "vertex_ai"})
+RENEWED = frozenset({"bedrock", "vertex_ai", "azure"})
 """litellm's providers whose logins are made here, anew for each request or when they end."""
 
 _SIGNED = "AWS4-HMAC-SHA256 "
@@ -112,6 +116,47 @@ class GoogleToken:
 
 _OF_GOOGLE = frozenset({"authorization", "x-api-key"})
 """The second is a copy that litellm makes for Claude; Google looks at the first."""
+
+
+class AzureToken:
+    """A token of Microsoft Entra, by what litellm finds: a function of the user's, a service principal, an identity.
+    Azure's library, or the function, keeps a token until it ends."""
+
+    def __init__(self, target: Target) -> None:
+        self._given = {name: target.parameters[name] for name in _OF_ENTRA if name in target.parameters}
+        self._asking: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[str]] = WeakKeyDictionary()
+
+    def strip(self, request: HTTPRequest) -> HTTPRequest:
+        return _without(request, frozenset({"authorization"}))
+
+    async def put_on(self, request: HTTPRequest) -> HTTPRequest:
+        return replace(request, headers={**request.headers, "Authorization": f"Bearer {await self._token()}"})
+
+    async def _token(self) -> str:
+        """A token that is good now. Whoever needs one while it is asked for waits for the same."""
+        loop = asyncio.get_running_loop()
+        asking = self._asking.get(loop)
+        if asking is None or asking.done():
+            asking = self._asking[loop] = loop.create_task(asyncio.to_thread(self._found))
+            # Nobody may be left who hears how it failed.
+            asking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(asking)
+
+    def _found(self) -> str:
+        from litellm.llms.azure.common_utils import get_azure_ad_token
+
+        given: Any = unmask(self._given)
+        token: str | None = get_azure_ad_token(given)
+        if not token:
+            raise PermissionError("Azure gave no token")
+        return token
+
+
+_OF_ENTRA = (
+    *("azure_ad_token", "azure_ad_token_provider", "tenant_id", "client_id", "client_secret"),
+    *("azure_username", "azure_password", "azure_scope"),
+)
+"""litellm's parameters that say who asks for a token."""
 
 
 def _without(request: HTTPRequest, names: frozenset[str]) -> HTTPRequest:

@@ -17,6 +17,7 @@ from llm_fallback.litellm_adapter.media import media_in
 from llm_fallback.litellm_adapter.redirects import Redirects
 from llm_fallback.litellm_adapter.thinking import for_deployment
 from llm_fallback.plan.plan import Target
+from llm_fallback.plan.provider_credentials import names_identity
 from llm_fallback.spec.secrets import unmask
 
 SAMPLING = frozenset(
@@ -56,7 +57,11 @@ class DeploymentRequest:
         """As the caller wrote them, with the thoughts the deployment may have; nobody may change them."""
         self.streamed = bool(request.get("stream"))
         # Nobody gave a key: what litellm makes of none is taken off again.
-        keyless = api_key is None and not target.uses_provider_credentials and target.litellm_provider not in _TOKENS
+        # By what the provider's own variables, or parameters of the deployment, say of it.
+        self._may_log_in = target.uses_provider_credentials or names_identity(
+            target.litellm_provider, target.parameters
+        )
+        keyless = api_key is None and not self._may_log_in and target.litellm_provider not in _TOKENS
         self.invented_headers = _LOGINS - _names(target.parameters) if keyless else frozenset()
         """Names, in lower case, of headers that carry no login, though they look like it."""
 
@@ -85,7 +90,7 @@ class DeploymentRequest:
         }
         if self.key is not None:
             parameters["api_key"] = self.key.get_secret_value()
-        elif not target.uses_provider_credentials:
+        elif not self._may_log_in:
             # litellm would look for somebody else's key; this one is taken off again, or is none.
             parameters["api_key"] = "no-key"
         headers = deployment_headers(parameters)

@@ -25,7 +25,7 @@ from llm_fallback.litellm_adapter.message_writers import Shape, Unusual, shape_o
 from llm_fallback.litellm_adapter.request import DeploymentRequest, deployment_headers, sampling_of
 from llm_fallback.plan.plan import Target
 from llm_fallback.plan.provider_credentials import key_variables
-from llm_fallback.spec.secrets import is_secret_name
+from llm_fallback.spec.secrets import is_secret_name, unmask
 
 logger = logging.getLogger("llm_fallback")
 
@@ -89,11 +89,11 @@ class RequestTemplates:
 
     def learn(self, request: DeploymentRequest, translated: HTTPRequest) -> None:
         """Take note of what litellm would send."""
-        login = login_of(request.target, translated)
-        if login is not None:
-            self.login, translated = login, login.strip(translated)
         if not _logs_in_for_good(request, translated):
-            return
+            login = login_of(request.target, translated)
+            if login is None:
+                return
+            self.login, translated = login, login.strip(translated)
         try:
             kind, shapes = _read(request)
             writer, words = writer_of(translated.url), decode(translated.body)
@@ -183,17 +183,18 @@ def _read(request: DeploymentRequest) -> tuple[Hashable, list[Hashable]]:
 
 def _login_of_the_environment(target: Target) -> Hashable:
     """What litellm finds in variables to log in with. Raises Unusual where it has to ask somebody."""
-    if not target.uses_provider_credentials or target.litellm_provider in RENEWED:
+    if not target.uses_provider_credentials:
         return None
     values = tuple([os.environ.get(name) for name in key_variables(target.litellm_provider)])
-    if not any(values):
+    if not any(values) and target.litellm_provider not in RENEWED:
         raise Unusual
     return values
 
 
 def _logs_in_for_good(request: DeploymentRequest, translated: HTTPRequest) -> bool:
     """Whether every login in the request is one that was given: what litellm asked for or signed ends some day."""
-    given = [*deployment_headers(request.target.parameters).values()]
+    parameters = request.target.parameters
+    given = [*deployment_headers(parameters).values(), *unmask({"it": parameters.get("azure_ad_token")}).values()]
     if request.key is not None:
         given.append(request.key.get_secret_value())
     elif request.target.uses_provider_credentials:

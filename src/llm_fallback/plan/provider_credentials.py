@@ -100,9 +100,14 @@ def cloud_login_hint(provider: str) -> str | None:
     return None
 
 
+def names_identity(provider: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether a deployment's own parameters say who it is to its provider, beside a key."""
+    return any(parameters.get(name) for name in _IDENTITIES.get(provider, _Identity()).parameters)
+
+
 def _has_identity(provider: str, parameters: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
-    identity = _IDENTITIES.get(provider, _Identity())
-    return any(parameters.get(name) for name in identity.parameters) or any(map(environ.get, identity.variables))
+    variables = _IDENTITIES.get(provider, _Identity()).variables
+    return names_identity(provider, parameters) or any(map(environ.get, variables))
 
 
 def _amazon_files(environ: Mapping[str, str]) -> list[Path]:
