@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from llm_fallback.spec import Breaker, Limits
 from tests.thinning import examples
 
 
-def health(*, policy: Breaker | None = None, **limits: int) -> DeploymentHealth:
+def health(*, policy: Breaker | None = None, **limits: Any) -> DeploymentHealth:
     return DeploymentHealth(CircuitBreaker(policy), Limits(**limits) if limits else None)
 
 
@@ -130,6 +131,42 @@ def test_parallel_requests_are_passed_over_until_one_ends():
     own.begin(1.0)
     own.cancelled(third)
     assert own.unavailable(1.0) is None
+
+
+def test_a_limit_that_is_found_shrinks_at_a_429_and_opens_no_breaker():
+    """Fewer at once is all that a 429 asks for which names no time; one that names a time is heeded like any other."""
+    own = health(policy=Breaker(), max_parallel="auto")
+    permits = [own.begin(0.0) for _ in range(8)]
+    assert own.unavailable(0.0).reason == "limit"
+    assert not own.failed(permits.pop(), 0.1, "rate_limited", None)
+    assert own.breaker.state(0.1) == "closed"
+    assert (own.in_flight, own.max_parallel, own.snapshot(0.1)["max_parallel"]) == (7, 4, 4)
+    for permit in permits[:4]:
+        own.cancelled(permit)
+    assert own.unavailable(0.1) is None
+    assert own.failed(own.begin(0.2), 0.3, "rate_limited", 5.0)
+    assert (own.breaker.state(0.3), own.max_parallel) == ("open", 2)
+
+
+def test_a_probe_that_is_throttled_leaves_the_next_one_free():
+    """Else the deployment would stay half open for ever."""
+    own = health(policy=Breaker(), max_parallel="auto")
+    own.failed(own.begin(0.0), 0.0, "auth", None)
+    own.failed(own.begin(300.0), 300.1, "rate_limited", None)
+    assert (own.unavailable(300.2).reason, own.unavailable(300.2).until) == ("limit", 300.6)
+    assert own.unavailable(300.6) is None
+
+
+def test_a_single_request_that_is_throttled_is_repeated_after_pauses_that_double():
+    """One at a time is as few as there are; then it is less often."""
+    own, now, pauses = health(max_parallel="auto"), 0.0, []
+    for _ in range(12):
+        own.failed(own.begin(now), now, "rate_limited", None)
+        blocked = own.unavailable(now)
+        if blocked is not None:
+            pauses.append(blocked.until - now)
+            now = blocked.until
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, *[30.0] * 6]
 
 
 def test_an_open_breaker_is_the_block_whatever_the_limits_say():

@@ -375,6 +375,14 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("deployment", "told"),
         [
+            (
+                {"limits": {"max_parallel": "atuo"}},
+                "deployments.x.limits.max_parallel: must be 'auto' or a whole number, got 'atuo'; did you mean 'auto'?",
+            ),
+            (
+                {"limits": {"max_parallel": 0}},
+                "deployments.x.limits.max_parallel: must be at least 1, got 0",
+            ),
             ({"weigth": 2}, "deployments.x.weigth: unknown key 'weigth'; did you mean 'weight'?"),
             (
                 {"model": "gpt-4.1"},

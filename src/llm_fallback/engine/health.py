@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from llm_fallback._forks import after_fork_in_child, fork_safe_lock
 from llm_fallback.engine.circuit_breaker import CircuitBreaker, Permit, State
+from llm_fallback.engine.concurrency import ConcurrencyLimit
 from llm_fallback.engine.retry import FAILURES, RetryBudget, recent_count
 from llm_fallback.engine.sliding_window import RateWindow, RunningMean
 from llm_fallback.events import Failure, SkipReason
@@ -58,6 +59,8 @@ class DeploymentState(TypedDict):
     """Within the breaker's window."""
     in_flight: int
     """Requests under way."""
+    max_parallel: int | None
+    """The most there may be, as declared or found; None where nobody limits it."""
     first_token_p50_s: float | None
     """Of the last 256 answers; None while there are too few."""
     first_token_p95_s: float | None
@@ -74,6 +77,8 @@ class DeploymentHealth:
         self.breaker = breaker
         self.limits = limits
         self.in_flight = 0
+        self.concurrency = ConcurrencyLimit() if limits is not None and limits.max_parallel == "auto" else None
+        """Finds how many requests may be under way; None where that is declared, or nobody limits it."""
         self._last_request = (-math.inf, 0)
         self.hedges_sent = self.hedges_won = self.stitched = 0
         self._rate = RateWindow()
@@ -94,11 +99,21 @@ class DeploymentHealth:
         return None if free is None else Unavailable("limit", free)
 
     def _free_at(self, now: float, tokens: int) -> float | None:
+        if self.in_flight >= self.max_parallel:
+            return math.inf  # Nobody knows when; whoever ends a request notifies those who wait.
+        if self.concurrency is not None and now < self.concurrency.paused_until:
+            return self.concurrency.paused_until
         if self.limits is None:
             return None
-        if self.limits.max_parallel is not None and self.in_flight >= self.limits.max_parallel:
-            return math.inf  # Nobody knows when; whoever ends a request notifies those who wait.
         return self._rate.free_at(now, self.limits.rpm, self.limits.tpm, tokens)
+
+    @property
+    def max_parallel(self) -> float:
+        """How many requests may be under way: as declared or found; infinite where nobody limits it."""
+        if self.concurrency is not None:
+            return self.concurrency.limit
+        declared = None if self.limits is None else self.limits.max_parallel
+        return declared if isinstance(declared, int) else math.inf
 
     def begin(self, now: float, tokens: int = 0) -> Permit:
         """Count a request that is about to be sent."""
@@ -109,9 +124,16 @@ class DeploymentHealth:
         return self.breaker.acquire(now)
 
     def succeeded(
-        self, permit: Permit, now: float, first_token_s: float | None = None, reply_s: float | None = None
+        self,
+        permit: Permit,
+        now: float,
+        first_token_s: float | None = None,
+        reply_s: float | None = None,
+        output_tokens: int = 1,
     ) -> None:
         """Count an answer, with the time to its first token if it was streamed, else to the whole plain reply."""
+        if self.concurrency is not None:
+            self.concurrency.answered(now, permit.at, self.in_flight, output_tokens)
         self.in_flight -= 1
         self.breaker.succeeded(permit, now)
         if first_token_s is not None:
@@ -121,6 +143,11 @@ class DeploymentHealth:
 
     def failed(self, permit: Permit, now: float, failure: Failure, retry_after_s: float | None) -> bool:
         """Count a failure; True if it opened the breaker. A refusal of this one request counts as an answer."""
+        if self.concurrency is not None and FAILURES[failure].is_congestion:
+            self.concurrency.refused(now, permit.at, self.in_flight)
+            if failure == "rate_limited" and retry_after_s is None:
+                self.cancelled(permit)  # Fewer at once is all it asks for.
+                return False
         self.in_flight -= 1
         if FAILURES[failure].breaker != "ignores":
             return self.breaker.failed(permit, now, failure, retry_after_s)
@@ -180,6 +207,7 @@ class DeploymentHealth:
             "retry_in_s": None if reopens is None else round(reopens - now, 3),
             "failures": self.breaker.failures(now),
             "in_flight": self.in_flight,
+            "max_parallel": None if math.isinf(self.max_parallel) else int(self.max_parallel),
             "first_token_p50_s": self.first_token_s(0.5),
             "first_token_p95_s": self.first_token_s(0.95),
             "hedges_sent": self.hedges_sent,

@@ -27,16 +27,18 @@ class Consequences:
     """Whether the same request could fare better at the same deployment a moment later."""
     may_be_warming_up: bool = False
     """Whether a server fails like this while it starts."""
+    is_congestion: bool = False
+    """Whether it says that fewer requests under way at once would fare better."""
 
 
 FAILURES: Mapping[Failure, Consequences] = {
     "connection": Consequences("counts", may_be_warming_up=True),
-    "timeout": Consequences("counts"),
-    "first_token_timeout": Consequences("counts"),
+    "timeout": Consequences("counts", is_congestion=True),
+    "first_token_timeout": Consequences("counts", is_congestion=True),
     "idle_timeout": Consequences("counts"),
     "server_error": Consequences("counts"),
-    "overloaded": Consequences("counts", may_be_warming_up=True),
-    "rate_limited": Consequences("cools_down"),
+    "overloaded": Consequences("counts", may_be_warming_up=True, is_congestion=True),
+    "rate_limited": Consequences("cools_down", is_congestion=True),
     "quota_exhausted": Consequences("opens", is_repeatable=False),
     "auth": Consequences("opens", is_repeatable=False),
     "not_found": Consequences("opens", is_repeatable=False),

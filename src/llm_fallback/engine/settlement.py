@@ -33,10 +33,13 @@ class Settlement:
         """The deployment answered."""
         self._record_cost(attempt)
         health, deployment = self._engine.health, self._deployment
+        output_tokens = 1 if attempt.usage is None else max(attempt.usage.output_tokens, 1)
         try:
             with health.lock:
                 self.is_settled = True
-                deployment.succeeded(self._permit, now, attempt.time_to_first_token_s, attempt.busy_s)
+                deployment.succeeded(
+                    self._permit, now, attempt.time_to_first_token_s, attempt.busy_s, output_tokens=output_tokens
+                )
                 self._correct_tokens(attempt, now)
                 if attempt.usage is not None:
                     deployment.record_usage(attempt.usage.output_tokens, attempt.busy_s)

@@ -118,7 +118,8 @@ def _limits(target: Target) -> Mapping[str, Any]:
         "tpm": target.limits.tpm,
         "max_parallel_requests": target.limits.max_parallel,
     }
-    return {name: value for name, value in limits.items() if value is not None}
+    # `auto` is nothing that litellm could do.
+    return {name: value for name, value in limits.items() if isinstance(value, int)}
 
 
 def _info(target: Target, identity: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "less_than_equal": ("le", "at most"),
 }
-_ALTERNATIVE_TO_WORD = {"after_s": "a number of seconds"}
+_ALTERNATIVE_TO_WORD = {"after_s": "a number of seconds", "max_parallel": "a whole number"}
 _OWNERS = ("deployments", "chains")
 _MOST_REMEDIES = 100
 """Unknown keys for which the right one is looked up: it takes a millisecond each, and nobody reads more."""

@@ -65,6 +65,10 @@ def _off(value: Any) -> Any:
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Megabytes = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=1)]
+Parallel = Annotated[
+    Annotated[Count, Tag("<other>")] | Annotated[Literal["auto"], Tag("<word>")], Discriminator(_shape)
+]
+"""A number of requests, or `auto`."""
 Dollars = Annotated[
     Decimal,
     BeforeValidator(_not_a_switch),
@@ -130,7 +134,11 @@ class Limits(Part):
 
     rpm: Count | None = Field(None, description="Requests a minute.")
     tpm: Count | None = Field(None, description="Tokens a minute, input and output together.")
-    max_parallel: Count | None = Field(None, description="Requests under way at the same time.")
+    max_parallel: Parallel | None = Field(
+        None,
+        description="Requests under way at the same time. `auto`: as many as are found to bring more answers; a 429 "
+        "that names no time then makes them fewer, and opens no breaker.",
+    )
     reply_mb: Megabytes = Field(
         64,
         description="Megabytes of one reply, plain or streamed, decompressed. A longer one is a failure, "

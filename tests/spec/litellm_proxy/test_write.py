@@ -89,6 +89,12 @@ class TestRows:
             }
         ]
 
+    def test_a_limit_that_is_found_is_none_of_litellm_s(self):
+        """It has no word for it, and says so rather than taking `auto` for a number."""
+        spec = spec_of(deployments={"a": {**OWN, "limits": {"max_parallel": "auto", "rpm": 6}}})
+        assert "max_parallel_requests" not in written(spec)["model_list"][0]["litellm_params"]
+        assert noted(spec) == {"deployments.a.limits.max_parallel": "LiteLLM finds no limit by itself"}
+
     def test_a_server_without_a_key_gets_a_word_that_is_none(self):
         """Without any, LiteLLM would send it the key of OpenAI. A hosted model without one is left to LiteLLM."""
         rows = written(spec_of(deployments={"a": OWN, "b": {"model": "openai/gpt-4.1"}}))["model_list"]

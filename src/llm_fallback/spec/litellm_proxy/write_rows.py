@@ -59,7 +59,9 @@ class RowWriter:
         limits = self._spec.limits(name)
         for key in ("rpm", "tpm", "max_parallel_requests"):
             value = None if limits is None else getattr(limits, str(SETTINGS[key][-1]))
-            if value is not None:
+            if value == "auto":
+                self._losses.add(("deployments", name, "limits", "max_parallel"), "LiteLLM finds no limit by itself")
+            elif value is not None:
                 yield key, value
         yield from self._cooldown(name)
 
