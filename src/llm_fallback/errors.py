@@ -4,7 +4,8 @@
     ├── SpecError (ValueError)            a spec, override or request parameter is wrong; all mistakes at once
     ├── ChainExhausted (+ ModelError)     every deployment that could be asked failed
     ├── StreamBroken (+ ModelError)       a stream ended early after part of it was delivered
-    └── BudgetExceeded                    the next attempt would cost more than is allowed
+    ├── BudgetExceeded                    the next attempt would cost more than is allowed
+    └── BatchRefused (ValueError)         a file cannot be answered, or not into that target; nothing was sent
 
 `ChainExhausted` and `StreamBroken` are also instances of one of LangChain's own error classes
 (`langchain_core.exceptions`), so code written against those keeps working. There is a class for each pair; all of them
@@ -339,6 +340,11 @@ class BudgetExceeded(LLMFallbackError):
     def __reduce__(self) -> tuple[Callable[..., BudgetExceeded], tuple[Any, ...]]:
         facts = (self.attempt_usd, self.attempts, self.skipped)
         return type(self), (self.spent, self.limit, self.scope, *facts)
+
+
+class BatchRefused(LLMFallbackError, ValueError):
+    """A source that cannot be read, or a target that does not go with it: named with file, line and remedy. Nothing was
+    sent, and nothing was written."""
 
 
 def over_budget(spent: float, limit: float, scope: str, attempt_usd: float | None) -> str:

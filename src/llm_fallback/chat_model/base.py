@@ -14,7 +14,9 @@ from contextvars import ContextVar, copy_context
 from functools import partial
 from inspect import signature
 from math import inf
-from typing import Any, ClassVar, Self, TypeVar, cast
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManager, CallbackManagerForLLMRun
@@ -27,6 +29,8 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, ValidationError, model_validator
 
+from llm_fallback.chat_model.batch.job import BatchJob, BatchResult, run_in_thread
+from llm_fallback.chat_model.batch.survey import BatchRequest, Tally
 from llm_fallback.chat_model.caller import CallContext, Listener
 from llm_fallback.chat_model.chain_table import chain_table
 from llm_fallback.chat_model.chunks import aiter_chunks, iter_chunks
@@ -204,6 +208,73 @@ class ChainChatModel(BaseChatModel):
     def _repr_html_(self) -> str:
         """What a notebook shows: the deployments of the chain, tier by tier, and how they are."""
         return chain_table(self._plan(), self.state())
+
+    def batch_file(
+        self,
+        source: str | PathLike[str],
+        target: str | PathLike[str],
+        *,
+        concurrency: int | Literal["auto"] = "auto",
+        resume: bool = True,
+        prompt: str | None = None,
+        schema: Any = None,
+        retry_failed: bool = False,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> BatchResult:
+        """Answer a file of any length, JSONL, CSV or Parquet by its suffix, and write a row for each of its rows.
+
+        A row has a `prompt` or `messages`, unless `prompt` names another column. The target's row is that row with
+        `row` (its number, from 0), `answer`, `llm_fallback` (the facts of the call) and, where it failed, `error`; rows
+        come in the order in which they are answered. Answers are texts, or objects of `schema`, as
+        `with_structured_output` takes it. `kwargs` are those of `invoke`.
+
+        Killed at any moment and called again, it goes on where it was; `resume=False` begins the target anew. Rows that
+        failed stay as they are unless `retry_failed`. A budget stops it, to be resumed. By `concurrency` "auto" as many
+        rows are under way as bring more answers, found for each deployment without a `max_parallel` of its own.
+
+        Raises BatchRefused, with nothing sent, if the source cannot be read, the target does not go with it, or another
+        batch is writing there.
+        """
+        request = _batch_request(source, target, prompt, schema, concurrency, resume, retry_failed)
+        return run_in_thread(self.batch_job(request, config, **kwargs))
+
+    async def abatch_file(
+        self,
+        source: str | PathLike[str],
+        target: str | PathLike[str],
+        *,
+        concurrency: int | Literal["auto"] = "auto",
+        resume: bool = True,
+        prompt: str | None = None,
+        schema: Any = None,
+        retry_failed: bool = False,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> BatchResult:
+        """Like batch_file. Cancelled, it leaves at once, to be resumed."""
+        request = _batch_request(source, target, prompt, schema, concurrency, resume, retry_failed)
+        return await self.batch_job(request, config, **kwargs).run()
+
+    def batch_job(
+        self,
+        request: BatchRequest,
+        config: RunnableConfig | None = None,
+        *,
+        on_progress: Callable[[Tally], None] = lambda tally: None,
+        **kwargs: Any,
+    ) -> BatchJob:
+        """One run of a batch, for who wants to watch or stop it."""
+        self._check_open()
+        check_call(kwargs)
+        chosen = (
+            kwargs.get("chain") or kwargs.get("model") or ensure_config(config).get("configurable", {}).get("chain")
+        )
+        answerer = self if request.schema is None else self.with_structured_output(request.schema, include_raw=True)
+        engine = self.runtime.engine
+        return BatchJob(
+            request, answerer, self._plan(chosen), engine, config=config, words=kwargs, on_progress=on_progress
+        )
 
     def reload(self, spec: Source) -> None:
         """Answer by another spec from the next call on, in all copies of this model; running calls end by the old
@@ -638,6 +709,20 @@ def fields_of(spec: Any, runtime: ModelRuntime | None, settings: Mapping[str, An
 def _given(**words: Any) -> dict[str, Any]:
     """The words of a call that have a value."""
     return {word: value for word, value in words.items() if value is not None}
+
+
+def _batch_request(
+    source: str | PathLike[str],
+    target: str | PathLike[str],
+    prompt: str | None,
+    schema: Any,
+    concurrency: int | Literal["auto"],
+    resume: bool,
+    retry_failed: bool,
+) -> BatchRequest:
+    if concurrency != "auto" and (isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1):
+        raise ValueError(f"concurrency must be 'auto' or a whole number from 1, got {concurrency!r}")
+    return BatchRequest(Path(source), Path(target), prompt, schema, concurrency, resume, retry_failed)
 
 
 def _key_question(target: Target) -> CallerQuestion:

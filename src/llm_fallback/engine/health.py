@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Self
@@ -77,7 +77,8 @@ class DeploymentHealth:
         self.breaker = breaker
         self.limits = limits
         self.in_flight = 0
-        self.concurrency = ConcurrencyLimit() if limits is not None and limits.max_parallel == "auto" else None
+        self._finders, self._always_finds = 0, limits is not None and limits.max_parallel == "auto"
+        self.concurrency = ConcurrencyLimit() if self._always_finds else None
         """Finds how many requests may be under way; None where that is declared, or nobody limits it."""
         self._last_request = (-math.inf, 0)
         self.hedges_sent = self.hedges_won = self.stitched = 0
@@ -114,6 +115,17 @@ class DeploymentHealth:
             return self.concurrency.limit
         declared = None if self.limits is None else self.limits.max_parallel
         return declared if isinstance(declared, int) else math.inf
+
+    def begin_finding(self) -> None:
+        """Find how many requests may be under way, unless that is declared, until `end_finding`."""
+        self._finders += 1
+        if self.concurrency is None and math.isinf(self.max_parallel):
+            self.concurrency = ConcurrencyLimit()
+
+    def end_finding(self) -> None:
+        self._finders -= 1
+        if not self._finders and not self._always_finds:
+            self.concurrency = None
 
     def begin(self, now: float, tokens: int = 0) -> Permit:
         """Count a request that is about to be sent."""
@@ -253,6 +265,21 @@ class Health:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._of)
+
+    @contextmanager
+    def finding_limits(self, deployments: Iterable[str]) -> Iterator[None]:
+        """Inside, the deployments that declare no `max_parallel` have one that is found, for whoever calls them."""
+        with self.lock:
+            found = [self._of[name] for name in deployments if name in self._of]
+            for deployment in found:
+                deployment.begin_finding()
+        try:
+            yield
+        finally:
+            with self.lock:
+                for deployment in found:
+                    deployment.end_finding()
+            self.notify_waiters()
 
     def count_call(self, now: float) -> None:
         """Count a call, of which repeats and hedges may be a share."""

@@ -1,0 +1,1 @@
+"""Files of any length, answered row by row: what is read, what is written, and how many rows are under way."""
