@@ -69,7 +69,7 @@ def test_an_interrupt_ends_it_quietly(write):
 def test_help_and_version_are_there(run):
     """Every command has a line of help."""
     text = run("--help").stdout
-    for command in ("demo", "check", "explain", "simulate", "ask", "report", "schema"):
+    for command in ("demo", "check", "explain", "simulate", "ask", "batch", "report", "schema"):
         assert f"\n  {command} " in text
         assert run(command, "--help").exit_code == 0
     assert run("--version").stdout.startswith("llm-fallback, version ")

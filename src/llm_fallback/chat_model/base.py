@@ -29,6 +29,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, ValidationError, model_validator
 
+from llm_fallback.chat_model.batch.estimate import BatchEstimate, estimate
 from llm_fallback.chat_model.batch.job import BatchJob, BatchResult, run_in_thread
 from llm_fallback.chat_model.batch.survey import BatchRequest, Tally
 from llm_fallback.chat_model.caller import CallContext, Listener
@@ -275,6 +276,12 @@ class ChainChatModel(BaseChatModel):
         return BatchJob(
             request, answerer, self._plan(chosen), engine, config=config, words=kwargs, on_progress=on_progress
         )
+
+    def estimate_batch(self, request: BatchRequest, **kwargs: Any) -> BatchEstimate:
+        """What a batch would take, with nothing sent: each row that is left asked once, of the chain's first
+        deployment. Source and target are checked as by `batch_file`."""
+        words = {"max_tokens": getattr(self, "max_tokens", None), **kwargs}
+        return estimate(request, self._plan(kwargs.get("chain")).members[0].target, self.runtime.engine, words)
 
     def reload(self, spec: Source) -> None:
         """Answer by another spec from the next call on, in all copies of this model; running calls end by the old

@@ -312,11 +312,16 @@ def estimate_cost(
 ) -> Decimal:
     """What an attempt may cost, in US dollars: a prompt of so many tokens, and the longest reply the request allows,
     else the mean of the deployment's last ones."""
-    mean_tokens, seconds = health.mean_output_tokens, health.mean_seconds
-    output = _longest_reply({**target.parameters, **request})
-    if output is None:
-        output = FIRST_GUESS_TOKENS if mean_tokens is None else round(mean_tokens)
+    output, seconds = estimate_output_tokens(target, request, health), health.mean_seconds
     return prices.cost(Usage(tokens, output), _FIRST_GUESS_S if seconds is None else seconds)
+
+
+def estimate_output_tokens(target: Target, request: Mapping[str, Any], health: DeploymentHealth) -> int:
+    """The longest reply the request allows, else the mean of the deployment's last ones."""
+    longest, mean = _longest_reply({**target.parameters, **request}), health.mean_output_tokens
+    if longest is not None:
+        return longest
+    return FIRST_GUESS_TOKENS if mean is None else round(mean)
 
 
 def _longest_reply(parameters: Mapping[str, Any]) -> int | None:

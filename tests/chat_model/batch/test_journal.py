@@ -73,12 +73,12 @@ def test_the_lock_of_a_process_ends_with_it(tmp_path):
         assert [line for _, line in journal.lines()] == [b"{}\n"]
 
 
-def test_lines_that_are_not_kept_are_dropped_and_the_rest_can_be_added_to(tmp_path):
+def test_lines_can_be_put_in_place_of_others_and_added_to(tmp_path):
     """Under the same lock, though the file is another one."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"row": 0}\n{"row": 1}\n{"row": 2}\n')
     with Journal(path) as journal:
-        journal.keep(lambda number: number != 2)
+        journal.replace(line for number, line in journal.lines() if number != 2)
         journal.append(b'{"row": 1}\n')
         with pytest.raises(BatchRefused):
             Journal(path)

@@ -21,7 +21,15 @@ from pydantic import BaseModel
 from llm_fallback.chat_model.batch.journal import Journal
 from llm_fallback.chat_model.batch.prompts import NoPrompt, column_of, messages_of
 from llm_fallback.chat_model.batch.rows import Row, as_line
-from llm_fallback.chat_model.batch.survey import BatchRequest, Survey, Tally, check_paths, source_rows, survey
+from llm_fallback.chat_model.batch.survey import (
+    BatchRequest,
+    Survey,
+    Tally,
+    check_paths,
+    drop_failed,
+    source_rows,
+    survey,
+)
 from llm_fallback.chat_model.batch.tables import write_table
 from llm_fallback.engine.admission import Start, next_start
 from llm_fallback.engine.engine import Engine
@@ -85,18 +93,30 @@ class BatchJob:
         self._pause_s = 0.0
         self._syncing: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._began = engine.clock.now()
 
     def stop(self) -> None:
         """Start no more rows; `run` returns when those under way are through. From whichever thread."""
         self._is_stopped = True
         self._wake()
 
+    @property
+    def result(self) -> BatchResult:
+        """What became of it so far."""
+        return BatchResult(
+            rows=self.tally.rows,
+            answered=self.tally.answered,
+            failed=self.tally.failed,
+            cost_usd=None if self.tally.cost_usd is None else float(self.tally.cost_usd),
+            seconds=round(self._engine.clock.now() - self._began, 3),
+            complete=self.tally.left == 0,
+        )
+
     async def run(self) -> BatchResult:
         """Answer what is left. Raises BatchRefused, with nothing sent, if source and target are not as they must be;
         whatever a listener or `accept` raises that is no failure of a row; OSError if a row cannot be written."""
         check_paths(self.request)
         self._loop = asyncio.get_running_loop()
-        began = self._engine.clock.now()
         with Journal(self.request.journal) as journal:
             if not self.request.resume:
                 journal.clear()
@@ -106,18 +126,11 @@ class BatchJob:
                 journal.discard_empty()
                 raise
             self.tally = found.tally
+            await asyncio.to_thread(drop_failed, self.request, journal, found)
             await self._answer_rows(found, journal)
-            is_complete = self.tally.left == 0
             if journal.path != self.request.target:
-                await asyncio.to_thread(self._finish_table, journal, is_complete=is_complete)
-        return BatchResult(
-            rows=self.tally.rows,
-            answered=self.tally.answered,
-            failed=self.tally.failed,
-            cost_usd=None if self.tally.cost_usd is None else float(self.tally.cost_usd),
-            seconds=round(self._engine.clock.now() - began, 3),
-            complete=is_complete,
-        )
+                await asyncio.to_thread(self._finish_table, journal, is_complete=self.tally.left == 0)
+        return self.result
 
     def _finish_table(self, journal: Journal, *, is_complete: bool) -> None:
         """Write the table, once every row is there; a journal that it has taken over is of no more use."""

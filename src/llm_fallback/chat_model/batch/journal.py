@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -62,18 +62,17 @@ class Journal:
         self._file.truncate(0)
         self._end = self._file.seek(0)
 
-    def keep(self, is_kept: Callable[[int], bool]) -> None:
-        """Drop all lines but those whose numbers are kept, all at once: a kill leaves the old file or the new."""
+    def replace(self, lines: Iterable[bytes]) -> None:
+        """Have these lines in place of what is there, all at once: a kill leaves the old file or the new."""
         copy = self.path.with_name(f"{self.path.name}.new")
-        kept = _open_locked(copy)
-        kept.truncate(0)
-        for number, line in self.lines():
-            if is_kept(number):
-                kept.write(line)
-        os.fsync(kept.fileno())
+        anew = _open_locked(copy)
+        anew.truncate(0)
+        for line in lines:
+            anew.write(line)
+        os.fsync(anew.fileno())
         copy.replace(self.path)
         self._file.close()
-        self._file, self._end = kept, kept.seek(0, os.SEEK_END)
+        self._file, self._end = anew, anew.seek(0, os.SEEK_END)
 
     def discard_empty(self) -> None:
         """Remove the file if nothing was ever written to it."""

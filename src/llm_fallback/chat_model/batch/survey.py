@@ -75,6 +75,8 @@ class Survey:
     """What was found, and which rows are done."""
 
     tally: Tally = field(default_factory=Tally)
+    dropped: set[int] = field(default_factory=set)
+    """Lines of the target that failed and are to be asked again."""
     _checksums: array[int] = field(default_factory=lambda: array("Q"))
     """Of each row of the target by its number; 0 for one that is not there."""
 
@@ -107,19 +109,22 @@ class Survey:
 
 
 def survey(request: BatchRequest, journal: Journal) -> Survey:
-    """Check source and target. Failed rows that are to be asked again are dropped from the target once all is well."""
-    found, failed = Survey(), set[int]()
+    """Check source and target, and change neither."""
+    found = Survey()
     for number, row, place in _target_rows(request, journal):
         if request.retry_failed and row.get("error") is not None:
-            failed.add(number)
+            found.dropped.add(number)
         else:
             found.add(row, place)
     _check_source(request, found)
-    if journal.is_empty:
-        _restore(request, journal, failed)
-    elif failed:
-        journal.keep(lambda number: number not in failed)
     return found
+
+
+def drop_failed(request: BatchRequest, journal: Journal, found: Survey) -> None:
+    """Take the rows that are to be asked again out of the target, and a table's others back into its journal."""
+    if found.dropped:
+        kept = (row for number, row, _ in _target_rows(request, journal) if number not in found.dropped)
+        journal.replace(as_line(row) for row in kept)
 
 
 def source_rows(request: BatchRequest) -> Iterator[tuple[int, Row]]:
@@ -163,14 +168,6 @@ def _target_rows(request: BatchRequest, journal: Journal) -> Iterator[tuple[int,
 
 def _has_finished_table(request: BatchRequest) -> bool:
     return request.resume and request.journal != request.target and request.target.exists()
-
-
-def _restore(request: BatchRequest, journal: Journal, failed: set[int]) -> None:
-    """Put a table's rows back into its journal, but those to be asked again."""
-    if failed:
-        for number, row, _ in _target_rows(request, journal):
-            if number not in failed:
-                journal.append(as_line(row))
 
 
 def _from_cells(fields: dict[str, Any], place: str, request: BatchRequest) -> dict[str, Any]:
