@@ -26,7 +26,8 @@ def page() -> str:
 
 
 def _sections() -> Iterator[str]:
-    context = click.Context(main, info_name="llm-fallback", max_content_width=90, terminal_width=90)
+    settings = {**main.context_settings, "max_content_width": 90, "terminal_width": 90}
+    context = click.Context(main, info_name="llm-fallback", **settings)
     for name in main.list_commands(context):
         command = main.get_command(context, name)
         assert command is not None

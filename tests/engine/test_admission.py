@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from llm_fallback.engine.admission import Start, next_start
+from llm_fallback.engine.concurrency import START
 from llm_fallback.spec import Limits
 from tests.plans import chain, health_of, member
 
@@ -72,9 +73,9 @@ def test_limits_are_found_for_who_declares_none_while_a_batch_runs():
     def limits():
         return [health[name].max_parallel for name in "abc"]
 
-    assert limits() == [NEVER, 3, 8]
+    assert limits() == [NEVER, 3, START]
     with health.finding_limits(["a", "b", "c"]):
         with health.finding_limits(["a"]):
-            assert limits() == [8, 3, 8]
-        assert limits() == [8, 3, 8]
-    assert limits() == [NEVER, 3, 8]
+            assert limits() == [START, 3, START]
+        assert limits() == [START, 3, START]
+    assert limits() == [NEVER, 3, START]

@@ -7,6 +7,7 @@ import itertools
 import math
 from dataclasses import dataclass, field
 from random import Random
+from statistics import median
 
 import pytest
 from hypothesis import given, settings
@@ -165,14 +166,17 @@ def test_answers_that_take_longer_because_they_are_longer_shrink_nothing():
 
 
 def test_answers_that_grow_slower_with_as_many_requests_make_them_fewer():
-    """Its capacity has become an eighth; nobody was refused."""
+    """Its capacity has become an eighth; nobody was refused. Now and then more are tried."""
     limit = ConcurrencyLimit()
     traffic = Traffic(limit, 64, queues=True)
     traffic.go_on(60.0)
     assert limit.limit >= 64
-    traffic.capacity = 8
+    traffic.capacity, seen = 8, []
     traffic.go_on(60.0)
-    assert limit.limit <= 32
+    for _ in range(60):
+        traffic.go_on(1.0)
+        seen.append(limit.limit)
+    assert median(seen) <= 24
 
 
 def test_nobody_who_asks_for_little_raises_the_limit():
@@ -200,7 +204,7 @@ outcomes = st.lists(
 @given(outcomes)
 @settings(deadline=None, max_examples=examples(200))
 def test_the_limit_stays_in_its_bounds_whatever_happens(outcomes):
-    """From one to `MOST`, and a pause ends within half a minute; an answer raises it by one at most."""
+    """From one to `MOST`, and a pause ends within seconds; an answer raises it by one at most."""
     limit, now = ConcurrencyLimit(), 0.0
     for is_answer, pause, took, in_flight, work in outcomes:
         now += pause
@@ -212,7 +216,7 @@ def test_the_limit_stays_in_its_bounds_whatever_happens(outcomes):
             limit.refused(now, now - took, in_flight)
             assert limit.limit <= before
         assert 1 <= limit.limit <= MOST
-        assert limit.paused_until <= now + 30.0
+        assert limit.paused_until <= now + 4.0
 
 
 @given(st.integers(1, 100), st.booleans(), st.integers(0, 10))

@@ -35,6 +35,7 @@ PAGES = [
     "docs/budgets.md",
     "docs/failures.md",
     "docs/runnables.md",
+    "docs/batch.md",
     "docs/testing.md",
     "docs/simulation.md",
     "docs/litellm-proxy.md",

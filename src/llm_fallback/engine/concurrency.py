@@ -16,17 +16,18 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-START = 8
+START = 16
 MOST = 1024
 _ROUND = 32
 """The fewest answers that a level is judged by: their latencies differ as their lengths do."""
-_PATIENCE = 150
+_PATIENCE = 120
 """Answers between two looks beyond the limit. Each may cost one refusal, so fewer than one in a hundred is refused."""
-_LEAST_GAIN = 0.25
-"""A level is worth having if it brings at least this share of the answers that its further requests could bring."""
+_SMALL_STEP, _LEAST_GAIN = 1.5, 0.25
+"""A level is worth having if it brings at least this share of the answers that its further requests could bring. Of a
+step that is smaller than the first number, that cannot be told from chance."""
 _GROWN_SLOW = 1.5
 """Latency beyond this many times what the level was found with is worth finding out about."""
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,9 @@ class _Level:
         return self.size / self.seconds if self.seconds else math.inf
 
     def is_worth_more_than(self, smaller: _Level) -> bool:
-        """Whether its further requests bring enough further answers. Small steps cannot be told from chance."""
+        """Whether its further requests bring enough further answers."""
         step = self.size / smaller.size
-        return step < _GROWN_SLOW or self.rate >= smaller.rate * (1 + _LEAST_GAIN * (step - 1))
+        return step < _SMALL_STEP or self.rate >= smaller.rate * (1 + _LEAST_GAIN * (step - 1))
 
 
 class ConcurrencyLimit:
@@ -60,6 +61,8 @@ class ConcurrencyLimit:
         """The level known to be worth having."""
         self._slow: _Level | None = None
         """The larger level that the present one is compared with, after that had grown slow."""
+        self._has_grown_slow = False
+        """Whether the last answers were slow; those are still a mixture of before and after."""
         self._ceiling: int | None = None
         """The least number known to be too many; None if nothing is known."""
         self._is_refused_at_ceiling = False
@@ -81,8 +84,16 @@ class ConcurrencyLimit:
                 self._climb(now)
         elif sent_at >= self._since:
             self._answers, self._work, self._busy_s = self._answers + 1, self._work + work, self._busy_s + now - sent_at
-            if self._answers >= max(_ROUND if self._phase == "measuring" else _PATIENCE, self.limit):
+            if self._answers >= self._enough():
                 self._judge(_Level(self.limit, self._busy_s / max(self._work, 1)), now)
+
+    def _enough(self) -> int:
+        """The number of answers that the present level is judged by."""
+        if self._phase == "holding" and not self._has_grown_slow:
+            return max(_PATIENCE, self.limit)
+        # Of a small step only a refusal tells anything, and that comes at once.
+        is_small = self._good is not None and self._good.size < self.limit < _SMALL_STEP * self._good.size
+        return self.limit if is_small else max(_ROUND, self.limit)
 
     def refused(self, now: float, sent_at: float, in_flight: int) -> None:
         """Learn that the deployment took a request for one too many, of so many under way."""
@@ -147,16 +158,19 @@ class ConcurrencyLimit:
 
     def _look_around(self, level: _Level, now: float) -> None:
         """After a while at the limit: find out whether it has become too many, or too few."""
-        good = self._good or level
-        if level.seconds > _GROWN_SLOW * good.seconds and level.size > 1:
+        good, had_grown_slow = self._good or level, self._has_grown_slow
+        self._has_grown_slow = level.seconds > _GROWN_SLOW * good.seconds and level.size > 1
+        if self._has_grown_slow and had_grown_slow:
             self._compare_with_half(level, now)
+        elif self._has_grown_slow:
+            self._measure_from(now)
         elif self.limit < MOST:
             self._climb_to(self.limit + 1 if self._is_refused_at_ceiling else 2 * self.limit, now)
         else:
             self._measure_from(now)
 
     def _compare_with_half(self, level: _Level, now: float) -> None:
-        self._slow, self.limit, self._phase = level, level.size // 2, "measuring"
+        self._slow, self.limit, self._phase, self._has_grown_slow = level, level.size // 2, "measuring", False
         self._shrunk_at = now
         self._measure_from(now)
 

@@ -547,3 +547,27 @@ async def test_a_429_opens_no_breaker_and_the_limit_is_gone_when_the_batch_is(fi
     result = await model.abatch_file(files.source, files.target)
     assert (result["answered"], result["failed"], opened) == (200, 0, [])
     assert model.state()["a"]["max_parallel"] is None
+
+
+async def test_a_row_that_was_only_one_too_many_is_asked_again(files):
+    """Its call has no repeats left, but others are answered: it is not the row that fails."""
+    files.write([{"prompt": f"question {number}"} for number in range(100)])
+    script = [Fail(429) if number % 20 == 10 else "fine" for number in range(200)]
+    model = fake_chat_model({"a": script}, max_retries=0)
+    assert (await model.abatch_file(files.source, files.target))["failed"] == 0
+
+
+async def test_a_server_that_answers_nobody_is_not_asked_for_ever(files):
+    """Rows fail as `rate_limited`, each with the requests of one call."""
+    model = fake_chat_model({"a": Fail(429)}, max_retries=0)
+    result = await model.abatch_file(files.source, files.target)
+    assert (result["failed"], len(model.received())) == (10, 10)
+    assert {row["error"]["failure"] for row in files.answers()} == {"rate_limited"}
+
+
+async def test_a_declared_number_of_parallel_requests_is_kept(files):
+    """`auto` finds one only where there is none."""
+    spec = spec_of("a")
+    spec["deployments"]["a"]["limits"] = {"max_parallel": 3}
+    model = fake_chat_model({"a": Reply("fine", delay_s=1)}, spec=spec)
+    assert await most_in_flight(model, files) == 3

@@ -42,7 +42,8 @@ _SYNC_EVERY = 256
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 """Between two rows while every breaker of the chain is open."""
 
-Ask = Callable[[Sequence[BaseMessage], RunnableConfig], Any]
+_THROTTLED_ASKS, _LATELY_S = 3, 30.0
+"""How often a row is asked again that was refused by 429, while others were answered so many seconds ago."""
 
 
 class BatchResult(TypedDict):
@@ -93,7 +94,7 @@ class BatchJob:
         self._pause_s = 0.0
         self._syncing: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._began = engine.clock.now()
+        self._began, self._answered_at = engine.clock.now(), -math.inf
 
     def stop(self) -> None:
         """Start no more rows; `run` returns when those under way are through. From whichever thread."""
@@ -234,8 +235,7 @@ class BatchJob:
         began = self._engine.clock.now()
         try:
             column = column_of(row.fields, self.request.prompt, row.place)
-            reply = await self._answerer.ainvoke(messages_of(row.fields, column), config, **self._words)
-            added = _answer_of(reply)
+            added = _answer_of(await self._ask(messages_of(row.fields, column), config))
         except NoPrompt as error:
             added = self._failed("bad_request", str(error), (), (), began)
         except ChainExhausted as error:
@@ -251,8 +251,20 @@ class BatchJob:
         written = {**row.fields, "row": number, **added}
         journal.append(as_line(written))
         self.tally.add(written)
+        if "error" not in added:
+            self._answered_at = self._engine.clock.now()
         self._sync(journal)
         self._on_progress(self.tally)
+
+    async def _ask(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> Any:
+        """The reply; asked again where there were only too many at once, as others were answered lately."""
+        for _ in range(_THROTTLED_ASKS):
+            try:
+                return await self._answerer.ainvoke(messages, config, **self._words)
+            except ChainExhausted as error:
+                if error.failure != "rate_limited" or self._engine.clock.now() > self._answered_at + _LATELY_S:
+                    raise
+        return await self._answerer.ainvoke(messages, config, **self._words)
 
     def _failed(
         self, failure: Unanswered, message: str, attempts: Sequence[Attempt], skipped: Sequence[Skip], began: float
