@@ -86,7 +86,7 @@ class Chaos:
 class Capacity:
     """Answers so many requests at a time, each after about `MEAN_S`, and refuses those beyond."""
 
-    MEAN_S, SPREAD = 1.0, 0.3
+    MEAN_S, SPREAD = 0.5, 0.3
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)

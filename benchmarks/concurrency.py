@@ -25,7 +25,7 @@ from llm_fallback.chat_model.batch.survey import BatchRequest
 
 PHASES = (64, 8, 32)
 FIXED = (8, 16, 32, 64)
-ROWS = 50_000
+ROWS = 30_000
 """More than any contestant answers."""
 
 

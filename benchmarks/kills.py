@@ -28,7 +28,7 @@ from benchmarks.crowd import resident_kb
 from llm_fallback import build_chat_model
 
 CONCURRENCY = 64
-ATTEMPT_S = 1.0
+ATTEMPT_S = 5.0
 
 
 def spec_of(server: RunningServer) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def spec_of(server: RunningServer) -> dict[str, Any]:
         name: {"backend": "vllm", "model": name, "api_base": f"{server.url}/{name}", "price": "free"}
         for name in ("one", "two", "good")
     }
-    timeouts = {"total_s": 20, "attempt_s": ATTEMPT_S}
+    timeouts = {"total_s": 60, "attempt_s": ATTEMPT_S}
     return {"deployments": deployments, "chains": {"main": {"tiers": list(deployments), "timeouts": timeouts}}}
 
 
@@ -71,7 +71,7 @@ class Target:
                 self._read_to += len(line)
                 row = json.loads(line)
                 self.lines += 1
-                self.wrong += row["answer"] != answer_to(row["prompt"])
+                self.wrong += row["answer"] not in (None, answer_to(row["prompt"]))
                 self.rows.add(row["row"])
 
 
