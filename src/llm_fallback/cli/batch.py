@@ -134,7 +134,7 @@ def _run(model: ChainChatModel, request: BatchRequest, *, as_json: bool) -> int:
         click.echo(_summary(job))
     if interrupted:
         return INTERRUPTED
-    return 0 if job.result["complete"] and not job.result["failed"] else EXIT_FAILED
+    return 0 if job.was_finished or (job.result["complete"] and not job.result["failed"]) else EXIT_FAILED
 
 
 def _say_what_is_finished() -> None:

@@ -85,6 +85,8 @@ class BatchJob:
         self.request, self.tally = request, Tally()
         self.stopped_by: BudgetExceeded | None = None
         """The budget that stopped it."""
+        self.was_finished = False
+        """Whether an earlier run had left no row to ask."""
         self._answerer, self._chain, self._engine = answerer, chain, engine
         self._config, self._words, self._on_progress = config, dict(words or {}), on_progress
         self._tasks: set[asyncio.Task[None]] = set()
@@ -128,6 +130,7 @@ class BatchJob:
                 raise
             self.tally = found.tally
             await asyncio.to_thread(drop_failed, self.request, journal, found)
+            self.was_finished = not self.tally.left
             await self._answer_rows(found, journal)
             if journal.path != self.request.target:
                 await asyncio.to_thread(self._finish_table, journal, is_complete=self.tally.left == 0)
