@@ -32,7 +32,7 @@ Made from the models of a spec; `make docs` writes it anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, Required
 
@@ -133,6 +133,8 @@ def _members(annotation: Any) -> list[str]:
         return [f"Mapping[{', '.join(_union(_members(argument)) for argument in arguments)}]"]
     if origin in (tuple, list):
         return [f"Sequence[{_union(_members(arguments[0]))}]"]
+    if origin is frozenset:
+        return [f"Collection[{_union(_members(arguments[0]))}]"]
     if origin is get_origin(Callable[..., Any]):
         takes = "..." if arguments[0] is ... else f"[{', '.join(_union(_members(taken)) for taken in arguments[0])}]"
         return [f"Callable[{takes}, {_union(_members(arguments[1]))}]"]

@@ -74,7 +74,7 @@ def health_of(plan: ChainPlan) -> Health:
 class DeclaredCatalogue:
     """Knows of models what their targets say, and nothing else."""
 
-    def prices(self, target: Target) -> Prices | None:
+    def prices(self, target: Target, service_tier: str | None = None) -> Prices | None:
         return target.prices
 
     def context_window(self, target: Target) -> int | None:

@@ -39,7 +39,7 @@ Failure = Literal[
 Outcome = Literal["succeeded", "failed", "cancelled"]
 Unanswered = Failure | Literal["budget"]
 """Why a call has no answer: how the chain failed, or a budget that the next attempt might have exceeded."""
-SkipReason = Literal["breaker_open", "limit", "context_window", "unsupported", "budget"]
+SkipReason = Literal["breaker_open", "limit", "context_window", "unsupported", "budget", "zone"]
 
 
 class AttemptMetadata(TypedDict):

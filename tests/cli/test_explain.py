@@ -30,7 +30,7 @@ def test_json_is_what_the_model_s_explain_says(write, run):
     """The same keys, and notes on what was left open."""
     write(TWO)
     printed = json.loads(run("explain", "--json", "--chain", "cheap").stdout)
-    assert list(printed) == ["chain", "tiers", "max_requests", "max_seconds", "roads", "notes"]
+    assert list(printed) == ["chain", "tiers", "max_requests", "max_seconds", "roads", "zones", "notes"]
     assert (printed["chain"], printed["tiers"], printed["max_requests"]) == ("cheap", [["own", "other"]], 4)
     assert "variables were not resolved: ${OWN_URL}, ${OTHER_URL}" in printed["notes"]
     assert "accept was not imported: nowhere.to:be_found" in printed["notes"]

@@ -1001,7 +1001,7 @@ async def test_a_cancelled_probe_lets_the_next_call_probe():
 async def test_what_cannot_be_booked_takes_no_place_with_it(act, hedge, streamed):
     """A mistake in a price list fails the call, and not those after it."""
 
-    def prices(target):
+    def prices(target, service_tier=None):
         raise LookupError("no such page")
 
     on = stage(chain(member("a"), member("b"), hedge=hedge), a=[2.0, *act], b=[5.0, *say("other")])

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_fallback.engine.balancing import by_weight
 from llm_fallback.engine.health import Health
 from llm_fallback.engine.policy import FallbackPolicy, Stop, Try, Wait
 from llm_fallback.engine.transport import Fault
@@ -70,7 +71,7 @@ def journey(
     course = FallbackPolicy(
         plan,
         lambda name, at: known[name].unavailable(at),
-        rng=Random(7),
+        pick=by_weight(Random(7)),
         backoff=backoff,
         deadline=now + plan.total_s,
         **settings,
@@ -545,7 +546,7 @@ def test_a_place_that_only_a_release_can_free_is_waited_for_without_a_time():
     health = health_of(plan)
     permit = health["a"].begin(0.0)
     course = FallbackPolicy(
-        plan, lambda name, at: health[name].unavailable(at), rng=Random(1), backoff=float, deadline=30.0
+        plan, lambda name, at: health[name].unavailable(at), pick=by_weight(Random(1)), backoff=float, deadline=30.0
     )
     assert course.next_step(1.0) == Wait(math.inf)
     health["a"].succeeded(permit, 2.0)
@@ -609,7 +610,7 @@ def drawn(*weights: float, times: int = 3000) -> Counter[tuple[str, ...]]:
     plan = chain([member(name, weight=weight) for name, weight in zip("abc", weights, strict=False)], retries=0)
     rng, seen = Random(11), Counter()
     for _ in range(times):
-        course = FallbackPolicy(plan, lambda name, at: None, rng=rng, backoff=float)
+        course = FallbackPolicy(plan, lambda name, at: None, pick=by_weight(rng), backoff=float)
         order = []
         while isinstance(step := course.next_step(0.0), Try):
             order.append(step.member.name)
@@ -687,7 +688,7 @@ def test_another_names_only_those_nobody_asked_and_who_are_free():
     health = health_of(plan)
     open_breaker(health, "b")
     course = FallbackPolicy(
-        plan, lambda name, at: health[name].unavailable(at), rng=Random(1), backoff=float, deadline=99.0
+        plan, lambda name, at: health[name].unavailable(at), pick=by_weight(Random(1)), backoff=float, deadline=99.0
     )
     assert course.next_untried(1.0).member.name == "a"
     assert course.next_untried(1.0).member.name == "c"
@@ -846,7 +847,7 @@ def test_whatever_happens_a_course_keeps_the_promises_of_the_contract(data, plan
     course = FallbackPolicy(
         plan,
         lambda name, at: health[name].unavailable(at),
-        rng=Random(data.draw(st.integers(0, 99))),
+        pick=by_weight(Random(data.draw(st.integers(0, 99)))),
         backoff=lambda repeat: 0.25 * 2**repeat,
         deadline=start + plan.total_s,
         lacks=lambda who: "tools" if who.name in lacking else None,

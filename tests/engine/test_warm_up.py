@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from llm_fallback import build_chat_model
+from llm_fallback.engine.balancing import by_weight
 from llm_fallback.engine.circuit_breaker import CircuitBreaker
 from llm_fallback.engine.engine import Answered, Failed
 from llm_fallback.engine.policy import FallbackPolicy
@@ -242,7 +243,7 @@ def test_a_probe_is_no_repeat():
     plan = chain(cold(), retries=0)
     health = health_of(plan)
     course = FallbackPolicy(
-        plan, lambda name, at: health[name].unavailable(at), rng=Random(1), backoff=float, deadline=60
+        plan, lambda name, at: health[name].unavailable(at), pick=by_weight(Random(1)), backoff=float, deadline=60
     )
     step = course.next_step(0)
     permit = health["cold"].begin(0)

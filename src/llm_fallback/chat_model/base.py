@@ -16,7 +16,7 @@ from inspect import signature
 from math import inf
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast
 from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManager, CallbackManagerForLLMRun
@@ -68,6 +68,9 @@ from llm_fallback.spec.shown import shown
 
 _LOG = logging.getLogger("llm_fallback")
 
+if TYPE_CHECKING:
+    from langchain_core.language_models.chat_models import _ChatModelBinding
+
 _caller: ContextVar[CallContext | None] = ContextVar("llm_fallback_caller", default=None)
 """Who makes the call that is being started in this context."""
 
@@ -91,6 +94,8 @@ class ChainChatModel(BaseChatModel):
     """The chain asked unless a call names another."""
     listeners: Sequence[Listener] = Field(default=(), exclude=True, repr=False)
     """Each is called with every event, in the caller's own thread or task."""
+    zones: frozenset[str] | None = Field(default=None)
+    """Where prompts of this model may go, of the zones where a chain's may go at all; None: to all of those."""
     structured: OutputFormat | None = Field(default=None, exclude=True, repr=False)
     """The form replies must have, where `with_structured_output` asked for one."""
     runtime: ModelRuntime = Field(exclude=True, repr=False)
@@ -134,6 +139,17 @@ class ChainChatModel(BaseChatModel):
         name = self._chain_name(chain)
         return self.model_copy(update={"chain": name, "model": name})
 
+    def bind(self, **kwargs: Any) -> _ChatModelBinding:
+        """LangChain's; `zones` are bound to the model itself, so that no call can widen them."""
+        zones = self.runtime.plan.zones(kwargs.pop("zones", None))
+        if zones is None:
+            return super().bind(**kwargs)
+        narrowed = self.model_copy(update={"zones": zones if self.zones is None else self.zones & zones})
+        for field in self.lazy_fields.values():
+            if field.is_kept:  # It may name deployments that are outside now.
+                field.clear(narrowed)
+        return narrowed.bind(**kwargs)
+
     def explain(self, chain: str | None = None) -> Explanation:
         """What one call may do, as plain data: tiers, the most requests, the most seconds; and by which road each
         deployment is asked: `direct`, or `relayed` through litellm whole, as all are while somebody listens to it."""
@@ -170,7 +186,7 @@ class ChainChatModel(BaseChatModel):
     def _targets(self, chain: str | None) -> list[Target]:
         self._check_open()
         plan = self.runtime.plan
-        chains = plan.chains.values() if chain is None else [plan.chain(chain)]
+        chains = [plan.chain(name).within(self.zones) for name in (plan.chains if chain is None else [chain])]
         return list({member.name: member.target for chain_plan in chains for member in chain_plan.members}.values())
 
     def reset_breaker(self, deployment: str) -> None:
@@ -504,6 +520,10 @@ class ChainChatModel(BaseChatModel):
         chosen = kwargs.pop("chain", None) or kwargs.get("model") or config.get("configurable", {}).get("chain")
         if chosen is not None:
             kwargs["model"] = self._chain_name(chosen)
+        narrowed = self.runtime.plan.zones(config.get("configurable", {}).get("zones"))
+        if narrowed is not None:
+            asked = self.runtime.plan.zones(kwargs.get("zones"))
+            kwargs["zones"] = sorted(narrowed if asked is None else narrowed & asked)
         if self.structured is not None and self.structured.trace_format is not None:
             kwargs.setdefault("ls_structured_output_format", self.structured.trace_format)
         return config, kwargs
@@ -514,11 +534,15 @@ class ChainChatModel(BaseChatModel):
         # Nothing here may hold the model: a kept-alive connection keeps the context it was opened in, and with it
         # the caller of its first request, for as long as it is open.
         handlers = partial(CallbackManager.configure, config.get("callbacks"), self.callbacks, self.verbose)
-        return CallContext(self.listeners, config["run_id"], tags, metadata, handlers, reader_is_timed=True)
+        known = config.get("configurable", {})
+        thread = known.get("thread_id") or known.get("session_id")
+        return CallContext(
+            self.listeners, config["run_id"], tags, metadata, handlers, thread=thread, reader_is_timed=True
+        )
 
     def _plan(self, chain: str | None = None) -> ChainPlan:
         """Of the chain, or of this model's own, which a reload by a copy of it may have taken away."""
-        return self.runtime.state.plan.chain(chain or self.chain)
+        return self.runtime.state.plan.chain(chain or self.chain).within(self.zones)
 
     def _chain_name(self, name: str) -> str:
         return self.runtime.state.plan.chain(name).name
@@ -549,21 +573,26 @@ class ChainChatModel(BaseChatModel):
         """The call that merged kwargs ask for."""
         self._check_open()
         _, plan, engine = self.runtime.state
-        return CallExecution(engine, to_call(kwargs, plan.chain(kwargs["model"]), self.structured, caller.spender()))
+        chain = plan.chain(kwargs["model"]).within(self.zones)
+        if "zones" in kwargs:
+            chain = chain.within(plan.zones(kwargs["zones"]))
+        return CallExecution(engine, to_call(kwargs, chain, self.structured, caller.spender(), caller.thread))
 
     def _check_open(self) -> None:
         if self.runtime.is_closed:
             raise RuntimeError("this model is closed; build another with build_chat_model")
 
     def _caller(self, run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None) -> CallContext:
+        known = _caller.get()
         if run_manager is None:
-            return _caller.get() or CallContext(self.listeners)
+            return known or CallContext(self.listeners)
         return CallContext(
             self.listeners,
             run_manager.run_id,
             run_manager.tags,
             run_manager.metadata,
             lambda: run_manager.handlers,
+            thread=known.thread if known else None,
         )
 
     def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -695,7 +724,8 @@ class ChainChatModel(BaseChatModel):
 
     def _chain_identity(self) -> dict[str, Any]:
         """What tells a reply of this chain from others, for LangChain's cache and traces."""
-        return {"chain": self.chain, "deployments": self._plan().models}
+        zones = {} if self.zones is None else {"zones": sorted(self.zones)}
+        return {"chain": self.chain, "deployments": self._plan().models, **zones}
 
 
 def fields_of(spec: Any, runtime: ModelRuntime | None, settings: Mapping[str, Any], adapter: Adapter) -> dict[str, Any]:
@@ -708,6 +738,8 @@ def fields_of(spec: Any, runtime: ModelRuntime | None, settings: Mapping[str, An
         configured = configure(spec, settings)
         spec, runtime = configured.spec, ModelRuntime(configured.spec, adapter, configured.chain_settings)
         settings = {**configured.fields, "chain": configured.chain}
+        if "zones" in settings:
+            settings["zones"] = runtime.plan.zones(settings["zones"])
     name = settings.get("chain") or runtime.plan.default_chain
     listeners = tuple(settings.get("listeners", ()))
     return {**settings, "listeners": listeners, "spec": spec, "runtime": runtime, "chain": name, "model": name}

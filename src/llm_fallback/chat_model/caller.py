@@ -33,6 +33,8 @@ class CallContext:
     metadata: dict[str, Any] = field(default_factory=dict)
     find_handlers: Callable[[], CallbackManager | Sequence[BaseCallbackHandler]] = tuple
     """Asked only once."""
+    thread: Any = None
+    """The conversation that the call belongs to, as its config names it."""
     reader_is_timed: bool = False
     """Whether `held_s` is kept; else the driver goes by its own clock, LangChain's part in it included."""
     held_s: float = 0.0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -26,14 +27,20 @@ from llm_fallback.errors import BudgetExceeded, StreamBroken, StreamCut, StreamR
 from llm_fallback.events import Failure, Record, Usage
 from llm_fallback.plan.plan import ChainPlan, Feature, Target
 
-_NOT_SENT = ("chain", "model", "stream", "metadata", "run_manager", "callbacks", "timeout", "max_retries")
+_NOT_SENT = ("chain", "model", "stream", "metadata", "run_manager", "callbacks", "timeout", "max_retries", "zones")
 """Words of the merged request that are the chain's or LangChain's, not the deployment's."""
 
 _CHARACTERS_OF_A_PICTURE = 4000
 
 
-def to_call(words: Mapping[str, Any], chain: ChainPlan, output_format: OutputFormat | None, spender: Spender) -> Call:
-    """The call that ChatLiteLLM's merged words ask of a chain."""
+def to_call(
+    words: Mapping[str, Any],
+    chain: ChainPlan,
+    output_format: OutputFormat | None,
+    spender: Spender,
+    thread: object = None,
+) -> Call:
+    """The call that ChatLiteLLM's merged words ask of a chain; `thread` names the conversation, if anything does."""
     request = {name: value for name, value in words.items() if name not in _NOT_SENT}
     request["messages"] = _in_parts(request["messages"])
     if words.get("metadata"):
@@ -50,7 +57,25 @@ def to_call(words: Mapping[str, Any], chain: ChainPlan, output_format: OutputFor
         features=_features(request),
         tokens=_prompt_tokens(request),
         spender=spender,
+        conversation=None if chain.affinity == "off" else _conversation(chain, request["messages"], thread),
     )
+
+
+def _conversation(chain: ChainPlan, messages: Sequence[Mapping[str, Any]], thread: object) -> bytes:
+    """What tells the call's conversation from others, the same in every process: its name, else how its prompt
+    begins."""
+    if chain.affinity == "prefix" or thread is None:
+        said = [message.get("content") for message in _beginning(messages)]
+        return blake2b(repr(said).encode(errors="replace"), digest_size=16).digest()
+    return blake2b(str(thread).encode(errors="replace"), digest_size=16).digest()
+
+
+def _beginning(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """What stands before the first answer, up to the first words of a human."""
+    for message in messages:
+        yield message
+        if message.get("role") not in ("system", "developer"):
+            return
 
 
 _ROLES = {"human": "user", "ai": "assistant"}

@@ -86,7 +86,7 @@ def _rows(plan: ChainPlan) -> Iterator[tuple[str, Member, str]]:
         "refused": plan.on_content_policy or (),
     }
     for route, tiers in routes.items():
-        for number, tier in enumerate(tiers, 1):
+        for number, tier in enumerate((tier for tier in tiers if tier.members), 1):
             when = f"{route} {number}".strip()
             for member in tier.members:
                 yield when, member, _share(member, tier)

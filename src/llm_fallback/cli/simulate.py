@@ -18,7 +18,9 @@ from llm_fallback.simulate.troubles import FAILURES
 from llm_fallback.spec import Spec, load_spec
 
 _FAILURES = f"One that fails so. FAILURE is one of {', '.join(FAILURES)}."
+_SLOW = "One that begins its replies after this time; as in 10x: whose replies take so many times as long."
 _NUMBER = r"(\d+(?:\.\d+)?)"
+_TIMES = re.compile(rf"{_NUMBER}x")
 _TIME = re.compile(rf"{_NUMBER}(ms|s|m|h)?")
 _RATE = re.compile(rf"{_NUMBER}(?:/(s|m|min|h))?")
 _PERCENT = re.compile(rf"{_NUMBER}%?")
@@ -28,7 +30,7 @@ _SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.
 _FORMS = {
     "--down": "NAME, as in --down claude",
     "--fail": "NAME=FAILURE[:PERCENT], as in --fail claude=rate_limited:30%",
-    "--slow": "NAME=TIME, as in --slow claude=4s",
+    "--slow": "NAME=TIME, as in --slow claude=4s or --slow claude=10x",
 }
 
 
@@ -37,7 +39,7 @@ _FORMS = {
 @chain_option
 @click.option("--down", multiple=True, metavar="NAME", help="A deployment that refuses connections.")
 @click.option("--fail", multiple=True, metavar="NAME=FAILURE[:PERCENT]", help=_FAILURES)
-@click.option("--slow", multiple=True, metavar="NAME=TIME", help="One that begins its replies after this time.")
+@click.option("--slow", multiple=True, metavar="NAME=TIME", help=_SLOW)
 @click.option("--calls", default=1000, show_default=True, type=click.IntRange(1), help="How many calls are made.")
 @click.option("--rate", "pace", default="10/s", show_default=True, metavar="N/s", help="How many come in a second.")
 @click.option("--stream/--no-stream", default=True, show_default=True, help="Whether replies are streamed.")
@@ -66,6 +68,7 @@ def command(
     \b
     llm-fallback simulate --down claude
     llm-fallback simulate --fail claude=rate_limited:30% --slow llama=4s
+    llm-fallback simulate --slow llama=10x
     llm-fallback simulate --down claude@30s-2m --calls 5000 --rate 50/s
 
     The calls go as real ones would; the deployments and the clock are pretended, and nothing is sent.
@@ -143,6 +146,8 @@ def _trouble(text: str, option: str) -> Trouble:
         case "--down":
             return Trouble(name, "connection", begins_s=begins, ends_s=ends)
         case "--slow":
+            if times := _TIMES.fullmatch(rest):
+                return Trouble(name, times=float(times[1]), begins_s=begins, ends_s=ends)
             return Trouble(name, first_token_s=seconds(rest, option), begins_s=begins, ends_s=ends)
     failure, colon, share = rest.partition(":")
     affected = percent(share, option) if colon else 1.0

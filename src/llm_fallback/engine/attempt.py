@@ -11,11 +11,12 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
 from llm_fallback.engine.continuation import OverlapTrimmer
-from llm_fallback.engine.engine import CallerQuestion, Engine, Mismatch
+from llm_fallback.engine.engine import CallerQuestion, Engine, Mismatch, service_tier
 from llm_fallback.engine.protocol.faults import shortened
 from llm_fallback.engine.reader_pauses import ReaderPauses
 from llm_fallback.engine.settlement import Settlement
@@ -274,6 +275,9 @@ class AttemptExecution:
                 self._release_held_back()
         elif isinstance(item, Unsupported):
             self.unsupported = True
+        elif item.failure == "rate_limited" and service_tier(self.member.target, self.request.body) == "flex":
+            # What was left over is used up; the account may ask for more at its usual price.
+            self.fault = replace(item, failure="overloaded")
         else:
             self.fault = item
 
@@ -337,10 +341,12 @@ class AttemptExecution:
             why = self._engine.redact(verdict) if isinstance(verdict, str) else "accept said no"
             self.fault = Fault("rejected", why, 200)
 
-    def succeed(self) -> None:
-        """Settle an attempt that brought a whole reply."""
-        now = self._engine.clock.now()
-        self.settlement.succeed(self._fact("succeeded", None, now), now)
+    def succeed(self) -> float | None:
+        """Settle an attempt that brought a whole reply; seconds until its deployment reopens if it was so slow that its
+        breaker opened."""
+        now, usage = self._engine.clock.now(), self.partial.usage
+        output_tokens = usage.output_tokens if usage else estimate_reply_tokens(self.partial.output_characters)
+        return self.settlement.succeed(self._fact("succeeded", None, now), now, output_tokens)
 
     def fail(self, fault: Fault) -> float | None:
         """Settle an attempt that failed; seconds until its deployment reopens if that opened its breaker."""
@@ -400,7 +406,7 @@ class AttemptExecution:
     def _cost(self, usage: Usage, seconds: float) -> Decimal | None:
         if usage == _NO_USAGE:
             return Decimal(0)
-        prices = self._engine.prices(self.member.target)
+        prices = self._engine.prices(self.member.target, self.request.body)
         return None if prices is None else prices.cost(usage, seconds)
 
     def _usage(self, outcome: Outcome) -> tuple[Usage, bool]:

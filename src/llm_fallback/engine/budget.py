@@ -208,6 +208,8 @@ class BudgetLimit:
     account: Account
     scope: str
     """What is limited, as in `chain assistant, per day`."""
+    goes_cheaper: bool = False
+    """Whether a call that it stops may go on with another deployment, which it suffices for."""
 
     def shortfall(self, spender: Spender, estimate: Decimal | None) -> BudgetShortfall | None:
         """Why an attempt cannot be afforded; None if it can. If nobody knows what it may cost, it can while anything is
@@ -215,7 +217,7 @@ class BudgetLimit:
         total = self.account.of(spender).total
         if estimate == 0 or (total < self.usd if estimate is None else total + estimate <= self.usd):
             return None
-        return BudgetShortfall(total, self.usd, self._scope(spender), estimate)
+        return BudgetShortfall(total, self.usd, self._scope(spender), estimate, self.goes_cheaper)
 
     def _scope(self, spender: Spender) -> str:
         spender_key = self.account.spender_key(spender)
@@ -230,6 +232,7 @@ class BudgetShortfall:
     limit: Decimal
     scope: str
     estimate: Decimal | None
+    goes_cheaper: bool = False
 
     @property
     def as_floats(self) -> tuple[float, float, str, float | None]:
@@ -288,9 +291,9 @@ class ChainBudgets:
         """The limits a call of the chain is under."""
         if chain.budget is None:
             return ()
-        limits = chain.budget.limits
+        limits, goes_cheaper = chain.budget.limits, chain.budget.on_limit == "cheaper"
         return tuple(
-            BudgetLimit(limits[window], self._account(chain, window), f"chain {chain.name}, per {window}")
+            BudgetLimit(limits[window], self._account(chain, window), f"chain {chain.name}, per {window}", goes_cheaper)
             for window in get_args(Window)
             if window in limits
         )

@@ -40,6 +40,8 @@ class CircuitBreaker:
 
     def __init__(self, settings: Breaker | None, warm_up: WarmUp | None = None) -> None:
         self._settings = settings
+        self.slow_times = None if settings is None else settings.slow_times
+        """How many times as long as usual an answer may take; None: as long as it likes."""
         self._warm_up = warm_up
         """For a deployment that may be asleep; None for one that is always up."""
         self._window = SlidingCounter(settings.window_s if settings else 1.0, _SLICES, kinds=2)
@@ -61,6 +63,10 @@ class CircuitBreaker:
     def failures(self, now: float) -> int:
         """Failures counted in the window."""
         return self._window.totals(now)[1]
+
+    @property
+    def is_closed(self) -> bool:
+        return self._reopens_at is None
 
     def is_warming_up(self, now: float) -> bool:
         """Whether the deployment refused because it is warming up, and is expected to answer soon."""

@@ -30,6 +30,8 @@ class Call:
     tokens: int = 0
     """About how many tokens the prompt has, for limits and estimates."""
     spender: Spender = field(default_factory=Spender)
+    conversation: bytes | None = None
+    """What tells its conversation from others, where the chain keeps those on one member of a tier."""
 
     @property
     def is_buffered(self) -> bool:
@@ -114,6 +116,12 @@ class OverBudget:
     """Why there had to be another attempt, if there was one before."""
 
 
+def service_tier(target: Target, request: Mapping[str, Any]) -> str | None:
+    """How soon, and at what price, a provider is asked to answer; None: as it does for everybody."""
+    tier = request.get("service_tier") or target.parameters.get("service_tier")
+    return tier if isinstance(tier, str) else None
+
+
 Step = Event | CallerQuestion | Chunk
 Ending = Answered | StreamBrokeOff | Failed | OverBudget
 
@@ -132,9 +140,10 @@ class Engine:
     redact: Callable[[str], str] = str
     """Strikes known secrets out of a text."""
 
-    def prices(self, target: Target) -> Prices | None:
-        """As the spec declares them, else as the catalogue knows them; None if nobody does."""
-        return target.prices or self.catalogue.prices(target)
+    def prices(self, target: Target, request: Mapping[str, Any]) -> Prices | None:
+        """As the spec declares them, else as the catalogue knows them for the service tier that is asked for; None if
+        nobody does."""
+        return target.prices or self.catalogue.prices(target, service_tier(target, request))
 
     def missing_feature(self, target: Target, features: frozenset[Feature]) -> Feature | None:
         """The first of these features that the target is known to lack."""

@@ -17,7 +17,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from llm_fallback.engine.affinity import Rendezvous, most_in_flight
 from llm_fallback.engine.attempt import AttemptExecution, AttemptRequest, OpenedAttempt
+from llm_fallback.engine.balancing import LeastLoaded, Pick, by_weight
 from llm_fallback.engine.budget import BudgetShortfall, Reservation, estimate_cost, reserve
 from llm_fallback.engine.continuation import OverlapTrimmer, can_continue, continuation_request
 from llm_fallback.engine.encoding import why_not_json
@@ -52,17 +54,19 @@ class CallExecution:
         self.policy = FallbackPolicy(
             call.chain,
             lambda name, now: engine.health[name].unavailable(now, call.tokens),
-            rng=engine.rng,
+            pick=self._picking(),
             backoff=partial(backoff_s, call.chain.retries, engine.rng),
             deadline=self.began + call.chain.total_s,
             window=lambda member: engine.catalogue.context_window(member.target),
             lacks=lambda member: engine.missing_feature(member.target, call.features) if call.features else None,
             may_repeat=engine.health.retry_budget.allows,
+            stays_with=None if call.conversation is None else self._went_to(call.conversation),
         )
         self.attempts: list[Attempt] = []
         self.end: Ending | None = None
         """How the call ended; None while it is under way, and for ever if its caller left."""
-        self._limits = (*engine.budgets.limits(call.chain), *call.spender.limits)
+        # Those of handlers first: they end a call that the chain's own would let go on.
+        self._limits = (*call.spender.limits, *engine.budgets.limits(call.chain))
         self.delivered = PartialReply()
         """What the caller got of a stream."""
         self._stitches: list[Stitch] = []
@@ -71,6 +75,8 @@ class CallExecution:
         self._last_failure: tuple[Member, Fault] | None = None
         self._mismatched: MismatchedReply | None = None
         self._out_of_time = False
+        self._shortfall: BudgetShortfall | None = None
+        """Why a deployment was left out that is too expensive for what is left; None while it suffices for others."""
         self._opened: OpenedAttempt | None = None
         engine.health.count_call(self.began)
 
@@ -155,6 +161,37 @@ class CallExecution:
                 case BudgetShortfall() as shortfall:
                     self._end_over_budget(shortfall)
 
+    # Whom to ask.
+
+    def _picking(self) -> Pick:
+        """How this call picks among the members of a tier."""
+        engine, call = self.engine, self.call
+        if call.conversation is not None:
+            return Rendezvous(call.conversation, engine.health.tier_load)
+        if call.chain.balance == "weighted":
+            return by_weight(engine.rng)
+        return LeastLoaded(engine.rng, engine.health.tier_load, streamed=call.streamed)
+
+    def _went_to(self, conversation: bytes) -> Member | None:
+        """Where the conversation went a while ago, unless it has become too much there."""
+        chain, health = self.call.chain, self.engine.health
+        with health.lock:
+            name = health.conversations.find(chain.name, conversation, self.began)
+            tier = None if name is None else chain.tier_of.get(name)
+            if tier is None or tier not in chain.tiers:
+                return None
+            member, load = next(member for member in tier.members if member.name == name), health.tier_load(tier)
+            is_free = load.in_flight(member.name) <= most_in_flight(tier, member, load.all_in_flight)
+        return member if is_free else None
+
+    def _remember(self, conversation: bytes, target: Target) -> None:
+        """Let the conversation stay where something kept it from its first choice."""
+        first = self.policy.first
+        if first is not None and first.name != target.name:
+            with self.engine.health.lock:
+                now, chain = self.engine.clock.now(), self.call.chain
+                self.engine.health.conversations.remember(chain.name, conversation, target.name, now)
+
     # Deciding.
 
     def _decide(self) -> AttemptExecution | Wait | Stop | BudgetShortfall:
@@ -166,15 +203,20 @@ class CallExecution:
             return Stop(self._last_failure[1].failure if self._last_failure else "timeout", self._time_is_up())
         health = self.engine.health
         with health.lock:
-            step = self.policy.next_step(now)
+            while isinstance(step := self.policy.next_step(now), Try):
+                attempt = self._open(step.member, now)
+                if isinstance(attempt, BudgetShortfall) and attempt.goes_cheaper:
+                    self._shortfall = self._shortfall or attempt
+                    self.policy.too_expensive(step)
+                    continue
+                if step.repeat and isinstance(attempt, AttemptExecution):
+                    health.retry_budget.spend(now)
+                self._shortfall = None
+                return attempt
             if isinstance(step, Wait):
                 self._await_notification()
-            if not isinstance(step, Try):
                 return step
-            attempt = self._open(step.member, now)
-            if step.repeat and isinstance(attempt, AttemptExecution):
-                health.retry_budget.spend(now)
-            return attempt
+            return self._shortfall or step
 
     def _open(self, member: Member, now: float, *, is_hedge: bool = False) -> AttemptExecution | BudgetShortfall:
         """An attempt with a permit and money for it, or what is lacking. Called with the lock of health held."""
@@ -184,7 +226,8 @@ class CallExecution:
             return reservation
         deployment = self.engine.health[member.name]
         permit = deployment.begin(now, request.tokens)
-        settlement = Settlement(self.engine, deployment, permit, reservation, request.tokens)
+        tier = None if deployment.breaker.slow_times is None else self.call.chain.tier_of[member.name]
+        settlement = Settlement(self.engine, deployment, permit, reservation, request.tokens, tier)
         return AttemptExecution(self.engine, member, request, settlement)
 
     async def _keep_up(self) -> None:
@@ -197,10 +240,10 @@ class CallExecution:
         if not self._limits:
             return Reservation()
         target, health = member.target, self.engine.health[member.name]
-        prices = self.engine.prices(target)
+        prices = self.engine.prices(target, request.body)
         usd = None if prices is None else estimate_cost(prices, target, request.body, request.tokens, health)
         reservation = reserve(self._limits, self.call.spender, usd)
-        if isinstance(reservation, BudgetShortfall):
+        if isinstance(reservation, BudgetShortfall) and not reservation.goes_cheaper:
             self.policy.over_budget(member)
         return reservation
 
@@ -278,6 +321,7 @@ class CallExecution:
                 return None
             hedge = self._open(step.member, now, is_hedge=True)
             if isinstance(hedge, BudgetShortfall):
+                self.policy.over_budget(step.member)
                 return None
             health.count_hedge(step.member.name, now)
         return hedge
@@ -323,13 +367,17 @@ class CallExecution:
             return self._fail(attempt, attempt.fault)
         target = self._answered_by = attempt.member.target
         self._note_first_token(attempt)
-        attempt.succeed()
+        opened_for_s = attempt.succeed()
         self._report(attempt)
+        if self.call.conversation is not None:
+            self._remember(self.call.conversation, target)
         if attempt.request.is_hedge:
             with self.engine.health.lock:
                 self.engine.health[target.name].hedges_won += 1
         self.end = Answered(self.record(), attempt.reply, target.model_name, attempt.provenance)
-        return []
+        if opened_for_s is None:
+            return []
+        return [BreakerOpened(self.call.chain.name, target.name, "timeout", opened_for_s)]
 
     def _fail(self, attempt: AttemptExecution, fault: Fault, *, ends: bool = True) -> list[Event]:
         """Tell policy and health of a failed attempt, and end the call if nothing can follow from it."""

@@ -13,20 +13,24 @@ from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Self
+from weakref import WeakKeyDictionary
 
 from typing_extensions import TypedDict
 
 from llm_fallback._forks import after_fork_in_child, fork_safe_lock
+from llm_fallback.engine.affinity import Conversations
 from llm_fallback.engine.circuit_breaker import CircuitBreaker, Permit, State
 from llm_fallback.engine.concurrency import ConcurrencyLimit
+from llm_fallback.engine.load import SLOW_S, Pace, TierLoad
 from llm_fallback.engine.retry import FAILURES, RetryBudget, recent_count
-from llm_fallback.engine.sliding_window import RateWindow, RunningMean
+from llm_fallback.engine.sliding_window import RateWindow, RunningMean, SlidingCounter
 from llm_fallback.events import Failure, SkipReason
 from llm_fallback.plan.cold_start import WarmUp
-from llm_fallback.plan.plan import RETRY_FLOOR, RETRY_SHARE, Target
+from llm_fallback.plan.plan import RETRY_FLOOR, RETRY_SHARE, Target, Tier
 from llm_fallback.spec import Limits
 
 _REMEMBERED_TIMES = 256
+_JUDGED_S, _JUDGED_SLICES = 60.0, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,12 @@ class DeploymentState(TypedDict):
     first_token_p50_s: float | None
     """Of the last 256 answers; None while there are too few."""
     first_token_p95_s: float | None
+    first_token_s: float | None
+    """To the first token of a stream: a moving mean, by which members of a tier are compared."""
+    output_token_s: float | None
+    """For each output token of a plain reply, likewise."""
+    slow_share: float | None
+    """Of the last minute's answers, how many were slow; None while nobody asks."""
     hedges_sent: int
     hedges_won: int
     stitched: int
@@ -85,6 +95,10 @@ class DeploymentHealth:
         self._rate = RateWindow()
         self._first_tokens: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
         self._replies: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
+        self.streams, self.replies = Pace(), Pace()
+        """To the first token of those that are streamed, per output token of those that are not."""
+        self._judged = SlidingCounter(_JUDGED_S, _JUDGED_SLICES, kinds=2)
+        """Answers, and how many of them were slow."""
         self._output_tokens, self._durations = RunningMean(_REMEMBERED_TIMES), RunningMean(_REMEMBERED_TIMES)
 
     def unavailable(self, now: float, tokens: int = 0) -> Unavailable | None:
@@ -141,17 +155,44 @@ class DeploymentHealth:
         now: float,
         first_token_s: float | None = None,
         reply_s: float | None = None,
+        *,
         output_tokens: int = 1,
-    ) -> None:
-        """Count an answer, with the time to its first token if it was streamed, else to the whole plain reply."""
+        tier: TierLoad | None = None,
+    ) -> bool:
+        """Count an answer, with the time to its first token if it was streamed, else to the whole plain reply. Among
+        the members of a `tier` it may be slow, which is a failure to the breaker: True if that opened it."""
         if self.concurrency is not None:
-            self.concurrency.answered(now, permit.at, self.in_flight, output_tokens)
+            self.concurrency.answered(now, permit.at, self.in_flight, max(output_tokens, 1))
         self.in_flight -= 1
-        self.breaker.succeeded(permit, now)
+        too_slow = False
         if first_token_s is not None:
             self._first_tokens.append(first_token_s)
+            too_slow = tier is not None and self._is_too_slow(permit, tier, first_token_s, first_token_s, now, True)
+            self.streams.add(first_token_s, now)
         elif reply_s is not None:
             self._replies.append(reply_s)
+            # To say only "yes" takes longer per token than to say much, and is no slower for it.
+            seconds = reply_s / max(output_tokens, self._output_tokens.value or 1)
+            too_slow = tier is not None and self._is_too_slow(permit, tier, seconds, reply_s, now, False)
+            self.replies.add(seconds, now)
+        if too_slow:
+            return self.breaker.failed(permit, now, "timeout")
+        self.breaker.succeeded(permit, now)
+        return False
+
+    def _is_too_slow(
+        self, permit: Permit, tier: TierLoad, seconds: float, whole_s: float, now: float, streamed: bool
+    ) -> bool:
+        """Whether an answer of that pace counts as a failure. A tier that got slow as a whole loses nobody by it."""
+        if self.breaker.slow_times is None:
+            return False
+        pace = self.streams if streamed else self.replies
+        usual_s = tier.usual_s(pace, now, streamed=streamed)
+        is_slow = whole_s > SLOW_S and usual_s is not None and seconds > self.breaker.slow_times * usual_s
+        self._judged.add(now, 1, is_slow)
+        if not is_slow:
+            pace.usual.append(seconds)
+        return is_slow and (permit.kind != "closed" or tier.may_lose_one())
 
     def failed(self, permit: Permit, now: float, failure: Failure, retry_after_s: float | None) -> bool:
         """Count a failure; True if it opened the breaker. A refusal of this one request counts as an answer."""
@@ -211,6 +252,16 @@ class DeploymentHealth:
         """The same of plain replies, which have no first token: the time until they were whole."""
         return _quantile(self._replies, quantile, at_least)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether its breaker lets every request pass."""
+        return self.breaker.is_closed
+
+    def slow_share(self, now: float) -> float | None:
+        """Of the answers of the last minute, how many were slow; None if none was judged."""
+        judged, slow = self._judged.totals(now)
+        return slow / judged if judged else None
+
     def snapshot(self, now: float) -> DeploymentState:
         """Plain data, as `model.state()` shows it."""
         reopens = self.breaker.blocked_until(now)
@@ -222,6 +273,9 @@ class DeploymentHealth:
             "max_parallel": None if math.isinf(self.max_parallel) else int(self.max_parallel),
             "first_token_p50_s": self.first_token_s(0.5),
             "first_token_p95_s": self.first_token_s(0.95),
+            "first_token_s": self.streams.mean_s,
+            "output_token_s": self.replies.mean_s,
+            "slow_share": self.slow_share(now),
             "hedges_sent": self.hedges_sent,
             "hedges_won": self.hedges_won,
             "stitched": self.stitched,
@@ -247,6 +301,8 @@ class Health:
         self.retry_budget = RetryBudget(self._calls, share=RETRY_SHARE, floor=RETRY_FLOOR)
         """For repeats and hedges together."""
         self.hedge_budget = RetryBudget(self._calls, share=0.1, floor=3)
+        self.conversations = Conversations()
+        self._tiers: WeakKeyDictionary[Tier, TierLoad] = WeakKeyDictionary()
         after_fork_in_child(self, Health._begin_child)
 
     def _begin_child(self) -> None:
@@ -254,6 +310,7 @@ class Health:
         what is not of this process."""
         self._waiters = []
         self._of = {name: deployment.without_requests() for name, deployment in self._of.items()}
+        self._tiers = WeakKeyDictionary()
 
     @classmethod
     def of_targets(cls, targets: Iterable[Target]) -> Self:
@@ -280,6 +337,13 @@ class Health:
                 for deployment in found:
                     deployment.end_finding()
             self.notify_waiters()
+
+    def tier_load(self, tier: Tier) -> TierLoad:
+        """Its members beside each other. Called with the lock held, and good for as long as it is."""
+        load = self._tiers.get(tier)
+        if load is None:
+            load = self._tiers[tier] = TierLoad(tier, self._of)
+        return load
 
     def count_call(self, now: float) -> None:
         """Count a call, of which repeats and hedges may be a share."""
@@ -330,6 +394,7 @@ class Health:
         other share its lock, and wake those that wait here."""
         self.lock, self._waiters = other.lock, other._waiters
         self._calls, self.retry_budget, self.hedge_budget = other._calls, other.retry_budget, other.hedge_budget
+        self.conversations = other.conversations
         for name in unchanged:
             self._of[name] = other._of[name]
 

@@ -13,11 +13,11 @@ when all are open the one asked longest ago is; a deployment that warms up is wa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
-from random import Random
 from typing import NamedTuple, Protocol
 
+from llm_fallback.engine.balancing import Pick
 from llm_fallback.engine.health import Unavailable
 from llm_fallback.engine.retry import FAILURES, Consequences
 from llm_fallback.engine.transport import Fault
@@ -73,22 +73,31 @@ class _Candidate:
 
 @dataclass(slots=True)
 class _TierOrder:
-    """A route's deployments in the order of this call: tier by tier, by weight within one, drawn as needed."""
+    """A route's deployments in the order of this call: tier by tier, picked as needed within one."""
 
     tiers: Iterator[Tier]
-    rng: Random
+    pick: Pick
+    on_enter: Callable[[Tier], None]
+    stays_with: Member | None = None
+    """Comes before all tiers."""
     tier: Tier | None = None
     taken: set[str] = field(default_factory=set)
 
-    def next(self) -> Member | None:
+    def next(self, now: float) -> Member | None:
+        first, self.stays_with = self.stays_with, None
+        if first is not None:
+            self.taken.add(first.name)
+            return first
         while True:
-            member = self.tier.draw(self.rng, self.taken) if self.tier else None
+            member = self.pick(self.tier, self.taken, now) if self.tier else None
             if member is not None:
                 self.taken.add(member.name)
                 return member
             self.tier = next(self.tiers, None)
             if self.tier is None:
                 return None
+            if self.tier.outside:
+                self.on_enter(self.tier)
 
 
 class FallbackPolicy:
@@ -99,16 +108,18 @@ class FallbackPolicy:
         chain: ChainPlan,
         unavailable: Availability,
         *,
-        rng: Random,
+        pick: Pick,
         backoff: Callable[[int], float],
         deadline: float = math.inf,
         window: Callable[[Member], int | None] = lambda member: member.target.context_window,
         lacks: Callable[[Member], Feature | None] = lambda member: None,
         may_repeat: Callable[[float], bool] = lambda now: True,
+        stays_with: Member | None = None,
     ) -> None:
+        """`pick` says whom of a tier to ask next; `stays_with` is asked before all of them."""
         self._chain = chain
         self._unavailable = unavailable
-        self._rng = rng
+        self._pick = pick
         self._backoff = backoff
         self._window = window
         self._lacks = lacks
@@ -129,11 +140,11 @@ class FallbackPolicy:
         self._untranslatable_for: list[Target] = []
         self._barred: set[str] = set()
         self._unfit: set[str] = set()
-        self._enter(chain.tiers, side=False)
+        self._enter(chain.tiers, side=False, stays_with=stays_with)
 
-    def _enter(self, tiers: Tiers, *, side: bool) -> None:
+    def _enter(self, tiers: Tiers, *, side: bool, stays_with: Member | None = None) -> None:
         self._route = tiers
-        self._order = _TierOrder(iter(tiers), self._rng)
+        self._order = _TierOrder(iter(tiers), self._pick, self._note_outside, stays_with)
         self._passed: dict[str, Member] = {}
         self._asked_here: dict[str, Member] = {}
         self._in_side_route = side
@@ -153,7 +164,7 @@ class FallbackPolicy:
         for passed in self._passed_over():
             if self._unavailable(passed.name, now) is None:
                 return self._try(passed)
-        while (member := self._order.next()) is not None:
+        while (member := self._order.next(now)) is not None:
             if self._is_barred(member):
                 continue
             if self.first is None:
@@ -199,6 +210,16 @@ class FallbackPolicy:
         was set aside for it."""
         self.withdraw(member)
         self._skipped[member.name] = Skip(member.name, "budget")
+
+    def too_expensive(self, step: Try) -> None:
+        """Learn that the money suffices for others, but not for this one; the call goes on without it."""
+        name = step.member.name
+        self.repeats -= step.repeat
+        self._unfit.add(name)
+        if name not in self._faults:
+            self._asked.pop(name, None)
+            self._asked_here.pop(name, None)
+            self._skipped[name] = Skip(name, "budget")
 
     def withdraw(self, member: Member) -> None:
         """Learn that a deployment was not asked after all; it may be asked later."""
@@ -254,6 +275,10 @@ class FallbackPolicy:
 
     def _note_skip(self, member: Member, reason: SkipReason, retry_in_s: float | None = None) -> None:
         self._skipped.setdefault(member.name, Skip(member.name, reason, retry_in_s))
+
+    def _note_outside(self, tier: Tier) -> None:
+        for name in tier.outside:
+            self._skipped.setdefault(name, Skip(name, "zone"))
 
     def _turn_to(self, tiers: Tiers | None) -> None:
         if tiers is None:
@@ -358,6 +383,8 @@ class FallbackPolicy:
     def _stop(self, now: float, candidates: list[_Candidate]) -> Stop:
         if self._last is not None:
             return Stop(self._last, self._over or self._why_not_repeated(now))
+        if not self._chain.members:
+            return Stop("bad_request", f"no deployment of the chain is in {_named(self._chain.zones)}")
         again = f"; the first is free in {candidates[0].at - now:.1f} s" if candidates else ""
         return Stop(self._reason_to_skip_all(now), f"every deployment was passed over{again}")
 
@@ -379,6 +406,10 @@ class FallbackPolicy:
 
 def _larger(one: int | None, other: int | None) -> int | None:
     return other if one is None else one if other is None else max(one, other)
+
+
+def _named(zones: Set[str] | None) -> str:
+    return f"zone {', '.join(sorted(zones))}" if zones else "a zone where its prompts may go"
 
 
 def _tier_mates(member: Member, tiers: Tiers) -> set[str]:

@@ -10,6 +10,7 @@ from llm_fallback.engine.engine import Engine
 from llm_fallback.engine.health import DeploymentHealth
 from llm_fallback.engine.transport import Fault
 from llm_fallback.events import Attempt
+from llm_fallback.plan.plan import Tier
 
 
 class Settlement:
@@ -22,29 +23,34 @@ class Settlement:
         permit: Permit,
         reservation: Reservation,
         expected_tokens: int,
+        tier: Tier | None = None,
     ) -> None:
+        """`tier` is given where an answer is compared with those of the deployment's mates."""
         self._engine, self._deployment, self._permit, self._reservation = engine, deployment, permit, reservation
-        self._expected_tokens = expected_tokens
+        self._expected_tokens, self._tier = expected_tokens, tier
         self.is_settled = self._was_unsent = False
         self.attempt: Attempt | None = None
         """The fact, once it is settled; None for an attempt that was never sent."""
 
-    def succeed(self, attempt: Attempt, now: float) -> None:
-        """The deployment answered."""
+    def succeed(self, attempt: Attempt, now: float, output_tokens: int) -> float | None:
+        """The deployment answered; seconds until it reopens if it was so slow that its breaker opened."""
         self._record_cost(attempt)
         health, deployment = self._engine.health, self._deployment
-        output_tokens = 1 if attempt.usage is None else max(attempt.usage.output_tokens, 1)
         try:
             with health.lock:
                 self.is_settled = True
-                deployment.succeeded(
-                    self._permit, now, attempt.time_to_first_token_s, attempt.busy_s, output_tokens=output_tokens
+                tier = None if self._tier is None else health.tier_load(self._tier)
+                first_token_s, reply_s = attempt.time_to_first_token_s, attempt.busy_s
+                opened = deployment.succeeded(
+                    self._permit, now, first_token_s, reply_s, output_tokens=output_tokens, tier=tier
                 )
                 self._correct_tokens(attempt, now)
                 if attempt.usage is not None:
-                    deployment.record_usage(attempt.usage.output_tokens, attempt.busy_s)
+                    deployment.record_usage(output_tokens, reply_s)
+                reopens = deployment.breaker.blocked_until(now) if opened else None
         finally:
             health.notify_waiters()
+        return None if reopens is None else reopens - now
 
     def fail(self, attempt: Attempt, fault: Fault, now: float, *, is_to_blame: bool) -> float | None:
         """The attempt failed, by the deployment's doing or not; seconds until it reopens if that opened its breaker."""

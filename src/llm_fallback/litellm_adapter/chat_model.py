@@ -19,7 +19,7 @@ from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.engine.clock import RealClock
 from llm_fallback.engine.protocol.thinking import BLOCKS
 from llm_fallback.litellm_adapter.catalogue import LiteLLMCatalogue
-from llm_fallback.litellm_adapter.router import build_router
+from llm_fallback.litellm_adapter.router import router_within
 from llm_fallback.litellm_adapter.tokenizer import local_encoder
 from llm_fallback.litellm_adapter.transport import LiteLLMTransport
 from llm_fallback.plan.resolve import resolve_spec
@@ -35,7 +35,7 @@ _LITELLM = Adapter(
 )
 
 # Built on first access: a Router leaves callbacks and prices behind in litellm's globals.
-_ROUTER = LazyField("router", lambda model: build_router(model.runtime.spec), is_kept=True)
+_ROUTER = LazyField("router", lambda model: router_within(model.runtime.spec, model.zones), is_kept=True)
 
 # ChatLiteLLM's own field of that name is about something else, and would show its default.
 _MAX_RETRIES = LazyField("max_retries", lambda model: model._plan().retries.max)

@@ -12,6 +12,7 @@ import litellm
 
 from llm_fallback.plan.plan import ChainPlan, Target, Tier, Tiers
 from llm_fallback.plan.resolve import resolve_spec
+from llm_fallback.spec import Spec
 from llm_fallback.spec.load import Source
 from llm_fallback.spec.overrides import read_spec
 from llm_fallback.spec.secrets import unmask
@@ -25,9 +26,14 @@ def build_router(source: Source) -> litellm.Router:
 
     A chain's name is the group of its first tier, `<chain>/2`, ... are the later ones, and ids are
     `<chain>/<deployment>`. A deployment of a provider that litellm does not know, which its Router would not have, is
-    left out with a warning. Its `model_list` holds keys in clear, as litellm's always does.
+    left out with a warning; so is, in silence, what is outside of its chain's zones. Its `model_list` holds keys in
+    clear, as litellm's always does.
     """
-    spec = read_spec(source)
+    return router_within(read_spec(source), None)
+
+
+def router_within(spec: Spec, zones: frozenset[str] | None) -> litellm.Router:
+    """Likewise, with the deployments of these zones only; None: of those in which each chain's prompts may go."""
     plan = resolve_spec(spec, spec.environment(os.environ))
     unknown = {name for name, target in plan.targets.items() if not _is_known(target)}
     for name in sorted(unknown):
@@ -35,7 +41,7 @@ def build_router(source: Source) -> litellm.Router:
     entries: list[dict[str, Any]] = []
     fallbacks: dict[str, list[dict[str, list[str]]]] = {route: [] for route in ROUTES}
     for chain in plan.chains.values():
-        _add_chain(_without(chain, unknown), entries, fallbacks)
+        _add_chain(_without(chain.within(zones), unknown), entries, fallbacks)
     return litellm.Router(
         model_list=entries,
         fallbacks=fallbacks["tiers"],

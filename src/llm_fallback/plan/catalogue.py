@@ -31,14 +31,15 @@ class ListCatalogue:
         """`lookup` returns the entry of a model; `supported` the request parameters it takes, None if not known."""
         self._lookup, self._find_supported = lookup, supported
         self._entries: dict[str, dict[str, Any]] = {}
-        self._prices: dict[str, Prices | None] = {}
+        self._prices: dict[tuple[str, str | None], Prices | None] = {}
         self._supported: dict[str, frozenset[str] | None] = {}
 
-    def prices(self, target: Target) -> Prices | None:
-        """The listed prices of the model; None if it has none."""
-        if target.name not in self._prices:
-            self._prices[target.name] = prices_in(self._entry(target))
-        return self._prices[target.name]
+    def prices(self, target: Target, service_tier: str | None = None) -> Prices | None:
+        """The listed prices of the model at a service tier; None if it has none."""
+        key = target.name, service_tier
+        if key not in self._prices:
+            self._prices[key] = prices_in(self._entry(target), service_tier)
+        return self._prices[key]
 
     def context_window(self, target: Target) -> int | None:
         """The longest prompt in tokens, from the spec or else the list; None if neither says."""

@@ -24,6 +24,8 @@ class Explanation(TypedDict):
     max_seconds: float
     roads: dict[str, Road]
     """By deployment: asked directly, or relayed through litellm whole."""
+    zones: dict[str, str | None]
+    """By deployment that may get a prompt: the zone it is in."""
     notes: list[str]
     """What decides these numbers, in words."""
 
@@ -37,7 +39,8 @@ def explain(chain: ChainPlan) -> Explanation:
         "tiers": _names(chain.tiers),
         "max_requests": len(members) + chain.retries.max + warmup_retries if members else 0,
         "max_seconds": chain.total_s,
-        "roads": {member.name: member.target.road for member in _everybody(chain)},
+        "roads": {member.name: member.target.road for member in members},
+        "zones": {member.name: member.target.zone for member in members},
         "notes": list(_notes(chain)),
     }
 
@@ -47,20 +50,15 @@ def _warmup_retries(chain: ChainPlan, member: Member) -> int:
     return 0 if cold_start is None else warmup_retries_within(min(cold_start.max_wait_s, chain.total_s))
 
 
-def _everybody(chain: ChainPlan) -> Iterator[Member]:
-    """The members of the chain and of the tiers it turns to."""
-    for tiers in (chain.tiers, chain.on_context_window or (), chain.on_content_policy or ()):
-        yield from (member for tier in tiers for member in tier.members)
-
-
 def _names(tiers: Tiers) -> list[list[str]]:
-    return [[member.name for member in tier.members] for tier in tiers]
+    return [[member.name for member in tier.members] for tier in tiers if tier.members]
 
 
 def _notes(chain: ChainPlan) -> list[str]:
     asked = counted(len(chain.members), "deployment")
     order = "is asked at most once" if len(chain.members) == 1 else "are asked at most once each, in order"
     notes = [f"{asked} {order}, without a pause"]
+    notes += _choice(chain)
     if chain.retries.max:
         fits = "it fits" if chain.retries.max == 1 else "they fit"
         notes.append(f"then at most {counted(chain.retries.max, 'repeat')}, with backoff, if {fits} in total_s")
@@ -88,11 +86,36 @@ def _notes(chain: ChainPlan) -> list[str]:
     return [*notes, *passed_over(chain)]
 
 
+def _choice(chain: ChainPlan) -> Iterator[str]:
+    """Who of a tier is asked first, and who is never asked."""
+    if any(len(tier) > 1 for tier in chain.tiers):
+        how = {"least_loaded": "of two drawn by weight the less loaded", "weighted": "whoever is drawn by weight"}
+        first = how[chain.balance]
+        if chain.affinity != "off":
+            what = {"thread": "a conversation", "prefix": "what begins alike"}[chain.affinity]
+            first = f"whoever has it; {what} stays on one member unless that is blocked or overloaded"
+        yield f"in a tier of several: {first}"
+    for member in chain.members:
+        breaker = member.target.breaker
+        if breaker is not None and breaker.slow_times is not None and len(chain.tier_of[member.name]) > 1:
+            slow = f"that is {breaker.slow_times:g} times as slow as usual"
+            yield f"an answer of {member.name} {slow} is delivered, and counts as a failure for its breaker"
+    if chain.zones is not None:
+        routes = (chain.tiers, chain.on_context_window or (), chain.on_content_policy or ())
+        outside = dict.fromkeys(name for tiers in routes for tier in tiers for name in tier.outside)
+        inside = ", ".join(f"{member.name} ({member.target.zone})" for member in chain.members)
+        never = f"; never {', '.join(outside)}" if outside else ""
+        yield f"no prompt leaves {', '.join(sorted(chain.zones))}: it may go to {inside or 'nobody'}{never}"
+
+
 def _budget_note(budget: Budget) -> str:
     limits = ", ".join(f"${usd:f} a {window}" for window, usd in budget.limits.items())
     whose = f" for each {budget.per}" if budget.per else ""
     kept = f", kept in {budget.file}" if budget.file and "day" in budget.limits else ""
-    return f"an attempt that could go over {limits}{whose} is not made{kept}: the call ends with BudgetExceeded"
+    then = "the call ends with BudgetExceeded"
+    if budget.on_limit == "cheaper":
+        then = f"the call goes on with those it suffices for, or, where it does for none, {then[9:]}"
+    return f"an attempt that could go over {limits}{whose} is not made{kept}: {then}"
 
 
 class _Unresolved(Mapping[str, str]):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from random import Random
@@ -12,11 +12,12 @@ from typing import Any, Literal, Protocol
 
 from pydantic import SecretStr
 
-from llm_fallback.errors import Mistake, unknown_chain
+from llm_fallback.errors import Mistake, SpecError, did_you_mean, unknown_chain
 from llm_fallback.plan.credential import Credential
 from llm_fallback.plan.pricing import Prices
 from llm_fallback.spec import Breaker, Budget, ColdStart, Hedge, Limits, Retries, Timeouts
 from llm_fallback.spec.providers import DIRECT, split_model
+from llm_fallback.spec.settings import Affinity, Balance
 
 Feature = Literal["tools", "response_format", "images"]
 """What a request may need of a deployment. Sampling parameters are no features: they may be dropped."""
@@ -55,6 +56,8 @@ class Target:
     uses_provider_credentials: bool = False
     """Whether litellm may take the provider's credentials from the environment."""
     weight: float = 1.0
+    zone: str | None = None
+    """Who gets to see a prompt that is sent there; None: outside of every zone."""
     prices: Prices | None = None
     """As declared; None if litellm's list decides."""
     context_window: int | None = None
@@ -125,25 +128,54 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Tier:
-    """Deployments that share the load by weight; those of weight 0 are left out."""
+    """Deployments that share the load; those of weight 0 are left out."""
 
     members: tuple[Member, ...]
+    outside: tuple[str, ...] = ()
+    """Names of those that stand here and are outside of the chain's zones. There is nothing by which to ask them."""
 
     @cached_property
     def _weights(self) -> list[float]:
         return list(accumulate(member.target.weight for member in self.members))
 
-    def draw(self, rng: Random, taken: set[str]) -> Member | None:
-        """A random member by weight that is not in `taken`; None if all are.
+    @property
+    def weight(self) -> float:
+        """Of all members together."""
+        return self._weights[-1]
+
+    @cached_property
+    def mean_weight(self) -> float:
+        return self.weight / len(self.members)
+
+    @cached_property
+    def identities(self) -> tuple[tuple[bytes, float], ...]:
+        """Name and weight of each member, for a hash that is the same in every process."""
+        named = ((member.name.encode(errors="surrogatepass"), member.target.weight) for member in self.members)
+        return tuple(named)
+
+    def draw(self, rng: Random, taken: Set[str], beside: Member | None = None) -> Member | None:
+        """A random member by weight that is not in `taken` and not `beside`; None if there is none.
 
         A few draws from all members come first, so that the cost does not grow with the size of the tier.
         """
+        members = self.members
+        if not members:
+            return None
+        weights = self._weights
         for _ in range(4):
-            member = self.members[min(bisect_right(self._weights, rng.random() * self._weights[-1]), len(self) - 1)]
-            if member.name not in taken:
+            member = members[min(bisect_right(weights, rng.random() * weights[-1]), len(members) - 1)]
+            if member.name not in taken and member is not beside:
                 return member
-        left = [member for member in self.members if member.name not in taken]
+        left = [member for member in members if member.name not in taken and member is not beside]
         return rng.choices(left, [member.target.weight for member in left])[0] if left else None
+
+    def within(self, zones: Set[str]) -> Tier:
+        """The tier without the deployments outside of these zones."""
+        inside = tuple(member for member in self.members if member.target.zone in zones)
+        if len(inside) == len(self.members):
+            return self
+        outside = [member.name for member in self.members if member.target.zone not in zones]
+        return Tier(inside, (*self.outside, *outside))
 
     def __len__(self) -> int:
         return len(self.members)
@@ -173,6 +205,46 @@ class ChainPlan:
     hedge: Hedge | None = None
     accept: Callable[[Any], Any] | None = None
     budget: Budget | None = None
+    balance: Balance = "least_loaded"
+    affinity: Affinity = "off"
+    zones: Set[str] | None = None
+    """Where its prompts may go; None: anywhere. Its tiers hold no deployment outside of them."""
+
+    def within(self, zones: Set[str] | None) -> ChainPlan:
+        """The chain for a call whose prompt may go nowhere but to these zones, of those where it may go at all."""
+        if zones is None or (self.zones is not None and self.zones <= zones):
+            return self
+        narrowed = frozenset(zones if self.zones is None else self.zones & zones)
+        if narrowed not in self._narrowed:
+            self._narrowed[narrowed] = self._within(narrowed)
+        return self._narrowed[narrowed]
+
+    @cached_property
+    def _narrowed(self) -> dict[frozenset[str], ChainPlan]:
+        """Kept, as what is known of a tier's members beside each other is known of that tier."""
+        return {}
+
+    def _within(self, zones: frozenset[str]) -> ChainPlan:
+        def inside(tiers: Tiers | None) -> Tiers | None:
+            return None if tiers is None else tuple(tier.within(zones) for tier in tiers)
+
+        return replace(
+            self,
+            tiers=inside(self.tiers) or (),
+            on_context_window=inside(self.on_context_window),
+            on_content_policy=inside(self.on_content_policy),
+            zones=zones,
+        )
+
+    @cached_property
+    def tier_of(self) -> Mapping[str, Tier]:
+        """Beside whom each deployment stands where the chain names it first."""
+        routes = (self.tiers, self.on_context_window or (), self.on_content_policy or ())
+        tiers: dict[str, Tier] = {}
+        for tier in (tier for route in routes for tier in route):
+            for member in tier.members:
+                tiers.setdefault(member.name, tier)
+        return tiers
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
@@ -213,11 +285,31 @@ class Plan:
             raise ValueError(str(Mistake("", *unknown_chain(name, self.chains))))
         return self.chains[name]
 
+    def zones(self, words: str | Iterable[str] | None) -> frozenset[str] | None:
+        """The zones of these names, of which one may stand by itself; SpecError naming the nearest for one that no
+        deployment is in. None: every zone."""
+        if words is None:
+            return None
+        asked = frozenset((words,) if isinstance(words, str) else words)
+        known = dict.fromkeys(target.zone for target in self.targets.values() if target.zone is not None)
+        mistakes = [
+            Mistake("zones", f"no deployment is in zone {word!r}", did_you_mean(word, known, _all_of(known)))
+            for word in sorted(asked - known.keys())
+        ]
+        if mistakes:
+            raise SpecError(mistakes)
+        return asked
+
+
+def _all_of(zones: Iterable[str]) -> str:
+    named = ", ".join(map(repr, zones))
+    return f"there are {named}" if named else "no deployment has a zone"
+
 
 class Catalogue(Protocol):
     """What is known about models beyond the spec."""
 
-    def prices(self, target: Target) -> Prices | None: ...
+    def prices(self, target: Target, service_tier: str | None = None) -> Prices | None: ...
 
     def context_window(self, target: Target) -> int | None: ...
 

@@ -22,6 +22,11 @@ _KINDS = {
     key: field.removesuffix("_per_million") for key, (field, _) in PRICES.items() if field.endswith("_per_million")
 }
 """Keys of litellm's list for prices per token, and the fields of Prices."""
+_TIERS = {
+    **{tier: f"_{tier}" for tier in ("flex", "balanced", "priority", "ultrafast")},
+    "fast": "_priority",
+}
+"""Service tiers, and how a key of litellm's list ends that has a price there."""
 _ABOVE = re.compile(rf"({'|'.join(_KINDS)})_above_(\d+)(k?)_tokens")
 
 
@@ -79,8 +84,12 @@ def _mixed(tokens: int, price: Decimal, special: tuple[tuple[int, Decimal | None
     return total + max(tokens, 0) * price
 
 
-def prices_in(entry: Mapping[str, Any]) -> Prices | None:
-    """The prices in an entry of litellm's list; None if it has none per token."""
+def prices_in(entry: Mapping[str, Any], service_tier: str | None = None) -> Prices | None:
+    """The prices in an entry of litellm's list, those of a service tier where it has some; None if it has none per
+    token."""
+    suffix = _TIERS.get(service_tier.casefold()) if isinstance(service_tier, str) else None
+    if suffix is not None:
+        entry = {**entry, **{key.removesuffix(suffix): usd for key, usd in entry.items() if key.endswith(suffix)}}
     ranges = entry.get("tiered_pricing")
     prices = _by_range(entry, ranges) if ranges else _prices(entry)
     return None if prices is None else replace(prices, above=(*prices.above, *_above_thresholds(entry, prices)))

@@ -82,6 +82,7 @@ def _target(spec: Spec, name: str, variables: Environment) -> Target:
         backend=deployment.backend,
         uses_provider_credentials=deployment.api_key is None and backend is None and api_base is None,
         weight=deployment.weight,
+        zone=deployment.zone,
         prices=_prices(deployment.price),
         context_window=deployment.context_window,
         profile=dict(deployment.profile),
@@ -122,7 +123,7 @@ def _chain(
 
     def tiers(names: tuple[tuple[str, ...], ...]) -> Tiers:
         made = (_tier(spec, name, tier, targets) for tier in names)
-        return tuple(tier for tier in made if tier.members)
+        return tuple(tier for tier in made if tier.members or tier.outside)
 
     total_s = spec.timeouts(name).total_s
     assert total_s is not None
@@ -137,12 +138,17 @@ def _chain(
         hedge=spec.hedge(name),
         accept=_predicate(spec, name, mistakes),
         budget=budget,
+        balance=spec.balance(name),
+        affinity=spec.affinity(name),
+        zones=spec.zones(name),
     )
 
 
 def _tier(spec: Spec, chain: str, names: tuple[str, ...], targets: Mapping[str, Target]) -> Tier:
     in_rotation = (targets[name] for name in names if targets[name].weight > 0)
-    return Tier(tuple(Member(target, spec.timeouts(chain, target.name)) for target in in_rotation))
+    tier = Tier(tuple(Member(target, spec.timeouts(chain, target.name)) for target in in_rotation))
+    zones = spec.zones(chain)
+    return tier if zones is None else tier.within(zones)
 
 
 def _predicate(spec: Spec, chain: str, mistakes: list[Mistake]) -> Callable[[Any], Any] | None:

@@ -29,6 +29,9 @@ from llm_fallback.simulate.troubles import Trouble, flaws
 from llm_fallback.spec import Spec
 from llm_fallback.spec.overrides import read_spec
 
+_TURNS = 8
+"""Calls of one conversation, on average."""
+
 
 async def simulate(
     source: Any,
@@ -44,7 +47,8 @@ async def simulate(
 
     Calls arrive at random, `per_second` on average. `source` is a Spec, a path, a mapping or a list of models; its
     variables need not be set, and nothing it names is imported. Prices, budgets and `limits.tpm` have no effect,
-    because the lengths of prompts and replies are not known. Raises SpecError for a wrong spec, ValueError for
+    because the lengths of prompts and replies are not known. Where the chain has an affinity, eight calls are of one
+    conversation. Raises SpecError for a wrong spec, ValueError for
     impossible troubles, calls or rates.
     """
     spec = read_spec(source)
@@ -109,15 +113,18 @@ class _Simulation:
         self._call = Call(chain, request, streamed, validate=_accept if validates else None)
 
     async def run(self, calls: int, per_second: float) -> Outcome:
-        arrivals = Random(f"{self._seed}/arrivals")
+        arrivals, conversations = Random(f"{self._seed}/arrivals"), Random(f"{self._seed}/conversations")
         async with asyncio.TaskGroup() as group:
             for _ in range(calls):
                 await self._clock.sleep(arrivals.expovariate(per_second))
-                group.create_task(self._make_call())
+                call = self._call
+                if self._chain.affinity != "off":
+                    call = replace(call, conversation=conversations.randrange(max(calls // _TURNS, 1)).to_bytes(8))
+                group.create_task(self._make_call(call))
         return self._outcome()
 
-    async def _make_call(self) -> None:
-        async for _ in adrive(CallExecution(self._engine, self._call), self._recorder):
+    async def _make_call(self, call: Call) -> None:
+        async for _ in adrive(CallExecution(self._engine, call), self._recorder):
             pass
 
     def _outcome(self) -> Outcome:

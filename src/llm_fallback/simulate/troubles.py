@@ -28,6 +28,8 @@ class Trouble:
     begins_s: float = 0.0
     ends_s: float = math.inf
     """From when to when, in seconds since the simulation began."""
+    times: float = 1.0
+    """How many times as long as usual its replies take, the first content and the rest."""
 
     def is_on(self, now: float) -> bool:
         """Whether requests at this second of the simulation may be affected."""
@@ -45,6 +47,8 @@ def flaws(troubles: Iterable[Trouble], deployments: Collection[str]) -> Iterator
             yield f"a share is from 0 to 1, got {trouble.share:g}"
         if trouble.first_token_s is not None and not 0 <= trouble.first_token_s < math.inf:
             yield f"seconds until the first content are a number from 0 on, got {trouble.first_token_s:g}"
+        if not 0 < trouble.times < math.inf:
+            yield f"a reply takes more than 0 times as long as usual, got {trouble.times:g}"
         if not 0 <= trouble.begins_s < trouble.ends_s:
             yield f"a trouble ends after it begins, got {trouble.begins_s:g} to {trouble.ends_s:g} s"
 

@@ -6,7 +6,7 @@ Values of the wrong type are skipped here; the validation of their part reports 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from pydantic import SecretStr
@@ -161,6 +161,25 @@ def _chain(setting: Mapping[str, Any], path: Path, data: Mapping[str, Any]) -> I
         yield from _names(setting.get(field), (*path, field), _mapping(data.get("deployments")))
     yield from stream_break(setting, _mapping(data.get("defaults")), path)
     yield from _variables(_mapping(setting.get("budget")).get("file"), (*path, "budget", "file"))
+    yield from _nobody_inside(setting, path, data)
+
+
+def _nobody_inside(setting: Mapping[str, Any], path: Path, data: Mapping[str, Any]) -> Iterator[Problem]:
+    """A chain none of whose deployments may get its prompts."""
+    zones = setting["zones"] if "zones" in setting else _mapping(data.get("defaults")).get("zones")
+    if not isinstance(zones, str | Collection):
+        return
+    named, deployments = [name for _, name in members(setting.get("tiers"), ())], _mapping(data.get("deployments"))
+    if not named or not deployments.keys() >= set(named):
+        return
+    allowed = (zones,) if isinstance(zones, str) else tuple(zones)
+    asked = [_mapping(deployments[name]) for name in named]
+    found_in = [entry["zone"] for entry in asked if entry.get("zone") is not None and entry.get("weight") != 0]
+    if not any(zone in allowed for zone in found_in):
+        known = dict.fromkeys(map(str, found_in))
+        nearest = next((found for zone in allowed if (found := did_you_mean(zone, known))), None)
+        inside = f"they are in {', '.join(map(repr, known))}" if known else "give one its 'zone'"
+        yield Problem((*path, "zones"), "no deployment of the chain's tiers is in them", nearest or inside)
 
 
 def _names(tiers: Any, path: Path, deployments: Mapping[str, Any]) -> Iterator[Problem]:

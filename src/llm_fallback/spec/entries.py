@@ -28,7 +28,9 @@ from llm_fallback.spec.model_profile import Profile
 from llm_fallback.spec.providers import BACKENDS, backend_called, with_slash
 from llm_fallback.spec.secrets import Address, mask, safe_repr, shown_address
 from llm_fallback.spec.settings import (
+    Affinity,
     AttemptTimeouts,
+    Balance,
     BreakerOrOff,
     Budget,
     ColdStart,
@@ -39,6 +41,8 @@ from llm_fallback.spec.settings import (
     PriceOrFree,
     Retries,
     Timeouts,
+    Zone,
+    Zones,
     wrong,
 )
 
@@ -148,6 +152,19 @@ class ChainSettings(Part):
         None, description="Import path of a function from AIMessage to bool; a reply it rejects is a failure."
     )
     budget: Budget | None = Field(None, description="What the chain may cost, in US dollars. Default: no limit.")
+    balance: Balance | None = Field(
+        None,
+        description="Who of a tier is asked first: of two drawn by weight the less loaded (`least_loaded`, default), "
+        "or whoever is drawn (`weighted`).",
+    )
+    affinity: Affinity | None = Field(
+        None,
+        description="Keep on one member of a tier, for its cache: a conversation (`thread`), or all prompts that "
+        "begin alike (`prefix`). Default: `off`.",
+    )
+    zones: Zones | None = Field(
+        None, description="No prompt of the chain goes to a deployment outside of these. Default: it may go to all."
+    )
 
 
 class DeploymentSettings(Part):
@@ -202,7 +219,12 @@ class Deployment(DeploymentSettings):
         default_factory=Profile, description="What the model can do, in LangChain's ModelProfile words."
     )
     weight: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = Field(
-        1, description="Share of its tier's load, relative to the others. 0: out of rotation."
+        1, description="Its capacity beside the others of its tier: its share of the load. 0: out of rotation."
+    )
+    zone: Zone | None = Field(
+        None,
+        description="Who gets to see a prompt that is sent there, in a word of one's own, as `own` or `eu`. Default: "
+        "outside of every zone.",
     )
     timeouts: AttemptTimeouts | None = Field(None, description="How long an attempt at it may take, in seconds.")
     finish_reasons: FinishReasons = Field(

@@ -18,6 +18,8 @@ from llm_fallback.spec.error_messages import validate
 from llm_fallback.spec.locations import LocationMap, Note, Path, Problem, children, dotted
 from llm_fallback.spec.secrets import secrets_in, secrets_of_address
 from llm_fallback.spec.settings import (
+    Affinity,
+    Balance,
     Breaker,
     Budget,
     ColdStart,
@@ -171,6 +173,26 @@ class Spec(Part):
         """The budget of the chain; None if there is none."""
         budget: Budget | None = self._setting("budget", self.chains[chain])
         return budget
+
+    def balance(self, chain: str) -> Balance:
+        """Who of a tier of the chain is asked first."""
+        balance: Balance | None = self._setting("balance", self.chains[chain])
+        return balance or "least_loaded"
+
+    def affinity(self, chain: str) -> Affinity:
+        """What of the chain's calls stays on one member of a tier."""
+        affinity: Affinity | None = self._setting("affinity", self.chains[chain])
+        return affinity or "off"
+
+    def zones(self, chain: str) -> frozenset[str] | None:
+        """Where the chain's prompts may go; None: anywhere."""
+        zones: frozenset[str] | None = self._setting("zones", self.chains[chain])
+        return zones
+
+    def is_inside(self, chain: str, deployment: str) -> bool:
+        """Whether the chain's prompts may go to the deployment."""
+        zones = self.zones(chain)
+        return zones is None or self.deployments[deployment].zone in zones
 
     def references(self) -> Iterator[tuple[Path, Reference]]:
         """Every variable in the spec, with the path of the text it stands in."""

@@ -22,8 +22,9 @@ from llm_fallback.spec.typed_dicts import ChainSettingsDict
 
 _LOG = logging.getLogger("llm_fallback")
 
-CHAIN_SETTINGS = tuple(ChainSettingsDict.__annotations__)
-LANGCHAIN_FIELDS = frozenset({*LangChainFields.__annotations__, "listeners"})
+CHAIN_SETTINGS = tuple(name for name in ChainSettingsDict.__annotations__ if name != "zones")
+"""Without zones, which are a field of the model: what is given there narrows the chain's, and widens nothing."""
+LANGCHAIN_FIELDS = frozenset({*LangChainFields.__annotations__, "listeners", "zones"})
 MODEL_FIELDS = frozenset(ModelFields.__annotations__)
 REQUEST_PARAMETERS = frozenset(RequestParameters.__annotations__)
 LANGCHAIN_WORDS = {"timeout": ("timeouts", "total_s"), "max_retries": ("retries", "max")}

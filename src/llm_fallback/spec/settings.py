@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PlainSerializer,
     SerializerFunctionWrapHandler,
     Tag,
     WithJsonSchema,
@@ -60,6 +61,10 @@ def _shape(value: Any) -> str:
 
 def _off(value: Any) -> Any:
     return "off" if value is False else value
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
 
 
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
@@ -127,6 +132,11 @@ class Breaker(Part):
         30,
         description="Seconds it stays open before one probe goes through; doubles per failed probe to 300.",
     )
+    slow_times: Annotated[float, Field(strict=True, gt=1, allow_inf_nan=False)] | None = Field(
+        None,
+        description="An answer that takes more than a second, and so many times as long as the deployment's own and "
+        "its tier mates' usually do, counts as a failure here. Default: no answer does.",
+    )
 
 
 class Limits(Part):
@@ -179,6 +189,11 @@ class Budget(Part):
         None,
         description="Path of a file that keeps what the day has cost, across restarts and between processes. "
         "Default: kept in memory.",
+    )
+    on_limit: Literal["raise", "cheaper"] = Field(
+        "raise",
+        description="Where money is short: `raise` BudgetExceeded, or go on with the deployments it suffices for, "
+        "`free` ones always (`cheaper`).",
     )
 
     @property
@@ -245,3 +260,8 @@ HedgeOrOff = Annotated[
     AfterValidator(_off),
 ]
 OnStreamBreak = Literal["raise", "continue", "hold"]
+Balance = Literal["least_loaded", "weighted"]
+Affinity = Annotated[Literal["off", "thread", "prefix"], BeforeValidator(_off)]
+Zone = Annotated[str, Field(min_length=1)]
+Zones = Annotated[frozenset[Zone], BeforeValidator(_several), PlainSerializer(sorted)]
+"""Words of one's own for who gets to see a prompt; one may stand by itself."""

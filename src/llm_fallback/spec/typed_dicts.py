@@ -7,7 +7,7 @@ Made from the models of a spec; `make docs` writes it anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, Required
 
@@ -47,6 +47,11 @@ class BreakerDict(TypedDict, total=False):
 
     cooldown_s: float
     """Seconds it stays open before one probe goes through; doubles per failed probe to 300."""
+
+    slow_times: float | None
+    """An answer that takes more than a second, and so many times as long as the deployment's own and its tier mates'
+    usually do, counts as a failure here. Default: no answer does.
+    """
 
 
 class ColdStartDict(TypedDict, total=False):
@@ -154,7 +159,12 @@ class DeploymentDict(DeploymentSettingsDict, total=False):
     """What the model can do, in LangChain's ModelProfile words."""
 
     weight: float
-    """Share of its tier's load, relative to the others. 0: out of rotation."""
+    """Its capacity beside the others of its tier: its share of the load. 0: out of rotation."""
+
+    zone: str | None
+    """Who gets to see a prompt that is sent there, in a word of one's own, as `own` or `eu`. Default: outside of every
+    zone.
+    """
 
     timeouts: AttemptTimeoutsDict | None
     """How long an attempt at it may take, in seconds."""
@@ -216,6 +226,11 @@ class BudgetDict(TypedDict, total=False):
     memory.
     """
 
+    on_limit: Literal["raise", "cheaper"]
+    """Where money is short: `raise` BudgetExceeded, or go on with the deployments it suffices for, `free` ones always
+    (`cheaper`).
+    """
+
 
 class ChainSettingsDict(TypedDict, total=False):
     """How a chain behaves; a call to `build_chat_model` may override each."""
@@ -239,6 +254,19 @@ class ChainSettingsDict(TypedDict, total=False):
 
     budget: BudgetDict | None
     """What the chain may cost, in US dollars. Default: no limit."""
+
+    balance: Literal["least_loaded", "weighted"] | None
+    """Who of a tier is asked first: of two drawn by weight the less loaded (`least_loaded`, default), or whoever is
+    drawn (`weighted`).
+    """
+
+    affinity: Literal["off", "thread", "prefix"] | None
+    """Keep on one member of a tier, for its cache: a conversation (`thread`), or all prompts that begin alike
+    (`prefix`). Default: `off`.
+    """
+
+    zones: Collection[str] | None
+    """No prompt of the chain goes to a deployment outside of these. Default: it may go to all."""
 
 
 class ChainDict(ChainSettingsDict, total=False):

@@ -215,6 +215,14 @@ class TestSettings:
         assert load_spec(written(spec)).chains.keys() == {"a", "a/2"}
 
 
+def test_who_is_outside_of_a_chains_zones_is_left_out():
+    """A proxy knows no zones, so it must not know the deployment."""
+    spec = spec_of(
+        {"tiers": ["a", "b"], "zones": ["own"]}, {"a": {**OWN, "zone": "own"}, "b": {**HOSTED, "zone": "us"}}
+    )
+    assert [row["model_info"]["id"] for row in written(spec)["model_list"]] == ["main/a"]
+
+
 def test_what_litellm_has_no_word_for_is_listed():
     """What was written, that is; the defaults of this library are not."""
     spec = spec_of(
@@ -225,10 +233,14 @@ def test_what_litellm_has_no_word_for_is_listed():
             "accept": "mypkg:is_good",
             "budget": {"usd_per_day": 20},
             "retries": {"max": 1},
+            "balance": "least_loaded",
+            "affinity": "thread",
+            "zones": ["own"],
         },
         {
             "a": {
                 **OWN,
+                "zone": "own",
                 "price": "free",
                 "profile": {"open_weights": True},
                 "breaker": {"window_s": 9},
@@ -244,12 +256,16 @@ def test_what_litellm_has_no_word_for_is_listed():
         "chains.main.on_stream_break",
         "chains.main.accept",
         "chains.main.budget",
+        "chains.main.balance",
+        "chains.main.affinity",
+        "chains.main.zones",
         "chains.main.retries",
         "chains.main.timeouts.total_s",
         "chains.main.timeouts.idle_s",
         "deployments.a.breaker.window_s",
         "deployments.a.cold_start",
         "deployments.a.finish_reasons",
+        "deployments.a.zone",
         "deployments.a.profile.open_weights",
         "deployments.b.price.per_gpu_hour",
         "runnables.say",

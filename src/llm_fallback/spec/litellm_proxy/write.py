@@ -124,7 +124,9 @@ def collect_routes(spec: Spec) -> Routes:
 def _groups(spec: Spec, name: str, chain: Chain, route: str) -> Iterator[Group]:
     number = 0
     for tier in getattr(chain, route) or ():
-        members = tuple(member for member in tier if spec.deployments[member].weight > 0)
+        members = tuple(
+            member for member in tier if spec.deployments[member].weight > 0 and spec.is_inside(name, member)
+        )
         number += bool(members)
         if members:
             yield Group(name, route, group_name(name, route, number, spec.chains), members)
@@ -150,6 +152,9 @@ _CHAIN_LOSSES: Mapping[str, str] = {
     "on_stream_break": _NO_COUNTERPART,
     "accept": _NO_COUNTERPART,
     "budget": f"{_NO_COUNTERPART} in a configuration",
+    "balance": "LiteLLM is told to draw by weight",
+    "affinity": _NO_COUNTERPART,
+    "zones": "LiteLLM asks whom it has: what is outside is left out",
     "retries": "LiteLLM repeats before it falls back; so it is told not to repeat at all",
 }
 _TIMEOUT_LOSSES = {
@@ -174,11 +179,11 @@ def _losses(spec: Spec) -> Iterator[tuple[Path, str]]:
     ):
         given = entry.given()
         for key, text in _CHAIN_LOSSES.items():
-            if given.get(key) not in (None, "off", "raise"):
+            if given.get(key) not in (None, "off", "raise", "weighted"):
                 yield (*path, key), text
         yield from _part_losses((*path, "timeouts"), given.get("timeouts"), _TIMEOUT_LOSSES)
         yield from _part_losses((*path, "breaker"), given.get("breaker"), _BREAKER_LOSSES)
-        for key in ("cold_start", "finish_reasons"):
+        for key in ("cold_start", "finish_reasons", "zone"):
             if given.get(key):
                 yield (*path, key), _NO_COUNTERPART
     yield from _deployment_losses(spec)
