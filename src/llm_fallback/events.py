@@ -59,6 +59,8 @@ class AttemptMetadata(TypedDict):
     """There only if the usage was estimated."""
     dropped_params: NotRequired[list[str]]
     """There only if any were dropped."""
+    dropped_content: NotRequired[list[str]]
+    """There only if something of the history was left out."""
 
 
 class SkipMetadata(TypedDict):
@@ -136,6 +138,8 @@ class Attempt:
     cost_estimated: bool = False
     dropped_params: tuple[str, ...] = ()
     """Sampling parameters that this deployment does not accept, and that were not sent."""
+    dropped_content: tuple[str, ...] = ()
+    """What of the history this deployment could not get, by the words of who put it there, and that was not sent."""
     request_id: str | None = None
     """The provider's own name of the request, by which it can be asked about it; None if it told none."""
     usage: Usage | None = None
@@ -176,6 +180,8 @@ class Attempt:
             plain["cost_estimated"] = True
         if self.dropped_params:
             plain["dropped_params"] = list(self.dropped_params)
+        if self.dropped_content:
+            plain["dropped_content"] = list(self.dropped_content)
         return plain
 
     def as_logged(self) -> dict[str, Any]:
@@ -207,6 +213,7 @@ class Attempt:
             cost_usd=None if cost is None else Decimal(str(cost)),
             cost_estimated=plain.get("cost_estimated", False),
             dropped_params=tuple(plain.get("dropped_params", ())),
+            dropped_content=tuple(plain.get("dropped_content", ())),
             request_id=plain.get("request_id"),
             usage=Usage(**counts) if counts else None,
             provider=plain.get("provider", ""),

@@ -573,7 +573,9 @@ class ChainChatModel(BaseChatModel):
         """The call that merged kwargs ask for."""
         self._check_open()
         _, plan, engine = self.runtime.state
-        chain = plan.chain(kwargs["model"]).within(self.zones)
+        chain = plan.chain(kwargs["model"])
+        if self.zones is not None:
+            chain = chain.within(self.zones)
         if "zones" in kwargs:
             chain = chain.within(plan.zones(kwargs["zones"]))
         return CallExecution(engine, to_call(kwargs, chain, self.structured, caller.spender(), caller.thread))

@@ -14,6 +14,7 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call
 from langchain_core.outputs import Generation
 from langchain_core.utils.json import parse_partial_json
 
+from llm_fallback.chat_model.elsewhere import LEFT_OUT
 from llm_fallback.chat_model.structured import OutputFormat
 from llm_fallback.engine.budget import Spender
 from llm_fallback.engine.encoding import why_not_json
@@ -42,7 +43,8 @@ def to_call(
 ) -> Call:
     """The call that ChatLiteLLM's merged words ask of a chain; `thread` names the conversation, if anything does."""
     request = {name: value for name, value in words.items() if name not in _NOT_SENT}
-    request["messages"] = _in_parts(request["messages"])
+    messages, left_out, signers = _from_elsewhere(request["messages"])
+    request["messages"] = _in_parts(messages)
     if words.get("metadata"):
         request["metadata"] = words["metadata"]
     streamed = bool(words.get("stream"))
@@ -57,8 +59,27 @@ def to_call(
         features=_features(request),
         tokens=_prompt_tokens(request),
         spender=spender,
+        left_out=left_out,
+        signers=signers,
         conversation=None if chain.affinity == "off" else _conversation(chain, request["messages"], thread),
     )
+
+
+def _from_elsewhere(
+    messages: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], tuple[str, ...], frozenset[str]]:
+    """The messages without their marks, by which words is named what of them nobody gets, and whose signed thoughts are
+    in them."""
+    for message in messages:
+        if LEFT_OUT in message or BLOCKS in message:
+            names = dict.fromkeys(name for each in messages for name in each.get(LEFT_OUT, ()))
+            blocks = [block for each in messages for block in each.get(BLOCKS) or () if isinstance(block, Mapping)]
+            bare = [{key: value for key, value in each.items() if key != LEFT_OUT} for each in messages]
+            return bare, tuple(names), frozenset(str(block.get(ORIGIN)) for block in blocks)
+    return messages, (), _NOBODY
+
+
+_NOBODY: frozenset[str] = frozenset()
 
 
 def _conversation(chain: ChainPlan, messages: Sequence[Mapping[str, Any]], thread: object) -> bytes:

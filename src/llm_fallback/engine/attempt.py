@@ -70,6 +70,8 @@ class AttemptRequest(NamedTuple):
     holds_tool_calls: bool = False
     """Whether tool calls wait until the reply is whole."""
     is_hedge: bool = False
+    dropped_content: tuple[str, ...] = ()
+    """What of the messages the deployment does not get, as they came from elsewhere."""
 
 
 class OpenedAttempt(Protocol):
@@ -396,6 +398,7 @@ class AttemptExecution:
             cost_usd=cost,
             cost_estimated=estimated and cost is not None,
             dropped_params=() if exchange is None else exchange.dropped_params,
+            dropped_content=self.request.dropped_content,
             usage=self.partial.usage,
             request_id=self.provenance.request_id,
             provider=target.provider,

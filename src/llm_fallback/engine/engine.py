@@ -30,6 +30,10 @@ class Call:
     tokens: int = 0
     """About how many tokens the prompt has, for limits and estimates."""
     spender: Spender = field(default_factory=Spender)
+    left_out: tuple[str, ...] = ()
+    """What of its messages no deployment gets, as they came from elsewhere."""
+    signers: frozenset[str] = frozenset()
+    """Whose thoughts are in its messages."""
     conversation: bytes | None = None
     """What tells its conversation from others, where the chain keeps those on one member of a tier."""
 

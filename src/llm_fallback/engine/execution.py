@@ -283,7 +283,12 @@ class CallExecution:
             trimmer=trimmer,
             holds_tool_calls=call.streamed and call.continues,
             is_hedge=is_hedge,
+            dropped_content=self._dropped_content(member.target) if call.left_out or call.signers else (),
         )
+
+    def _dropped_content(self, target: Target) -> tuple[str, ...]:
+        call = self.call
+        return call.left_out if call.signers <= {target.signer} else (*call.left_out, "thinking")
 
     @property
     def _delivered_anything(self) -> bool:

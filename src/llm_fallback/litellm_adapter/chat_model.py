@@ -13,6 +13,7 @@ from langchain_litellm import ChatLiteLLMRouter
 from llm_fallback.chat_model.base import ChainChatModel, fields_of
 from llm_fallback.chat_model.caller import Listener
 from llm_fallback.chat_model.conversion import unwritable, write_thoughts
+from llm_fallback.chat_model.elsewhere import carried, mark
 from llm_fallback.chat_model.history import with_invalid_calls
 from llm_fallback.chat_model.lazy_field import LazyField
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
@@ -91,6 +92,10 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
     def _create_message_dicts(
         self, messages: list[BaseMessage], stop: list[str] | None
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        targets = self.runtime.state.plan.targets
+        foreign = carried(messages, targets.values())
+        if foreign is not None:
+            messages = [each.message for each in foreign]
         try:
             written, params = super()._create_message_dicts(messages, stop)
         except (TypeError, ValueError, RecursionError) as error:
@@ -98,8 +103,9 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
         written = with_invalid_calls(messages, written)
         for message in messages:
             if BLOCKS in message.additional_kwargs:
-                return write_thoughts(messages, written, self.runtime.state.plan.targets), params
-        return written, params
+                written = write_thoughts(messages, written, targets)
+                break
+        return written if foreign is None else mark(written, foreign), params
 
     def _write(self, messages: list[BaseMessage]) -> list[dict[str, Any]]:
         return self._create_message_dicts(messages, None)[0]

@@ -16,6 +16,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
 
 from llm_fallback.chat_model.conversion import PROVIDER, unwritable
+from llm_fallback.chat_model.elsewhere import carried, mark
 from llm_fallback.chat_model.history import with_invalid_calls
 
 
@@ -104,22 +105,19 @@ class OpenAIChat(BaseChatModel):
 
 def messages_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """Messages as ChatLiteLLM sends them: without names, with the reasoning that came before."""
+    foreign = carried(messages)
+    if foreign is not None:
+        messages = [each.message for each in foreign]
     try:
         sent = convert_to_openai_messages(messages)
     except (TypeError, ValueError, RecursionError) as error:
         return unwritable(messages, error)
     for message, document in zip(messages, sent, strict=True):
         document.pop("name", None)
-        if any(map(_is_anthropics_picture, message.content)):
-            document["content"] = message.content
         if "reasoning_content" in message.additional_kwargs:
             document["reasoning_content"] = message.additional_kwargs["reasoning_content"]
-    return with_invalid_calls(messages, sent)
-
-
-def _is_anthropics_picture(part: str | dict[Any, Any]) -> bool:
-    """Whether ChatLiteLLM would leave a part in Anthropic's form, in which no server of OpenAI's protocol takes it."""
-    return isinstance(part, dict) and part.get("type") == "image" and isinstance(part.get("source"), dict)
+    written = with_invalid_calls(messages, sent)
+    return written if foreign is None else mark(written, foreign)
 
 
 def _tool_choice(choice: str | bool | dict[str, Any] | None, tools: list[dict[str, Any]]) -> Any:
