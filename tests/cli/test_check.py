@@ -21,6 +21,18 @@ def test_a_fine_spec_is_summed_up_by_chain(write, run):
     )
 
 
+def test_who_may_see_a_prompt_is_told_by_chain(write, run):
+    """Where zones are written."""
+    write(
+        FINE.replace("tiers: [own, other]", "tiers: [own, other]\n    zones: [house]").replace(
+            "  own:", "  own:\n    zone: house"
+        )
+    )
+    result = run("check")
+    assert "assistant (default): own\n" in result.stdout
+    assert result.stdout.endswith("      its prompts may go to house (own)\n")
+
+
 def test_every_mistake_is_told_with_file_line_path_and_remedy(write, run):
     """All of them, not only the first."""
     write(FINE.replace("tiers: [own, other]", "tiers: [own, othr]").replace("total_s: 30", "total_s: -1"))

@@ -36,6 +36,15 @@ def test_whatever_takes_the_place_of_a_spec_is_checked(tmp_path):
         check({"deploymints": {}})
 
 
+def test_a_zone_of_a_chain_that_no_deployment_is_in_is_told_with_the_nearest():
+    """A word that is misspelt keeps a deployment out in silence."""
+    spec = {**with_main(zones=["own", "hause"]), "deployments": {**SOUND["deployments"]}}
+    spec["deployments"] = {"a": {"model": "openai/a", "zone": "own"}, "b": {"model": "anthropic/b", "zone": "house"}}
+    assert findings(spec) == [
+        "warning: chains.main.zones: no deployment is in zone 'hause'; did you mean 'house'?",
+    ]
+
+
 def test_words_by_which_a_reply_counts_as_whole_are_told():
     """A reply that was cut would pass for one if the word meant something else."""
     assert findings(with_a(finish_reasons={"eot": "stop"})) == [

@@ -110,3 +110,12 @@ def _print_chain(chain: Explanation, *, is_default: bool) -> None:
     route = ", then ".join(" or ".join(map(shown, tier)) for tier in chain["tiers"])
     click.echo(f"  {click.style(shown(chain['chain']), bold=True)}{' (default)' if is_default else ''}: {route}")
     click.echo(f"      one call: at most {counted(chain['max_requests'], 'request')}, {chain['max_seconds']:g} s")
+    _print_zones(chain["zones"])
+
+
+def _print_zones(zones: dict[str, str | None]) -> None:
+    """Who may see a prompt, where anybody has a zone."""
+    if any(zones.values()):
+        inside = {zone: [name for name, own in zones.items() if own == zone] for zone in zones.values()}
+        places = (f"{shown(zone or 'no zone')} ({', '.join(map(shown, names))})" for zone, names in inside.items())
+        click.echo(f"      its prompts may go to {', '.join(places)}")

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from llm_fallback._imports import is_found
-from llm_fallback.errors import Location
+from llm_fallback.errors import Location, did_you_mean
 from llm_fallback.plan.pricing import FIRST_GUESS_TOKENS
 from llm_fallback.plan.profiles import lost_by_falling_back
 from llm_fallback.plan.provider_credentials import AZURE_KEYS, lacks_cloud_credentials, missing_key
@@ -431,6 +431,15 @@ def _cheapest_attempt(spec: Spec, chain: Chain) -> Decimal | None:
     return min(costs, default=None)
 
 
+def _zone_of_nobody(spec: Spec) -> _Results:
+    """Zones of a chain that no deployment is in, as one that is misspelt."""
+    known = [deployment.zone for deployment in spec.deployments.values() if deployment.zone is not None]
+    for name in spec.chains:
+        for zone in sorted((spec.zones(name) or frozenset()).difference(known)):
+            remedy = did_you_mean(zone, known)
+            yield ("chains", name, "zones"), f"no deployment is in zone {zone!r}" + (f"; {remedy}" if remedy else "")
+
+
 def _unknown_provider(spec: Spec) -> _Results:
     """Models of providers that litellm does not know."""
     for name, deployment in spec.deployments.items():
@@ -466,5 +475,6 @@ _CHECKS = (
     _budget_of_no_day,
     _budget_out_of_reach,
     _budget_of_no_attempt,
+    _zone_of_nobody,
     _unknown_provider,
 )
