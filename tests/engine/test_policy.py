@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_fallback.engine.balancing import by_weight
+from llm_fallback.engine.affinity import Rendezvous
+from llm_fallback.engine.balancing import LeastLoaded, by_weight
 from llm_fallback.engine.health import Health
 from llm_fallback.engine.policy import FallbackPolicy, Stop, Try, Wait
 from llm_fallback.engine.transport import Fault
@@ -620,6 +621,21 @@ def drawn(*weights: float, times: int = 3000) -> Counter[tuple[str, ...]]:
     return seen
 
 
+def test_where_a_conversation_went_is_asked_before_all_tiers_and_only_once():
+    """Then the tiers in order, without it; staying there is the call's first choice."""
+    plan = three(retries=0)
+    went = journey(plan, dict.fromkeys("abc", "timeout"), stays_with=plan.tiers[2].members[0])
+    assert (went.asked, went.course.first.name) == (["c", "a", "b"], "c")
+
+
+def test_whoever_is_outside_of_the_zones_is_named_when_its_tier_comes():
+    """Not before, as nobody is passed over who was not reached."""
+    plan = chain(member("a", zone="own"), member("b", zone="us"), member("c", zone="own"), retries=0).within({"own"})
+    assert journey(plan, {"a": OK}).skipped == {}
+    went = journey(plan, {"a": "timeout", "c": OK})
+    assert (went.asked, went.skipped) == (["a", "c"], {"b": ("zone", None)})
+
+
 def test_members_of_a_tier_share_the_load_by_weight():
     """Of three thousand calls the first choice is spread 2 : 1 : 1, to a few per cent."""
     first = Counter(order[0] for order, count in drawn(2, 1, 1).items() for _ in range(count))
@@ -844,10 +860,16 @@ def test_whatever_happens_a_course_keeps_the_promises_of_the_contract(data, plan
     names = [found.name for found in plan.members]
     under_way = _past(data, health, names, start)
     lacking = data.draw(st.frozensets(st.sampled_from(names), max_size=1))
+    rng = Random(data.draw(st.integers(0, 99)))
+    picks = (
+        by_weight(rng),
+        LeastLoaded(rng, health.tier_load, streamed=data.draw(st.booleans())),
+        Rendezvous(data.draw(st.binary(min_size=1, max_size=8)), health.tier_load),
+    )
     course = FallbackPolicy(
         plan,
         lambda name, at: health[name].unavailable(at),
-        pick=by_weight(Random(data.draw(st.integers(0, 99)))),
+        pick=data.draw(st.sampled_from(picks)),
         backoff=lambda repeat: 0.25 * 2**repeat,
         deadline=start + plan.total_s,
         lacks=lambda who: "tools" if who.name in lacking else None,
