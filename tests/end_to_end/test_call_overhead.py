@@ -92,10 +92,10 @@ async def test_a_thousand_deployments_cost_a_call_no_more_than_two():
 
 
 async def test_what_a_call_costs_us_is_known():
-    """Course, breaker, deadlines, facts, the request, its sending, the reply and the message."""
+    """Course, whom to ask, breaker, deadlines, facts, the request, its sending, the reply and the message."""
     with FakeServer({"a": "fine"}) as server:
         async with build_chat_model(server.spec(backend="vllm")) as model:
-            assert await own_steps(lambda: model.ainvoke("hi")) <= 295
+            assert await own_steps(lambda: model.ainvoke("hi")) <= 305
 
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
@@ -149,7 +149,7 @@ MOST = {
     "ours, azure": (640, 140),
     "ours, ollama": (640, 140),
     "ours, anthropic": (670, 145),
-    "ours, gemini": (690, 155),
+    "ours, gemini": (690, 172),
     "ours, bedrock": (950, 150),
 }
 """Function calls of everybody per call and per streamed chunk: Amazon's signature, by botocore, is 280 of them."""

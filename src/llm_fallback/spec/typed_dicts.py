@@ -26,8 +26,10 @@ class LimitsDict(TypedDict, total=False):
     tpm: int | None
     """Tokens a minute, input and output together."""
 
-    max_parallel: int | None
-    """Requests under way at the same time."""
+    max_parallel: int | Literal["auto"] | None
+    """Requests under way at the same time. `auto`: as many as are found to bring more answers; a 429 that names no time
+    then makes them fewer, and opens no breaker.
+    """
 
     reply_mb: float
     """Megabytes of one reply, plain or streamed, decompressed. A longer one is a failure, `invalid_response`."""

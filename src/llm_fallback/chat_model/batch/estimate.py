@@ -43,7 +43,7 @@ def estimate(request: BatchRequest, target: Target, engine: Engine, words: Mappi
         finally:
             journal.discard_empty()
     prompts = [0, 0]
-    prices, health, usd = engine.prices(target), engine.health[target.name], Decimal(0)
+    prices, health, usd = engine.prices(target, words), engine.health[target.name], Decimal(0)
     for tokens in _prompt_tokens(request, found):
         prompts[0] += 1
         prompts[1] += tokens
