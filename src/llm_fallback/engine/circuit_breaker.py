@@ -28,7 +28,7 @@ _SLICES = 10
 class Permit(NamedTuple):
     """Permission for one request, to be handed back with what came of it."""
 
-    kind: Literal["closed", "probe", "forced"]
+    kind: Literal["closed", "probe", "forced", "trial"]
     generation: int
     """How often the breaker had opened or closed when it was given; an outcome that is older than that is ignored."""
     at: float = 0.0
@@ -50,6 +50,11 @@ class CircuitBreaker:
         self._reopens_at: float | None = None
         self._cooldown_s = 0.0
         self._probe_in_flight = self._opened_by_warm_up = False
+        self.is_adopted = False
+        """Whether it is open by what other processes report, not by what requests from here met."""
+        self._suspected = self._trial_in_flight = self._trial_failed = False
+        self.openings = 0
+        """How often requests from here have opened it when it was closed."""
         self.failure: Failure | None = None
         """Why it is not closed."""
         self.retry_after_given = False
@@ -75,7 +80,7 @@ class CircuitBreaker:
     def blocked_until(self, now: float) -> float | None:
         """None if a request may pass now, else when one may."""
         if self._reopens_at is None:
-            return None
+            return self._trial_blocked_until(now) if self._suspected else None
         if now < self._reopens_at:
             return self._reopens_at
         # The probe's answer is awaited; should it never come, the next cooldown's end is the latest a caller waits.
@@ -85,7 +90,10 @@ class CircuitBreaker:
         """Take permission for one request. In half-open the first is the probe; a request made in spite of an open
         breaker is `forced`, and its success closes the breaker too."""
         if self._reopens_at is None:
-            return Permit("closed", self._generation, now)
+            if not self._suspected or self._trial_in_flight:
+                return Permit("closed", self._generation, now)
+            self._trial_in_flight = True
+            return Permit("trial", self._generation, now)
         if now >= self._reopens_at and not self._probe_in_flight:
             self._probe_in_flight = True
             return Permit("probe", self._generation, now)
@@ -97,8 +105,10 @@ class CircuitBreaker:
             return
         if self._warm_up is not None:
             self._warm_up.on_answered()
-        if permit.kind == "closed":
+        if permit.kind in ("closed", "trial"):
             self._window.add(now, 1, 0)
+            if self._suspected:
+                self.trust()
         else:
             self._close()
 
@@ -106,6 +116,8 @@ class CircuitBreaker:
         """Count a failure; True if it opened the breaker. A warm-up opens it once, however often it is retried."""
         if permit.generation != self._generation:
             return False
+        if permit.kind == "trial":
+            self._trial_in_flight, self._trial_failed, permit = False, True, permit._replace(kind="closed")
         if self._warm_up is not None and FAILURES[failure].may_be_warming_up and permit.kind != "forced":
             pause_s = self._warm_up.on_refused(now)
             if pause_s is not None:
@@ -116,8 +128,12 @@ class CircuitBreaker:
 
     def cancelled(self, permit: Permit) -> None:
         """Take a permit back whose request told nothing, because the caller left."""
-        if permit.kind == "probe" and permit.generation == self._generation:
+        if permit.generation != self._generation:
+            return
+        if permit.kind == "probe":
             self._probe_in_flight = False
+        elif permit.kind == "trial":
+            self._trial_in_flight = False
 
     def reset(self) -> None:
         """Close it, and forget what it counted."""
@@ -134,8 +150,67 @@ class CircuitBreaker:
     def without_probe(self) -> Self:
         """The same breaker, where no request is under way."""
         own = copy(self)
-        own._probe_in_flight = False
+        own._probe_in_flight = own._trial_in_flight = False
         return own
+
+    # What other processes report.
+
+    @property
+    def is_open_by_requests(self) -> bool:
+        """Whether requests from here have opened it, and none has closed it since; a warm-up is nothing to report."""
+        return self._reopens_at is not None and not self.is_adopted and not self._opened_by_warm_up
+
+    @property
+    def needs_lease(self) -> bool:
+        """Whether its next probe is one for all processes."""
+        return self._reopens_at is not None and not self._opened_by_warm_up and not self._probe_in_flight
+
+    @property
+    def cooldown_s(self) -> float:
+        return self._cooldown_s
+
+    def adopt(self, failure: Failure, reopens_at: float, cooldown_s: float) -> None:
+        """Be open by what other processes report, unless requests from here have opened it, or a probe is out."""
+        if self._settings is None or self._opened_by_warm_up or self._probe_in_flight:
+            return
+        if self._reopens_at is None:
+            self.trust()
+            self._generation += 1
+            self.is_adopted = True
+        if self.is_adopted:
+            self._reopens_at, self._cooldown_s, self.failure = reopens_at, cooldown_s, failure
+
+    def disown(self) -> None:
+        """Close, if it was open only by what others reported."""
+        if self.is_adopted and not self._probe_in_flight:
+            self._close()
+
+    def suspect(self) -> None:
+        """While it is closed, let one request at a time pass until one has succeeded; after one that failed, none until
+        the next word of the other processes."""
+        self._suspected, self._trial_failed = self._settings is not None, False
+
+    def trust(self) -> None:
+        """Let requests pass as ever."""
+        self._suspected = self._trial_in_flight = self._trial_failed = False
+
+    @property
+    def is_suspected(self) -> bool:
+        return self._suspected
+
+    def heal(self) -> None:
+        """A probe of another process has succeeded: close, and find out by single requests whether the path from here
+        is mended, too, where it was requests from here that opened it."""
+        if self._reopens_at is None or self._probe_in_flight:
+            return
+        was_adopted = self.is_adopted
+        self._close()
+        if not was_adopted:
+            self.suspect()
+
+    def _trial_blocked_until(self, now: float) -> float | None:
+        assert self._settings is not None
+        return now + self._settings.cooldown_s if self._trial_in_flight or self._trial_failed else None
 
     def _count(self, permit: Permit, now: float, failure: Failure, retry_after_s: float | None) -> bool:
         if self._settings is None:
@@ -167,16 +242,19 @@ class CircuitBreaker:
     def _open(self, now: float, cooldown_s: float, failure: Failure, retry_after_s: float | None = None) -> bool:
         self.retry_after_given = retry_after_s is not None
         pause_s = cooldown_s if retry_after_s is None else min(retry_after_s, LONGEST_RETRY_AFTER_S)
+        self.openings += self._reopens_at is None or self.is_adopted
         self._reopens_at = now + pause_s
         self._cooldown_s = cooldown_s
-        self._probe_in_flight = self._opened_by_warm_up = False
+        self._probe_in_flight = self._opened_by_warm_up = self.is_adopted = False
+        self.trust()
         self._generation += 1
         self.failure = failure
         return True
 
     def _close(self) -> None:
         self._reopens_at = None
-        self._probe_in_flight = self._opened_by_warm_up = False
+        self._probe_in_flight = self._opened_by_warm_up = self.is_adopted = False
+        self.trust()
         self._generation += 1
         self.failure = None
         self.retry_after_given = False

@@ -44,6 +44,9 @@ from llm_fallback.engine.transport import Chunk, Fault, PartialReply
 from llm_fallback.events import Attempt, AttemptFailed, BreakerOpened, Event, Failure, FellBack, Record, Stitch
 from llm_fallback.plan.plan import Member, Target
 
+_MONEY_WAIT_S = 0.25
+"""How long a call waits at most, before it asks again, for money that other processes have in hand."""
+
 
 class CallExecution:
     """One call, from its first step to its end."""
@@ -205,6 +208,10 @@ class CallExecution:
         with health.lock:
             while isinstance(step := self.policy.next_step(now), Try):
                 attempt = self._open(step.member, now)
+                if isinstance(attempt, BudgetShortfall) and attempt.is_momentary:
+                    self.policy.repeats -= step.repeat
+                    self._await_notification()
+                    return Wait(now + _MONEY_WAIT_S)
                 if isinstance(attempt, BudgetShortfall) and attempt.goes_cheaper:
                     self._shortfall = self._shortfall or attempt
                     self.policy.too_expensive(step)

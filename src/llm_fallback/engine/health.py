@@ -23,6 +23,7 @@ from llm_fallback.engine.circuit_breaker import CircuitBreaker, Permit, State
 from llm_fallback.engine.concurrency import ConcurrencyLimit
 from llm_fallback.engine.load import SLOW_S, Pace, TierLoad
 from llm_fallback.engine.retry import FAILURES, RetryBudget, recent_count
+from llm_fallback.engine.shared import SharedDeployment
 from llm_fallback.engine.sliding_window import RateWindow, RunningMean, SlidingCounter
 from llm_fallback.events import Failure, SkipReason
 from llm_fallback.plan.cold_start import WarmUp
@@ -92,7 +93,9 @@ class DeploymentHealth:
         """Finds how many requests may be under way; None where that is declared, or nobody limits it."""
         self._last_request = (-math.inf, 0)
         self.hedges_sent = self.hedges_won = self.stitched = 0
-        self._rate = RateWindow()
+        self.rate = RateWindow()
+        self.shared: SharedDeployment | None = None
+        """Where other processes ask the deployment, too: what they share."""
         self._first_tokens: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
         self._replies: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
         self.streams, self.replies = Pace(), Pace()
@@ -110,6 +113,11 @@ class DeploymentHealth:
             # Once the time it named has come and a probe is in flight, it has named none.
             named = self.breaker.retry_after_given and self.breaker.state(now) == "open"
             return Unavailable("breaker_open", reopens, warming_up or named, failure, warming_up, self._last_request)
+        if self.shared is not None:
+            probes_at = self.shared.probe_blocked_until(now)
+            if probes_at is not None:
+                failure = self.breaker.failure or "server_error"
+                return Unavailable("breaker_open", probes_at, failure=failure, last_request=self._last_request)
         free = self._free_at(now, tokens)
         return None if free is None else Unavailable("limit", free)
 
@@ -120,7 +128,9 @@ class DeploymentHealth:
             return self.concurrency.paused_until
         if self.limits is None:
             return None
-        return self._rate.free_at(now, self.limits.rpm, self.limits.tpm, tokens)
+        if self.shared is not None:
+            return self.shared.free_at(now, tokens)
+        return self.rate.free_at(now, self.limits.rpm, self.limits.tpm, tokens)
 
     @property
     def max_parallel(self) -> float:
@@ -146,8 +156,11 @@ class DeploymentHealth:
         self.in_flight += 1
         self._last_request = (now, self._last_request[1] + 1)
         if self.limits is not None:
-            self._rate.add(now, tokens)
-        return self.breaker.acquire(now)
+            self.rate.add(now, tokens)
+        permit = self.breaker.acquire(now)
+        if self.shared is not None:
+            self.shared.began(permit, tokens)
+        return permit
 
     def succeeded(
         self,
@@ -176,8 +189,8 @@ class DeploymentHealth:
             too_slow = tier is not None and self._is_too_slow(permit, tier, seconds, reply_s, now, False)
             self.replies.add(seconds, now)
         if too_slow:
-            return self.breaker.failed(permit, now, "timeout")
-        self.breaker.succeeded(permit, now)
+            return self._record_failure(permit, now, "timeout", None)
+        self._record_success(permit, now)
         return False
 
     def _is_too_slow(
@@ -202,10 +215,21 @@ class DeploymentHealth:
                 self.cancelled(permit)  # Fewer at once is all it asks for.
                 return False
         self.in_flight -= 1
-        if FAILURES[failure].breaker != "ignores":
-            return self.breaker.failed(permit, now, failure, retry_after_s)
+        if FAILURES[failure].breaker == "ignores":
+            self._record_success(permit, now)
+            return False
+        return self._record_failure(permit, now, failure, retry_after_s)
+
+    def _record_success(self, permit: Permit, now: float) -> None:
         self.breaker.succeeded(permit, now)
-        return False
+        if self.shared is not None:
+            self.shared.succeeded(permit)
+
+    def _record_failure(self, permit: Permit, now: float, failure: Failure, retry_after_s: float | None) -> bool:
+        opened = self.breaker.failed(permit, now, failure, retry_after_s)
+        if self.shared is not None:
+            self.shared.failed(permit, retry_after_given=retry_after_s is not None)
+        return opened
 
     def cancelled(self, permit: Permit) -> None:
         """Count a request whose caller left; the deployment is none the worse for it."""
@@ -216,12 +240,14 @@ class DeploymentHealth:
         """Take back a request that was counted by `begin` and not sent after all."""
         self.cancelled(permit)
         if self.limits is not None:
-            self._rate.remove(permit.at, tokens, now)
+            self.rate.remove(permit.at, tokens, now)
+            if self.shared is not None:
+                self.shared.withdrawn(tokens)
 
     def correct_tokens(self, permit: Permit, tokens: int, now: float) -> None:
         """Count what a request used beyond the estimate it began with (negative: less)."""
         if self.limits is not None:
-            self._rate.correct(tokens, permit.at, now)
+            self.rate.correct(tokens, permit.at, now)
 
     def record_usage(self, output_tokens: int, seconds: float) -> None:
         """Remember how long a reply was, and how long it kept the deployment busy."""

@@ -81,6 +81,16 @@ class RateWindow:
         waits = [self._requests_free_at(rpm), self._tokens_free_at(tpm, tokens)]
         return max((wait for wait in waits if wait is not None), default=None)
 
+    def uses(self, now: float) -> list[tuple[float, float]]:
+        """The requests of the window that ends now: how many, and how many seconds ago."""
+        self._forget(now)
+        return [(1, now - at) for at in self._requests]
+
+    def token_uses(self, now: float) -> list[tuple[float, float]]:
+        """The tokens of the window that ends now: how many, and how many seconds ago."""
+        self._forget(now)
+        return [(tokens, now - at) for at, tokens in self._spends]
+
     def _spend(self, now: float, tokens: int) -> None:
         if tokens:
             self._spends.append((now, tokens))

@@ -32,6 +32,7 @@ _LITELLM = Adapter(
     transport=LiteLLMTransport,
     catalogue=LiteLLMCatalogue,
     clock=RealClock(),
+    joins_fleets=True,
     encoder=local_encoder,
 )
 

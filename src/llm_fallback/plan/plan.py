@@ -269,6 +269,18 @@ class ChainPlan:
         return any("claude" in model.lower() for model in self.models.values())
 
 
+@dataclass(frozen=True, slots=True)
+class FleetPlan:
+    """The fleet a process belongs to."""
+
+    store: str = field(repr=False)
+    """The address of the store."""
+    name: str
+    secret: str = field(repr=False)
+    """By which names are made unreadable in the store."""
+    processes: int = 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """All chains and deployments of a spec."""
@@ -278,6 +290,7 @@ class Plan:
     targets: Mapping[str, Target]
     secrets: Sequence[str] = field(repr=False)
     """Every secret of the spec, to be redacted in what servers and libraries say."""
+    fleet: FleetPlan | None = None
 
     def chain(self, name: str) -> ChainPlan:
         """The chain of that name; ValueError naming the nearest if there is none."""

@@ -9,11 +9,11 @@ from pydantic import SecretStr
 
 from llm_fallback._imports import imported
 from llm_fallback.errors import Mistake, SpecError
-from llm_fallback.plan.plan import ChainPlan, Member, Plan, Target, Tier, Tiers
+from llm_fallback.plan.plan import ChainPlan, FleetPlan, Member, Plan, Target, Tier, Tiers
 from llm_fallback.plan.pricing import FREE, Prices
 from llm_fallback.plan.provider_credentials import secrets_in_variables
 from llm_fallback.spec import Budget, Deployment, Price, Spec
-from llm_fallback.spec.consistency import is_address
+from llm_fallback.spec.consistency import STORES, is_address
 from llm_fallback.spec.locations import Path, Problem
 from llm_fallback.spec.model import NO_CHAIN
 from llm_fallback.spec.providers import BACKENDS, split_model
@@ -26,6 +26,7 @@ def resolve_spec(spec: Spec, environ: Mapping[str, str]) -> Plan:
     variables = Environment(environ)
     targets = {name: _target(spec, name, variables) for name in spec.deployments}
     budgets = {name: _budget(spec.budget(name), variables, name) for name in spec.chains}
+    fleet = _fleet(spec, variables)
     mistakes = list(variables.mistakes)
     mistakes += [Problem(path, text).at(spec.locations) for path, text in misaddressed(spec, environ)]
     chains = {name: _chain(spec, name, targets, budgets[name], mistakes) for name in spec.chains}
@@ -39,8 +40,9 @@ def resolve_spec(spec: Spec, environ: Mapping[str, str]) -> Plan:
     secrets = (
         *(secret for target in targets.values() for secret in _secrets(target, environ)),
         *_own(spec, environ),
+        *((fleet.secret, *secrets_of_address(fleet.store)) if fleet else ()),
     )
-    return Plan(chains, spec.default_chain or next(iter(chains)), targets, secrets)
+    return Plan(chains, spec.default_chain or next(iter(chains)), targets, tuple(filter(None, secrets)), fleet)
 
 
 def _own(spec: Spec, environ: Mapping[str, str]) -> Iterator[str]:
@@ -114,6 +116,20 @@ def _budget(budget: Budget | None, variables: Environment, chain: str) -> Budget
     if budget is None or budget.file is None:
         return budget
     return budget.model_copy(update={"file": variables.text(budget.file, ("chains", chain, "budget", "file"))})
+
+
+def _fleet(spec: Spec, variables: Environment) -> FleetPlan | None:
+    fleet = spec.fleet
+    if fleet is None:
+        return None
+    store = variables.text(fleet.store, ("fleet", "store"))
+    if store and not references(store) and not store.startswith(STORES):
+        text = f"comes to no address that begins with {', '.join(STORES)}"
+        variables.mistakes.append(Problem(("fleet", "store"), text).at(spec.locations))
+    secret = variables.text(fleet.secret.get_secret_value(), ("fleet", "secret")) if fleet.secret else ""
+    name = variables.text(fleet.name, ("fleet", "name"))
+    # Without any secret names are only shortened: whoever knows them recognises them.
+    return FleetPlan(store, name, secret or next(secrets_of_address(store), ""), fleet.processes)
 
 
 def _chain(

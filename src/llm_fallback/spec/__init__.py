@@ -1,6 +1,6 @@
 """What a user may write: the models of a spec, reading and writing files, checks, secrets, error messages."""
 
-from llm_fallback.spec.entries import Chain, Defaults, Deployment, RunnableSpec
+from llm_fallback.spec.entries import Chain, Defaults, Deployment, Fleet, RunnableSpec
 from llm_fallback.spec.load import load_spec
 from llm_fallback.spec.model import Spec, json_schema
 from llm_fallback.spec.options import ModelOptions
@@ -24,6 +24,7 @@ __all__ = [
     "ColdStart",
     "Defaults",
     "Deployment",
+    "Fleet",
     "Hedge",
     "Limits",
     "ModelOptions",

@@ -39,6 +39,7 @@ def problems(data: Mapping[str, Any]) -> list[Problem]:
         *_each(data, "chains", lambda setting, path: _chain(setting, path, data)),
         *_default_chain(data),
         *_unpriced(data),
+        *_fleet(_mapping(data.get("fleet")), _mapping(data.get("deployments"))),
         *_each(data, "runnables", lambda runnable, path: _runnable(runnable, path, data)),
     ]
 
@@ -246,6 +247,23 @@ def price_missing(deployment: str, chain: str, model: str) -> Problem:
         f"is missing: chain {chain!r} has a budget, and nobody knows what {model!r} costs",
         "write 'free', or its prices as in {input_per_million: 3, output_per_million: 15}, or name its base_model",
     )
+
+
+STORES = ("redis://", "rediss://", "unix://", "file:///")
+"""How the address of a fleet's store begins."""
+
+
+def _fleet(fleet: Mapping[str, Any], deployments: Mapping[str, Any]) -> Iterator[Problem]:
+    if "fleet" in deployments:
+        text = "'fleet' cannot be the name of a deployment: `model.state()` tells of the fleet under it"
+        yield Problem(("deployments", "fleet"), text, "give it another name")
+    for field in ("store", "name", "secret"):
+        yield from _variables(fleet.get(field), ("fleet", field))
+    store = fleet.get("store")
+    if isinstance(store, str) and store and not references(store) and not store.startswith(STORES):
+        got = safe_repr(store, ("fleet", "store"))
+        text = f"must be an address that begins with {', '.join(STORES)}" + (f", got {got}" if got else "")
+        yield Problem(("fleet", "store"), text, "write it as in 'redis://host:6379/0'")
 
 
 def _runnable(runnable: Mapping[str, Any], path: Path, data: Mapping[str, Any]) -> Iterator[Problem]:

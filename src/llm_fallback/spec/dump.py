@@ -18,7 +18,7 @@ from llm_fallback.spec.variables import beside, references
 
 _LEFT_OUT = object()
 _SCHEMES = ("", "Bearer", "Basic", "Token")
-_SECTION_ORDER = ("defaults", "deployments", "chains", "default_chain", "runnables")
+_SECTION_ORDER = ("defaults", "deployments", "chains", "default_chain", "runnables", "fleet")
 _DEPLOYMENT_ORDER = ("backend", "model", "base_model", "api_key", "api_base", "params")
 
 

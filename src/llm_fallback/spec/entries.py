@@ -34,6 +34,7 @@ from llm_fallback.spec.settings import (
     BreakerOrOff,
     Budget,
     ColdStart,
+    Count,
     HedgeOrOff,
     Limits,
     OnStreamBreak,
@@ -135,6 +136,14 @@ FinishReasons = dict[Annotated[str, Field(min_length=1)], Literal["stop", "lengt
 
 
 ServerAddress = Annotated[str, AfterValidator(Address), PlainSerializer(shown_address, when_used="json")]
+
+
+FleetSecret = Annotated[
+    SecretStr,
+    Field(min_length=1),
+    PlainSerializer(lambda _: "**********", when_used="json"),
+    WithJsonSchema({"type": "string", "minLength": 1}),
+]
 
 
 class ChainSettings(Part):
@@ -271,6 +280,26 @@ class RunnableSpec(Part):
         "text",
         description="`text`, `json`, or the import path of a pydantic model, `package.module:Name`. A reply that is "
         "not of this form is a failure, and the next deployment is asked.",
+    )
+
+
+class Fleet(Part):
+    """Many processes that behave as one: where they exchange what they learn, and who belongs to them."""
+
+    store: Annotated[ServerAddress, Field(min_length=1)] = Field(
+        description="Where they meet, best as ${NAME}: redis://, rediss:// or unix:// for Redis 5 or later and Valkey, "
+        "file:///path for the processes of one machine."
+    )
+    name: Annotated[str, Field(min_length=1)] = Field(
+        "default", description="Tells this fleet from others in the same store."
+    )
+    secret: FleetSecret | None = Field(
+        None,
+        description="By it names are made unreadable in the store, best as ${NAME}. Default: the store's password.",
+    )
+    processes: Count = Field(
+        1,
+        description="How many processes there are, for their parts of the limits where the store was never reached.",
     )
 
 

@@ -175,7 +175,7 @@ def _choice(got: Callable[[str], str], error: ErrorDetails, path: Path) -> tuple
 
 def _no_variable(value: Any) -> str | None:
     if isinstance(value, str) and "${" in value:
-        return "variables stand only in model, base_model, api_key, api_base, params and budget.file"
+        return "variables stand only in model, base_model, api_key, api_base, params, budget.file and fleet"
     return None
 
 

@@ -13,7 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from llm_fallback.errors import Mistake, SpecError, unknown_chain
 from llm_fallback.spec import consistency
-from llm_fallback.spec.entries import Chain, ChainSettings, Defaults, Deployment, RunnableSpec
+from llm_fallback.spec.entries import Chain, ChainSettings, Defaults, Deployment, Fleet, RunnableSpec
 from llm_fallback.spec.error_messages import validate
 from llm_fallback.spec.locations import LocationMap, Note, Path, Problem, children, dotted
 from llm_fallback.spec.secrets import secrets_in, secrets_of_address
@@ -51,6 +51,7 @@ class Spec(Part):
     runnables: dict[str, RunnableSpec] = Field(
         default_factory=dict, description="Prompts joined to chains, by name; `build_runnables` makes them."
     )
+    fleet: Fleet | None = Field(None, description="Processes that share what they learn. Default: each is on its own.")
 
     _locations: LocationMap = PrivateAttr(default_factory=LocationMap)
     _variables: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
@@ -76,7 +77,8 @@ class Spec(Part):
             self._locations = context
 
     def __getstate__(self) -> dict[Any, Any]:
-        addresses = (deployment.api_base or "" for deployment in self.deployments.values())
+        addresses = [deployment.api_base or "" for deployment in self.deployments.values()]
+        addresses += [self.fleet.store] if self.fleet else []
         secrets = (
             *secrets_in(self.model_dump()),
             *self.own_variables().values(),
@@ -203,6 +205,8 @@ class Spec(Part):
         for name, deployment in self.deployments.items():
             for field in ("model", "base_model", "api_key", "api_base", "params"):
                 yield from _references(getattr(deployment, field), ("deployments", name, field))
+        for field in ("store", "name", "secret"):
+            yield from _references(self.fleet and getattr(self.fleet, field), ("fleet", field))
 
     def with_chain_settings(self, *chains: str, **settings: Any) -> "Spec":
         """The spec with settings of chains overridden key by key, as the arguments of `build_chat_model` do.

@@ -1,0 +1,248 @@
+"""One deployment as a member of a fleet sees it: its leases, what it reports, and what it learns from the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llm_fallback.engine.circuit_breaker import Permit
+from llm_fallback.engine.health import DeploymentHealth
+from llm_fallback.engine.sliding_window import MINUTE_S
+from llm_fallback.fleet.evidence import ACCOUNT_FAILURES, Fact, Opening, Report, Suspicion, merge
+from llm_fallback.fleet.leases import Lease, PlaceLease, ProbeLease, RateLease
+
+PLACE_S = 10.0
+"""Seconds for which requests of a member that is heard of no more count as under way."""
+
+
+class Membership(Protocol):
+    """What a deployment needs to know of its member."""
+
+    @property
+    def members(self) -> int:
+        """How many share the limits."""
+        ...
+
+    def now(self) -> float: ...
+
+    def is_answered(self) -> bool:
+        """Whether the store answers."""
+        ...
+
+    def next_exchange(self) -> float:
+        """When the next one is due."""
+        ...
+
+    def hurry(self) -> None:
+        """Exchange soon: there is something to ask for."""
+        ...
+
+    def tell(self) -> None:
+        """Exchange soon, and have the others do so: there is something they had better know."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentNames:
+    """A deployment's names in the store."""
+
+    deployment: str
+    account: str
+    """Of the deployment and the key it is asked with."""
+    resource: Callable[[str], str]
+    """Of a limit of its."""
+
+
+class MemberDeployment:
+    """A `SharedDeployment`. Called with the lock of health held."""
+
+    def __init__(self, health: DeploymentHealth, names: DeploymentNames, membership: Membership) -> None:
+        self._health, self.names, self._membership = health, names, membership
+        self._probe = ProbeLease(names.resource("probe"))
+        self._rpm, self._tpm, self._places = self._leases(health, names)
+        self._limits: tuple[Lease, ...] = tuple(
+            lease for lease in (self._rpm, self._tpm, self._places) if lease is not None
+        )
+        self._probe_fence: int | None = None
+        """Of the lease by which the probe under way was sent."""
+        self.healed = 0
+        """The highest fence of a probe that succeeded."""
+        self._is_account = False
+        self._opened_at = (0, 0)
+        """The last opening that is reported, and the fence that was known then."""
+        self._trusted: Suspicion | None = None
+        """The report after which a request has succeeded here."""
+        self._suspicion: Suspicion | None = None
+        self.reporters: tuple[str, ...] = ()
+
+    @staticmethod
+    def _leases(
+        health: DeploymentHealth, names: DeploymentNames
+    ) -> tuple[RateLease | None, RateLease | None, PlaceLease | None]:
+        limits = health.limits
+        if limits is None:
+            return None, None, None
+        rpm = tpm = places = None
+        if limits.rpm is not None:
+            rpm = RateLease(names.resource("rpm"), limits.rpm, MINUTE_S, health.rate.uses)
+        if limits.tpm is not None:
+            tpm = RateLease(names.resource("tpm"), limits.tpm, MINUTE_S, health.rate.token_uses)
+        if isinstance(limits.max_parallel, int):  # What is found here is this process's own.
+            places = PlaceLease(names.resource("max_parallel"), limits.max_parallel, PLACE_S, lambda: health.in_flight)
+        return rpm, tpm, places
+
+    # What the engine asks.
+
+    def probe_blocked_until(self, now: float) -> float | None:
+        breaker = self._health.breaker
+        if not breaker.needs_lease or not self._membership.is_answered() or self._probe.available(now) >= 1:
+            return None
+        if self._probe.ask(breaker.cooldown_s):
+            self._membership.hurry()
+        return self._membership.next_exchange()
+
+    def free_at(self, now: float, tokens: int) -> float | None:
+        if not self._membership.is_answered():
+            return self._free_by_share(now, tokens)
+        wanted = [(lease, units) for lease, units in ((self._rpm, 1), (self._tpm, tokens), (self._places, 1)) if lease]
+        if all(lease.available(now) >= units for lease, units in wanted):
+            return None
+        for lease, units in wanted:
+            if lease.available(now) >= units:
+                lease.demand(units)  # It is held for the call that waits for the others.
+            elif lease.refuse(units):
+                self._membership.hurry()
+        return self._membership.next_exchange()
+
+    def _free_by_share(self, now: float, tokens: int) -> float | None:
+        """Without the store each member keeps to its part of the limits."""
+        limits, members = self._health.limits, self._membership.members
+        assert limits is not None
+        places = limits.max_parallel
+        if isinstance(places, int) and self._health.in_flight >= _share(places, members):
+            return float("inf")
+        rpm, tpm = (None if limit is None else _share(limit, members) for limit in (limits.rpm, limits.tpm))
+        return self._health.rate.free_at(now, rpm, tpm, tokens)
+
+    def began(self, permit: Permit, tokens: int) -> None:
+        if self._rpm is not None:
+            self._rpm.use(1)
+        if self._tpm is not None:
+            self._tpm.use(tokens)
+        if self._places is not None:
+            self._places.demand(1)
+        if permit.kind == "probe":
+            self._probe_fence = self._probe.fence if self._probe.available(permit.at) >= 1 else self._probe.fence + 1
+            self._probe.use(permit.at, self._health.breaker.cooldown_s)
+
+    def withdrawn(self, tokens: int) -> None:
+        if self._rpm is not None:
+            self._rpm.give_back(1)
+        if self._tpm is not None:
+            self._tpm.give_back(tokens)
+
+    def succeeded(self, permit: Permit) -> None:
+        if permit.kind in ("probe", "forced"):
+            fence = self._probe_fence if permit.kind == "probe" else None
+            self.healed = max(self.healed, self._probe.fence + 1 if fence is None else fence)
+            self._membership.tell()
+        elif self._suspicion is not None and not self._health.breaker.is_suspected:
+            self._trusted, self._suspicion = self._suspicion, None
+
+    def failed(self, permit: Permit, *, retry_after_given: bool) -> None:
+        breaker = self._health.breaker
+        has_opened = breaker.is_open_by_requests and self._is_news()
+        if has_opened:
+            names_a_time = breaker.failure == "rate_limited" and retry_after_given
+            self._is_account = names_a_time or breaker.failure in ACCOUNT_FAILURES
+            self._membership.tell()
+        elif permit.kind == "trial":
+            self._membership.hurry()
+
+    def _is_news(self) -> bool:
+        """Whether the breaker has opened since that was looked at last; a probe that failed is news, too."""
+        opening = self._health.breaker.openings
+        if self._probe_fence is None and opening == self._opened_at[0]:
+            return False
+        self._opened_at = (opening, max(self._probe.fence, self._probe_fence or 0))
+        self._probe_fence = None
+        return True
+
+    # What the member exchanges.
+
+    @property
+    def fence(self) -> int:
+        """The highest fence of a probe that is known here."""
+        return max(self._probe.fence, self.healed)
+
+    def fact(self, now: float) -> Fact | None:
+        """What requests from here have learnt; None while they have not left the deployment alone."""
+        breaker = self._health.breaker
+        if not breaker.is_open_by_requests or breaker.failure is None:
+            return None
+        blocked_until = breaker.blocked_until(now)
+        reopens_in_s = max(0.0, (blocked_until or now) - now) if breaker.state(now) == "open" else 0.0
+        opening, fence = self._opened_at
+        account = self.names.account if self._is_account else ""
+        name = self.names.deployment
+        return Fact(name, account, breaker.failure, reopens_in_s, breaker.cooldown_s, opening, fence)
+
+    def learn(self, reports: Iterable[Report], fence: int, healed: int, now: float) -> None:
+        """Take what the others report: it replaces what they reported before."""
+        breaker = self._health.breaker
+        self._probe.fence = max(self._probe.fence, fence)
+        if healed > self.healed:
+            self.healed = healed
+            if not breaker.is_open_by_requests or self._opened_at[1] < healed:
+                breaker.heal()
+        reports = list(reports)
+        self.reporters = tuple(report.member for report in reports)
+        match merge(reports, self.fact(now), self.healed, (self.names.account,)):
+            case Opening(failure, reopens_in_s, cooldown_s):
+                breaker.adopt(failure, now + reopens_in_s, cooldown_s)
+            case Suspicion() as suspicion:
+                breaker.disown()
+                if suspicion != self._trusted:
+                    self._suspicion = suspicion
+                    breaker.suspect()
+            case None:
+                breaker.disown()
+                if self._suspicion is not None:
+                    self._suspicion = None
+                    breaker.trust()
+
+    def forget_others(self) -> None:
+        """Go on by what was learnt here alone, as far as that is no less careful: what is open stays open until its
+        time, but a suspicion ends."""
+        if self._suspicion is not None:
+            self._suspicion = None
+            self._health.breaker.trust()
+
+    def leases(self, now: float) -> Iterator[Lease]:
+        """Those there is something to tell or to ask about."""
+        yield from self._limits
+        if self._probe.is_told(now):
+            yield self._probe
+
+    @property
+    def all_leases(self) -> tuple[Lease, ...]:
+        return (*self._limits, self._probe)
+
+    def is_of(self, health: DeploymentHealth) -> bool:
+        """Whether it shares this very deployment."""
+        return self._health is health
+
+    def snapshot(self, now: float) -> Mapping[str, Any]:
+        """Plain data: who reports it, and what is held of its limits."""
+        words = (("rpm", self._rpm), ("tpm", self._tpm), ("max_parallel", self._places))
+        limits = {
+            word: {"held": lease.available(now), "used_by_all": lease.charged}
+            for word, lease in words
+            if lease is not None
+        }
+        return {"reported_by": list(self.reporters), "limits": limits}
+
+
+def _share(limit: int, members: int) -> int:
+    return max(1, limit // members)

@@ -1,0 +1,116 @@
+"""What members have learnt of a deployment, and what follows from it for one of them. Facts travel, never states.
+
+A member that has left a deployment alone, by what its own requests met, reports it until it has healed. Facts about the
+account behind a key (a limit, a wrong key, an empty account, an unknown model) hold for everybody who uses that key.
+Facts about the path to the server (no connection, no answer, an error) may be the reporter's own trouble: they need a
+second reporter. A probe that succeeds heals what was reported before it; probes are told apart by their fences.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from llm_fallback.events import Failure
+
+ACCOUNT_FAILURES: frozenset[Failure] = frozenset({"quota_exhausted", "auth", "not_found"})
+"""Beside `rate_limited`, if the deployment said when to come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Why a member has left a deployment alone, by what its own requests met."""
+
+    deployment: str
+    account: str
+    """Names deployment and key for a fact about the account; empty for one about the path."""
+    failure: Failure
+    reopens_in_s: float
+    """Until it lets a probe pass; 0: it does already."""
+    cooldown_s: float
+    opening: int
+    """Tells one opening of the reporter's breaker from the next."""
+    fence: int
+    """The highest fence of a probe that was known when the breaker opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one member tells the others."""
+
+    facts: tuple[Fact, ...] = ()
+    fences: Mapping[str, int] = field(default_factory=dict)
+    """By deployment the highest fence of a probe that it knows."""
+    healed: Mapping[str, int] = field(default_factory=dict)
+    """By deployment the highest fence of a probe that succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A fact of another member."""
+
+    member: str
+    fact: Fact
+    """With the time that is left now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A deployment is open here because of what others report."""
+
+    failure: Failure
+    reopens_in_s: float
+    cooldown_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """A single member reports a deployment: one request at a time, until one succeeded."""
+
+    member: str
+    opening: int
+
+
+def merge(
+    reports: Iterable[Report], own: Fact | None, healed: int, accounts: Iterable[str] = ()
+) -> Opening | Suspicion | None:
+    """What follows from the reports about one deployment, and from this member's own. `accounts` are those this member
+    uses there. None: nothing."""
+    valid = [report for report in reports if report.fact.fence >= healed]
+    account = [report.fact for report in valid if report.fact.account and report.fact.account in accounts]
+    if account:
+        longest = max(account, key=lambda fact: fact.reopens_in_s)
+        return Opening(longest.failure, longest.reopens_in_s, longest.cooldown_s)
+    path = [report for report in valid if not report.fact.account]
+    facts = [report.fact for report in path]
+    if own is not None and not own.account and own.fence >= healed:
+        facts.append(own)
+    if len(facts) >= 2:
+        # As long as two say so: one that is sick, and has waited longer and longer, does not decide.
+        second = sorted(facts, key=lambda fact: fact.reopens_in_s)[-2]
+        return Opening(second.failure, second.reopens_in_s, second.cooldown_s)
+    return Suspicion(path[0].member, path[0].fact.opening) if path else None
+
+
+def encode_evidence(evidence: Evidence) -> str:
+    """As it stands in the store; empty for nothing."""
+    if not (evidence.facts or evidence.fences or evidence.healed):
+        return ""
+    facts = [
+        [it.deployment, it.account, it.failure, round(it.reopens_in_s, 3), it.cooldown_s, it.opening, it.fence]
+        for it in evidence.facts
+    ]
+    return json.dumps([facts, dict(evidence.fences), dict(evidence.healed)], separators=(",", ":"))
+
+
+def decode_evidence(text: str, age_s: float, *, is_heard_of: bool) -> Evidence:
+    """What a member said that many seconds ago. What a member reports that is heard of no more holds for the time it
+    named. Anything that cannot be read is passed over: another version may have written it."""
+    try:
+        rows, fences, healed = json.loads(text)
+        facts = [Fact(row[0], row[1], row[2], max(0.0, row[3] - age_s), *row[4:]) for row in rows]
+        valid = tuple(fact for fact in facts if is_heard_of or fact.reopens_in_s > 0)
+        return Evidence(valid, {name: int(fence) for name, fence in fences.items()}, dict(healed))
+    except (ValueError, TypeError, IndexError, AttributeError):
+        return Evidence()
