@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from llm_fallback.ledger import Ledger
     from llm_fallback.litellm_adapter.build import build_chat_model, build_runnables
     from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
+    from llm_fallback.litellm_adapter.recipe import Recipe
     from llm_fallback.litellm_adapter.router import build_router
     from llm_fallback.plan.checks import check
     from llm_fallback.plan.explain import Explanation
@@ -77,6 +78,7 @@ _HOMES = {
     "llm_fallback.ledger": ("Ledger",),
     "llm_fallback.litellm_adapter.build": ("build_chat_model", "build_runnables"),
     "llm_fallback.litellm_adapter.chat_model": ("FallbackChatModel",),
+    "llm_fallback.litellm_adapter.recipe": ("Recipe",),
     "llm_fallback.litellm_adapter.router": ("build_router",),
     "llm_fallback.plan.checks": ("check",),
     "llm_fallback.plan.explain": ("Explanation",),
@@ -110,6 +112,7 @@ __all__ = [
     "ModelOptions",
     "Outcome",
     "PingResult",
+    "Recipe",
     "Record",
     "Skip",
     "SkipMetadata",

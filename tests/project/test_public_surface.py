@@ -15,7 +15,7 @@ import llm_fallback.testing
 
 PUBLIC = {
     *("build_chat_model", "build_router", "build_runnables", "check", "fallback_chain", "load_spec"),
-    *("FallbackChatModel", "Spec"),
+    *("FallbackChatModel", "Recipe", "Spec"),
     *("LLMFallbackError", "SpecError", "Mistake", "ChainExhausted", "StreamBroken", "BudgetExceeded"),
     *("Event", "AttemptFailed", "BreakerOpened", "CallEnded", "FellBack"),
     *("Attempt", "Record", "Skip"),

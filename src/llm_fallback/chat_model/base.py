@@ -336,7 +336,8 @@ class ChainChatModel(BaseChatModel):
         return self.model_copy()
 
     def __reduce__(self) -> Any:
-        raise TypeError(f"a {type(self).__name__} holds connections and locks: build it in the worker from its spec")
+        name = type(self).__name__
+        raise TypeError(f"a {name} holds connections and locks: build it in the worker from its spec, as a Recipe does")
 
     def with_structured_output(
         self,

@@ -234,14 +234,20 @@ class MemberDeployment:
         return self._health is health
 
     def snapshot(self, now: float) -> Mapping[str, Any]:
-        """Plain data: who reports it, and what is held of its limits."""
+        """Plain data: how it stands, who reports it and why, and what is held and used of its limits."""
         words = (("rpm", self._rpm), ("tpm", self._tpm), ("max_parallel", self._places))
         limits = {
-            word: {"held": lease.available(now), "used_by_all": lease.charged}
+            word: {"limit": lease.capacity, "held": lease.available(now), "used_by_all": lease.charged}
             for word, lease in words
             if lease is not None
         }
-        return {"reported_by": list(self.reporters), "limits": limits}
+        breaker = self._health.breaker
+        return {
+            "breaker": breaker.state(now),
+            "failure": breaker.failure,
+            "reported_by": list(self.reporters),
+            "limits": limits,
+        }
 
 
 def _share(limit: int, members: int) -> int:

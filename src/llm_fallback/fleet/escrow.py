@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import ROUND_UP, Decimal
+from typing import Any
 
 from llm_fallback.engine.budget import Balance
 from llm_fallback.fleet.deployment import Membership
@@ -24,8 +25,10 @@ _KEPT_S = 2 * 86_400.0
 class Escrow(Lease):
     """A `SharedBudget`: one balance of one day, in billionths of a dollar. Called with its account's lock held."""
 
-    def __init__(self, resource: str, balance: Balance, membership: Membership) -> None:
+    def __init__(self, resource: str, scope: str, balance: Balance, membership: Membership) -> None:
+        """`scope` is what is limited, as it is shown."""
         super().__init__(resource, 0.0, _KEPT_S)
+        self.scope = scope
         self._balance, self._membership = balance, membership
         self._before = balance.total
         """What was spent before this process was forked, and is told by its parent; else nothing."""
@@ -68,6 +71,17 @@ class Escrow(Lease):
         """Set what all may spend together."""
         self.capacity = _nano(usd)
 
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Plain data, in US dollars."""
+        return {
+            "scope": self.scope,
+            "day": self._balance.day,
+            "spender": self._balance.spender_key,
+            "limit_usd": _usd(self.capacity),
+            "spent_by_all_usd": None if self.charged is None else _usd(self.charged),
+            "held_usd": _usd(max(0.0, self.available(now))),
+        }
+
     @property
     def _left(self) -> float | None:
         """What nobody has spent or holds, as last told."""
@@ -101,6 +115,10 @@ class Escrow(Lease):
 
     def _wanted(self, members: int) -> float:
         return max(self._standby(members), self._need)
+
+
+def _usd(nano: float) -> float:
+    return nano / 1e9
 
 
 def _nano(usd: Decimal) -> float:

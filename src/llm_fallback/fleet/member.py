@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -41,6 +42,8 @@ class Member:
         """Called, with a lock held, when there is something to tell or to ask at once."""
         self.called_at = -math.inf
         """When it made its last call."""
+        self.takes_part = True
+        """Whether it wants a part of what is shared; who only looks on does not."""
         self.schedule = Schedule(rng)
         self._health: Health | None = None
         self._names_of: Mapping[str, DeploymentNames] = {}
@@ -109,7 +112,7 @@ class Member:
             known = self._escrows.get(balance)
             if known is None:
                 resource = self._names.of("usd", scope, balance.day, balance.spender_key or "")
-                known = self._escrows[balance] = (account, Escrow(resource, balance, self))
+                known = self._escrows[balance] = (account, Escrow(resource, scope, balance, self))
             known[1].limit(limit.usd)
             return known[1]
 
@@ -186,7 +189,8 @@ class Member:
         return pause_s
 
     def _claim(self, lease: Lease, now: float) -> Claim:
-        return lease.claim(now, self.members, restores=self._restores)
+        claim = lease.claim(now, self.members, restores=self._restores)
+        return claim if self.takes_part else replace(claim, wanted=0.0, need=0.0)
 
     def _claims_of_money(self, now: float) -> list[Claim]:
         claims = []
@@ -227,6 +231,10 @@ class Member:
         now = self.now()
         with self._health.lock:
             deployments = {name: deployment.snapshot(now) for name, deployment in self._deployments.items()}
+        budgets = []
+        for account, escrow in list(self._escrows.values()):
+            with account.lock:
+                budgets.append(escrow.snapshot(now))
         is_joining = self._answered_at is None and self.is_answered()
         return {
             "store": "joining" if is_joining else "answers" if self.is_answered() else "gone",
@@ -234,6 +242,7 @@ class Member:
             "member": self.id,
             "members": self.members,
             "deployments": deployments,
+            "budgets": budgets,
         }
 
 
