@@ -97,7 +97,7 @@ async def test_a_call_makes_two_in_a_hundred_more_function_calls_at_most(tmp_pat
                 for _ in range(4):
                     await model.ainvoke("hi")
                     await asyncio.sleep(0.1)
-                counts.append(min([await counted(lambda: model.ainvoke("hi"), every=True) for _ in range(8)]))
+                counts.append(min([await counted(lambda: model.ainvoke("hi"), whose="") for _ in range(8)]))
     assert counts[1] <= 1.02 * counts[0], counts
 
 

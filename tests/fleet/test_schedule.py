@@ -54,6 +54,9 @@ def test_all_come_back_to_a_store_within_a_lease(failures):
     assert len(set(found)) == len(found)
 
 
-def test_one_lost_answer_is_no_store_that_is_gone():
-    """Nor is a process that was paused while it waited for one."""
-    assert [schedule(failures=failures).has_failed_often for failures in (0, 1, 2)] == [False, False, True]
+def test_an_answer_ends_the_failures():
+    """A member counts those that come one after another."""
+    made = schedule(failures=2)
+    assert made.failures == 2
+    made.answered(1)
+    assert made.failures == 0

@@ -196,7 +196,7 @@ class SimulatedProcess(Actor):
             self._exchange()
 
     def _hurry(self) -> None:
-        if self._is_hurrying or self.member.schedule.is_failing:
+        if self._is_hurrying or self.member.schedule.failures:
             return
         self._is_hurrying = True
         turn, since = self._paused

@@ -127,6 +127,7 @@ async def call_on(work: Work, number: int, file: TextIO) -> None:
     fleet = model.state()["fleet"]
     note("ended", cpu_s=time.process_time(), fleet=fleet, breaker=model.state()["primary"]["breaker"])
     await model.aclose()
+    await asyncio.sleep(0.5)  # It leaves the fleet in the background.
 
 
 async def asked(model: Any) -> None:
@@ -148,7 +149,7 @@ def main(work: Work, folder: Path) -> None:
                 os.environ.update(work.environment_of_sick)
             with (folder / f"{number}.jsonl").open("a") as file:
                 asyncio.run(call_on(work, number, file))
-            sys.exit()
+            os._exit(0)  # What litellm has loaded takes each a second to take down.
         print(pid, flush=True)
         children.append(pid)
     for pid in children:

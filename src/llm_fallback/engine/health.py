@@ -113,7 +113,7 @@ class DeploymentHealth:
             # Once the time it named has come and a probe is in flight, it has named none.
             named = self.breaker.retry_after_given and self.breaker.state(now) == "open"
             return Unavailable("breaker_open", reopens, warming_up or named, failure, warming_up, self._last_request)
-        if self.shared is not None:
+        if self.shared is not None and self.breaker.failure is not None:
             probes_at = self.shared.probe_blocked_until(now)
             if probes_at is not None:
                 failure = self.breaker.failure or "server_error"

@@ -105,10 +105,15 @@ class MemberDeployment:
     def free_at(self, now: float, tokens: int) -> float | None:
         if not self._membership.is_answered():
             return self._free_by_share(now, tokens)
-        wanted = [(lease, units) for lease, units in ((self._rpm, 1), (self._tpm, tokens), (self._places, 1)) if lease]
-        if all(lease.available(now) >= units for lease, units in wanted):
+        wanted = ((self._rpm, 1), (self._tpm, tokens), (self._places, 1))
+        for lease, units in wanted:  # Plainly: every call comes by here.
+            if lease is not None and lease.available(now) < units:
+                break
+        else:
             return None
         for lease, units in wanted:
+            if lease is None:
+                continue
             if lease.available(now) >= units:
                 lease.demand(units)  # It is held for the call that waits for the others.
             elif lease.refuse(units):

@@ -110,7 +110,7 @@ class Exchanger:
         """Wait for the next turn; what hurries, for a part of it, but for all of it while the store is gone."""
         assert self._due is not None
         pause_s = self.member.pause_s()
-        least_s = pause_s if self.member.schedule.is_failing else _HURRIED * pause_s
+        least_s = pause_s if self.member.schedule.failures else _HURRIED * pause_s
         with suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 if not self._is_closing:

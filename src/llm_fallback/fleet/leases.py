@@ -118,6 +118,9 @@ class RateLease(Lease):
     def used(self) -> float:
         return self._used
 
+    def available(self, now: float) -> float:
+        return self._allotted - self._used if now < self._expires_at else 0.0
+
     def use(self, units: float) -> None:
         self._used += units
         self._demand += units

@@ -22,7 +22,7 @@ from llm_fallback.fleet.evidence import Evidence, Report, decode_evidence, encod
 from llm_fallback.fleet.leases import Lease
 from llm_fallback.fleet.messages import Claim, Request, Response
 from llm_fallback.fleet.names import Names
-from llm_fallback.fleet.schedule import Schedule
+from llm_fallback.fleet.schedule import FAILURES, Schedule
 from llm_fallback.fleet.state import SILENT_LEASES
 
 _ACTIVE_S, _BUSY_S = 60.0, 5.0
@@ -81,7 +81,7 @@ class Member:
         return max(1, self.processes if self._told_members is None else self._told_members)
 
     def is_answered(self) -> bool:
-        return not self.schedule.has_failed_often or self.now() < self._answers_until
+        return self.schedule.failures < FAILURES or self.now() < self._answers_until
 
     def tell(self) -> None:
         self._is_news = True

@@ -12,8 +12,9 @@ _IDLE_INTERVALS = 2
 """News reach an idle process as soon as any other."""
 _LEASE_INTERVALS = 6
 _PATIENCE_INTERVALS = 1.5
-_FAILURES = 2
-"""Exchanges without an answer, one after another, before the store counts as gone."""
+FAILURES = 2
+"""Exchanges without an answer, one after another, before the store may count as gone: one answer gets lost, or its
+process is paused while it waits."""
 
 
 class Schedule:
@@ -21,7 +22,8 @@ class Schedule:
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
-        self._failures = 0
+        self.failures = 0
+        """Exchanges without an answer since the last that had one."""
         self.members = 1
 
     @property
@@ -38,28 +40,18 @@ class Schedule:
         """How long an answer may take: a lease outlasts some that are lost."""
         return _PATIENCE_INTERVALS * self.interval_s
 
-    @property
-    def has_failed_often(self) -> bool:
-        """Whether it is more than an answer that got lost, or a process that was paused while it waited for one."""
-        return self._failures >= _FAILURES
-
-    @property
-    def is_failing(self) -> bool:
-        """Whether the last exchange was not answered."""
-        return self._failures > 0
-
     def answered(self, members: int) -> None:
-        self._failures = 0
+        self.failures = 0
         self.members = max(1, members)
 
     def failed(self) -> None:
-        self._failures += 1
+        self.failures += 1
 
     def pause_s(self, *, is_idle: bool = False) -> float:
         """Seconds until the next exchange. Random, so that members neither go in step nor come back all at once."""
-        if not self._failures:
+        if not self.failures:
             interval_s = (_IDLE_INTERVALS if is_idle else 1) * self.interval_s
             return interval_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
         # A store that is back grants nothing for a lease time, in which all have to come and say what they have used.
-        longest = min(self.lease_s - self.patience_s, self.interval_s * 2.0 ** min(self._failures, 10))
+        longest = min(self.lease_s - self.patience_s, self.interval_s * 2.0 ** min(self.failures, 10))
         return self._rng.uniform(longest / 2, longest)

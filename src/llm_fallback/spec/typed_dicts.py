@@ -305,6 +305,24 @@ class RunnableSpecDict(TypedDict, total=False):
     """
 
 
+class FleetDict(TypedDict, total=False):
+    """Many processes that behave as one: where they exchange what they learn, and who belongs to them."""
+
+    store: Required[str]
+    """Where they meet, best as ${NAME}: redis://, rediss:// or unix:// for Redis 5 or later and Valkey, file:///path
+    for the processes of one machine.
+    """
+
+    name: str
+    """Tells this fleet from others in the same store."""
+
+    secret: str | SecretStr | None
+    """By it names are made unreadable in the store, best as ${NAME}. Default: the store's password."""
+
+    processes: int
+    """How many processes there are, for their parts of the limits where the store was never reached."""
+
+
 class SpecDict(TypedDict, total=False):
     """Deployments, chains of them, and what goes for all."""
 
@@ -322,3 +340,6 @@ class SpecDict(TypedDict, total=False):
 
     runnables: Mapping[str, RunnableSpecDict]
     """Prompts joined to chains, by name; `build_runnables` makes them."""
+
+    fleet: FleetDict | None
+    """Processes that share what they learn. Default: each is on its own."""
