@@ -42,8 +42,7 @@ class Members:
         members = cls(leader, folder)
         assert leader.stdout is not None
         members.pids = [int(leader.stdout.readline()) for _ in range(work["processes"])]
-        for number in range(work["processes"]):
-            until((folder / f"{number}.jsonl").exists, 60)
+        until(lambda: len(members.lines("begun")) == work["processes"], 120)
         return members
 
     def wait(self) -> None:

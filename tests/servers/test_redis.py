@@ -259,7 +259,7 @@ def test_no_call_notices_what_befalls_redis(one_server, tmp_path, befall):
     with FakeServer({"primary": Reply("here", delay_s=0.02)}) as primary, FakeServer({"backup": "fine"}) as backup:
         work = spec(one_server.url, primary, backup, limits={"rpm": 6000})
         members = Members.start(tmp_path / "out", spec=work, processes=4, seconds=14, calls_per_s=4)
-        time.sleep(5)
+        time.sleep(3)
         began = time.monotonic()
         befall(one_server)
         members.wait()
