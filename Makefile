@@ -7,13 +7,14 @@ SYSTEMS := ray-serve litellm-proxy vllm llama-cpp openllm redis
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-servers test-peers lint docs picture package audit clean
+.PHONY: help demo test test-all soak test-servers test-peers lint docs picture package audit clean
 
 help:
 	@echo "make demo   watch a chain answer while its servers fail (no network, no key)"
 	@echo "make test   run the tests a change needs, two to three minutes"
 	@echo "make test-all"
 	@echo "            run every test, five to ten minutes"
+	@echo "make soak   play random histories of a fleet for some hours; TIMES=5 plays five times as many as test-all"
 	@echo "make test-servers SYSTEMS=\"ray-serve vllm\""
 	@echo "            run the same chain on real serving systems, by default on all of: $(SYSTEMS)"
 	@echo "make test-peers"
@@ -39,6 +40,10 @@ test: $(VENV)/.installed-test
 test-all: $(VENV)/.installed-test
 	@echo "This takes five to ten minutes on two cores."
 	@$(PYTEST)
+
+# 110 histories times so many: 10,000 and more, for some hours.
+soak: $(VENV)/.installed-test
+	SOAK=$(or $(TIMES),91) $(PYTEST) -m "not servers" tests/histories
 
 test-servers: $(VENV)/.installed-test
 	$(BIN)/python tests/servers/install.py $(SYSTEMS)

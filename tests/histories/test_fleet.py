@@ -102,7 +102,7 @@ def store_answered(fleet: SimulatedFleet) -> Callable[[float, float], bool]:
     return lambda begin, end: not any(begin < until and end > since for since, until in fleet.troubles)
 
 
-@histories(8, 300)
+@histories(4, 16)
 def test_the_sum_of_all_keeps_to_a_limit_in_every_window_while_the_store_answers(seed):
     """Three processes want twice as much as they may have; they are paused, killed, and the store loses its data."""
     fleet = play(seed, Setting(processes=3, calls_per_s=2.0, rpm=120), LOSSES, until=100)
@@ -112,7 +112,7 @@ def test_the_sum_of_all_keeps_to_a_limit_in_every_window_while_the_store_answers
         raise fleet.broke("more than 120 requests in a minute")
 
 
-@histories(4, 150)
+@histories(2, 8)
 def test_the_sum_of_all_keeps_to_a_limit_again_when_the_store_is_back(seed):
     """Windows after all trouble hold the limit, whatever was sent without the store before."""
     fleet = play(seed, Setting(processes=3, calls_per_s=2.0, rpm=120), EVERY_TROUBLE, until=40)
@@ -122,7 +122,7 @@ def test_the_sum_of_all_keeps_to_a_limit_again_when_the_store_is_back(seed):
         raise fleet.broke("more than 120 requests in a minute")
 
 
-@histories(2, 50)
+@histories(1, 4)
 def test_the_limit_is_used(seed):
     """Under twice the demand most of it goes out: leases are not hoarded."""
     fleet = play(seed, Setting(processes=4, calls_per_s=2.0, rpm=240))
@@ -131,7 +131,7 @@ def test_the_limit_is_used(seed):
         raise fleet.broke(f"only {used} of 480 requests in two minutes")
 
 
-@histories(4, 200)
+@histories(2, 10)
 def test_requests_under_way_keep_to_max_parallel_while_the_store_answers(seed):
     """In sum over all processes that run, at every moment a request is sent."""
     fleet = play(seed, Setting(processes=3, calls_per_s=4.0, max_parallel=3, answers_in_s=1.0), (kill, flush, jump))
@@ -167,7 +167,7 @@ def die(fleet: SimulatedFleet, how: Failure, *, at: float, until: float) -> None
     fleet.world.at(until, lambda: fail(None))
 
 
-@histories(6, 200)
+@histories(3, 12)
 def test_what_two_have_met_nobody_else_has_to_meet(seed):
     """After two have reported a dead primary, all are told in a moment, and hardly a request more goes there."""
     fleet = play(seed, Setting(processes=8, calls_per_s=2.0))
@@ -184,7 +184,7 @@ def test_what_two_have_met_nobody_else_has_to_meet(seed):
         raise fleet.broke("somebody does not know")
 
 
-@histories(4, 200)
+@histories(2, 12)
 def test_a_dead_primary_is_probed_once_a_cooldown_by_all_together(seed):
     """While the store answers. Once it is well, the probe heals it for all within four exchanges."""
     fleet = play(seed, Setting(processes=5, calls_per_s=4.0), (pause, flush, jump), until=40, every_s=15)
@@ -203,7 +203,7 @@ def test_a_dead_primary_is_probed_once_a_cooldown_by_all_together(seed):
         raise fleet.broke("somebody does not know that it is well")
 
 
-@histories(4, 200)
+@histories(3, 12)
 def test_one_that_is_sick_opens_nobody_else_s_breaker(seed):
     """Its own trouble is its own: the others send single requests until one succeeded, and then as ever."""
     fleet = play(seed, Setting(processes=5, calls_per_s=3.0), (pause, flush, jump, cut_off, outage), until=60)
@@ -217,7 +217,7 @@ def test_one_that_is_sick_opens_nobody_else_s_breaker(seed):
     assert any(name == sick.name for _, name, _ in fleet.opened)
 
 
-@histories(3, 100)
+@histories(2, 8)
 def test_an_account_s_trouble_holds_for_all_at_once(seed):
     """A 429 with Retry-After: all know within one exchange, and nobody asks before the time."""
     fleet = play(seed, Setting(processes=5, calls_per_s=4.0))
@@ -237,7 +237,7 @@ def spent(fleet: SimulatedFleet) -> Decimal:
     return max(fleet.spent.values(), default=Decimal(0))
 
 
-@histories(5, 250)
+@histories(3, 14)
 def test_a_day_s_budget_is_never_exceeded_while_the_store_answers(seed):
     """Killed, paused, flushed: what was spent is known to the others, and what a dead one held counts as spent."""
     fleet = play(seed, Setting(processes=4, calls_per_s=8.0, usd_per_day=Decimal("0.5")), LOSSES, until=60)
@@ -246,7 +246,7 @@ def test_a_day_s_budget_is_never_exceeded_while_the_store_answers(seed):
         raise fleet.broke(f"{spent(fleet)} of 0.5 are spent")
 
 
-@histories(3, 100)
+@histories(1, 6)
 def test_a_day_s_budget_is_used_to_its_end(seed):
     """Of 8 processes three are killed, and still 97 % are spent."""
     fleet = play(seed, Setting(processes=8, calls_per_s=6.0, usd_per_day=Decimal(1)))
@@ -258,7 +258,7 @@ def test_a_day_s_budget_is_used_to_its_end(seed):
         raise fleet.broke(f"{spent(fleet)} of 1 are spent")
 
 
-@histories(3, 100)
+@histories(2, 8)
 def test_a_day_s_budget_holds_while_the_store_is_gone_for_all(seed):
     """Each spends its part of what was left; when the store is back, the sums are right again."""
     fleet = play(seed, Setting(processes=4, calls_per_s=8.0, usd_per_day=Decimal("0.6")))
