@@ -272,3 +272,22 @@ def test_half_characters_of_names_are_escaped_and_stay_apart():
     calls = next(family for family in families if family.name == "llm_fallback_calls")
     found = {sample.labels["chain"] for sample in calls.samples if sample.name.endswith("_total")}
     assert found == {r"\ud83d", r"\\ud83d", 'a"b\nc', "[/x]"}
+
+
+def test_how_a_fleet_stands_is_read_when_it_is_scraped():
+    """Members, whether the store answers, how old the news are, and who reports which deployment."""
+    fleet = {"members": 8, "store": "answers", "age_s": 0.2, "deployments": {"claude": {"reported_by": ["a", "b"]}}}
+    exporter = PrometheusExporter()
+    exporter.watch_fleet(lambda: {"fleet": fleet})
+    lines = exporter.metrics().decode().splitlines()
+    for line in ("members 8.0", "store_answers 1.0", "exchange_age_seconds 0.2", 'reporters{deployment="claude"} 2.0'):
+        assert f"llm_fallback_fleet_{line}" in lines
+    fleet["store"] = "gone"
+    assert "llm_fallback_fleet_store_answers 0.0" in exporter.metrics().decode().splitlines()
+
+
+def test_without_a_fleet_there_is_nothing_to_see():
+    """A model on its own has none."""
+    exporter = PrometheusExporter()
+    exporter.watch_fleet(dict)
+    assert b"llm_fallback_fleet" not in exporter.metrics()

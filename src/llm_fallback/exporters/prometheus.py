@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 try:
@@ -14,6 +14,8 @@ try:
         make_asgi_app,
         make_wsgi_app,
     )
+    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.registry import Collector
 except ImportError as error:
     raise ImportError(
         'PrometheusExporter needs prometheus-client: pip install "langchain-llm-fallback[prometheus]"'
@@ -43,6 +45,7 @@ class PrometheusExporter:
 
     def __init__(self, registry: CollectorRegistry | None = None, namespace: str = "llm_fallback") -> None:
         self.registry = CollectorRegistry() if registry is None else registry
+        self._namespace = namespace
         self._metrics = _Metrics(self.registry, namespace)
 
     def __call__(self, event: Event) -> None:
@@ -56,6 +59,11 @@ class PrometheusExporter:
             case BreakerOpened(_, deployment, failure):
                 self._metrics.breaker_openings.labels(encodable(deployment), failure).inc()
 
+    def watch_fleet(self, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Export how a model's fleet stands, read at each scrape: `exporter.watch_fleet(model.state)`. The
+        registry keeps the model alive; without a fleet there is nothing to see."""
+        self.registry.register(_FleetGauges(state, self._namespace))
+
     def metrics(self) -> bytes:
         """The registry in Prometheus's text format."""
         return generate_latest(self.registry)
@@ -67,6 +75,34 @@ class PrometheusExporter:
     def wsgi_app(self) -> Callable[..., Any]:
         """A WSGI application that serves the registry."""
         return make_wsgi_app(self.registry)
+
+
+class _FleetGauges(Collector):
+    """What `state()["fleet"]` says, as gauges."""
+
+    def __init__(self, state: Callable[[], Mapping[str, Any]], namespace: str) -> None:
+        self._state, self._prefix = state, f"{namespace}_fleet"
+
+    def describe(self) -> list[Any]:
+        return []  # Else the registry would ask the model while it is registered.
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        fleet = self._state().get("fleet")
+        if fleet is None:
+            return
+        yield self._gauge("members", "Processes of the fleet that make calls.", fleet["members"])
+        yield self._gauge("store_answers", "Whether the fleet's store answers: 1 or 0.", fleet["store"] == "answers")
+        if fleet["age_s"] is not None:
+            yield self._gauge("exchange_age_seconds", "Time since the last exchange with it.", fleet["age_s"])
+        reporters = GaugeMetricFamily(
+            f"{self._prefix}_reporters", "Other processes that have left a deployment alone.", labels=["deployment"]
+        )
+        for name, known in fleet["deployments"].items():
+            reporters.add_metric([encodable(name)], len(known["reported_by"]))
+        yield reporters
+
+    def _gauge(self, name: str, text: str, value: float) -> GaugeMetricFamily:
+        return GaugeMetricFamily(f"{self._prefix}_{name}", text, float(value))
 
 
 class _Metrics:
