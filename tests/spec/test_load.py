@@ -341,7 +341,7 @@ class TestMistakes:
             (
                 {"timeouts": {"idle_s": "${S}"}},
                 "chains.main.timeouts.idle_s: must be a number, got '${S}'; "
-                "variables stand only in model, base_model, api_key, api_base, params and budget.file",
+                "variables stand only in model, base_model, api_key, api_base, params, budget.file and fleet",
             ),
             (
                 {"accept": "good"},
