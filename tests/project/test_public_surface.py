@@ -45,6 +45,7 @@ MODULES = {
     "exporters.otel": {"OTelExporter"},
     "exporters.prometheus": {"PrometheusExporter"},
     "ledger": {"Ledger", "Snapshot", "merge"},
+    "serving": {"create_app"},
     "simulate": {"Outcome", "Trouble", "simulate"},
     "spec": {"Spec", "json_schema", "load_spec"},
     "testing": KIT,

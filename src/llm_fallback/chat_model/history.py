@@ -38,15 +38,15 @@ def _with_calls(document: dict[str, Any], calls: Iterator[dict[str, Any]]) -> di
 def _documents(calls: Sequence[InvalidToolCall], answered: set[str]) -> Iterator[dict[str, Any]]:
     for call in calls:
         if call["id"] in answered:
-            function = {"name": call["name"] or "unknown", "arguments": _as_object(call["args"] or "")}
+            function = {"name": call["name"] or "unknown", "arguments": as_object(call["args"] or "")}
             yield {"type": "function", "id": call["id"], "function": function}
 
 
-def _as_object(arguments: str) -> str:
-    """The arguments as a JSON object. vLLM, llama.cpp and litellm, for Anthropic and Gemini, read those of a history,
-    and refuse the request where they cannot."""
+def as_object(arguments: str) -> str:
+    """The arguments as they are if they are a JSON object, else an object that holds them. vLLM, llama.cpp and litellm,
+    for Anthropic and Gemini, read those of a history, and refuse the request where they cannot."""
     try:
         read = decode(arguments or "{}")
     except Unreadable:
         read = None
-    return json.dumps(read if isinstance(read, dict) else {_UNREADABLE: arguments})
+    return arguments or "{}" if isinstance(read, dict) else json.dumps({_UNREADABLE: arguments})

@@ -16,7 +16,10 @@ __all__ = ["main"]
 
 @click.group(
     cls=Commands,
-    names=("demo", "check", "explain", "ping", "simulate", "ask", "batch", "export", "report", "schema", "fleet"),
+    names=(
+        *("demo", "check", "explain", "ping", "simulate", "ask", "batch", "serve"),
+        *("export", "report", "schema", "fleet"),
+    ),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="llm-fallback")

@@ -103,13 +103,15 @@ def _files(ctx: click.Context, option: click.Parameter, given: tuple[Path, ...])
 
 
 def files_option(command: _Function) -> _Function:
-    """-f FILE, repeatable: the spec; later files are overlays of earlier ones."""
+    """-f FILE, repeatable: the spec; later files are overlays of earlier ones. Else LLM_FALLBACK_SPEC names them,
+    `os.pathsep` between."""
     return click.option(
         "-f",
         "--file",
         "files",
         multiple=True,
         metavar="FILE",
+        envvar="LLM_FALLBACK_SPEC",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         callback=_files,
         help=f"The spec; further ones are overlays. Default: {DEFAULT_FILE}",

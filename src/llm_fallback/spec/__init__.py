@@ -13,6 +13,7 @@ from llm_fallback.spec.settings import (
     OnStreamBreak,
     Price,
     Retries,
+    Serve,
     Timeouts,
 )
 from llm_fallback.spec.typed_dicts import SpecDict
@@ -32,6 +33,7 @@ __all__ = [
     "Price",
     "Retries",
     "RunnableSpec",
+    "Serve",
     "Spec",
     "SpecDict",
     "Timeouts",

@@ -41,6 +41,7 @@ def problems(data: Mapping[str, Any]) -> list[Problem]:
         *_unpriced(data),
         *_fleet(_mapping(data.get("fleet")), _mapping(data.get("deployments"))),
         *_each(data, "runnables", lambda runnable, path: _runnable(runnable, path, data)),
+        *_nested_variables(_mapping(data.get("serve")).get("keys"), ("serve", "keys")),
     ]
 
 

@@ -28,6 +28,7 @@ from llm_fallback.spec.settings import (
     OnStreamBreak,
     Part,
     Retries,
+    Serve,
     Timeouts,
 )
 from llm_fallback.spec.variables import Reference, filled, references, unset
@@ -52,6 +53,9 @@ class Spec(Part):
         default_factory=dict, description="Prompts joined to chains, by name; `build_runnables` makes them."
     )
     fleet: Fleet | None = Field(None, description="Processes that share what they learn. Default: each is on its own.")
+    serve: Serve = Field(
+        default_factory=Serve, description="Where `llm-fallback serve` listens, and the keys it asks for."
+    )
 
     _locations: LocationMap = PrivateAttr(default_factory=LocationMap)
     _variables: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
@@ -207,6 +211,7 @@ class Spec(Part):
                 yield from _references(getattr(deployment, field), ("deployments", name, field))
         for field in ("store", "name", "secret"):
             yield from _references(self.fleet and getattr(self.fleet, field), ("fleet", field))
+        yield from _references(self.serve.keys, ("serve", "keys"))
 
     def with_chain_settings(self, *chains: str, **settings: Any) -> "Spec":
         """The spec with settings of chains overridden key by key, as the arguments of `build_chat_model` do.

@@ -16,6 +16,7 @@ from pydantic import (
     Discriminator,
     Field,
     PlainSerializer,
+    SecretStr,
     SerializerFunctionWrapHandler,
     Tag,
     WithJsonSchema,
@@ -209,6 +210,35 @@ class ColdStart(Part):
     max_wait_s: Seconds = Field(
         description="Seconds from its first refusal (503, no connection) in which it is asked again after moments, "
         "0.5 to 5 s, and waited for when nobody else is left. After that its breaker takes over."
+    )
+
+
+def _caller_key(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value
+    if not isinstance(value, str) or not value:
+        # Without the value: it may be somebody's key all the same.
+        raise wrong("must be a text that is not empty", "write ${NAME} to take it from the environment")
+    return SecretStr(value)
+
+
+CallerKey = Annotated[SecretStr, BeforeValidator(_caller_key)]
+
+
+class Serve(Part):
+    """Where `llm-fallback serve` listens, and who may call."""
+
+    host: Annotated[str, Field(min_length=1)] = Field(
+        "127.0.0.1",
+        description="The address to listen at; 0.0.0.0 is every one of the machine. Without `keys` only this machine "
+        "is answered, whatever stands here.",
+    )
+    port: Annotated[int, Field(strict=True, ge=0, le=65535)] = Field(
+        8000, description="The port to listen at; 0 is any that is free."
+    )
+    keys: tuple[CallerKey, ...] = Field(
+        (),
+        description="Keys of which a caller has to send one, best as ${NAME}. Default: none, and no key is asked for.",
     )
 
 

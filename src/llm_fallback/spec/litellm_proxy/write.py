@@ -192,6 +192,8 @@ def _losses(spec: Spec) -> Iterator[tuple[Path, str]]:
             yield ("chains", name), "every deployment of its tiers has weight 0: left out"
     for name in spec.runnables:
         yield ("runnables", name), _NO_COUNTERPART
+    if spec.serve.given():
+        yield ("serve",), _NO_COUNTERPART
 
 
 def _part_losses(path: Path, part: Any, texts: Mapping[str, str]) -> Iterator[tuple[Path, str]]:

@@ -1,0 +1,184 @@
+"""The server of the command: uvicorn with a drain, in one process or several.
+
+On SIGTERM a process goes on answering what was begun and refuses what comes, until nothing is under way; a second
+signal ends it at once. On SIGHUP it reads its spec again. Several processes share one socket, and a parent that
+restarts what dies and hands on signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing import connection, get_context
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+
+try:
+    import uvicorn
+except ImportError as error:
+    raise ImportError('serving needs uvicorn: pip install "langchain-llm-fallback[serve]"') from error
+
+from llm_fallback.errors import SpecError
+from llm_fallback.serving.app import ServedChains
+from llm_fallback.spec import load_spec
+
+logger = logging.getLogger("llm_fallback")
+
+KEEP_ALIVE_S = 120
+"""Seconds for which an idle connection is kept: longer than clients and balancers keep theirs, as one that is closed
+from this side under a request loses it."""
+_GRACE_S = 5
+"""Seconds beyond the longest call for which a drain waits: a slow reader's pauses do not count as the call's."""
+_EXIT_STARTUP = 3
+"""uvicorn's exit code of a process that could not start, and would not the next time."""
+_RESTART_S = 1.0
+"""Seconds between the deaths of processes after which they are started again."""
+
+
+class DrainingServer(uvicorn.Server):
+    """One process's server."""
+
+    def __init__(self, chains: ServedChains, files: Sequence[Path], parent: int | None = None) -> None:
+        """`parent`: the process without which this one is to end."""
+        super().__init__(
+            uvicorn.Config(
+                chains.app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._chains, self._files, self._parent = chains, files, parent
+        self._ends_at = 0.0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the drain, the second ends it."""
+        if self._chains.is_draining:
+            self.should_exit = self.force_exit = True
+            return
+        logger.info("draining: %d under way", self._chains.in_flight)
+        self._chains.is_draining = True
+        self._ends_at = time.monotonic() + self._chains.longest_call_s + _GRACE_S
+
+    async def on_tick(self, counter: int) -> bool:
+        """Asked ten times a second whether to end."""
+        chains = self._chains
+        if self._parent is not None and os.getppid() != self._parent and not chains.is_draining:
+            self.handle_exit(signal.SIGTERM, None)
+        if chains.is_draining and (chains.in_flight == 0 or time.monotonic() > self._ends_at):
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        await super().startup(sockets)
+
+    def _reload(self) -> None:
+        try:
+            self._chains.reload(load_spec(*self._files))
+        except (SpecError, OSError) as error:
+            logger.error("the spec stays as it was: %s", error)
+        else:
+            logger.info("reloaded %s", ", ".join(map(str, self._files)))
+
+
+def serve(files: Sequence[Path], listener: socket.socket, workers: int = 1) -> int:
+    """Serve the spec at a socket until a signal ends it; the exit code."""
+    if workers == 1:
+        return _serve_one(files, listener)
+    with _shared_metrics(), contextlib.closing(_Workers(files, listener, workers)) as crew:
+        return crew.run()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises OSError where the address cannot be had."""
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family, backlog=2048)
+
+
+def _serve_one(files: Sequence[Path], listener: socket.socket, parent: int | None = None) -> int:
+    chains = ServedChains(load_spec(*files))
+    server = DrainingServer(chains, files, parent)
+    server.run(sockets=[listener])
+    return 0 if server.started else _EXIT_STARTUP
+
+
+@contextlib.contextmanager
+def _shared_metrics() -> Iterator[None]:
+    """Where processes count together. prometheus-client looks for the variable when it is imported."""
+    with tempfile.TemporaryDirectory(prefix="llm-fallback-metrics-") as directory:
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", directory)
+        yield
+
+
+def _work(files: Sequence[Path], listener: socket.socket, parent: int) -> None:
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C is for the parent, which hands it on; twice would be an end at once.
+    try:
+        code = _serve_one(files, listener, parent)
+    except SpecError as error:
+        logger.error("%s", error)
+        code = _EXIT_STARTUP
+    raise SystemExit(code)
+
+
+class _Workers:
+    """The processes of one server."""
+
+    def __init__(self, files: Sequence[Path], listener: socket.socket, count: int) -> None:
+        self._files, self._listener, self._count = files, listener, count
+        self._processes: list[SpawnProcess] = []
+        self._is_ending = False
+        self._handlers = {
+            number: signal.signal(number, handler)
+            for name, handler in (("SIGTERM", self._end), ("SIGINT", self._end), ("SIGHUP", self._hand_on))
+            if (number := getattr(signal, name, None)) is not None
+        }
+
+    def run(self) -> int:
+        self._processes = [self._start() for _ in range(self._count)]
+        while self._processes:
+            connection.wait([process.sentinel for process in self._processes], timeout=0.5)
+            dead = [process for process in self._processes if process.exitcode is not None]
+            if any(process.exitcode == _EXIT_STARTUP for process in dead) and not self._is_ending:
+                self._end(signal.SIGTERM, None)
+            for process in dead:
+                self._processes.remove(process)
+                if not self._is_ending:
+                    logger.warning("a process ended with %s and is started again", process.exitcode)
+                    time.sleep(_RESTART_S)
+                    self._processes.append(self._start())
+        return 0
+
+    def close(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        for process in self._processes:
+            process.kill()
+
+    def _start(self) -> SpawnProcess:
+        process = get_context("spawn").Process(target=_work, args=(self._files, self._listener, os.getpid()))
+        process.start()
+        return process
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self._is_ending = True
+        # Nobody is to wait at this door for processes that do not open it any more.
+        self._listener.close()
+        self._hand_on(signal.SIGTERM, frame)
+
+    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+        for process in self._processes:
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, number)
