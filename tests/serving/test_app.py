@@ -65,7 +65,7 @@ async def test_where_there_are_keys_nobody_without_one_gets_in(path: str, monkey
     ]
     with in_process(model, ("10.0.0.7", 5)) as client:
         for headers in wrong:
-            sent = {name: value.encode("latin-1") for name, value in headers.items()}
+            sent = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
             method = "POST" if path == PATH else "GET"
             reply = await client.request(method, path, json=question(), headers=sent)
             assert reply.status_code == 401

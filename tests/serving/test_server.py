@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def is_up(url: str) -> bool:
         return False
 
 
-def stream_of(url: str) -> Iterator[dict[str, Any]]:
+def stream_of(url: str) -> Generator[dict[str, Any], None, None]:
     """The events of a stream; the generator is under way once its first came."""
     with httpx.stream("POST", url + PATH, json=question(stream=True), timeout=60) as reply:
         assert reply.status_code == 200
