@@ -55,12 +55,12 @@ def create_app(source: Any = None, *, listeners: Sequence[Listener] = ()) -> Sta
     return ServedChains(source, listeners).app
 
 
-def spec_of_environment(environ: Mapping[str, str]) -> Spec:
-    """The spec that LLM_FALLBACK_SPEC names. Raises SpecError where it names none."""
+def files_of_environment(environ: Mapping[str, str]) -> list[str]:
+    """The files that LLM_FALLBACK_SPEC names. Raises SpecError where it names none."""
     files = [name for name in environ.get(SPEC_VARIABLE, "").split(os.pathsep) if name]
     if not files:
         raise SpecError([Mistake("", "no spec is named", f"set {SPEC_VARIABLE} to its path")])
-    return load_spec(*files)
+    return files
 
 
 class ServedChains:
@@ -72,7 +72,7 @@ class ServedChains:
         if isinstance(source, ChainChatModel):
             self.model, listeners = source, [*source.listeners, *listeners]
         else:
-            self.model = _built(spec_of_environment(os.environ) if source is None else read_spec(source))
+            self.model = _built(load_spec(*files_of_environment(os.environ)) if source is None else read_spec(source))
         self.keys = CallerKeys.of_spec(self.model.runtime.spec, os.environ)
         self.is_draining = False
         self.in_flight = 0
