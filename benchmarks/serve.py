@@ -265,13 +265,13 @@ def report(turns: dict[tuple[str, str], list[Turn]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default=sys.executable, help="of an environment with litellm[proxy]")
-    parser.add_argument("--quick", action="store_true", help="one round instead of five")
+    parser.add_argument("--quick", action="store_true", help="one round instead of three")
     parser.add_argument("--upstream", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.upstream is not None:
         upstream(options.upstream)
     else:
-        print(report(measure(options.python, 1 if options.quick else 5)))
+        print(report(measure(options.python, 1 if options.quick else 3)))
 
 
 if __name__ == "__main__":

@@ -101,6 +101,25 @@ async def test_without_keys_only_this_machine_is_answered(host: str, status: int
     assert ("serve.keys" in reply.text) == (status == 403)
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:3000", 200),
+        ("http://127.0.0.1:3000", 200),
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+    ],
+)
+async def test_without_keys_no_stranger_s_page_asks_from_a_browser_on_this_machine(origin: str, status: int) -> None:
+    """A browser sends a page's request to the loopback without asking anybody, and says where the page is from."""
+    model = fake_chat_model()
+    with in_process(model) as client:
+        reply = await client.post(PATH, json=question(), headers={"origin": origin, "content-type": "text/plain"})
+    assert reply.status_code == status
+    assert (model.received() == []) == (status == 403)
+
+
 def test_a_key_whose_variable_is_not_set_is_a_mistake_of_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
     """With its place; an empty key would let everybody in. The chat model itself needs none of them."""
     monkeypatch.delenv("CALLER_KEY", raising=False)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from llm_fallback.errors import SpecError
 from llm_fallback.spec import Spec
@@ -63,9 +64,18 @@ def is_loopback(host: str) -> bool:
 
 
 def is_from_elsewhere(scope: Mapping[str, Any]) -> bool:
-    """Whether a request came from another machine. One by a socket of the file system, or by no network, did not."""
+    """Whether a request came from another machine, or from a page of another machine's in a browser on this one. One by
+    a socket of the file system, or by no network, did not."""
     client = scope.get("client")
     try:
-        return client is not None and not ip_address(client[0]).is_loopback
+        is_remote = client is not None and not ip_address(client[0]).is_loopback
+    except ValueError:
+        is_remote = False
+    return is_remote or any(name == b"origin" and not _is_page_of_loopback(value) for name, value in scope["headers"])
+
+
+def _is_page_of_loopback(origin: bytes) -> bool:
+    try:
+        return is_loopback(urlsplit(origin.decode("latin-1")).hostname or "")
     except ValueError:
         return False

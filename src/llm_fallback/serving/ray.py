@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise ImportError('llm_fallback.serving.ray needs Ray Serve: pip install "langchain-llm-fallback[ray]"') from error
 
-from llm_fallback.serving.app import SPEC_VARIABLE, create_app, files_of_environment
+from llm_fallback.serving.app import SPEC_VARIABLE, create_app, files_of_environment, keep_what_is_loaded
 from llm_fallback.spec import load_spec
 
 AT_ONCE = 1000
@@ -29,7 +29,9 @@ _DIGEST_VARIABLE = "LLM_FALLBACK_SPEC_DIGEST"
 
 def _chains() -> Any:
     """What a replica answers with, made in the replica."""
-    return create_app()
+    app = create_app()
+    keep_what_is_loaded()
+    return app
 
 
 def deployment(files: Sequence[str | Path]) -> Any:

@@ -27,7 +27,7 @@ except ImportError as error:
     raise ImportError('serving needs uvicorn: pip install "langchain-llm-fallback[serve]"') from error
 
 from llm_fallback.errors import SpecError
-from llm_fallback.serving.app import ServedChains
+from llm_fallback.serving.app import ServedChains, keep_what_is_loaded
 from llm_fallback.spec import load_spec
 
 logger = logging.getLogger("llm_fallback")
@@ -82,6 +82,7 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        keep_what_is_loaded()
         await super().startup(sockets)
 
     def _reload(self) -> None:
