@@ -405,3 +405,27 @@ def is_filled(template, values):
         template.invoke(values)
         return True
     return False
+
+
+class TestServe:
+    def test_without_a_word_it_is_the_loopback_and_no_key(self):
+        """Nobody is served by accident."""
+        serve = spec_of().serve
+        assert (serve.host, serve.port, serve.keys) == ("127.0.0.1", 8000, ())
+
+    def test_its_keys_are_shown_to_nobody(self):
+        """Not in a repr, not in a dump, and no pickle holds one in clear."""
+        spec = spec_of(serve={"keys": [CANARY, "${CALLER_KEY}"]})
+        assert CANARY not in repr(spec) + str(spec.model_dump()) + spec.model_dump_json()
+        assert [reference.name for path, reference in spec.references() if path[:2] == ("serve", "keys")] == [
+            "CALLER_KEY"
+        ]
+        with pytest.raises(TypeError, match="does not pickle"):
+            pickle.dumps(spec)
+
+    @pytest.mark.parametrize("wrong", [[12345678], [""], [["sk-1"]], [None]])
+    def test_a_key_that_is_none_is_a_mistake_that_does_not_show_it(self, wrong):
+        """It may be somebody's all the same."""
+        with pytest.raises(SpecError, match=r"serve\.keys\[0\]: must be a text that is not empty") as raised:
+            spec_of(serve={"keys": wrong})
+        assert "12345678" not in str(raised.value)

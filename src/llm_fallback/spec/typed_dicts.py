@@ -323,6 +323,21 @@ class FleetDict(TypedDict, total=False):
     """How many processes there are, for their parts of the limits where the store was never reached."""
 
 
+class ServeDict(TypedDict, total=False):
+    """Where `llm-fallback serve` listens, and who may call."""
+
+    host: str
+    """The address to listen at; 0.0.0.0 is every one of the machine. Without `keys` only this machine is answered,
+    whatever stands here.
+    """
+
+    port: int
+    """The port to listen at; 0 is any that is free."""
+
+    keys: Sequence[SecretStr]
+    """Keys of which a caller has to send one, best as ${NAME}. Default: none, and no key is asked for."""
+
+
 class SpecDict(TypedDict, total=False):
     """Deployments, chains of them, and what goes for all."""
 
@@ -343,3 +358,6 @@ class SpecDict(TypedDict, total=False):
 
     fleet: FleetDict | None
     """Processes that share what they learn. Default: each is on its own."""
+
+    serve: ServeDict
+    """Where `llm-fallback serve` listens, and the keys it asks for."""

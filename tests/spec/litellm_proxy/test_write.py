@@ -250,6 +250,7 @@ def test_what_litellm_has_no_word_for_is_listed():
             "b": {**HOSTED, "price": {"input_per_million": 1, "per_gpu_hour": 2}},
         },
         runnables={"say": {"prompt": "Say {it}."}},
+        serve={"port": 80},
     )
     assert list(noted(spec)) == [
         "chains.main.hedge",
@@ -269,6 +270,7 @@ def test_what_litellm_has_no_word_for_is_listed():
         "deployments.a.profile.open_weights",
         "deployments.b.price.per_gpu_hour",
         "runnables.say",
+        "serve",
     ]
     assert not noted(spec_of())
 
