@@ -201,6 +201,20 @@ async def test_metadata_is_whose_money_is_spent_and_goes_to_nobody() -> None:
     assert ended[-1].metadata == {"tenant": "other"}
 
 
+async def test_a_conversation_that_metadata_names_stays_with_one_deployment() -> None:
+    """With `affinity: thread`; by the beginnings of their prompts alone, these would be spread."""
+    deployments = {name: {"model": f"openai/{name}"} for name in ("a", "b", "c")}
+    chain = {"tiers": [["a", "b", "c"]], "affinity": "thread"}
+    model = fake_chat_model(spec={"deployments": deployments, "chains": {"main": chain}})
+    with in_process(model) as client:
+        for number in range(12):
+            await client.post(PATH, json=question(f"{number}", metadata={"thread_id": "one"}))
+        assert len({request.deployment for request in model.received()}) == 1
+        for number in range(12):
+            await client.post(PATH, json=question(f"{number}"))
+    assert len({request.deployment for request in model.received()}) > 1
+
+
 async def test_a_budget_that_is_used_up_is_told_as_openai_tells_it() -> None:
     """And not asked again by its clients, whom 429 alone would invite."""
     model = fake_chat_model(

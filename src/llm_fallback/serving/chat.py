@@ -82,7 +82,8 @@ class _ChatReply:
     async def give(self, listeners: tuple[Listener, ...]) -> None:
         request = self._request
         caller = CallContext(listeners, metadata=dict(request.metadata))
-        call = to_call(request.words, self._chain, None, caller.spender())
+        thread = request.metadata.get("thread_id") or request.metadata.get("session_id")
+        call = to_call(request.words, self._chain, None, caller.spender(), thread)
         execution = CallExecution(self._engine, call)
         if request.streamed:
             await self._stream(execution, caller)
