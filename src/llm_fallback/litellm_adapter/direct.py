@@ -165,4 +165,5 @@ class TranslatedExchange:
             return DirectExchange(self._clients, self._clean, self._wanted, request)
 
     def _fault(self, error: Exception) -> Fault:
-        return self._clean(self._redirects.refused or fault_before_sending(error, self._wanted.messages), error)
+        fault = self._redirects.refusal(error) or fault_before_sending(error, self._wanted.messages)
+        return self._clean(fault, error)

@@ -72,8 +72,7 @@ def rewrites_replies() -> bool:
     hooks = ("async_post_call_success_deployment_hook", "async_post_call_streaming_deployment_hook")
     return bool(litellm.post_call_rules) or any(
         getattr(type(callback), hook, None) not in (None, getattr(CustomLogger, hook))
-        for name in _CALLBACKS
-        for callback in getattr(litellm, name)
+        for callback in callbacks()
         for hook in hooks
     )
 
@@ -81,6 +80,11 @@ def rewrites_replies() -> bool:
 def has_callbacks() -> bool:
     """Whether a callback is registered with litellm."""
     return any(not _is_litellms_own(callback) for name in _CALLBACKS for callback in getattr(litellm, name))
+
+
+def callbacks() -> Iterator[object]:
+    """Everything that is registered with litellm to listen there, litellm's own too. For who asks seldom."""
+    return (callback for name in _CALLBACKS for callback in getattr(litellm, name))
 
 
 _CALLBACKS = (

@@ -1,11 +1,11 @@
 """Which redirects a request may follow: none that carries a prompt, a header or a key to a host the spec does not name.
-And whether there was a request at all.
+And whether there was a request at all, and to whom.
 
 HTTP libraries follow redirects to any host, with every header but `Authorization`, and litellm's clients, which are
 shared with everybody else in the process, do so too. So the step in which an httpx client makes the next request of a
 redirect is wrapped: it heeds the `Redirects` of the request under way in its context, and leaves everybody else alone.
-So is the step in which one sends: what a library raises before it is nobody's answer; no request goes out there that
-lacks a part of its messages; and the body of an answer is bounded.
+So is the step in which one sends: what a library raises before it is nobody's answer; no request goes out there to a
+stranger, or that lacks a part of its messages; and the body of an answer is bounded.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from yarl import URL
 
 from llm_fallback.engine.transport import Fault
 from llm_fallback.litellm_adapter.body import ENCODINGS, BodyRefused, bound_body, bound_sync_body
+from llm_fallback.litellm_adapter.errors import links_of
+from llm_fallback.litellm_adapter.hosts import litellm_asks
 from llm_fallback.litellm_adapter.media import Medium, left_out
 
 _KEEPS_THE_REQUEST = (307, 308)
@@ -37,6 +39,10 @@ class LinkRefused(Exception):
 
 class MediaLeftOut(Exception):
     """Keeps whichever HTTP library was about to send a request that lacks a part of a message from it."""
+
+
+class StrangerRefused(Exception):
+    """Keeps whichever HTTP library was about to ask a host the spec does not name from it."""
 
 
 class RedirectRefused(Exception):
@@ -60,6 +66,8 @@ class Redirects:
     """How long a reply may be, decompressed."""
     links: frozenset[str] = frozenset()
     """Host and path, in lower case, of what the messages point to: nothing of it is fetched."""
+    is_own: Callable[[Any], bool] | None = None
+    """Whether a request may go to an address; None: to any."""
     media: tuple[Medium, ...] = ()
     """What the messages hold besides texts: nothing is sent without it."""
     left_out: tuple[str, ...] = ()
@@ -107,6 +115,17 @@ class Redirects:
             if {f"{request.headers['host'].lower()}{path}", f"{_authority(request.url)}{path}"} & self.links:
                 self.refused = Fault("bad_request", "litellm would fetch what a message points to")
                 raise LinkRefused(self.refused.message)
+
+    def check_host(self, request: Any) -> None:
+        """Raise StrangerRefused if litellm is about to ask a host the spec does not name. What litellm asks of one
+        beside the model it often goes without."""
+        if self.is_own is not None and not self.is_own(request.url) and litellm_asks():
+            raise StrangerRefused(f"litellm would ask {_server(request.url)}, which is no host of this deployment")
+
+    def refusal(self, error: Exception) -> Fault | None:
+        """The fault an exception is, where it is one of those raised here."""
+        strangers = (link for link in links_of(error) if isinstance(link, StrangerRefused))
+        return self.refused or next((Fault("bad_request", str(stranger)) for stranger in strangers), None)
 
     def check_media(self, request: Any) -> None:
         """Raise MediaLeftOut if a library is about to send the messages without what they hold besides texts."""
@@ -172,6 +191,7 @@ def _watch(client: Any) -> None:
     def sending(self: Any, *request: Any, **options: Any) -> Any:
         redirects = current.get()
         if redirects is not None:
+            redirects.check_host(request[0])
             redirects.check_link(request[0])
             redirects.check_media(request[0])
             redirects.sent = True
@@ -190,6 +210,7 @@ def _watch_async(client: Any) -> None:
         redirects = current.get()
         if redirects is None:
             return await send(self, *request, **options)
+        redirects.check_host(request[0])
         if redirects.links:
             redirects.check_link(request[0])
         if redirects.media:

@@ -277,7 +277,7 @@ class LiteLLMExchange:
         classes = classes_of(error)
         if self._reading is not None:
             return self._clean(fault_of_transfer(error, classes, self._reading.response.status), error)
-        fault = self._redirects.refused or self._wire.fault()
+        fault = self._redirects.refusal(error) or self._wire.fault()
         if fault is not None:
             return self._clean(fault, error)
         if self._wire.is_readable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -12,6 +13,7 @@ from pydantic import SecretStr
 from llm_fallback.engine.encoding import why_not_json
 from llm_fallback.engine.transport import Fault, Unsupported
 from llm_fallback.litellm_adapter.clients import SOCKET_TIMEOUT_S
+from llm_fallback.litellm_adapter.hosts import may_be_asked
 from llm_fallback.litellm_adapter.links import places_of_links
 from llm_fallback.litellm_adapter.media import media_in
 from llm_fallback.litellm_adapter.redirects import Redirects
@@ -99,9 +101,9 @@ class DeploymentRequest:
         return parameters
 
     def redirects(self) -> Redirects:
-        """What may not be fetched on its way, and what has to be in it."""
-        media = media_in(self.messages, self.target.litellm_provider)
-        return Redirects(self.target.most_reply_bytes, places_of_links(self.messages), media)
+        """What may not be fetched on its way, who may be asked, and what has to be in it."""
+        media, is_own = media_in(self.messages, self.target.litellm_provider), partial(may_be_asked, self.target)
+        return Redirects(self.target.most_reply_bytes, places_of_links(self.messages), is_own, media)
 
     def refused(self, error: Exception) -> Unsupported | None:
         """What follows from litellm's refusal of parameters: None to ask again, without those a reply can do without.
