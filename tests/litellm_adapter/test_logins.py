@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
@@ -15,19 +16,21 @@ import botocore.auth
 import botocore.credentials
 import litellm
 import pytest
+from botocore.awsrequest import AWSRequest
 from litellm.llms.bedrock.base_aws_llm import BaseAWSLLM
 from pydantic import SecretStr
 
-from llm_fallback import ChainExhausted, build_chat_model
+from llm_fallback import ChainExhausted, LLMFallbackError, build_chat_model
 from llm_fallback.litellm_adapter import translation
 from llm_fallback.litellm_adapter.logins import AzureToken
 from llm_fallback.litellm_adapter.request import DeploymentRequest
 from llm_fallback.litellm_adapter.templates import RequestTemplates
 from llm_fallback.litellm_adapter.translation import translate
 from llm_fallback.plan.provider_credentials import AZURE_KEYS
-from tests.asking import MODES, ask
+from tests.asking import MODES, TWO_MODES, ask
 from tests.corpus.cases import System, systems
 from tests.corpus.stage import Stage
+from tests.litellm_adapter.test_redirects import Server
 from tests.loopback import LoopbackServer
 
 REGION = {"aws_region_name": "eu-west-1"}
@@ -95,6 +98,60 @@ async def test_credentials_that_end_are_asked_for_each_time_and_in_a_thread(monk
     names = [one.headers["Authorization"].partition("Credential=")[2].partition("/")[0] for one in signed]
     assert len(set(names)) == 3
     assert asked == [("team", False)] * 3
+
+
+def signature_of(path: str, headers: Mapping[str, str], body: bytes) -> str:
+    """What Amazon's library would sign a request with that a server received."""
+    kind = {"Content-Type": headers["content-type"]}
+    received = AWSRequest(method="POST", url=f"http://{headers['host']}{path}", data=body, headers=kind)
+    session = headers.get("x-amz-security-token")
+    credentials = botocore.credentials.Credentials("AKIATESTTESTTEST", "secret-0123456789", session)
+    botocore.auth.SigV4Auth(credentials, "bedrock", "eu-west-1").add_auth(received)
+    return str(received.headers["Authorization"])
+
+
+@pytest.mark.parametrize("mode", TWO_MODES)
+@pytest.mark.parametrize("is_heard", [False, True])
+@pytest.mark.parametrize("model", [BEDROCK, "bedrock/converse/anthropic.claude-m"])
+@pytest.mark.parametrize(
+    "parameters", [KEYS, {**KEYS, "aws_session_token": SecretStr("session-0123456789")}], ids=["keys", "a session"]
+)
+async def test_at_an_address_of_ones_own_each_request_is_signed(
+    a_moment, monkeypatch, parameters, model, is_heard, mode
+):
+    """By the keys of the deployment, whichever token the environment has: the first requests, which litellm writes, and
+    those after them, which are known; each over its own body."""
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "token-of-the-environment")
+    monkeypatch.setattr(litellm, "success_callback", [lambda *told: None] if is_heard else [])
+    with Server() as server:
+        deployment = {"model": model, "params": parameters, "api_base": f"http://{server.host}"}
+        chain = {"tiers": ["a"], "retries": {"max": 0}}
+        with build_chat_model(
+            {"deployments": {"a": {**deployment, "breaker": "off"}}, "chains": {"c": chain}}
+        ) as built:
+            for prompt in ("one", "two", "three", "four"):
+                with suppress(LLMFallbackError):  # The server does not speak Amazon's protocol.
+                    await ask(built, mode, prompt)
+    assert len({body for *_, body in server.received}) == 4
+    for path, headers, body in server.received:
+        assert headers["authorization"] == signature_of(path, headers, body)
+        assert ("x-amz-security-token" in headers) == ("aws_session_token" in parameters)
+
+
+@pytest.mark.parametrize("mode", TWO_MODES)
+async def test_at_an_address_of_ones_own_nobody_elses_credentials_are_sent(monkeypatch, mode):
+    """Those of the environment are meant for Amazon."""
+    for name in ("AWS_BEARER_TOKEN_BEDROCK", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "of-the-environment")
+    with Server() as server:
+        deployment = {"model": BEDROCK, "params": REGION, "api_base": f"http://{server.host}"}
+        chain = {"tiers": ["a"], "retries": {"max": 0}}
+        with build_chat_model({"deployments": {"a": deployment}, "chains": {"c": chain}}) as built:
+            with suppress(LLMFallbackError):
+                await ask(built, mode, "hi")
+    [(_, headers, _)] = server.received
+    assert "authorization" not in headers
+    assert "of-the-environment" not in str(headers)
 
 
 class Google:

@@ -92,6 +92,9 @@ class DeploymentRequest:
         }
         if self.key is not None:
             parameters["api_key"] = self.key.get_secret_value()
+        elif target.signs:
+            # None would be a token that litellm finds in the environment, sent in the signature's place.
+            parameters["api_key"] = ""
         elif not self._may_log_in:
             # litellm would look for somebody else's key; this one is taken off again, or is none.
             parameters["api_key"] = "no-key"

@@ -110,6 +110,11 @@ def _has_identity(provider: str, parameters: Mapping[str, Any], environ: Mapping
     return names_identity(provider, parameters) or any(map(environ.get, variables))
 
 
+def signs(provider: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether parameters name credentials of Amazon's to sign requests with: the deployment's own, at any address."""
+    return _IDENTITIES.get(provider) is _AMAZON and names_identity(provider, parameters)
+
+
 def _amazon_files(environ: Mapping[str, str]) -> list[Path]:
     named = (environ.get("AWS_SHARED_CREDENTIALS_FILE"), environ.get("AWS_CONFIG_FILE"))
     home = _home(environ)
