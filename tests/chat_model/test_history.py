@@ -78,6 +78,30 @@ def test_an_agent_goes_on_after_a_call_that_nobody_could_read(world):
     assert json.loads(call["function"]["arguments"]) == {"unreadable_arguments": '{"city": Oslo'}
 
 
+NO_JSON = ('{"celsius": NaN}', '{"celsius": [-Infinity]}', '{"celsius": 1e999}', '{"city": Oslo', '{"city":' * 300)
+"""Of the first three Python makes objects, which no request can hold."""
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("arguments", NO_JSON, ids=[written[:24] for written in NO_JSON])
+@pytest.mark.parametrize("world", WORLDS)
+async def test_a_conversation_goes_on_after_arguments_that_are_no_json(world, arguments, mode):
+    """Plain and streamed, they are an invalid call, which goes back with its answer in a form every server takes."""
+    said = Reply("", tool_calls=[{"name": "weather", "args": arguments, "id": "c1"}])
+    with asked(world, [said, "done"]) as (model, received):
+        message = await ask(model, mode, "weather?")
+        assert message.tool_calls == []
+        [call] = message.invalid_tool_calls
+        assert (call["name"], call["id"]) == ("weather", "c1")
+        assert call["args"].startswith(arguments)
+        turns = [HumanMessage("weather?"), message, ToolMessage("not understood", tool_call_id="c1")]
+        assert (await ask(model, mode, turns)).text == "done"
+        messages = received("a")[-1].body["messages"]
+    assert_taken(messages)
+    [sent] = messages[1]["tool_calls"]
+    assert json.loads(sent["function"]["arguments"])["unreadable_arguments"].startswith(arguments)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("world", WORLDS)
 async def test_calls_that_could_be_read_and_one_that_could_not_go_back_together(world, mode):

@@ -238,7 +238,7 @@ def test_orjson_is_used_where_it_is_installed(monkeypatch):
     """And not needed."""
     pytest.importorskip("orjson")
     asked: list[Any] = []
-    monkeypatch.setattr(encoding, "read_json_slowly", asked.append)
+    monkeypatch.setattr(encoding, "read_json_slowly", lambda data, **_: asked.append(data))
     assert read_json(b'{"a": [1, 2.5, "x"]}') == {"a": [1, 2.5, "x"]}
     assert not asked
     monkeypatch.setattr(encoding, "_orjson", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -22,6 +21,7 @@ from llm_fallback.engine.engine import Answered, Call, Failed, Mismatch, Mismatc
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.protocol.finishes import openai_finish
 from llm_fallback.engine.protocol.thinking import BLOCKS, ORIGIN, SIGNED
+from llm_fallback.engine.protocol.values import Unreadable, decode
 from llm_fallback.engine.tokens import estimate_prompt_tokens
 from llm_fallback.engine.transport import CUT_FINISHES, PartialReply, Provenance, ToolCallPart
 from llm_fallback.errors import BudgetExceeded, StreamBroken, StreamCut, StreamRefused, StreamStalled, exhausted
@@ -419,7 +419,7 @@ def _arguments(part: ToolCallPart, finish: str | None) -> dict[str, Any] | None:
     # Arguments of a reply that broke off may be lacking where of a whole one there are none.
     unsaid = "" if finish in CUT_FINISHES else "{}"
     try:
-        arguments = json.loads(part.arguments or unsaid, strict=False)
-    except (ValueError, RecursionError):  # No JSON, a number of thousands of digits, or nesting without end.
+        arguments = decode(part.arguments or unsaid, strict=False)
+    except Unreadable:  # Nor would a history with it be taken: NaN is no JSON, though Python reads it.
         return None
     return arguments if isinstance(arguments, dict) else None

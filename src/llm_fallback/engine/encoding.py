@@ -31,20 +31,20 @@ _LONG_NUMBER = re.compile(r"\d{19}"), re.compile(rb"\d{19}")
 """Of a whole number of more than 64 bits orjson makes a float."""
 
 
-def read_json(data: bytes | str) -> Any:
-    """The value of a JSON text. NaN, Infinity and numbers beyond a float are none. Raises ValueError or
-    RecursionError."""
+def read_json(data: bytes | str, *, strict: bool = True) -> Any:
+    """The value of a JSON text. NaN, Infinity and numbers beyond a float are none. Unless `strict`, texts in it may
+    hold line ends as they are, as models write them. Raises ValueError or RecursionError."""
     if _orjson is not None and not _LONG_NUMBER[isinstance(data, bytes)].search(data):  # type: ignore[arg-type]
         try:
             return _orjson.loads(data)
         except ValueError:
             pass  # It refuses half characters, too, which the standard library reads.
-    return read_json_slowly(data)
+    return read_json_slowly(data, strict=strict)
 
 
-def read_json_slowly(data: bytes | str) -> Any:
+def read_json_slowly(data: bytes | str, *, strict: bool = True) -> Any:
     """Like read_json, by the standard library."""
-    return _DECODER.decode(data.decode() if isinstance(data, bytes) else data)
+    return _DECODERS[strict].decode(data.decode() if isinstance(data, bytes) else data)
 
 
 def _refuse(word: str) -> Never:
@@ -56,7 +56,9 @@ def _finite(number: str) -> float:
     return value if math.isfinite(value) else _refuse(number)
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+_DECODERS = {
+    strict: json.JSONDecoder(parse_constant=_refuse, parse_float=_finite, strict=strict) for strict in (True, False)
+}
 
 
 def write_json(document: Any) -> bytes:

@@ -29,15 +29,16 @@ class Unreadable(Exception):
     """A server sent something for which its protocol has no place. The text says what."""
 
 
-def decode(data: bytes | str) -> Any:
-    """A JSON document. Raises Unreadable for what is none, for NaN and Infinity, for nesting and values without end."""
+def decode(data: bytes | str, *, strict: bool = True) -> Any:
+    """A JSON document. Raises Unreadable for what is none, for NaN and Infinity, for nesting and values without end.
+    Unless `strict`, texts may hold line ends as they are, which models write."""
     marks = (b"[", b"{", b",") if isinstance(data, bytes) else ("[", "{", ",")
     *brackets, commas = map(data.count, marks)  # type: ignore[arg-type]
     if commas + sum(brackets) > _MOST_VALUES:
         # In a text they are none, but a text with as many is longer than any model writes.
         raise Unreadable(f"JSON of more than {_MOST_VALUES} values")
     try:
-        document = read_json(data)
+        document = read_json(data, strict=strict)
     except (ValueError, RecursionError):
         raise Unreadable("not JSON") from None
     if sum(brackets) > _DEEPEST and _is_deeper(document, _DEEPEST):
