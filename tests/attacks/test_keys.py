@@ -214,8 +214,12 @@ def of_calls(
     how: str,
     folder: Path,
     entry: Mapping[str, Any] = MappingProxyType({**OWN, "api_key": KEY}),
+    unread_logs: tuple[str, ...] = ("botocore",),
 ) -> None:
-    """Of calls of a deployment with that entry, at the server's address."""
+    """Of calls of a deployment with that entry, at the server's address. `unread_logs` are other libraries' own.
+
+    Amazon's writes what it signs into its log, for who asks it to.
+    """
     events: list[Any] = []
     log = io.StringIO()
     tracer, ledger, registry = Tracer(), Ledger(), CollectorRegistry()
@@ -236,8 +240,7 @@ def of_calls(
         }
     )
     handler = logging.StreamHandler(log)
-    # Amazon's library writes what it signs into a log of its own, for who asks it to.
-    handler.addFilter(lambda record: not record.name.startswith("botocore"))
+    handler.addFilter(lambda record: not record.name.startswith(unread_logs))
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import litellm
 import pytest
 
 from tests.attacks.servers import Answer, Asked, Play, Server
@@ -150,12 +151,8 @@ ECHOES: dict[str, Callable[[Protocol], Play]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("provider", "echo", "how"),
-    combinations(PROTOCOLS, ECHOES, ("invoke", "stream"), fast=lambda provider, echo, how: how == "stream"),
-)
-def test_no_exit_shows_what_a_provider_echoes(provider, echo, how, tmp_path: Path):
-    """Not half of it, in any spelling, at any of the exits."""
+def told_of(provider: str, echo: str, how: str, folder: Path, *unread_logs: str) -> tuple[dict[str, str], list[Asked]]:
+    """What is told of calls at a server that echoes, and what it was asked."""
     protocol, told = PROTOCOLS[provider], dict[str, str]()
     with Server(ECHOES[echo](protocol)) as server, Server(fine) as healthy:
         entry = protocol.entry
@@ -165,8 +162,36 @@ def test_no_exit_shows_what_a_provider_echoes(provider, echo, how, tmp_path: Pat
                 "api_base": None,
                 "params": {**entry["params"], "aws_bedrock_runtime_endpoint": server.url},
             }
-        of_calls(told, server, healthy, how, tmp_path, entry)
-        asked = [one for one in server.received if one.method == "POST"]
+        of_calls(told, server, healthy, how, folder, entry, ("botocore", *unread_logs))
+        # Ollama is also asked what a model can do, without a key.
+        return told, [one for one in server.received if one.method == "POST" and one.path != "/api/show"]
+
+
+def assert_nothing_leaks(told: dict[str, str], asked: list[Asked]) -> None:
     assert asked
     assert all(KEY in f"{one.path}{dict(one.headers)}" for one in asked)
     assert {place: found for place, text in told.items() if (found := leaks(text))} == {}
+
+
+@pytest.mark.parametrize(
+    ("provider", "echo", "how"),
+    combinations(PROTOCOLS, ECHOES, ("invoke", "stream"), fast=lambda provider, echo, how: how == "stream"),
+)
+def test_no_exit_shows_what_a_provider_echoes(provider, echo, how, tmp_path):
+    """Not half of it, in any spelling, at any of the exits."""
+    assert_nothing_leaks(*told_of(provider, echo, how, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("provider", "echo", "how"),
+    combinations(
+        PROTOCOLS,
+        ECHOES,
+        ("invoke", "stream"),
+        fast=lambda provider, echo, how: how == "stream" and echo in ("in headers", "in a finish word"),
+    ),
+)
+def test_nor_does_one_where_somebody_listens_to_litellm(provider, echo, how, tmp_path, monkeypatch):
+    """Requests go through litellm whole then. Its own log has what a server said, and OpenAI's the id of a request."""
+    monkeypatch.setattr(litellm, "success_callback", [lambda *told: None])
+    assert_nothing_leaks(*told_of(provider, echo, how, tmp_path, "LiteLLM", "openai"))
