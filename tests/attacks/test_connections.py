@@ -139,10 +139,6 @@ async def test_without_an_address_a_provider_is_asked_and_no_hub(provider, looke
     assert {f"https://{host}" for host in looked_up} == {ELSEWHERE[provider]}
 
 
-def asks_by_a_function(ask_it: Callable[[], None]) -> Any:
-    return lambda *told, **more: ask_it()
-
-
 def asks_by_a_logger(ask_it: Callable[[], None]) -> Any:
     class Logger(CustomLogger):
         def log_pre_api_call(self, *told: Any, **more: Any) -> None:
@@ -151,12 +147,11 @@ def asks_by_a_logger(ask_it: Callable[[], None]) -> Any:
     return Logger()
 
 
-@pytest.mark.parametrize("listening", [asks_by_a_function, asks_by_a_logger])
 @pytest.mark.parametrize("kind", ["vllm", "ollama_chat/llama3"])
-async def test_who_listens_to_litellm_may_ask_whom_they_like(kind, listening, monkeypatch):
+async def test_who_listens_to_litellm_may_ask_whom_they_like(kind, monkeypatch):
     """Their requests are none of the deployment's, though they are made while it is asked."""
     with Server() as server, Server() as theirs:
-        listener = listening(lambda: httpx.post(f"http://{theirs.host}/log", content=b"{}").raise_for_status())
+        listener = asks_by_a_logger(lambda: httpx.post(f"http://{theirs.host}/log", content=b"{}").raise_for_status())
         monkeypatch.setattr(litellm, "callbacks", [listener])
         monkeypatch.setattr(litellm, "input_callback", [listener])
         with model_of(KINDS[kind], server) as model:
