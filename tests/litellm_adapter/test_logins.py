@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from pydantic import SecretStr
 
 from llm_fallback import ChainExhausted, LLMFallbackError, build_chat_model
 from llm_fallback.litellm_adapter import translation
-from llm_fallback.litellm_adapter.logins import AzureToken
+from llm_fallback.litellm_adapter.logins import AzureToken, GoogleToken
 from llm_fallback.litellm_adapter.request import DeploymentRequest
 from llm_fallback.litellm_adapter.templates import RequestTemplates
 from llm_fallback.litellm_adapter.translation import translate
@@ -30,6 +31,7 @@ from llm_fallback.plan.provider_credentials import AZURE_KEYS
 from tests.asking import MODES, TWO_MODES, ask
 from tests.corpus.cases import System, systems
 from tests.corpus.stage import Stage
+from tests.litellm_adapter.test_direct_and_relayed_alike import heard
 from tests.litellm_adapter.test_redirects import Server
 from tests.loopback import LoopbackServer
 
@@ -266,13 +268,22 @@ class Azure(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     logins: ClassVar[list[str | None]] = []
+    echoes: ClassVar[bool] = False
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
-        self.logins.append(self.headers["authorization"])
+        login = self.headers["authorization"]
+        self.logins.append(login)
+        if self.echoes:
+            said = f"the token {login.removeprefix('Bearer ')} has expired"
+            self._answer(401, {"error": {"message": said, "code": "401"}})
+            return
         message = {"role": "assistant", "content": "fine"}
-        body = json.dumps({"id": "1", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
-        self.send_response(200)
+        self._answer(200, {"id": "1", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+
+    def _answer(self, status: int, document: dict[str, Any]) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -348,6 +359,81 @@ async def test_a_token_that_cannot_be_had_is_auth_without_the_secret(azure):
     assert (attempt.failure, attempt.status) == ("auth", None)
     assert secret not in str(caught.value)
     assert len(Azure.logins) == 3
+
+
+@pytest.mark.parametrize("way", ["direct", "relayed"])
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_function_that_raises_is_auth_from_the_first_request_on(azure, way, mode):
+    """litellm calls it itself while it writes the first two, and tells of whatever it raises as of a server's 500."""
+    entra = Entra()
+    entra.fails = ValueError("the vault is sealed")
+    with heard(way), on_azure(azure, azure_ad_token_provider=entra) as model:
+        for _ in range(2):
+            with pytest.raises(ChainExhausted, match="the vault is sealed") as caught:
+                await asyncio.to_thread(lambda: asyncio.run(ask(model, mode)))
+            [attempt] = caught.value.attempts
+            assert (attempt.failure, attempt.status) == ("auth", None)
+            model.reset_breaker("a")
+    assert not Azure.logins
+
+
+@pytest.mark.parametrize("given", ["", None, StopIteration()])
+async def test_a_function_that_gives_no_token_is_auth(azure, given):
+    """Also one that leaves a future waiting for ever, as StopIteration does."""
+
+    def function() -> Any:
+        if isinstance(given, BaseException):
+            raise given
+        return given
+
+    async with on_azure(azure, azure_ad_token_provider=function) as model:
+        with pytest.raises(ChainExhausted) as caught:
+            await model.ainvoke("hi")
+    [attempt] = caught.value.attempts
+    assert (attempt.failure, attempt.status) == ("auth", None)
+    assert not Azure.logins
+
+
+@pytest.mark.parametrize("way", ["direct", "relayed"])
+async def test_a_token_of_entra_that_a_server_echoes_is_told_nobody(azure, way, monkeypatch, caplog):
+    """Of the first request, which litellm writes, and of a known one; in no error, no log and no dump of tasks."""
+    entra = Entra()
+    told: list[str] = []
+    async with on_azure(azure, azure_ad_token_provider=entra) as model:
+        with heard(way):
+            for answers in (0, 3):
+                monkeypatch.setattr(Azure, "echoes", False)
+                for _ in range(answers):
+                    await model.ainvoke("hi")
+                monkeypatch.setattr(Azure, "echoes", True)
+                with pytest.raises(ChainExhausted, match="has expired") as caught:
+                    await model.ainvoke("hi")
+                told += ["".join(traceback.format_exception(caught.value)), repr(caught.value.attempts)]
+                model.reset_breaker("a")
+        [memory] = model.runtime.engine.transport._memories.values()
+        asking = list(memory.templates.login._asking.values()) if way == "direct" else []
+        assert (way == "relayed") is (asking == [])
+    assert len(Azure.logins) == 5
+    assert "entra-token" not in "\n".join((*told, *map(repr, asking), caplog.text))
+
+
+async def test_a_token_of_google_that_a_server_echoes_is_told_nobody(google, monkeypatch):
+    """litellm keeps it, and hands it to the request."""
+    monkeypatch.setattr(Azure, "echoes", True)
+    with LoopbackServer(Azure) as server:
+        deployment = {
+            "model": VERTEX,
+            "api_base": f"http://{server.host}",
+            "params": {"vertex_project": "p", "vertex_location": "us-central1", "vertex_credentials": SecretStr("{}")},
+        }
+        async with build_chat_model({"deployments": {"a": deployment}, "chains": {"c": {"tiers": ["a"]}}}) as model:
+            for _ in range(4):
+                with pytest.raises(ChainExhausted, match="has expired") as caught:
+                    await model.ainvoke("hi")
+                assert "token-" not in "".join(traceback.format_exception(caught.value))
+                model.reset_breaker("a")
+            [memory] = model.runtime.engine.transport._memories.values()
+            assert isinstance(memory.templates.login, GoogleToken)
 
 
 async def test_a_token_that_was_given_is_part_of_the_template(azure):

@@ -22,7 +22,7 @@ from llm_fallback.litellm_adapter.clients import ClientPool
 from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending, fault_of_transfer
 from llm_fallback.litellm_adapter.families import reader_of
 from llm_fallback.litellm_adapter.http_client import HTTPRequest
-from llm_fallback.litellm_adapter.logins import Login
+from llm_fallback.litellm_adapter.logins import Login, tokens_in
 from llm_fallback.litellm_adapter.reading import HTTPReading
 from llm_fallback.litellm_adapter.redirects import Redirects
 from llm_fallback.litellm_adapter.request import DeploymentRequest, guarded
@@ -83,6 +83,7 @@ class DirectExchange:
         client, wanted = await self._clients.client(), self._wanted
         if self._login is not None:
             self._request, self._is_ready = await self._login.put_on(self._request), True
+            self._clean.add(*tokens_in(self._request.headers))
         verify = wanted.target.parameters.get("ssl_verify")
         http = await client.http.send(self._request, self._redirects, ssl_verify=verify)
         reader = reader_of(self._request.url, wanted.target)
@@ -161,6 +162,7 @@ class TranslatedExchange:
             except NotTranslated as why:
                 self._memory.leave_to_litellm(self._wanted.target, why)
                 return self._ask_whole()
+            self._clean.add(*tokens_in(request.headers))
             self._memory.templates.learn(self._wanted, request)
             return DirectExchange(self._clients, self._clean, self._wanted, request)
 

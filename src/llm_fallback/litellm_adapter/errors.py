@@ -16,6 +16,7 @@ from llm_fallback.engine.protocol.faults import (
     parse_error_body,
 )
 from llm_fallback.engine.transport import Fault
+from llm_fallback.litellm_adapter.logins import NoToken
 from llm_fallback.litellm_adapter.quotations import without_quotations
 
 _CUT = frozenset(
@@ -86,6 +87,7 @@ def _lacks_credentials(link: BaseException) -> bool:
         or kind.__module__.startswith(_OF_CREDENTIALS)
         or (kind.__module__.startswith("openai") and kind.__name__ == "OpenAIError")  # Of a client that cannot be made.
         or kind.__name__ == "AuthenticationError"
+        or isinstance(link, NoToken)
         or getattr(link, "status_code", None) == 401
     )
 

@@ -8,16 +8,56 @@ threads; they are optional, and loaded by litellm when it first needs them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import litellm
+from pydantic import SecretStr
 
 from llm_fallback.litellm_adapter.http_client import HTTPRequest
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.secrets import unmask
+
+
+class NoToken(Exception):
+    """The user's function that hands out tokens has none to give."""
+
+
+class TokenProvider:
+    """A function of the user's that hands out tokens, as litellm calls it: whatever it raises is known for what it is,
+    which litellm's own exceptions do not tell. One for all requests of a deployment, because litellm keeps a client for
+    each function it is given."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+
+    def __call__(self) -> Any:
+        """Raises NoToken."""
+        try:
+            token = self._function()
+        except Exception as error:
+            raise NoToken(str(error) or type(error).__name__) from error
+        if not token:
+            raise NoToken("azure_ad_token_provider gave no token")
+        return token
+
+
+def token_provider_of(target: Target) -> TokenProvider | None:
+    """What stands in for the function that a deployment names, if it does."""
+    function = target.parameters.get("azure_ad_token_provider")
+    return TokenProvider(function) if callable(function) else None
+
+
+def tokens_in(headers: Mapping[str, str]) -> Iterator[str]:
+    """The tokens among a request's logins: whoever has one is let in until it ends."""
+    for name, text in headers.items():
+        scheme, _, token = text.partition(" ")
+        if name.lower() == "authorization" and scheme.lower() == "bearer":
+            yield token
+        elif name.lower() == "x-amz-security-token":
+            yield text
 
 
 class Login(Protocol):
@@ -124,16 +164,18 @@ class AzureToken:
 
     def __init__(self, target: Target) -> None:
         self._given = {name: target.parameters[name] for name in _OF_ENTRA if name in target.parameters}
-        self._asking: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[str]] = WeakKeyDictionary()
+        self._asking: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[SecretStr]] = WeakKeyDictionary()
 
     def strip(self, request: HTTPRequest) -> HTTPRequest:
         return _without(request, frozenset({"authorization"}))
 
     async def put_on(self, request: HTTPRequest) -> HTTPRequest:
-        return replace(request, headers={**request.headers, "Authorization": f"Bearer {await self._token()}"})
+        token = await self._token()
+        return replace(request, headers={**request.headers, "Authorization": f"Bearer {token.get_secret_value()}"})
 
-    async def _token(self) -> str:
-        """A token that is good now. Whoever needs one while it is asked for waits for the same."""
+    async def _token(self) -> SecretStr:
+        """A token that is good now. Whoever needs one while it is asked for waits for the same. Masked, because a task
+        shows its result where tasks are listed."""
         loop = asyncio.get_running_loop()
         asking = self._asking.get(loop)
         if asking is None or asking.done():
@@ -142,14 +184,14 @@ class AzureToken:
             asking.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(asking)
 
-    def _found(self) -> str:
+    def _found(self) -> SecretStr:
         from litellm.llms.azure.common_utils import get_azure_ad_token
 
         given: Any = unmask(self._given)
         token: str | None = get_azure_ad_token(given)
         if not token:
             raise PermissionError("Azure gave no token")
-        return token
+        return SecretStr(token)
 
 
 _OF_ENTRA = (

@@ -28,6 +28,7 @@ from llm_fallback.litellm_adapter import wire_tap
 from llm_fallback.litellm_adapter.clients import ClientPool, client_for, is_tapped, sends_by_httpx
 from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending, fault_of_litellm, fault_of_transfer
 from llm_fallback.litellm_adapter.families import asks_for_a_stream, reader_for, reader_for_sent
+from llm_fallback.litellm_adapter.logins import tokens_in
 from llm_fallback.litellm_adapter.quiet import has_side_effects, quiet_logging, rewrites_replies
 from llm_fallback.litellm_adapter.reading import HTTPReading, HttpxResponse
 from llm_fallback.litellm_adapter.redirects import guarding
@@ -208,12 +209,21 @@ class LiteLLMExchange:
         if is_tapped(target):
             handler = (await self._clients.client()).handler
             parameters["client"] = client_for(handler, target, parameters.get("api_key", ""))
-        answer = await litellm.acompletion(**parameters)
+        try:
+            answer = await litellm.acompletion(**parameters)
+        finally:
+            self._note_tokens()
         make_call = getattr(answer, "make_call", None)
         if make_call is not None and not self._is_heard:
             # Of Gemini's streams the request is sent for the first chunk, and litellm has begun to read by then.
             answer.completion_stream = await make_call(client=parameters.get("client"))
         return answer
+
+    def _note_tokens(self) -> None:
+        """Have the tokens that litellm asked for struck out of what its server says."""
+        http = self._redirects.response
+        if http is not None and not self._wanted.invented_headers:
+            self._clean.add(*tokens_in(_asked(http).headers))
 
     # Reading: litellm's own documents are in OpenAI's form, and read like a server's.
 
@@ -274,6 +284,7 @@ class LiteLLMExchange:
     def _fault(self, error: Exception) -> Fault:
         if isinstance(error, Unreadable):
             return self._clean(Fault("invalid_response", str(error), self._wire.status or 200), error)
+        self._note_tokens()
         classes = classes_of(error)
         if self._reading is not None:
             return self._clean(fault_of_transfer(error, classes, self._reading.response.status), error)

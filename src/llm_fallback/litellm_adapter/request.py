@@ -15,6 +15,7 @@ from llm_fallback.engine.transport import Fault, Unsupported
 from llm_fallback.litellm_adapter.clients import SOCKET_TIMEOUT_S
 from llm_fallback.litellm_adapter.hosts import may_be_asked
 from llm_fallback.litellm_adapter.links import places_of_links
+from llm_fallback.litellm_adapter.logins import TokenProvider
 from llm_fallback.litellm_adapter.media import media_in
 from llm_fallback.litellm_adapter.redirects import Redirects
 from llm_fallback.litellm_adapter.thinking import for_deployment
@@ -49,11 +50,17 @@ class DeploymentRequest:
     """A request to one deployment, in litellm's words."""
 
     def __init__(
-        self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None, dropped: set[str]
+        self,
+        target: Target,
+        request: Mapping[str, Any],
+        api_key: SecretStr | None,
+        dropped: set[str],
+        token_provider: TokenProvider | None = None,
     ) -> None:
         """`dropped` are the parameters the deployment was found not to take in a request like this; what this one finds
-        is added."""
+        is added. `token_provider` stands in for the function that the deployment names."""
         self.target, self.key, self.dropped = target, api_key, dropped
+        self._token_provider = token_provider
         self._request, self.left_out = for_deployment(target, request)
         self.messages: Sequence[Mapping[str, Any]] = self._request["messages"]
         """As the caller wrote them, with the thoughts the deployment may have; nobody may change them."""
@@ -90,6 +97,8 @@ class DeploymentRequest:
             "num_retries": 0,
             "max_retries": 0,
         }
+        if self._token_provider is not None:
+            parameters["azure_ad_token_provider"] = self._token_provider
         if self.key is not None:
             parameters["api_key"] = self.key.get_secret_value()
         elif target.signs:

@@ -20,7 +20,7 @@ from llm_fallback.engine.encoding import write_json
 from llm_fallback.engine.protocol.values import Unreadable, decode
 from llm_fallback.litellm_adapter.families import writer_of
 from llm_fallback.litellm_adapter.http_client import HTTPRequest
-from llm_fallback.litellm_adapter.logins import RENEWED, Login, login_of
+from llm_fallback.litellm_adapter.logins import RENEWED, Login, TokenProvider, login_of
 from llm_fallback.litellm_adapter.message_writers import Shape, Unusual, shape_of
 from llm_fallback.litellm_adapter.request import DeploymentRequest, deployment_headers, sampling_of
 from llm_fallback.plan.plan import Target
@@ -135,6 +135,8 @@ class DeploymentMemory:
     dropped: dict[Hashable, set[str]] = field(default_factory=dict)
     """Parameters it was found not to take, by what else a request asks for."""
     templates: RequestTemplates = field(default_factory=RequestTemplates)
+    token_provider: TokenProvider | None = None
+    """What it asks for tokens, where its spec names a function."""
     is_left_to_litellm: bool = False
     """Whether its requests were found not to be what litellm translates into one request."""
 

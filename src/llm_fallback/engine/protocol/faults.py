@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -19,6 +19,7 @@ from llm_fallback.engine.protocol.dialects import STATUSES, by_code, by_wording
 from llm_fallback.engine.protocol.values import Unreadable, complete, decode
 from llm_fallback.engine.transport import Fault, UpstreamError
 from llm_fallback.events import Failure
+from llm_fallback.spec.secrets import Redactor
 
 LEAST_ERROR = 300
 """Statuses from here on are errors. So is 3xx: a redirect that arrives here was not followed."""
@@ -32,8 +33,12 @@ MOST_SEARCHED = 8_192
 class FaultCleaner:
     """Strikes secrets out of faults, makes one line of what they say, and gives each a cause that carries only that."""
 
-    def __init__(self, redact: Callable[[str], str]) -> None:
-        self._redact = redact
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+
+    def add(self, *secrets: str) -> None:
+        """Add secrets that showed after the spec was read, as a token that a cloud handed out."""
+        self._redactor.add(*secrets)
 
     def __call__(self, fault: Fault, error: BaseException | None = None) -> Fault:
         """The fault cleaned; `error` is the exception a library raised, where it was not a server that said so."""
@@ -45,7 +50,7 @@ class FaultCleaner:
     def _told(self, text: str) -> str:
         """What is told of a text. Secrets are struck out before it is cut: of one across a cut, a part would be left.
         So of a text too long to be searched, what is told ends well before the search does."""
-        message = self._redact(text[: 2 * MOST_SEARCHED])
+        message = self._redactor(text[: 2 * MOST_SEARCHED])
         return shortened(message if len(text) <= 2 * MOST_SEARCHED else message[:-MOST_SEARCHED])
 
 
