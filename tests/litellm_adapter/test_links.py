@@ -8,6 +8,7 @@ import pytest
 
 from llm_fallback import ChainExhausted, build_chat_model
 from llm_fallback.litellm_adapter.links import follows_a_link
+from llm_fallback.litellm_adapter.providers import provider_called
 from tests.litellm_adapter.test_direct_and_relayed_alike import heard
 
 
@@ -37,8 +38,8 @@ def picture(url: str, **words: str) -> dict[str, Any]:
 def test_anthropic_is_told_of_links_but_for_those_litellm_would_follow(part, follows):
     """It takes https itself; http is downloaded, and what may be a PDF is looked at. Of most others litellm downloads a
     file that has an address in place of its name."""
-    assert follows_a_link("anthropic", asked(part)) is follows
-    assert follows_a_link("hosted_vllm", asked(part)) is ("file_id" in part.get("file", ()))
+    assert follows_a_link(provider_called("anthropic").is_unfit, asked(part)) is follows
+    assert follows_a_link(provider_called("hosted_vllm").is_unfit, asked(part)) is ("file_id" in part.get("file", ()))
 
 
 @pytest.mark.parametrize("way", ["direct", "relayed"])
@@ -84,10 +85,10 @@ def message(part: Any) -> list[dict[str, Any]]:
 )
 def test_a_link_that_gemini_does_not_take_would_be_fetched(part: Any, follows: bool) -> None:
     """Whatever kind of part it stands in; a text that names one is a text."""
-    assert follows_a_link("gemini", message(part)) is follows
+    assert follows_a_link(provider_called("gemini").is_unfit, message(part)) is follows
 
 
 def test_other_providers_links_are_theirs() -> None:
     """Nothing is known of them here."""
     part = {"type": "image_url", "image_url": {"url": "https://a.test/b.png"}}
-    assert not follows_a_link("hosted_vllm", message(part))
+    assert not follows_a_link(provider_called("hosted_vllm").is_unfit, message(part))

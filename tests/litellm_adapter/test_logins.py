@@ -449,7 +449,7 @@ async def test_a_token_that_was_given_is_part_of_the_template(azure):
 def test_a_login_that_was_given_is_none_of_these():
     """A key in a header is part of the template."""
     from llm_fallback.litellm_adapter.http_client import HTTPRequest
-    from llm_fallback.litellm_adapter.logins import login_of
+    from llm_fallback.litellm_adapter.templates import login_of
 
     target = SimpleNamespace(litellm_provider="openai", parameters={})
     assert login_of(target, HTTPRequest("http://a", {"Authorization": "Bearer sk-1"}, b"{}")) is None

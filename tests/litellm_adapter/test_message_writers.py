@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from llm_fallback.litellm_adapter.families import writer_of
 from llm_fallback.litellm_adapter.message_writers import (
     AnthropicWriter,
     ConverseWriter,
@@ -18,6 +17,7 @@ from llm_fallback.litellm_adapter.message_writers import (
     Unusual,
     shape_of,
 )
+from llm_fallback.litellm_adapter.protocols import COHERE_CHAT, Protocol
 from llm_fallback.litellm_adapter.quiet import warm_up
 from llm_fallback.litellm_adapter.redirects import guard_clients
 from llm_fallback.litellm_adapter.request import DeploymentRequest
@@ -72,21 +72,21 @@ def _requests_are_taken() -> None:
     guard_clients()
 
 
-async def litellms(model: str, messages: list[dict[str, Any]]) -> tuple[str, Any]:
-    """Where litellm would send these messages, and in which body."""
+async def litellms(model: str, messages: list[dict[str, Any]]) -> tuple[Protocol, Any]:
+    """In which protocol litellm would send these messages, and in which body."""
     provider, _, name = model.partition("/")
     own = target(name, provider=provider, params=WRITERS[model][1])
     asked = DeploymentRequest(own, {"messages": messages, "tools": TOOLS}, SecretStr("sk-given"), set())
     request = await translate(asked)
-    return request.url, json.loads(request.body)
+    return request.protocol, json.loads(request.body)
 
 
 @pytest.mark.parametrize("length", range(2, len(TALK) + 1))
 @pytest.mark.parametrize("model", WRITERS)
 async def test_a_conversation_is_written_as_litellm_writes_it(model, length):
     """At each of its turns, in every protocol."""
-    url, body = await litellms(model, TALK[:length])
-    writer = writer_of(url)
+    protocol, body = await litellms(model, TALK[:length])
+    writer = protocol.writer
     assert type(writer) is WRITERS[model][0]
     assert {place: body[place] for place in writer.places if place in body} == writer.write(TALK[:length])
 
@@ -175,4 +175,4 @@ def test_a_result_of_a_call_that_nobody_made_is_left_to_litellm(writer):
 def test_of_cohere_s_requests_only_litellm_knows():
     """There is no writer for every protocol that is read."""
     with pytest.raises(Unusual):
-        writer_of("https://api.cohere.com/v2/chat")
+        _ = COHERE_CHAT.writer

@@ -15,7 +15,7 @@ from llm_fallback.engine.protocol.cohere import CohereReader
 from llm_fallback.engine.protocol.gemini import GeminiReader
 from llm_fallback.engine.protocol.ollama import OllamaReader
 from llm_fallback.engine.protocol.openai_chat import OpenAIReader
-from llm_fallback.litellm_adapter.families import asks_for_a_stream, reader_for_sent
+from llm_fallback.litellm_adapter.litellm_requests import asks_for_a_stream, reader_for_sent
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
 from llm_fallback.litellm_adapter.request import DeploymentRequest
 from llm_fallback.testing import FakeServer, Reply, Stall

@@ -15,6 +15,7 @@ from openai import AsyncOpenAI
 
 from llm_fallback.litellm_adapter.connections import bounded_connector
 from llm_fallback.litellm_adapter.http_client import HTTPClient
+from llm_fallback.litellm_adapter.providers import provider_called
 from llm_fallback.litellm_adapter.wire_tap import HOOKS
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.providers import KNOWN_PROVIDERS, split_model
@@ -135,29 +136,10 @@ class ClientPool:
         self.close()
 
 
-TAKES_A_HANDLER = frozenset(
-    {
-        *("hosted_vllm", "mistral", "deepseek", "groq", "xai", "openrouter", "together_ai", "fireworks_ai"),
-        "anthropic",
-        "gemini",
-    }
-)
-"""litellm's providers that speak a protocol read here and are asked through an AsyncHTTPHandler, which may be ours.
-They skip frames that do not parse and send a request twice when the connection breaks, unless somebody watches the
-wire."""
-
-TAKES_AN_OPENAI_CLIENT = frozenset({"openai", "litellm_proxy"})
-"""Those asked through OpenAI's library, which may use our HTTP client."""
-
-
-_SENDS_OTHERWISE = frozenset({"aiohttp_openai", "custom", "petals", "vllm"})
-"""litellm's chat providers that are asked by another library than httpx, or in this process."""
-
-
 def sends_by_httpx(target: Target) -> bool:
     """Whether litellm asks the provider by httpx, so that it is seen when a request goes out."""
     provider = target.litellm_provider
-    return provider not in _SENDS_OTHERWISE and not any(
+    return provider_called(provider).client != "unseen" and not any(
         handler["provider"] == provider for handler in litellm.custom_provider_map
     )
 
@@ -176,15 +158,15 @@ def is_unknown(target: Target) -> bool:
 
 def is_tapped(target: Target) -> bool:
     """Whether a deployment's wire can be listened to."""
-    provider = target.litellm_provider
-    if provider == "vertex_ai":  # It serves more than Gemini, in other protocols.
-        return split_model(target.parameters["model"])[1].startswith("gemini")
-    return provider in TAKES_A_HANDLER or (provider in TAKES_AN_OPENAI_CLIENT and "api_base" in target.parameters)
+    provider = provider_called(target.litellm_provider)
+    if provider.client == "openai":
+        return "api_base" in target.parameters
+    return provider.client == "handler" and split_model(target.parameters["model"])[1].startswith(provider.models)
 
 
 def client_for(handler: AsyncHTTPHandler, target: Target, api_key: str) -> AsyncHTTPHandler | AsyncOpenAI:
     """A client whose wire can be listened to, of the kind this provider of litellm's takes."""
-    if target.litellm_provider not in TAKES_AN_OPENAI_CLIENT:
+    if provider_called(target.litellm_provider).client != "openai":
         return handler
     base_url = target.parameters["api_base"]
     return AsyncOpenAI(api_key=api_key, base_url=base_url, http_client=handler.client, max_retries=0)

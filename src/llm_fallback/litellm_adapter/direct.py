@@ -20,9 +20,8 @@ from llm_fallback.engine.transport import (
 )
 from llm_fallback.litellm_adapter.clients import ClientPool
 from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending, fault_of_transfer
-from llm_fallback.litellm_adapter.families import reader_of
-from llm_fallback.litellm_adapter.http_client import HTTPRequest
 from llm_fallback.litellm_adapter.logins import Login, tokens_in
+from llm_fallback.litellm_adapter.protocols import TranslatedRequest
 from llm_fallback.litellm_adapter.reading import HTTPReading
 from llm_fallback.litellm_adapter.redirects import Redirects
 from llm_fallback.litellm_adapter.request import DeploymentRequest, guarded
@@ -38,7 +37,7 @@ class DirectExchange:
         clients: ClientPool,
         clean: FaultCleaner,
         wanted: DeploymentRequest,
-        translated: HTTPRequest,
+        translated: TranslatedRequest,
         login: Login | None = None,
     ) -> None:
         """`login` is to be put on the request before it is sent."""
@@ -86,7 +85,7 @@ class DirectExchange:
             self._clean.add(*tokens_in(self._request.headers))
         verify = wanted.target.parameters.get("ssl_verify")
         http = await client.http.send(self._request, self._redirects, ssl_verify=verify)
-        reader = reader_of(self._request.url, wanted.target)
+        reader = self._request.protocol.reader_for(wanted.target)
         self._reading = HTTPReading(http, reader, self._clean, streamed=wanted.streamed)
         return self._reading
 

@@ -16,7 +16,6 @@ from llm_fallback.engine.protocol.faults import (
     parse_error_body,
 )
 from llm_fallback.engine.transport import Fault
-from llm_fallback.litellm_adapter.logins import NoToken
 from llm_fallback.litellm_adapter.quotations import without_quotations
 
 _CUT = frozenset(
@@ -65,6 +64,10 @@ def fault_of_litellm(error: Exception, classes: set[str]) -> Fault:
             return fault_of_response(link.response.status_code, link.response.headers, _content(link.response), classes)
     faults = (fault_in_body({"error": getattr(link, "body", None)}) for link in links)
     return next((fault for fault in faults if fault is not None), None) or _by_its_classes(_nearest(links), classes)
+
+
+class NoToken(Exception):
+    """The user's function that hands out tokens has none to give."""
 
 
 _OF_CREDENTIALS = ("botocore", "boto3", "google.auth", "azure.identity", "azure.core", "msal")

@@ -24,16 +24,15 @@ class Link(NamedTuple):
         return self.url.lstrip().startswith(("http:", "https:"))
 
 
-def follows_a_link(provider: str, messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether litellm would fetch a picture or a file of these messages for this provider of its, instead of passing
-    it on."""
+def follows_a_link(is_unfit: Callable[[Link], bool], messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether litellm would fetch a picture or a file of these messages instead of passing it on, for a provider for
+    which it does so with what is unfit."""
     for message in messages:
         if type(message.get("content")) is list:
             break
     else:  # Texts alone, as in most calls.
         return False
-    follows = _FOLLOWED.get(provider, _is_unfit_for_most)
-    return any(map(follows, links_in(messages)))
+    return any(map(is_unfit, links_in(messages)))
 
 
 _PLACES = ("image_url", "file", "source")
@@ -70,12 +69,12 @@ def _links_of(part: Mapping[str, Any]) -> Iterator[Link]:
                 yield Link(link[:_LONGEST_LINK].lower(), has_format, place == "image_url", field == "file_id")
 
 
-def _is_unfit_for_most(link: Link) -> bool:
+def is_unfit_for_most(link: Link) -> bool:
     """Pictures are passed on; of a file that has an address in place of its name litellm would make data."""
     return link.is_file_id and link.leads_elsewhere
 
 
-def _is_unfit_for_anthropic(link: Link) -> bool:
+def is_unfit_for_anthropic(link: Link) -> bool:
     """Anthropic takes links, but for http; of a picture that looks like a PDF litellm would ask whether it is, unless
     that is told."""
     if link.url.startswith("https://"):
@@ -84,15 +83,15 @@ def _is_unfit_for_anthropic(link: Link) -> bool:
     return link.leads_elsewhere
 
 
-def _is_unfit_for_claude_elsewhere(link: Link) -> bool:
+def is_unfit_for_claude_elsewhere(link: Link) -> bool:
     """The same, where others have models, too."""
-    return _is_unfit_for_anthropic(link) or _is_unfit_for_most(link)
+    return is_unfit_for_anthropic(link) or is_unfit_for_most(link)
 
 
 _GOOGLES_FILES = "https://generativelanguage.googleapis.com/v1beta/files/"
 
 
-def _is_unfit_for_gemini(link: Link) -> bool:
+def is_unfit_for_gemini(link: Link) -> bool:
     """Gemini takes files that were uploaded to it, and no links; of a file in a bucket litellm would ask what it is,
     unless that is told."""
     if link.url.startswith("gs://"):
@@ -100,15 +99,6 @@ def _is_unfit_for_gemini(link: Link) -> bool:
     return link.leads_elsewhere and not link.url.startswith(_GOOGLES_FILES)
 
 
-def _is_unfit_for_who_takes_data(link: Link) -> bool:
+def is_unfit_for_who_takes_data(link: Link) -> bool:
     """Amazon and Ollama take pictures as data, which litellm would make of any link."""
     return link.leads_elsewhere
-
-
-_FOLLOWED: Mapping[str, Callable[[Link], bool]] = {
-    "anthropic": _is_unfit_for_anthropic,
-    "azure_ai": _is_unfit_for_claude_elsewhere,
-    **dict.fromkeys(("gemini", "vertex_ai", "vertex_ai_beta"), _is_unfit_for_gemini),
-    **dict.fromkeys(("anthropic_text", "bedrock", "ollama", "snowflake"), _is_unfit_for_who_takes_data),
-}
-"""By litellm's name for the provider; of the others, `_is_unfit_for_most`."""

@@ -10,19 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import litellm
 from pydantic import SecretStr
 
+from llm_fallback.litellm_adapter.errors import NoToken
 from llm_fallback.litellm_adapter.http_client import HTTPRequest
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.secrets import unmask
-
-
-class NoToken(Exception):
-    """The user's function that hands out tokens has none to give."""
 
 
 class TokenProvider:
@@ -60,35 +57,24 @@ def tokens_in(headers: Mapping[str, str]) -> Iterator[str]:
             yield text
 
 
-class Login(Protocol):
-    """How one deployment logs in."""
+Request = TypeVar("Request", bound=HTTPRequest)
 
-    def strip(self, request: HTTPRequest) -> HTTPRequest:
+
+class Login(Protocol):
+    """How one deployment logs in. Made of the deployment and of the authorization of a request that it sent."""
+
+    scheme: ClassVar[str]
+    """How the authorizations of such a login begin."""
+
+    def strip(self, request: Request) -> Request:
         """The request without its login."""
         ...
 
-    async def put_on(self, request: HTTPRequest) -> HTTPRequest:
+    async def put_on(self, request: Request) -> Request:
         """The request with a login that is good now. Raises what the cloud's library raises."""
         ...
 
 
-def login_of(target: Target, request: HTTPRequest) -> Login | None:
-    """How the deployment logged in to send this request, where that was not by what it was given; None if it is not
-    known how to do so again."""
-    authorization = next((text for name, text in request.headers.items() if name.lower() == "authorization"), "")
-    if authorization.startswith(_SIGNED):
-        return AmazonSignature(target, authorization)
-    if target.litellm_provider == "vertex_ai" and authorization.startswith("Bearer "):
-        return GoogleToken(target)
-    if target.litellm_provider == "azure" and authorization.startswith("Bearer "):
-        return AzureToken(target)
-    return None
-
-
-RENEWED = frozenset({"bedrock", "vertex_ai", "azure"})
-"""litellm's providers whose logins are made here, anew for each request or when they end."""
-
-_SIGNED = "AWS4-HMAC-SHA256 "
 _OF_A_SIGNATURE = frozenset({"authorization", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256"})
 _CREDENTIALS = (
     *("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "aws_region_name", "aws_session_name"),
@@ -101,6 +87,8 @@ _KEYS = {"aws_access_key_id", "aws_secret_access_key", "aws_session_token", "aws
 class AmazonSignature:
     """Signature Version 4, over the whole request, as litellm makes it: only these headers are signed."""
 
+    scheme: ClassVar[str] = "AWS4-HMAC-SHA256 "
+
     def __init__(self, target: Target, authorization: str) -> None:
         """`authorization` is that of a signed request, which names its region and service."""
         _, _, self._region, self._service, _ = authorization.partition("Credential=")[2].partition(",")[0].split("/")
@@ -108,10 +96,10 @@ class AmazonSignature:
         self._credentials: Any = None
         """Keys that were given as such, and do not end."""
 
-    def strip(self, request: HTTPRequest) -> HTTPRequest:
+    def strip(self, request: Request) -> Request:
         return _without(request, _OF_A_SIGNATURE)
 
-    async def put_on(self, request: HTTPRequest) -> HTTPRequest:
+    async def put_on(self, request: Request) -> Request:
         credentials = self._credentials
         if credentials is None:
             credentials = await asyncio.get_running_loop().run_in_executor(None, self._found)
@@ -124,7 +112,7 @@ class AmazonSignature:
 
         return BaseAWSLLM().get_credentials(**unmask({"aws_region_name": self._region, **self._given}))
 
-    def _signed(self, request: HTTPRequest, credentials: Any) -> HTTPRequest:
+    def _signed(self, request: Request, credentials: Any) -> Request:
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
 
@@ -137,15 +125,17 @@ class AmazonSignature:
 class GoogleToken:
     """A token of Google's cloud. litellm keeps it, and renews it once for all who wait."""
 
-    def __init__(self, target: Target) -> None:
+    scheme: ClassVar[str] = "Bearer "
+
+    def __init__(self, target: Target, authorization: str) -> None:
         own = target.parameters
         self._credentials = own.get("vertex_credentials") or own.get("vertex_ai_credentials")
         self._project = own.get("vertex_project") or own.get("vertex_ai_project")
 
-    def strip(self, request: HTTPRequest) -> HTTPRequest:
+    def strip(self, request: Request) -> Request:
         return _without(request, _OF_GOOGLE)
 
-    async def put_on(self, request: HTTPRequest) -> HTTPRequest:
+    async def put_on(self, request: Request) -> Request:
         token, _ = await litellm.main.vertex_chat_completion._ensure_access_token_async(
             credentials=unmask({"it": self._credentials})["it"],
             project_id=self._project,
@@ -162,14 +152,16 @@ class AzureToken:
     """A token of Microsoft Entra, by what litellm finds: a function of the user's, a service principal, an identity.
     Azure's library, or the function, keeps a token until it ends."""
 
-    def __init__(self, target: Target) -> None:
+    scheme: ClassVar[str] = "Bearer "
+
+    def __init__(self, target: Target, authorization: str) -> None:
         self._given = {name: target.parameters[name] for name in _OF_ENTRA if name in target.parameters}
         self._asking: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[SecretStr]] = WeakKeyDictionary()
 
-    def strip(self, request: HTTPRequest) -> HTTPRequest:
+    def strip(self, request: Request) -> Request:
         return _without(request, frozenset({"authorization"}))
 
-    async def put_on(self, request: HTTPRequest) -> HTTPRequest:
+    async def put_on(self, request: Request) -> Request:
         token = await self._token()
         return replace(request, headers={**request.headers, "Authorization": f"Bearer {token.get_secret_value()}"})
 
@@ -201,6 +193,6 @@ _OF_ENTRA = (
 """litellm's parameters that say who asks for a token."""
 
 
-def _without(request: HTTPRequest, names: frozenset[str]) -> HTTPRequest:
+def _without(request: Request, names: frozenset[str]) -> Request:
     kept: Mapping[str, str] = {name: text for name, text in request.headers.items() if name.lower() not in names}
     return replace(request, headers=kept)

@@ -27,8 +27,9 @@ from llm_fallback.engine.transport import (
 from llm_fallback.litellm_adapter import wire_tap
 from llm_fallback.litellm_adapter.clients import ClientPool, client_for, is_tapped, sends_by_httpx
 from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending, fault_of_litellm, fault_of_transfer
-from llm_fallback.litellm_adapter.families import asks_for_a_stream, reader_for, reader_for_sent
+from llm_fallback.litellm_adapter.litellm_requests import asks_for_a_stream, reader_for_sent
 from llm_fallback.litellm_adapter.logins import tokens_in
+from llm_fallback.litellm_adapter.providers import provider_called
 from llm_fallback.litellm_adapter.quiet import has_side_effects, quiet_logging, rewrites_replies
 from llm_fallback.litellm_adapter.reading import HTTPReading, HttpxResponse
 from llm_fallback.litellm_adapter.redirects import guarding
@@ -44,7 +45,8 @@ class LiteLLMExchange:
 
     def __init__(self, clients: ClientPool, clean: FaultCleaner, wanted: DeploymentRequest) -> None:
         self._clients, self._clean, self._wanted = clients, clean, wanted
-        self._wire = WireTap(reader_for(wanted.target), wanted.invented_headers, streamed=wanted.streamed)
+        protocol = provider_called(wanted.target.litellm_provider).protocol
+        self._wire = WireTap(protocol.reader_for(wanted.target), wanted.invented_headers, streamed=wanted.streamed)
         self._reader = OpenAIReader(wanted.target.finish_reasons)
         self._reader.signer = wanted.target.signer
         self._redirects = wanted.redirects()

@@ -17,6 +17,7 @@ from llm_fallback.litellm_adapter.hosts import may_be_asked
 from llm_fallback.litellm_adapter.links import places_of_links
 from llm_fallback.litellm_adapter.logins import TokenProvider
 from llm_fallback.litellm_adapter.media import media_in
+from llm_fallback.litellm_adapter.providers import provider_called
 from llm_fallback.litellm_adapter.redirects import Redirects
 from llm_fallback.litellm_adapter.thinking import for_deployment
 from llm_fallback.plan.plan import Target
@@ -70,7 +71,7 @@ class DeploymentRequest:
         self._may_log_in = target.uses_provider_credentials or names_identity(
             target.litellm_provider, target.parameters
         )
-        keyless = api_key is None and not self._may_log_in and target.litellm_provider not in _TOKENS
+        keyless = api_key is None and not self._may_log_in and provider_called(target.litellm_provider).takes_a_key
         self.invented_headers = _LOGINS - _names(target.parameters) if keyless else frozenset()
         """Names, in lower case, of headers that carry no login, though they look like it."""
 
@@ -182,9 +183,6 @@ def with_headers(headers: Mapping[str, str], extra: Mapping[str, str]) -> dict[s
     names = {name.lower() for name in extra}
     return {**{name: text for name, text in headers.items() if name.lower() not in names}, **extra}
 
-
-_TOKENS = frozenset({"vertex_ai"})
-"""litellm's providers that log in with a token litellm asks for, and with no key."""
 
 _LOGINS = frozenset({"authorization", "x-api-key", "x-goog-api-key"})
 """Headers, in lower case, in which litellm puts a key."""

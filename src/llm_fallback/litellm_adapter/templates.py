@@ -18,10 +18,10 @@ import litellm
 
 from llm_fallback.engine.encoding import write_json
 from llm_fallback.engine.protocol.values import Unreadable, decode
-from llm_fallback.litellm_adapter.families import writer_of
-from llm_fallback.litellm_adapter.http_client import HTTPRequest
-from llm_fallback.litellm_adapter.logins import RENEWED, Login, TokenProvider, login_of
+from llm_fallback.litellm_adapter.logins import Login, TokenProvider
 from llm_fallback.litellm_adapter.message_writers import Shape, Unusual, shape_of
+from llm_fallback.litellm_adapter.protocols import TranslatedRequest
+from llm_fallback.litellm_adapter.providers import provider_called
 from llm_fallback.litellm_adapter.request import DeploymentRequest, deployment_headers, sampling_of
 from llm_fallback.plan.plan import Target
 from llm_fallback.plan.provider_credentials import key_variables
@@ -53,7 +53,7 @@ to the next request."""
 class _Template:
     """What requests of one kind have in common."""
 
-    request: HTTPRequest = field(repr=False)
+    request: TranslatedRequest = field(repr=False)
     words: Mapping[str, Any] = field(repr=False)
     """The body, with nothing in the places of the messages."""
     proofs: int = 1
@@ -71,7 +71,7 @@ class RequestTemplates:
         self.login: Login | None = None
         """What has to be put on a known request before it is sent."""
 
-    def known(self, request: DeploymentRequest) -> HTTPRequest | None:
+    def known(self, request: DeploymentRequest) -> TranslatedRequest | None:
         """The request litellm would send, if that is known."""
         try:
             kind, shapes = _read(request)
@@ -79,15 +79,15 @@ class RequestTemplates:
             if template is None or template.proofs < _PROOFS or not self._are_proven(shapes):
                 return None
             known = template.request
-            written = writer_of(known.url).write(request.messages)
-            return HTTPRequest(known.url, known.headers, write_json({**template.words, **written}))
+            written = known.protocol.writer.write(request.messages)
+            return replace(known, body=write_json({**template.words, **written}))
         except (Unusual, ValueError):
             return None
 
     def _are_proven(self, shapes: Sequence[Hashable]) -> bool:
         return min([self._shapes.get(shape, 0) for shape in shapes]) >= _PROOFS
 
-    def learn(self, request: DeploymentRequest, translated: HTTPRequest) -> None:
+    def learn(self, request: DeploymentRequest, translated: TranslatedRequest) -> None:
         """Take note of what litellm would send."""
         if not _logs_in_for_good(request, translated):
             login = login_of(request.target, translated)
@@ -96,7 +96,7 @@ class RequestTemplates:
             self.login, translated = login, login.strip(translated)
         try:
             kind, shapes = _read(request)
-            writer, words = writer_of(translated.url), decode(translated.body)
+            writer, words = translated.protocol.writer, decode(translated.body)
             written = writer.write(request.messages)
         except (Unusual, Unreadable):
             return
@@ -117,7 +117,7 @@ class RequestTemplates:
             # The only one of which it is not known, or somebody who was believed. Of several it may be any.
             known.update(dict.fromkeys(unproven or shapes, _DIFFERS))
 
-    def _note_template(self, kind: Hashable, request: HTTPRequest, words: Mapping[str, Any]) -> None:
+    def _note_template(self, kind: Hashable, request: TranslatedRequest, words: Mapping[str, Any]) -> None:
         templates = self._templates
         if kind not in templates:
             if len(templates) >= _MOST:
@@ -188,12 +188,20 @@ def _login_of_the_environment(target: Target) -> Hashable:
     if not target.uses_provider_credentials:
         return None
     values = tuple([os.environ.get(name) for name in key_variables(target.litellm_provider)])
-    if not any(values) and target.litellm_provider not in RENEWED:
+    if not any(values) and provider_called(target.litellm_provider).login is None:
         raise Unusual
     return values
 
 
-def _logs_in_for_good(request: DeploymentRequest, translated: HTTPRequest) -> bool:
+def login_of(target: Target, request: TranslatedRequest) -> Login | None:
+    """How the deployment logged in to send this request, where that was not by what it was given; None if it is not
+    known how to do so again."""
+    kind = provider_called(target.litellm_provider).login
+    authorization = next((text for name, text in request.headers.items() if name.lower() == "authorization"), "")
+    return kind(target, authorization) if kind is not None and authorization.startswith(kind.scheme) else None
+
+
+def _logs_in_for_good(request: DeploymentRequest, translated: TranslatedRequest) -> bool:
     """Whether every login in the request is one that was given: what litellm asked for or signed ends some day."""
     parameters = request.target.parameters
     given = [*deployment_headers(parameters).values(), *unmask({"it": parameters.get("azure_ad_token")}).values()]

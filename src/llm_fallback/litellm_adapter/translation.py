@@ -20,9 +20,9 @@ from litellm.main import completion
 from litellm.utils import CustomStreamWrapper
 
 from llm_fallback.litellm_adapter.clients import client_for, is_tapped
-from llm_fallback.litellm_adapter.families import asks_for_a_stream, has_other_tools, speaks_a_known_protocol
 from llm_fallback.litellm_adapter.gemini_requests import needs_litellm, without_signatures
-from llm_fallback.litellm_adapter.http_client import HTTPRequest
+from llm_fallback.litellm_adapter.litellm_requests import asks_for_a_stream, has_other_tools
+from llm_fallback.litellm_adapter.protocols import TranslatedRequest, protocol_at
 from llm_fallback.litellm_adapter.redirects import Redirects, Taken, guard_clients, guarding
 from llm_fallback.litellm_adapter.request import DeploymentRequest, overriding_headers, with_headers
 
@@ -42,7 +42,7 @@ class LeftToLiteLLM(Exception):
 
 async def translate(
     wanted: DeploymentRequest, redirects: Redirects | None = None, handler: AsyncHTTPHandler | None = None
-) -> HTTPRequest:
+) -> TranslatedRequest:
     """The request litellm would send. `redirects` tells what may not be fetched on the way; with a `handler` litellm
     makes no client of its own, for which it would look for files.
 
@@ -61,14 +61,16 @@ async def translate(
     if taken.method != "POST":
         # Nor may whoever is named in a message, at an address that looks like a model's, answer in the model's place.
         raise LeftToLiteLLM("litellm fetches something first")
-    if not speaks_a_known_protocol(taken):
+    protocol = protocol_at(taken.url.path)
+    if protocol is None:
         raise NotTranslated(f"no protocol is known of {taken.url.path}")
     if wanted.streamed and not asks_for_a_stream(taken):
         raise LeftToLiteLLM("litellm makes a stream of a whole reply")
     if has_other_tools(taken.content, parameters):
         raise LeftToLiteLLM("litellm gave tools names of its own")
     headers = {name: text for name, text in _headers(taken) if name.lower() not in wanted.invented_headers}
-    return HTTPRequest(str(taken.url), with_headers(headers, overriding_headers(parameters)), taken.content)
+    headers = with_headers(headers, overriding_headers(parameters))
+    return TranslatedRequest(str(taken.url), headers, taken.content, protocol)
 
 
 async def _taken(parameters: Mapping[str, Any], redirects: Redirects) -> Any:

@@ -22,6 +22,7 @@ from llm_fallback.litellm_adapter.errors import classes_of, fault_of_transfer
 from llm_fallback.litellm_adapter.http_client import HTTPRequest
 from llm_fallback.litellm_adapter.links import follows_a_link
 from llm_fallback.litellm_adapter.logins import token_provider_of
+from llm_fallback.litellm_adapter.providers import provider_called
 from llm_fallback.litellm_adapter.quiet import has_side_effects, warm_up
 from llm_fallback.litellm_adapter.redirects import Redirects, guard_clients
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
@@ -68,7 +69,7 @@ class LiteLLMTransport:
             memory = self._memories.setdefault(target, DeploymentMemory(token_provider=token_provider_of(target)))
         dropped = memory.dropped_for(request)
         wanted = DeploymentRequest(target, request, api_key, dropped, memory.token_provider)
-        if follows_a_link(target.litellm_provider, wanted.messages):
+        if follows_a_link(provider_called(target.litellm_provider).is_unfit, wanted.messages):
             return RefusedExchange(Unsupported(("image_url",)))
         if memory.is_left_to_litellm or target.road == "relayed" or has_side_effects() or _looks_for_a_login(wanted):
             return LiteLLMExchange(self._clients, self._clean, wanted)

@@ -157,7 +157,7 @@ KEY_VARIABLES: dict[str, tuple[str, ...]] = {
 }
 """The variables litellm reads the key of a hosted provider from, for providers that are not to be asked without one."""
 
-_OPENAI_CHAT = frozenset(
+OPENAI_CHAT = frozenset(
     {
         *(
             "ai21",
@@ -183,7 +183,7 @@ _OPENAI_CHAT = frozenset(
 )
 """Providers that speak OpenAI's chat protocol."""
 
-DIRECT = _OPENAI_CHAT | {
+DIRECT = OPENAI_CHAT | {
     *("anthropic", "bedrock", "cohere", "cohere_chat", "gemini", "ollama_chat", "vertex_ai"),
 }
 """Providers of which litellm only writes the requests: it would send them by an awaited httpx client, in a protocol
