@@ -19,6 +19,7 @@ from litellm.integrations.custom_logger import CustomLogger
 from llm_fallback import ChainExhausted, LLMFallbackError, build_chat_model
 from llm_fallback.spec.providers import KNOWN_PROVIDERS
 from tests.asking import TWO_MODES, ask
+from tests.litellm_adapter.test_direct_and_relayed_alike import LISTS
 from tests.litellm_adapter.test_redirects import KINDS, SECRETS, Server, model_of
 from tests.thinning import combinations
 
@@ -82,6 +83,13 @@ def of_provider(provider: str) -> dict[str, Any]:
     words |= dict.fromkeys(("bedrock", "sagemaker", "sagemaker_chat"), AMAZON)
     route = "converse/anthropic." if provider == "bedrock" else ""
     return {"model": f"{provider}/{route}own/model-m", "params": words.get(provider, {})}
+
+
+@pytest.fixture(autouse=True)
+def nobody_listens_afterwards(monkeypatch) -> None:
+    """litellm copies a listener from list to list, so each of them is as it was before."""
+    for name in LISTS:
+        monkeypatch.setattr(litellm, name, [*getattr(litellm, name)])
 
 
 @pytest.fixture

@@ -69,10 +69,6 @@ UNENCODABLE: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 UNTRANSLATABLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "a part nobody knows": ([HumanMessage([{"type": "foo", "foo": 1}])], {}),
-    "Anthropic's picture": (
-        [HumanMessage([{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "YWJj"}}])],
-        {},
-    ),
     "a response_format that is a word": ("hi", {"response_format": "json"}),
     "a tool_choice that is none": ("hi", {**tool(), "tool_choice": {"a": 1}}),
 }

@@ -13,7 +13,7 @@ from llm_fallback.testing.scripts import Script
 
 
 def played(script: Script, times: int) -> list[object]:
-    return [script.next() for _ in range(times)]
+    return [script.next([]) for _ in range(times)]
 
 
 def test_a_single_step_is_played_for_ever() -> None:
@@ -29,12 +29,12 @@ def test_a_list_is_played_once() -> None:
 @pytest.mark.parametrize("nothing", [None, []])
 def test_no_script_is_sensible_from_the_start(nothing: Any) -> None:
     """None and the empty list say nothing."""
-    assert Script(nothing).next() is None
+    assert Script(nothing).next([]) is None
 
 
 def test_a_text_is_a_reply() -> None:
     """Alone and in a list."""
-    assert Script("hello").next() == Script(["hello"]).next() == Reply("hello")
+    assert Script("hello").next([]) == Script(["hello"]).next([]) == Reply("hello")
 
 
 def test_what_is_no_word_is_a_type_error_with_the_words() -> None:
@@ -47,9 +47,9 @@ def test_threads_share_a_script_without_losing_or_repeating_a_step() -> None:
     """Every step of a list goes to exactly one of them."""
     script = Script([Reply(str(number)) for number in range(1000)])
     with ThreadPoolExecutor(8) as pool:
-        steps = list(pool.map(lambda _: script.next(), range(1000)))
+        steps = list(pool.map(lambda _: script.next([]), range(1000)))
     assert len({step.text for step in steps if isinstance(step, Reply)}) == 1000
-    assert script.next() is None
+    assert script.next([]) is None
 
 
 @pytest.mark.parametrize("word", get_args(Failure))
