@@ -18,7 +18,7 @@ from litellm.llms.custom_httpx.http_handler import get_ssl_configuration
 
 from llm_fallback import build_chat_model
 from llm_fallback.litellm_adapter.http_client import HTTPClient, HTTPRequest
-from llm_fallback.litellm_adapter.redirects import RedirectRefused, Redirects
+from llm_fallback.litellm_adapter.request_guard import RedirectRefused, RequestGuard
 from tests.asking import ask
 from tests.end_to_end.hostile_servers import hostile, say
 
@@ -69,7 +69,7 @@ def post(url: str, body: bytes = b"{}", **headers: str) -> HTTPRequest:
 
 
 async def sent(client: HTTPClient, request: HTTPRequest, most: int = 2**20, **more: Any) -> tuple[int, bytes]:
-    response = await client.send(request, Redirects(most), **more)
+    response = await client.send(request, RequestGuard(most), **more)
     body = await response.whole()
     await response.close()
     return response.status, body
@@ -193,7 +193,7 @@ async def test_a_certificate_of_the_client_s_own_is_shown(authority, monkeypatch
             assert (await sent(client, post(f"https://{place}/v1"), ssl_verify=verify))[0] == 200
 
 
-# Redirects.
+# RequestGuard.
 
 
 @pytest.mark.parametrize("status", [307, 308])
@@ -223,7 +223,7 @@ async def test_any_other_redirect_is_followed_by_nobody(status, location):
     """What was asked, and by whom, is for the server that was named."""
     server = Server(lambda _: web.Response(status=status, headers={"location": location}))
     async with serving(server) as place, a_client() as client:
-        redirects = Redirects(2**20)
+        redirects = RequestGuard(2**20)
         with pytest.raises(RedirectRefused, match="not followed"):
             await client.send(post(f"http://{place}/v1"), redirects)
     assert len(server.asked) == 1
@@ -236,7 +236,7 @@ async def test_a_second_redirect_is_one_too_many():
     server = Server(lambda _: web.Response(status=307, headers={"location": "/again"}))
     async with serving(server) as place, a_client() as client:
         with pytest.raises(RedirectRefused):
-            await client.send(post(f"http://{place}/v1"), Redirects(2**20))
+            await client.send(post(f"http://{place}/v1"), RequestGuard(2**20))
     assert len(server.asked) == 2
 
 
@@ -277,7 +277,7 @@ async def test_a_connection_is_used_again_once_its_reply_was_read():
         for _ in range(3):
             await sent(client, post(f"http://{place}/v1"))
         assert len(server.connections) == 1
-        left = await client.send(post(f"http://{place}/v1"), Redirects(2**20))
+        left = await client.send(post(f"http://{place}/v1"), RequestGuard(2**20))
         await left.close()
         await sent(client, post(f"http://{place}/v1"))
     assert len(server.connections) == 2

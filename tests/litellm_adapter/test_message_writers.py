@@ -19,8 +19,8 @@ from llm_fallback.litellm_adapter.message_writers import (
 )
 from llm_fallback.litellm_adapter.protocols import COHERE_CHAT, Protocol
 from llm_fallback.litellm_adapter.quiet import warm_up
-from llm_fallback.litellm_adapter.redirects import guard_clients
 from llm_fallback.litellm_adapter.request import DeploymentRequest
+from llm_fallback.litellm_adapter.request_guard import guard_clients
 from llm_fallback.litellm_adapter.translation import translate
 from tests.plans import target
 

@@ -48,7 +48,7 @@ WHOLE = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "f
 
 
 class Server(LoopbackServer):
-    """Redirects every request, or answers those that come with `?again` as a chat model would."""
+    """RequestGuard every request, or answers those that come with `?again` as a chat model would."""
 
     def __init__(self, location: str = "", status: int = 307) -> None:
         self.location, self.status = location, status
@@ -199,7 +199,7 @@ async def test_a_ping_is_not_redirected_either(kind, how, stranger):
 
 def test_from_http_to_https_of_the_same_host_the_login_goes_along():
     """The one redirect that leaves the port: many servers send whoever comes unencrypted there."""
-    from llm_fallback.litellm_adapter.redirects import Redirects, guarding
+    from llm_fallback.litellm_adapter.request_guard import RequestGuard, guarding
 
     seen: list[httpx.Request] = []
 
@@ -209,7 +209,7 @@ def test_from_http_to_https_of_the_same_host_the_login_goes_along():
         return httpx.Response(308, headers={"Location": "https://gpu:8443/v1"}) if moved else httpx.Response(200)
 
     client = httpx.Client(transport=httpx.MockTransport(answer), follow_redirects=True)
-    with guarding(Redirects(1_000)):
+    with guarding(RequestGuard(1_000)):
         assert client.post("http://gpu:8000/v1", headers={"Authorization": "Bearer x"}, content=b"it").is_success
     assert [(request.url.scheme, request.headers["authorization"], request.content) for request in seen] == [
         ("http", "Bearer x", b"it"),

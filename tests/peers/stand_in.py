@@ -189,7 +189,7 @@ class OverRouter(FallbackChatModel):
 
 
 async def send_to_double(
-    client: HTTPClient, request: HTTPRequest, redirects: object, *, method: str = "POST", ssl_verify: object = None
+    client: HTTPClient, request: HTTPRequest, guard: object, *, method: str = "POST", ssl_verify: object = None
 ) -> HttpxResponse:
     """Send a request where their doubles answer, and to nobody if there is none."""
     if LiteLLMAiohttpTransport.handle_async_request is NETWORK:

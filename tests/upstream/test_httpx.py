@@ -120,7 +120,7 @@ async def test_closing_a_response_closes_its_stream():
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
 def test_both_kinds_of_client_make_a_redirects_request_in_one_method(library):
-    """Redirects to strangers are kept from in there; clients that made it elsewhere would follow them again."""
+    """RequestGuard to strangers are kept from in there; clients that made it elsewhere would follow them again."""
     module = pytest.importorskip(library, reason="not every version of OpenAI's library brings an httpx of its own")
     common = module.Client.__base__
     assert common is module.AsyncClient.__base__

@@ -23,8 +23,8 @@ from llm_fallback.litellm_adapter.errors import classes_of, fault_before_sending
 from llm_fallback.litellm_adapter.logins import Login, tokens_in
 from llm_fallback.litellm_adapter.protocols import TranslatedRequest
 from llm_fallback.litellm_adapter.reading import HTTPReading
-from llm_fallback.litellm_adapter.redirects import Redirects
 from llm_fallback.litellm_adapter.request import DeploymentRequest, guarded
+from llm_fallback.litellm_adapter.request_guard import RequestGuard
 from llm_fallback.litellm_adapter.templates import DeploymentMemory
 from llm_fallback.litellm_adapter.translation import LeftToLiteLLM, NotTranslated, translate
 
@@ -44,7 +44,7 @@ class DirectExchange:
         self._clients, self._clean, self._wanted, self._request = clients, clean, wanted, translated
         self._login, self._is_ready = login, login is None
         self.dropped_params = wanted.dropped_params
-        self._redirects = Redirects(wanted.target.most_reply_bytes)
+        self._guard = RequestGuard(wanted.target.most_reply_bytes)
         self._reading: HTTPReading | None = None
 
     @property
@@ -84,7 +84,7 @@ class DirectExchange:
             self._request, self._is_ready = await self._login.put_on(self._request), True
             self._clean.add(*tokens_in(self._request.headers))
         verify = wanted.target.parameters.get("ssl_verify")
-        http = await client.http.send(self._request, self._redirects, ssl_verify=verify)
+        http = await client.http.send(self._request, self._guard, ssl_verify=verify)
         reader = self._request.protocol.reader_for(wanted.target)
         self._reading = HTTPReading(http, reader, self._clean, streamed=wanted.streamed)
         return self._reading
@@ -93,7 +93,7 @@ class DirectExchange:
         if not self._is_ready:
             return self._clean(Fault("auth", fault_before_sending(error, self._wanted.messages).message), error)
         status = None if self._reading is None else self._reading.response.status
-        fault = self._redirects.refused or fault_of_transfer(error, classes_of(error), status)
+        fault = self._guard.refused or fault_of_transfer(error, classes_of(error), status)
         return self._clean(fault, error)
 
 
@@ -111,7 +111,7 @@ class TranslatedExchange:
     ) -> None:
         self._clients, self._clean, self._wanted, self._memory = clients, clean, wanted, memory
         self._ask_whole = ask_whole
-        self._redirects = wanted.redirects()
+        self._guard = wanted.guard()
         self._exchange: Exchange | None = None
 
     @property
@@ -140,8 +140,8 @@ class TranslatedExchange:
 
     async def _chosen(self) -> Exchange | Fault | Unsupported:
         chosen: Exchange | Fault | Unsupported = await guarded(self._choose, self._fault)
-        if self._redirects.left_out:
-            return Unsupported(self._redirects.left_out)
+        if self._guard.left_out:
+            return Unsupported(self._guard.left_out)
         if not isinstance(chosen, (Fault, Unsupported)):
             self._exchange = chosen
         return chosen
@@ -150,7 +150,7 @@ class TranslatedExchange:
         handler = (await self._clients.client()).handler
         while True:
             try:
-                request = await translate(self._wanted, self._redirects, handler)
+                request = await translate(self._wanted, self._guard, handler)
             except litellm.UnsupportedParamsError as error:
                 refusal = self._wanted.refused(error)
                 if refusal is not None:
@@ -166,5 +166,5 @@ class TranslatedExchange:
             return DirectExchange(self._clients, self._clean, self._wanted, request)
 
     def _fault(self, error: Exception) -> Fault:
-        fault = self._redirects.refusal(error) or fault_before_sending(error, self._wanted.messages)
+        fault = self._guard.refusal(error) or fault_before_sending(error, self._wanted.messages)
         return self._clean(fault, error)

@@ -22,7 +22,7 @@ from yarl import URL
 
 from llm_fallback.litellm_adapter.body import BoundedBody, BoundedError, bounded
 from llm_fallback.litellm_adapter.connections import bounded_connector
-from llm_fallback.litellm_adapter.redirects import Redirects
+from llm_fallback.litellm_adapter.request_guard import RequestGuard
 
 _NO_TIMEOUT = ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 """The engine keeps time; a socket must never give up before it does."""
@@ -88,7 +88,7 @@ class HTTPClient:
         self._by_verify: dict[VerifyTypes, ssl.SSLContext | bool] = {}
 
     async def send(
-        self, request: HTTPRequest, redirects: Redirects, *, method: str = "POST", ssl_verify: VerifyTypes | None = None
+        self, request: HTTPRequest, guard: RequestGuard, *, method: str = "POST", ssl_verify: VerifyTypes | None = None
     ) -> HTTPResponse:
         """The response to a request. Raises what aiohttp raises, and RedirectRefused."""
         url = URL(request.url, encoded=True)
@@ -109,11 +109,11 @@ class HTTPClient:
             )
             if response.status in _REDIRECTS and "location" in response.headers:
                 response.close()
-                url = redirects.next_url(response.status, url, response.headers["location"])
+                url = guard.next_url(response.status, url, response.headers["location"])
                 continue
             encoding = response.headers.get("content-encoding", "")
-            refuse = partial(redirects.refuse_body, response.status)
-            body = bounded(response.content.readany, response.status, encoding, redirects.most_bytes, refuse)
+            refuse = partial(guard.refuse_body, response.status)
+            body = bounded(response.content.readany, response.status, encoding, guard.most_bytes, refuse)
             return HTTPResponse(response, body)
 
     def _certificates(self, verify: VerifyTypes) -> ssl.SSLContext | bool:

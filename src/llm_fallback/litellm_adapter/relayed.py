@@ -27,8 +27,8 @@ from llm_fallback.litellm_adapter.providers import provider_called
 from llm_fallback.litellm_adapter.quiet import has_side_effects, quiet_logging, rewrites_replies
 from llm_fallback.litellm_adapter.reading import HTTPReading, HttpxResponse
 from llm_fallback.litellm_adapter.reading_beside import ReadingBeside
-from llm_fallback.litellm_adapter.redirects import guarding
 from llm_fallback.litellm_adapter.request import DeploymentRequest, NotEncodable, guarded, overriding_headers
+from llm_fallback.litellm_adapter.request_guard import guarding
 from llm_fallback.litellm_adapter.wire_tap import WireTap
 
 
@@ -39,7 +39,7 @@ class LiteLLMExchange:
         self._clients, self._clean, self._wanted = clients, clean, wanted
         protocol = provider_called(wanted.target.litellm_provider).protocol
         self._wire = WireTap(protocol.reader_for(wanted.target), wanted.invented_headers, streamed=wanted.streamed)
-        self._redirects = wanted.redirects()
+        self._guard = wanted.guard()
         self._is_heard = has_side_effects()
         self._may_read_beside = self._is_heard and not rewrites_replies()
         self._wire.keeps = self._may_read_beside and wanted.streamed
@@ -52,7 +52,7 @@ class LiteLLMExchange:
 
     @property
     def provenance(self) -> Provenance:
-        reading, http = self._reading, self._redirects.response
+        reading, http = self._reading, self._guard.response
         if isinstance(reading, HTTPReading):
             return reading.response.provenance
         if self._wire.is_readable:
@@ -116,10 +116,10 @@ class LiteLLMExchange:
     def _take_over(self) -> HTTPReading | None:
         """The reading of the response, past what litellm makes of it, where nobody listens there and its protocol is
         known. Of what litellm has begun to read already, it reads the rest."""
-        http, wanted = self._redirects.response, self._wanted
+        http, wanted = self._guard.response, self._wanted
         if self._is_heard and (wanted.streamed or not self._may_read_beside):
             return None
-        if http is None or self._redirects.refused is not None:
+        if http is None or self._guard.refused is not None:
             return None
         if wanted.streamed and not (asks_for_a_stream(_asked(http)) and not http.is_stream_consumed):
             return None
@@ -133,8 +133,8 @@ class LiteLLMExchange:
     def _read_beside(self, is_heard: bool) -> bool:
         """Read what the server sends beside litellm, which reads it for those who listen there: where its protocol is
         known, and nobody there puts another reply in its place."""
-        http, wire = self._redirects.response, self._wire
-        if not self._may_read_beside or http is None or self._redirects.refused is not None:
+        http, wire = self._guard.response, self._wire
+        if not self._may_read_beside or http is None or self._guard.refused is not None:
             return False
         reader = reader_for_sent(_asked(http), self._wanted) if asks_for_a_stream(_asked(http)) else None
         if reader is None or (http.is_stream_consumed and not wire.sent):
@@ -155,14 +155,14 @@ class LiteLLMExchange:
         """The plain reply as the server sent it; None where only litellm's account of it is there."""
         if self._wire.is_readable:
             return self._wire.plain_reply()
-        http = self._redirects.response
+        http = self._guard.response
         reader = None if http is None else reader_for_sent(_asked(http), self._wanted)
         if reader is None:
             return None
         return await HTTPReading(HttpxResponse(http), reader, self._clean, streamed=False).reply()
 
     async def close(self) -> None:
-        response, stream, self._answer = self._redirects.response, self._answer, None
+        response, stream, self._answer = self._guard.response, self._answer, None
         with suppress(Exception):  # The answer is not wanted any more, nor is how that fails.
             if response is not None:
                 await response.aclose()
@@ -175,11 +175,11 @@ class LiteLLMExchange:
     async def _guarded(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         token = wire_tap.current.set(self._wire)
         try:
-            with quiet_logging(), guarding(self._redirects):
+            with quiet_logging(), guarding(self._guard):
                 answer = await guarded(ask, self._fault)
         finally:
             wire_tap.current.reset(token)
-        lacking = self._redirects.left_out
+        lacking = self._guard.left_out
         return Unsupported(lacking) if lacking else answer
 
     async def _send(self) -> Any:
@@ -208,7 +208,7 @@ class LiteLLMExchange:
 
     def _note_tokens(self) -> None:
         """Have the tokens that litellm asked for struck out of what its server says."""
-        http = self._redirects.response
+        http = self._guard.response
         if http is not None and not self._wanted.invented_headers:
             self._clean.add(*tokens_in(_asked(http).headers))
 
@@ -221,14 +221,14 @@ class LiteLLMExchange:
         classes = classes_of(error)
         if isinstance(self._reading, HTTPReading):
             return self._clean(fault_of_transfer(error, classes, self._reading.response.status), error)
-        fault = self._redirects.refusal(error) or self._wire.fault()
+        fault = self._guard.refusal(error) or self._wire.fault()
         if fault is not None:
             return self._clean(fault, error)
         if self._wire.is_readable:
             status = self._wire.status
             return self._clean(fault_of_transfer(error, classes, status), error)
         is_seen_to_send = sends_by_httpx(self._wanted.target) or isinstance(error, NotEncodable)
-        if is_seen_to_send and not self._redirects.sent:
+        if is_seen_to_send and not self._guard.sent:
             return self._clean(fault_before_sending(error, self._wanted.messages), error)
         return self._clean(fault_of_litellm(error, classes), error)
 

@@ -18,7 +18,7 @@ from llm_fallback.litellm_adapter.links import places_of_links
 from llm_fallback.litellm_adapter.logins import TokenProvider
 from llm_fallback.litellm_adapter.media import media_in
 from llm_fallback.litellm_adapter.providers import provider_called
-from llm_fallback.litellm_adapter.redirects import Redirects
+from llm_fallback.litellm_adapter.request_guard import RequestGuard
 from llm_fallback.litellm_adapter.thinking import for_deployment
 from llm_fallback.plan.plan import Target
 from llm_fallback.plan.provider_credentials import names_identity
@@ -113,10 +113,10 @@ class DeploymentRequest:
             parameters |= {"headers": None, "extra_headers": headers}
         return parameters
 
-    def redirects(self) -> Redirects:
+    def guard(self) -> RequestGuard:
         """What may not be fetched on its way, who may be asked, and what has to be in it."""
         media, is_own = media_in(self.messages, self.target.litellm_provider), partial(may_be_asked, self.target)
-        return Redirects(self.target.most_reply_bytes, places_of_links(self.messages), is_own, media)
+        return RequestGuard(self.target.most_reply_bytes, places_of_links(self.messages), is_own, media)
 
     def refused(self, error: Exception) -> Unsupported | None:
         """What follows from litellm's refusal of parameters: None to ask again, without those a reply can do without.

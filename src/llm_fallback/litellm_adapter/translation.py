@@ -23,8 +23,8 @@ from llm_fallback.litellm_adapter.clients import client_for, is_tapped
 from llm_fallback.litellm_adapter.gemini_requests import needs_litellm, without_signatures
 from llm_fallback.litellm_adapter.litellm_requests import asks_for_a_stream, has_other_tools
 from llm_fallback.litellm_adapter.protocols import TranslatedRequest, protocol_at
-from llm_fallback.litellm_adapter.redirects import Redirects, Taken, guard_clients, guarding
 from llm_fallback.litellm_adapter.request import DeploymentRequest, overriding_headers, with_headers
+from llm_fallback.litellm_adapter.request_guard import RequestGuard, Taken, guard_clients, guarding
 
 try:
     from litellm.litellm_core_utils.litellm_logging import Logging
@@ -41,9 +41,9 @@ class LeftToLiteLLM(Exception):
 
 
 async def translate(
-    wanted: DeploymentRequest, redirects: Redirects | None = None, handler: AsyncHTTPHandler | None = None
+    wanted: DeploymentRequest, guard: RequestGuard | None = None, handler: AsyncHTTPHandler | None = None
 ) -> TranslatedRequest:
-    """The request litellm would send. `redirects` tells what may not be fetched on the way; with a `handler` litellm
+    """The request litellm would send. `guard` tells what may not be fetched on the way; with a `handler` litellm
     makes no client of its own, for which it would look for files.
 
     Raises what litellm raises for parameters it refuses, NotEncodable, NotTranslated and LeftToLiteLLM.
@@ -57,7 +57,7 @@ async def translate(
         parameters["messages"] = without_signatures(parameters["messages"])
     if handler is not None and is_tapped(wanted.target):
         parameters["client"] = client_for(handler, wanted.target, parameters.get("api_key", ""))
-    taken = await _taken(parameters, redirects or Redirects(0))
+    taken = await _taken(parameters, guard or RequestGuard(0))
     if taken.method != "POST":
         # Nor may whoever is named in a message, at an address that looks like a model's, answer in the model's place.
         raise LeftToLiteLLM("litellm fetches something first")
@@ -73,12 +73,12 @@ async def translate(
     return TranslatedRequest(str(taken.url), headers, taken.content, protocol)
 
 
-async def _taken(parameters: Mapping[str, Any], redirects: Redirects) -> Any:
+async def _taken(parameters: Mapping[str, Any], guard: RequestGuard) -> Any:
     """The request, as httpx was about to send it."""
     guard_clients()
-    redirects.takes = True
+    guard.takes = True
     try:
-        with guarding(redirects):
+        with guarding(guard):
             answer = completion(**parameters, acompletion=True, litellm_logging_obj=_unread_log())
             if isinstance(answer, Coroutine):
                 answer = await answer

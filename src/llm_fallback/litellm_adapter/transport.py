@@ -24,7 +24,6 @@ from llm_fallback.litellm_adapter.links import follows_a_link
 from llm_fallback.litellm_adapter.logins import token_provider_of
 from llm_fallback.litellm_adapter.providers import provider_called
 from llm_fallback.litellm_adapter.quiet import has_side_effects, warm_up
-from llm_fallback.litellm_adapter.redirects import Redirects, guard_clients
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
 from llm_fallback.litellm_adapter.request import (
     DeploymentRequest,
@@ -32,6 +31,7 @@ from llm_fallback.litellm_adapter.request import (
     guarded,
     with_headers,
 )
+from llm_fallback.litellm_adapter.request_guard import RequestGuard, guard_clients
 from llm_fallback.litellm_adapter.templates import DeploymentMemory
 from llm_fallback.plan.plan import Target
 from llm_fallback.plan.provider_credentials import key_variables, missing_key
@@ -81,19 +81,19 @@ class LiteLLMTransport:
 
     async def get_page(self, target: Target, url: str, api_key: SecretStr | None) -> HttpPage | Fault:
         """A page of the deployment's server, asked for with what a request would carry."""
-        client, redirects = await self._clients.client(), Redirects(target.most_reply_bytes)
+        client, guard = await self._clients.client(), RequestGuard(target.most_reply_bytes)
         request = HTTPRequest(url, _login_headers(target, api_key), b"")
 
         async def get() -> HttpPage:
             began = time.perf_counter()
             response = await client.http.send(
-                request, redirects, method="GET", ssl_verify=target.parameters.get("ssl_verify")
+                request, guard, method="GET", ssl_verify=target.parameters.get("ssl_verify")
             )
             text = (await response.whole()).decode(errors="replace")
             return HttpPage(response.status, _data(self._redactor(text)), time.perf_counter() - began)
 
         def fault_of(error: Exception) -> Fault:
-            return self._clean(redirects.refused or fault_of_transfer(error, classes_of(error), None), error)
+            return self._clean(guard.refused or fault_of_transfer(error, classes_of(error), None), error)
 
         page: HttpPage | Fault = await guarded(get, fault_of)
         return page

@@ -1,11 +1,12 @@
-"""Which redirects a request may follow: none that carries a prompt, a header or a key to a host the spec does not name.
-And whether there was a request at all, and to whom.
+"""What a request under way may do: which hosts it asks, what it carries and fetches, which redirects it follows.
 
 HTTP libraries follow redirects to any host, with every header but `Authorization`, and litellm's clients, which are
 shared with everybody else in the process, do so too. So the step in which an httpx client makes the next request of a
-redirect is wrapped: it heeds the `Redirects` of the request under way in its context, and leaves everybody else alone.
-So is the step in which one sends: what a library raises before it is nobody's answer; no request goes out there to a
-stranger, or that lacks a part of its messages; and the body of an answer is bounded.
+redirect is wrapped: it heeds the `RequestGuard` of the request under way in its context, and leaves everybody else
+alone. So is the step in which one sends: what a library raises before it is nobody's answer; no request goes out there
+to a stranger, or that lacks a part of its messages; and the body of an answer is bounded. No redirect is followed that
+carries a prompt, a header or a key to a host the spec does not name. Where litellm only translates, the request is
+taken in that step.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ class Taken(BaseException):
 
 
 @dataclass(slots=True)
-class Redirects:
-    """The redirects of one request."""
+class RequestGuard:
+    """What one request may do, and what it did."""
 
     most_bytes: int
     """How long a reply may be, decompressed."""
@@ -140,14 +141,14 @@ class Redirects:
         return BodyRefused(why)
 
 
-current: ContextVar[Redirects | None] = ContextVar("llm_fallback_redirects", default=None)
-"""The redirects of the request under way in this context."""
+current: ContextVar[RequestGuard | None] = ContextVar("llm_fallback_guard", default=None)
+"""The guard of the request under way in this context."""
 
 
 @contextmanager
-def guarding(redirects: Redirects) -> Iterator[None]:
+def guarding(guard: RequestGuard) -> Iterator[None]:
     """Let no request made in this context be redirected to a stranger."""
-    token = current.set(redirects)
+    token = current.set(guard)
     try:
         yield
     finally:
@@ -175,9 +176,9 @@ def _guard(client: Any) -> None:
 
     @wraps(build)
     def next_request(self: Any, request: Any, response: Any) -> Any:
-        redirects = current.get()
+        guard = current.get()
         following = partial(build, self, request, response)
-        return following() if redirects is None else redirects.next_request(request, response, following)
+        return following() if guard is None else guard.next_request(request, response, following)
 
     client._build_redirect_request = next_request
 
@@ -189,12 +190,12 @@ def _watch(client: Any) -> None:
 
     @wraps(send)
     def sending(self: Any, *request: Any, **options: Any) -> Any:
-        redirects = current.get()
-        if redirects is not None:
-            redirects.check_host(request[0])
-            redirects.check_link(request[0])
-            redirects.check_media(request[0])
-            redirects.sent = True
+        guard = current.get()
+        if guard is not None:
+            guard.check_host(request[0])
+            guard.check_link(request[0])
+            guard.check_media(request[0])
+            guard.sent = True
         return send(self, *request, **options)
 
     client.send = sending
@@ -207,19 +208,19 @@ def _watch_async(client: Any) -> None:
 
     @wraps(send)
     async def sending(self: Any, *request: Any, **options: Any) -> Any:
-        redirects = current.get()
-        if redirects is None:
+        guard = current.get()
+        if guard is None:
             return await send(self, *request, **options)
-        redirects.check_host(request[0])
-        if redirects.links:
-            redirects.check_link(request[0])
-        if redirects.media:
-            redirects.check_media(request[0])
-        if redirects.takes:
+        guard.check_host(request[0])
+        if guard.links:
+            guard.check_link(request[0])
+        if guard.media:
+            guard.check_media(request[0])
+        if guard.takes:
             raise Taken(request[0])
-        redirects.sent = True
-        redirects.response = await send(self, *request, **options)
-        return redirects.response
+        guard.sent = True
+        guard.response = await send(self, *request, **options)
+        return guard.response
 
     client.send = sending
 
@@ -232,13 +233,13 @@ def _bound_bodies(client: Any, byte_stream: type) -> None:
 
     @wraps(send)
     async def sending(self: Any, request: Any) -> Any:
-        redirects = current.get()
-        if redirects is None:
+        guard = current.get()
+        if guard is None:
             return await send(self, request)
         if request.headers.get("accept-encoding") not in (ENCODINGS, "identity"):
             request.headers["accept-encoding"] = ENCODINGS
         response = await send(self, request)
-        bound_body(response, byte_stream, redirects.most_bytes, partial(redirects.refuse_body, response.status_code))
+        bound_body(response, byte_stream, guard.most_bytes, partial(guard.refuse_body, response.status_code))
         return response
 
     client._send_single_request = sending
@@ -252,14 +253,14 @@ def _bound_sync_bodies(client: Any, byte_stream: type) -> None:
 
     @wraps(send)
     def sending(self: Any, request: Any) -> Any:
-        redirects = current.get()
-        if redirects is None:
+        guard = current.get()
+        if guard is None:
             return send(self, request)
         if request.headers.get("accept-encoding") not in (ENCODINGS, "identity"):
             request.headers["accept-encoding"] = ENCODINGS
         response = send(self, request)
-        refuse = partial(redirects.refuse_body, response.status_code)
-        bound_sync_body(response, byte_stream, redirects.most_bytes, refuse)
+        refuse = partial(guard.refuse_body, response.status_code)
+        bound_sync_body(response, byte_stream, guard.most_bytes, refuse)
         return response
 
     client._send_single_request = sending
