@@ -7,6 +7,7 @@ import yaml
 from click.testing import CliRunner
 
 from llm_fallback.cli import main
+from llm_fallback.testing import FakeServer
 
 FINE = """\
 deployments:
@@ -53,3 +54,25 @@ def run(here, monkeypatch):
         return CliRunner().invoke(main, arguments, input=stdin, env=dict(os.environ))
 
     return run
+
+
+@pytest.fixture
+def deployment():
+    """What the spec of `serve` says of each deployment; a module may say more."""
+    return {"price": {"input_per_million": 1, "output_per_million": 2}}
+
+
+@pytest.fixture
+def serve(write, deployment):
+    """Runs a FakeServer with a spec of it as llm-fallback.yaml."""
+    servers = []
+
+    def serve(scripts, **chain_settings):
+        server = FakeServer(scripts).start()
+        servers.append(server)
+        write(server.spec(deployments=dict.fromkeys(scripts, deployment), **chain_settings))
+        return server
+
+    yield serve
+    for server in servers:
+        server.close()

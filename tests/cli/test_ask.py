@@ -4,26 +4,15 @@ import json
 
 import pytest
 
-from llm_fallback.testing import Cut, Fail, FakeServer, Stall
+from llm_fallback.testing import Cut, Fail, Stall
 
 CANARY = "sk-canary-0123456789abcdef"
-PRICE = {"price": {"input_per_million": 1, "output_per_million": 2}, "api_key": CANARY}
 
 
 @pytest.fixture
-def serve(write):
-    """Runs a FakeServer with a spec of it as llm-fallback.yaml."""
-    servers = []
-
-    def serve(scripts, **chain_settings):
-        server = FakeServer(scripts).start()
-        servers.append(server)
-        write(server.spec(deployments=dict.fromkeys(scripts, PRICE), **chain_settings))
-        return server
-
-    yield serve
-    for server in servers:
-        server.close()
+def deployment(deployment):
+    """With a key, which nothing may show."""
+    return {**deployment, "api_key": CANARY}
 
 
 @pytest.mark.parametrize("how", ["--stream", "--no-stream"])

@@ -13,26 +13,13 @@ import pytest
 
 from llm_fallback.chat_model.batch.survey import Tally
 from llm_fallback.cli.batch_progress import LINE_EVERY_S, Pace, figures, showing_progress
-from llm_fallback.testing import Fail, FakeServer, Reply
-
-PRICE = {"price": {"input_per_million": 1, "output_per_million": 2}}
+from llm_fallback.testing import Fail, Reply
 
 
-@pytest.fixture
-def serve(write, here):
-    """Runs a FakeServer with a spec of it as llm-fallback.yaml, beside a file of five prompts."""
-    servers = []
+@pytest.fixture(autouse=True)
+def prompts(here):
+    """A file of five prompts."""
     (here / "prompts.jsonl").write_text("".join(f'{{"prompt": "question {number}"}}\n' for number in range(5)))
-
-    def serve(scripts, **chain_settings):
-        server = FakeServer(scripts).start()
-        servers.append(server)
-        write(server.spec(deployments=dict.fromkeys(scripts, PRICE), **chain_settings))
-        return server
-
-    yield serve
-    for server in servers:
-        server.close()
 
 
 def test_every_row_is_answered_and_the_sum_is_told(serve, run, here):

@@ -287,9 +287,7 @@ class ChainChatModel(BaseChatModel):
         """One run of a batch, for who wants to watch or stop it."""
         self._check_open()
         check_call(kwargs)
-        chosen = (
-            kwargs.get("chain") or kwargs.get("model") or ensure_config(config).get("configurable", {}).get("chain")
-        )
+        chosen = _chosen_chain(kwargs, ensure_config(config))
         answerer = self if request.schema is None else self.with_structured_output(request.schema, include_raw=True)
         engine = self.runtime.engine
         return BatchJob(
@@ -521,7 +519,8 @@ class ChainChatModel(BaseChatModel):
         if config.get("run_id") is None:
             config["run_id"] = uuid4()
         check_call(kwargs)
-        chosen = kwargs.pop("chain", None) or kwargs.get("model") or config.get("configurable", {}).get("chain")
+        chosen = _chosen_chain(kwargs, config)
+        kwargs.pop("chain", None)
         if chosen is not None:
             kwargs["model"] = self._chain_name(chosen)
         narrowed = self.runtime.plan.zones(config.get("configurable", {}).get("zones"))
@@ -756,6 +755,11 @@ def fields_of(spec: Any, runtime: ModelRuntime | None, settings: Mapping[str, An
 def _given(**words: Any) -> dict[str, Any]:
     """The words of a call that have a value."""
     return {word: value for word, value in words.items() if value is not None}
+
+
+def _chosen_chain(words: Mapping[str, Any], config: RunnableConfig) -> str | None:
+    """The chain that a call asks for by its words, of which `model` is LangChain's, or by its config."""
+    return words.get("chain") or words.get("model") or config.get("configurable", {}).get("chain")
 
 
 def _batch_request(

@@ -20,7 +20,7 @@ _KINDS = frozenset(
 )
 _ASKING = frozenset({"user", "system", "developer", "tool", "function"})
 """Roles of messages that ask. What a model said before, it may be told without its pictures."""
-FIELDS_ABOUT = frozenset(
+_FIELDS_ABOUT = frozenset(
     {
         *("type", "format", "mime_type", "media_type", "content_type", "detail", "id"),
         *("filename", "name", "title", "context", "role", "tool_call_id"),
@@ -73,23 +73,24 @@ def _media_of(message: Mapping[str, Any]) -> Iterator[Medium]:
         if not isinstance(part, Mapping):
             continue
         if part.get("type") in _KINDS:
-            held = max(_texts_in(part), key=len, default="")
+            held = max(texts_in(part), key=len, default="")
             if held:
                 yield Medium(part["type"], _spellings(held))
         else:
             yield from _media_of(part)  # A tool's result has content of its own.
 
 
-def _texts_in(value: Any) -> Iterator[str]:
+def texts_in(value: Any) -> Iterator[str]:
+    """The texts that a message, or a part of one, holds."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for name, item in value.items():
-            if name not in FIELDS_ABOUT:
-                yield from _texts_in(item)
+            if name not in _FIELDS_ABOUT:
+                yield from texts_in(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _texts_in(item)
+            yield from texts_in(item)
 
 
 def _spellings(held: str) -> tuple[bytes, ...]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_fallback.engine.protocol.faults import MOST_SEARCHED
-from llm_fallback.litellm_adapter.media import FIELDS_ABOUT
+from llm_fallback.litellm_adapter.media import texts_in
 
 _LEFT_OUT = "…"
 _LONGEST = 2 * MOST_SEARCHED
@@ -23,7 +23,9 @@ def without_quotations(text: str, messages: Sequence[Mapping[str, Any]]) -> str:
     """An error's text without the documents it quotes, and without the texts, links and data of the messages."""
     is_long = len(text) > _LONGEST
     text = text[:_LONGEST]
-    quoted = sorted({held for message in messages for held in _texts_in(message)}, key=len, reverse=True)
+    texts = (held for message in messages for held in texts_in(message))
+    quotable = {held[:_LONGEST] for held in texts if len(held) >= _LEAST_QUOTED and not held.isspace()}
+    quoted = sorted(quotable, key=len, reverse=True)
     for held in quoted:
         for spelling in dict.fromkeys((held, repr(held)[1:-1], json.dumps(held)[1:-1])):
             text = _without(text, spelling)
@@ -71,16 +73,3 @@ def _without(text: str, held: str) -> str:
             end += 1
         text = text[:at] + _LEFT_OUT + text[end:]
     return text
-
-
-def _texts_in(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        if len(value) >= _LEAST_QUOTED and not value.isspace():
-            yield value[:_LONGEST]
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            if name not in FIELDS_ABOUT:
-                yield from _texts_in(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts_in(item)

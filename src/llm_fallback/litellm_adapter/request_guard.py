@@ -236,8 +236,7 @@ def _bound_bodies(client: Any, byte_stream: type) -> None:
         guard = current.get()
         if guard is None:
             return await send(self, request)
-        if request.headers.get("accept-encoding") not in (ENCODINGS, "identity"):
-            request.headers["accept-encoding"] = ENCODINGS
+        _name_encodings(request)
         response = await send(self, request)
         bound_body(response, byte_stream, guard.most_bytes, partial(guard.refuse_body, response.status_code))
         return response
@@ -256,14 +255,19 @@ def _bound_sync_bodies(client: Any, byte_stream: type) -> None:
         guard = current.get()
         if guard is None:
             return send(self, request)
-        if request.headers.get("accept-encoding") not in (ENCODINGS, "identity"):
-            request.headers["accept-encoding"] = ENCODINGS
+        _name_encodings(request)
         response = send(self, request)
         refuse = partial(guard.refuse_body, response.status_code)
         bound_sync_body(response, byte_stream, guard.most_bytes, refuse)
         return response
 
     client._send_single_request = sending
+
+
+def _name_encodings(request: Any) -> None:
+    """Ask for no other compression than those whose bombs are noticed."""
+    if request.headers.get("accept-encoding") not in (ENCODINGS, "identity"):
+        request.headers["accept-encoding"] = ENCODINGS
 
 
 def _authority(url: Any) -> str:
