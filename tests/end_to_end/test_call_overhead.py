@@ -92,10 +92,11 @@ async def test_a_thousand_deployments_cost_a_call_no_more_than_two():
 
 
 async def test_what_a_call_costs_us_is_known():
-    """Course, whom to ask, breaker, deadlines, facts, the request, its sending, the reply and the message."""
+    """Course, whom to ask, breaker, deadlines, facts, the request, its sending, the reply and the message: 303, and a
+    few where a reply comes in two reads each time, as on a busy machine."""
     with FakeServer({"a": "fine"}) as server:
         async with build_chat_model(server.spec(backend="vllm")) as model:
-            assert await own_steps(lambda: model.ainvoke("hi")) <= 305
+            assert await own_steps(lambda: model.ainvoke("hi")) <= 315
 
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
