@@ -21,6 +21,7 @@ from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
 from llm_fallback.litellm_adapter.direct import DirectExchange
 from llm_fallback.litellm_adapter.gemini_requests import needs_litellm
 from llm_fallback.litellm_adapter.relayed import LiteLLMExchange
+from llm_fallback.testing import Fail, FakeServer
 from tests.asking import MODES, STREAMED, ask
 from tests.litellm_adapter.test_direct_and_relayed_alike import heard, road_of
 
@@ -336,6 +337,31 @@ async def test_a_signature_of_somebody_else_is_left_out_when_it_is_refused(googl
     with model_of(google) as model:
         assert told(await ask(model, mode, talk)) == SAID
     assert len(google.sent) == 2
+
+
+@pytest.mark.parametrize("mode", ["ainvoke", "astream"])
+async def test_a_signed_call_of_another_integration_is_signed_still(google: Google, mode: str) -> None:
+    """ChatGoogleGenerativeAI keeps signatures beside the message, where Gemini would not find them: it refuses a tool's
+    result without. Who is none of Google's gets the call without it, which is named."""
+    call = {"name": "get_weather", "args": {"city": "Oslo"}, "id": "call_1"}
+    signatures = {"__gemini_function_call_thought_signatures__": {"call_1": "c2lnbmVk"}}
+    said = {"model_provider": "google_genai", "model_name": "gemini-3-pro-preview"}
+    reply = AIMessage("", tool_calls=[call], additional_kwargs=signatures, response_metadata=said)
+    talk = [HumanMessage("?"), reply, ToolMessage("rain", tool_call_id="call_1")]
+    with FakeServer({"own": Fail(500)}) as server:
+        own = server.spec(backend="vllm")["deployments"]["own"]
+        gemini = {"model": "gemini/gemini-3-pro-preview", "api_base": google.url, "api_key": KEY}
+        spec = {"deployments": {"own": own, "gemini": gemini}, "chains": {"c": {"tiers": ["own", "gemini"]}}}
+        with build_chat_model(spec) as model:
+            answer = await ask(model, mode, talk)
+        [refused] = server.received()
+    attempts = answer.response_metadata["llm_fallback"]["attempts"]
+    assert [attempt.get("dropped_content") for attempt in attempts] == [["signature"], None]
+    assert refused.body["messages"][1]["tool_calls"][0]["id"] == "call_1"
+    assert refused.body["messages"][2]["tool_call_id"] == "call_1"
+    parts = [part for said in google.sent[-1][3]["contents"] for part in said["parts"]]
+    assert [part["thoughtSignature"] for part in parts if "function_call" in part] == ["c2lnbmVk"]
+    assert talk[1].tool_calls[0]["id"] == "call_1"
 
 
 @pytest.mark.parametrize("way", WAYS)

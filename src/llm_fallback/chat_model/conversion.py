@@ -20,6 +20,7 @@ from llm_fallback.engine.encoding import why_not_json
 from llm_fallback.engine.engine import Answered, Call, Failed, Mismatch, MismatchedReply, OverBudget, StreamBrokeOff
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.protocol.finishes import openai_finish
+from llm_fallback.engine.protocol.gemini import is_signed
 from llm_fallback.engine.protocol.thinking import BLOCKS, ORIGIN, SIGNED
 from llm_fallback.engine.protocol.values import Unreadable, decode
 from llm_fallback.engine.tokens import estimate_prompt_tokens
@@ -61,6 +62,7 @@ def to_call(
         spender=spender,
         left_out=left_out,
         signers=signers,
+        has_signed_calls=_has_signed_calls(messages),
         conversation=None if chain.affinity == "off" else _conversation(chain, request["messages"], thread),
     )
 
@@ -80,6 +82,10 @@ def _from_elsewhere(
 
 
 _NOBODY: frozenset[str] = frozenset()
+
+
+def _has_signed_calls(messages: Sequence[Mapping[str, Any]]) -> bool:
+    return any("tool_calls" in message and is_signed(message) for message in messages)
 
 
 def _conversation(chain: ChainPlan, messages: Sequence[Mapping[str, Any]], thread: object) -> bytes:

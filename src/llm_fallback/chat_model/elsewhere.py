@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
+from llm_fallback.engine.protocol.gemini import SIGNATURE_MARK
 from llm_fallback.engine.protocol.thinking import BLOCKS, ORIGIN
 from llm_fallback.plan.plan import Target
 
@@ -26,10 +27,12 @@ _CALLS = frozenset(
 _THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning_content"})
 _MARKS = {"annotations": "citations", "citations": "citations", "thought_signature": "signature"}
 """Keys of a block of text that are somebody's own, and by which word they are named."""
+_SIGNATURES = "__gemini_function_call_thought_signatures__"
+"""Where ChatGoogleGenerativeAI keeps the signature of each tool call, by the call's id."""
 _BESIDE = {
     "reasoning": "reasoning",
     "audio": "audio",
-    "__gemini_function_call_thought_signatures__": "signature",
+    _SIGNATURES: "signature",
     "__openai_function_call_ids__": None,
 }
 """Keys of `additional_kwargs` of other integrations, and what is named when they are left out."""
@@ -49,6 +52,8 @@ def carried(messages: Sequence[BaseMessage], deployments: Iterable[Target] = ())
     for message in messages:
         if type(message.content) is list or not _BESIDE_ALL.isdisjoint(message.additional_kwargs):
             signers = tuple(deployments)
+            if any(target.is_gemini for target in signers):
+                messages = _with_signed_calls(messages)
             return [_carried(message, signers) for message in messages]
     return None
 
@@ -188,6 +193,31 @@ def _as_anthropic_writes(block: Mapping[str, Any]) -> dict[str, Any] | None:
         case {"type": "reasoning_content", "reasoning_content": {"text": str(said), "signature": str(signature)}}:
             return {"type": "thinking", "thinking": said, "signature": signature} if signature else None
     return None
+
+
+# Who signed a tool call.
+
+
+def _with_signed_calls(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """The messages with Gemini's signatures where our own replies have them: in the ids of tool calls."""
+    known: dict[str | None, str | None] = {}
+    return [_with_signed_ids(message, known) for message in messages]
+
+
+def _with_signed_ids(message: BaseMessage, known: dict[str | None, str | None]) -> BaseMessage:
+    """The message with its signed calls under longer ids, which are known from then on for their results."""
+    if isinstance(message, ToolMessage):
+        return message.model_copy(update={"tool_call_id": known.get(message.tool_call_id, message.tool_call_id)})
+    if not isinstance(message, AIMessage):
+        return message
+    signatures = message.additional_kwargs.get(_SIGNATURES)
+    signatures = signatures if isinstance(signatures, Mapping) else {}
+    for call in message.tool_calls:
+        signature = signatures.get(call["id"])
+        known[call["id"]] = f"{call['id']}{SIGNATURE_MARK}{signature}" if signature else call["id"]
+    calls = [{**call, "id": known[call["id"]]} for call in message.tool_calls]
+    rest = {name: value for name, value in message.additional_kwargs.items() if name != _SIGNATURES}
+    return message.model_copy(update={"tool_calls": calls, "additional_kwargs": rest})
 
 
 # What a user or a tool showed.

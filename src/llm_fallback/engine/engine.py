@@ -34,6 +34,8 @@ class Call:
     """What of its messages no deployment gets, as they came from elsewhere."""
     signers: frozenset[str] = frozenset()
     """Whose thoughts are in its messages."""
+    has_signed_calls: bool = False
+    """Whether Gemini signed tool calls in its messages."""
     conversation: bytes | None = None
     """What tells its conversation from others, where the chain keeps those on one member of a tier."""
 

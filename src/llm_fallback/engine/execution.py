@@ -290,12 +290,17 @@ class CallExecution:
             trimmer=trimmer,
             holds_tool_calls=call.streamed and call.continues,
             is_hedge=is_hedge,
-            dropped_content=self._dropped_content(member.target) if call.left_out or call.signers else (),
+            dropped_content=self._dropped_content(member.target),
         )
 
     def _dropped_content(self, target: Target) -> tuple[str, ...]:
         call = self.call
-        return call.left_out if call.signers <= {target.signer} else (*call.left_out, "thinking")
+        dropped = call.left_out
+        if not call.signers <= {target.signer}:
+            dropped = (*dropped, "thinking")
+        if call.has_signed_calls and not target.is_gemini and "signature" not in dropped:
+            dropped = (*dropped, "signature")
+        return dropped
 
     @property
     def _delivered_anything(self) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_fallback.engine.protocol.gemini import SIGNATURE_MARK
+from llm_fallback.engine.protocol.gemini import SIGNATURE_MARK, is_signed
 
 
 def needs_litellm(parameters: Mapping[str, Any]) -> bool:
@@ -17,17 +17,13 @@ def needs_litellm(parameters: Mapping[str, Any]) -> bool:
     """
     if parameters.get("functions"):
         return True
-    return any(_is_cached(message) or _is_signed(message) for message in parameters["messages"])
+    return any(_is_cached(message) or is_signed(message) for message in parameters["messages"])
 
 
 def _is_cached(message: Mapping[str, Any]) -> bool:
     content = message.get("content")
     parts = content if isinstance(content, list) else ()
     return any(isinstance(part, Mapping) and part.get("cache_control") for part in (message, *parts))
-
-
-def _is_signed(message: Mapping[str, Any]) -> bool:
-    return any(SIGNATURE_MARK in str(call.get("id")) for call in message.get("tool_calls") or ())
 
 
 def without_signatures(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -38,7 +34,7 @@ def without_signatures(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any
 
 def _without_signature(message: dict[str, Any]) -> dict[str, Any]:
     calls, answered = message.get("tool_calls"), message.get("tool_call_id")
-    if calls and _is_signed(message):
+    if calls and is_signed(message):
         message = {**message, "tool_calls": [{**call, "id": _bare(call.get("id"))} for call in calls]}
     return message if answered is None else {**message, "tool_call_id": _bare(answered)}
 

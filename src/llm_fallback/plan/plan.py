@@ -116,6 +116,11 @@ class Target:
         """Whether its model is one of Anthropic's."""
         return "claude" in self.model_identity or "claude" in self.model.lower()
 
+    @property
+    def is_gemini(self) -> bool:
+        """Whether it is Google's Gemini, which wants its signatures on tool calls back."""
+        return self.litellm_provider == "gemini" or (self.litellm_provider == "vertex_ai" and "gemini" in self.model)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Member:

@@ -24,6 +24,11 @@ _ID_LENGTH = len("call_") + 28
 _STREAMED_ARGUMENTS = ("partialArgs", "willContinue")
 
 
+def is_signed(message: Mapping[str, Any]) -> bool:
+    """Whether a message, as OpenAI writes it, has a tool call that Gemini signed."""
+    return any(SIGNATURE_MARK in str(call.get("id")) for call in message.get("tool_calls") or ())
+
+
 class _Content(NamedTuple):
     """What one candidate of one document says."""
 
