@@ -131,7 +131,7 @@ def test_a_call_may_say_more(world):
         with pytest.raises(ValueError, match="no chain is called 'none'"):
             structured.invoke("x", chain="none")
         with pytest.raises(ValueError, match="no chain is called 'none'"):
-            structured.invoke("x", config={"configurable": {"chain": "none"}})
+            structured.invoke("x", config={"configurable": {"llm_fallback_chain": "none"}})
         assert [request.body["seed"] for request in received("a")] == [7, 8]
 
 

@@ -311,7 +311,9 @@ class TestInLangChain:
             assert await answer(pick, mode) == [1]
 
     @pytest.mark.parametrize("mode", MODES)
-    @pytest.mark.parametrize("options", [{"chain": "chaep"}, {"config": {"configurable": {"chain": "chaep"}}}])
+    @pytest.mark.parametrize(
+        "options", [{"chain": "chaep"}, {"config": {"configurable": {"llm_fallback_chain": "chaep"}}}]
+    )
     async def test_a_chain_that_there_is_not_is_refused_with_the_nearest(self, options, mode):
         """As by the model itself."""
         with FakeServer({"a": "[1]", "b": "[2]"}) as server:

@@ -287,7 +287,7 @@ class ChainChatModel(BaseChatModel):
         """One run of a batch, for who wants to watch or stop it."""
         self._check_open()
         check_call(kwargs)
-        chosen = _chosen_chain(kwargs, ensure_config(config))
+        chosen = self._chosen_chain(kwargs, ensure_config(config))
         answerer = self if request.schema is None else self.with_structured_output(request.schema, include_raw=True)
         engine = self.runtime.engine
         return BatchJob(
@@ -298,7 +298,8 @@ class ChainChatModel(BaseChatModel):
         """What a batch would take, with nothing sent: each row that is left asked once, of the chain's first
         deployment. Source and target are checked as by `batch_file`."""
         words = {"max_tokens": getattr(self, "max_tokens", None), **kwargs}
-        return estimate(request, self._plan(kwargs.get("chain")).members[0].target, self.runtime.engine, words)
+        target = self._plan(self._chosen_chain(kwargs, ensure_config())).members[0].target
+        return estimate(request, target, self.runtime.engine, words)
 
     def reload(self, spec: Source) -> None:
         """Answer by another spec from the next call on, in all copies of this model; running calls end by the old
@@ -374,8 +375,10 @@ class ChainChatModel(BaseChatModel):
     ) -> AIMessage:
         """A whole reply.
 
-        `chain` asks another chain of the spec. `timeout` in seconds and `max_retries` are `timeouts.total_s` and
-        `retries.max` of this call. What else is given is a request parameter, over the model's own.
+        `chain` asks another chain of the spec; so does `llm_fallback_chain` in `config["configurable"]`, or `chain`
+        there, which is ignored with a warning where it names none. `timeout` in seconds and `max_retries` are
+        `timeouts.total_s` and `retries.max` of this call. What else is given is a request parameter, over the model's
+        own.
 
         Raises ChainExhausted when nobody answers, BudgetExceeded before the attempt that would cost too much, and
         SpecError for what may not be said in a call.
@@ -519,10 +522,10 @@ class ChainChatModel(BaseChatModel):
         if config.get("run_id") is None:
             config["run_id"] = uuid4()
         check_call(kwargs)
-        chosen = _chosen_chain(kwargs, config)
+        chosen = self._chosen_chain(kwargs, config)
         kwargs.pop("chain", None)
         if chosen is not None:
-            kwargs["model"] = self._chain_name(chosen)
+            kwargs["model"] = chosen
         narrowed = self.runtime.plan.zones(config.get("configurable", {}).get("zones"))
         if narrowed is not None:
             asked = self.runtime.plan.zones(kwargs.get("zones"))
@@ -546,6 +549,13 @@ class ChainChatModel(BaseChatModel):
     def _plan(self, chain: str | None = None) -> ChainPlan:
         """Of the chain, or of this model's own, which a reload by a copy of it may have taken away."""
         return self.runtime.state.plan.chain(chain or self.chain).within(self.zones)
+
+    def _chosen_chain(self, words: Mapping[str, Any], config: RunnableConfig) -> str | None:
+        """The chain that a call asks for by its words, of which `model` is LangChain's, or by its config; None: the
+        model's own. ValueError naming the nearest for a name that is no chain, but for `chain` in a config."""
+        known = config.get("configurable", {})
+        name = words.get("chain") or words.get("model") or known.get("llm_fallback_chain")
+        return self._chain_name(name) if name else self.runtime.configured_chain(known.get("chain"))
 
     def _chain_name(self, name: str) -> str:
         return self.runtime.state.plan.chain(name).name
@@ -755,11 +765,6 @@ def fields_of(spec: Any, runtime: ModelRuntime | None, settings: Mapping[str, An
 def _given(**words: Any) -> dict[str, Any]:
     """The words of a call that have a value."""
     return {word: value for word, value in words.items() if value is not None}
-
-
-def _chosen_chain(words: Mapping[str, Any], config: RunnableConfig) -> str | None:
-    """The chain that a call asks for by its words, of which `model` is LangChain's, or by its config."""
-    return words.get("chain") or words.get("model") or config.get("configurable", {}).get("chain")
 
 
 def _batch_request(

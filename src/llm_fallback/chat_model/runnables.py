@@ -131,9 +131,8 @@ def _on_chain(runnable: Any, chain: str) -> Any:
     if isinstance(runnable, RunnableBindingBase):
         # But for a chain bound to it before, which would be asked in spite of this one.
         kwargs = {name: value for name, value in runnable.kwargs.items() if name not in ("chain", "model")}
-        configurable = {
-            name: value for name, value in runnable.config.get("configurable", {}).items() if name != "chain"
-        }
+        known = runnable.config.get("configurable", {})
+        configurable = {name: value for name, value in known.items() if name not in ("chain", "llm_fallback_chain")}
         config = {**runnable.config, "configurable": configurable}
         return runnable.model_copy(
             update={"bound": _on_chain(runnable.bound, chain), "kwargs": kwargs, "config": config}

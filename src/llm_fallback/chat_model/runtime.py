@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
@@ -20,13 +21,18 @@ from llm_fallback.engine.engine import Engine
 from llm_fallback.engine.health import Health
 from llm_fallback.engine.ping import Ping, PingTransport, pings
 from llm_fallback.engine.transport import Fault
-from llm_fallback.errors import SpecError
+from llm_fallback.errors import Mistake, SpecError, unknown_chain
 from llm_fallback.fleet.exchanger import Exchanger
 from llm_fallback.fleet.join import join, share
 from llm_fallback.plan.credential import as_secret
 from llm_fallback.plan.plan import Catalogue, FleetPlan, Plan, Target
 from llm_fallback.spec import Spec
 from llm_fallback.spec.secrets import Redactor
+
+_LOG = logging.getLogger("llm_fallback")
+
+_MOST_IGNORED = 100
+"""Words of configs that are told of: each is kept, so as not to be told again."""
 
 
 class ClosableTransport(PingTransport, Protocol):
@@ -76,6 +82,8 @@ class ModelRuntime:
         # The models keep it; a reload changes the state.
         self.source_spec = spec
         self._chain_settings = chain_settings
+        self._ignored: set[str | type] = set()
+        """Words of configs that were told of, and the types of what is no word."""
         plan = adapter.resolve(spec)
         self._redactor = Redactor(plan.secrets)
         self._transport = adapter.transport(self._redactor)
@@ -134,6 +142,26 @@ class ModelRuntime:
     @property
     def engine(self) -> Engine:
         return self.state.engine
+
+    def configured_chain(self, word: Any) -> str | None:
+        """The chain that `chain` in a config names; None if it names none. A config reaches every step of a graph, and
+        the word may be another's: a warning of each such word is logged once."""
+        if not word:
+            return None
+        if isinstance(word, str) and word in self.plan.chains:
+            return word
+        self._tell_of_ignored(word)
+        return None
+
+    def _tell_of_ignored(self, word: Any) -> None:
+        known = word if isinstance(word, str) else type(word)
+        with self._lock:
+            if known in self._ignored or len(self._ignored) == _MOST_IGNORED:
+                return
+            self._ignored.add(known)
+        no_name = f"a chain's name is a text, not of type {type(word).__name__}", None
+        problem = unknown_chain(word, self.plan.chains) if isinstance(word, str) else no_name
+        _LOG.warning("%s", Mistake("configurable['chain'] is ignored", *problem))
 
     def pings(self, targets: Sequence[Target], keys: Mapping[str, Any], timeout_s: float) -> AsyncGenerator[Ping, None]:
         """Ping each of these deployments, whatever the engine knows of them. `keys` are what `Credential.ask` returned,

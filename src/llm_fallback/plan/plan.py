@@ -303,7 +303,7 @@ class Plan:
 
     def chain(self, name: str) -> ChainPlan:
         """The chain of that name; ValueError naming the nearest if there is none."""
-        if name not in self.chains:
+        if not isinstance(name, str) or name not in self.chains:
             raise ValueError(str(Mistake("", *unknown_chain(name, self.chains))))
         return self.chains[name]
 
