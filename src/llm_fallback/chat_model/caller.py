@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -99,6 +101,20 @@ class CallContext:
     @property
     def _origin(self) -> dict[str, Any]:
         return {"run_id": self.run_id, "tags": list(self.tags), "metadata": self.metadata}
+
+
+current_caller: ContextVar[CallContext | None] = ContextVar("llm_fallback_caller", default=None)
+"""Who makes the call that is being started in this context."""
+
+
+@contextmanager
+def calling_as(caller: CallContext) -> Iterator[None]:
+    """Name who makes the call that is started inside. Around a first step only: a generator would leak it."""
+    token = current_caller.set(caller)
+    try:
+        yield
+    finally:
+        current_caller.reset(token)
 
 
 def _custom(event: AttemptFailed | FellBack) -> tuple[str, dict[str, Any]]:

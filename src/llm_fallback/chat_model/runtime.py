@@ -146,11 +146,10 @@ class ModelRuntime:
     def configured_chain(self, word: Any) -> str | None:
         """The chain that `chain` in a config names; None if it names none. A config reaches every step of a graph, and
         the word may be another's: a warning of each such word is logged once."""
-        if not word:
-            return None
         if isinstance(word, str) and word in self.plan.chains:
             return word
-        self._tell_of_ignored(word)
+        if word is not None:
+            self._tell_of_ignored(word)
         return None
 
     def _tell_of_ignored(self, word: Any) -> None:

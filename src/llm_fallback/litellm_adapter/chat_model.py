@@ -10,12 +10,13 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.messages import BaseMessage
 from langchain_litellm import ChatLiteLLMRouter
 
-from llm_fallback.chat_model.base import ChainChatModel, fields_of
+from llm_fallback.chat_model.base import ChainChatModel
 from llm_fallback.chat_model.caller import Listener
 from llm_fallback.chat_model.conversion import unwritable, write_thoughts
 from llm_fallback.chat_model.elsewhere import carried, mark
 from llm_fallback.chat_model.history import with_invalid_calls
 from llm_fallback.chat_model.lazy_field import LazyField
+from llm_fallback.chat_model.managed import fields_of
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.engine.clock import RealClock
 from llm_fallback.engine.protocol.thinking import BLOCKS

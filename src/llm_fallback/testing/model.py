@@ -12,8 +12,9 @@ from urllib.parse import quote
 from langchain_core.messages import BaseMessage
 from pydantic import Field
 
-from llm_fallback.chat_model.base import ChainChatModel, fields_of
+from llm_fallback.chat_model.base import ChainChatModel
 from llm_fallback.chat_model.caller import Listener
+from llm_fallback.chat_model.managed import fields_of
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.virtual_clock import JumpingClock
