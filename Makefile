@@ -58,7 +58,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict
-	$(BIN)/mypy --strict --platform win32 --follow-imports skip --cache-dir /dev/null src/llm_fallback/engine/budget_file.py
+	$(BIN)/mypy --strict --platform win32 --follow-imports skip --cache-dir /dev/null src/llm_fallback/_file_locks.py
 	$(BIN)/lint-imports
 	$(BIN)/zizmor --offline --quiet .github
 

@@ -13,15 +13,13 @@ import logging
 import os
 import shutil
 import stat
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from io import FileIO
 from pathlib import Path
 
+from llm_fallback._file_locks import locked
 from llm_fallback._forks import after_fork_in_child
 from llm_fallback.engine.bookkeeper import Amount
 
@@ -157,44 +155,3 @@ def _amount(line: bytes) -> tuple[str, Amount] | None:
     are_texts = isinstance(owner, str) and isinstance(text, str) and isinstance(spender_key, str | None)
     # Finite first: a comparison with what is no number is an error.
     return (owner, (spender_key, usd)) if are_texts and usd.is_finite() and 0 <= usd <= _MOST_USD else None
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    _LOCKED_BYTE = 1 << 30
-    """Beyond what is written, because nobody else can read a byte that is locked."""
-
-    @contextmanager
-    def locked(file: FileIO) -> Iterator[None]:
-        """Our turn with the file."""
-        # `LK_LOCK` would sleep a second between two tries, and give up after ten.
-        while not _is_our_turn(file):
-            time.sleep(0.001)
-        try:
-            yield
-        finally:
-            # Closing the file gives the lock back as well, but Windows does not say when.
-            file.seek(_LOCKED_BYTE)
-            msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-
-    def _is_our_turn(file: FileIO) -> bool:
-        file.seek(_LOCKED_BYTE)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    @contextmanager
-    def locked(file: FileIO) -> Iterator[None]:
-        """Our turn with the file."""
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            # Closing it would not do where a process was forked meanwhile: its copy holds the lock, too.
-            fcntl.flock(file, fcntl.LOCK_UN)

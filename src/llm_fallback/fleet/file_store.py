@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import time
 from pathlib import Path
 
-from llm_fallback.engine.budget_file import locked
+from llm_fallback._file_locks import locked
 from llm_fallback.fleet.messages import Request, Response, StoreError, in_ms
 from llm_fallback.fleet.names import FORMAT
 from llm_fallback.fleet.state import FleetState
@@ -39,7 +40,7 @@ class FileStore:
             file.seek(0)
             if file.write(written) < len(written):
                 file.truncate(0)
-                raise OSError(28, "the disk is full")
+                raise OSError(errno.ENOSPC, "the disk is full")
             file.truncate(len(written))
             return response
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from llm_fallback._file_locks import try_lock
 from llm_fallback.chat_model.batch.rows import parse_line
 from llm_fallback.errors import BatchRefused
 
@@ -129,7 +129,7 @@ def _is_whole(line: bytes) -> bool:
 def _open_locked(path: Path) -> FileIO:
     while True:
         file = path.open("a+b", buffering=0)
-        if not _try_lock(file):
+        if not try_lock(file):
             file.close()
             raise BatchRefused(f"{path}: another batch is writing it; let it end, or name another target")
         if _is_at(file, path):
@@ -142,28 +142,3 @@ def _is_at(file: FileIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    _LOCKED_BYTE = 1 << 40
-    """Beyond what is written, because nobody else can read a byte that is locked."""
-
-    def _try_lock(file: FileIO) -> bool:
-        file.seek(_LOCKED_BYTE)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _try_lock(file: FileIO) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
