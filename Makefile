@@ -70,6 +70,7 @@ docs: $(VENV)/.installed-test
 	$(BIN)/python docs/generate_module_list.py
 	$(BIN)/python docs/generate_command.py
 	$(BIN)/python docs/draw_pictures.py
+	$(BIN)/python docs/draw_balancing.py
 	$(BIN)/python -m tests.corpus.table
 	$(BIN)/python docs/build_site.py
 

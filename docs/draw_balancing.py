@@ -9,20 +9,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
+
+from drawing import BAD, Drawing, write
 
 from llm_fallback import CallEnded, Event, LLMFallbackError
 from llm_fallback.engine.virtual_clock import JumpingClock
 from llm_fallback.testing import Fail, Reply, fake_chat_model
 
-FOLDER = Path(__file__).parent / "pictures"
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#994455", "#332288")
-RED = "#cc0000"
+COLOURS = ("#4477aa", "#e69f00", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#994455", "#332288")
 NO_ANSWER = "no answer"
-
-WIDTH, LEFT, RIGHT, TITLE, AXIS, BAR = 880, 90, 90, 26, 22, 5
+HEIGHT, GAP = 5, 1
 
 
 @dataclass(frozen=True)
@@ -76,47 +73,40 @@ def _bars(call: CallEnded, at: float, colour: Colour) -> Iterator[Bar]:
     began = at - call.record.latency_s
     for attempt in call.record.attempts:
         begins = began + attempt.started_at
-        shade = RED if attempt.outcome == "failed" else colour(call, attempt.deployment)
+        shade = BAD if attempt.outcome == "failed" else colour(call, attempt.deployment)
         yield Bar(attempt.deployment, begins, begins + attempt.latency_s, shade)
     if call.failure is not None:
-        yield Bar(NO_ANSWER, at, at, RED)
+        yield Bar(NO_ANSWER, at, at, BAD)
 
 
-def draw(name: str, panels: Sequence[Panel]) -> None:
-    """Write the picture: the panels below each other, on one axis of time."""
+def draw(title: str, panels: Sequence[Panel]) -> Drawing:
+    """The panels below each other, on one axis of time."""
     recorded = [(panel, record(panel)) for panel in panels]
     seconds = max(bar.ends_s for _, bars in recorded for bar in bars)
-    parts: list[str] = []
-    top = 0.0
+    drawing = Drawing(title, seconds, width=880, left=90, right=90)
     for panel, bars in recorded:
-        lanes = list(panel.scripts) + [NO_ANSWER] * any(bar.lane == NO_ANSWER for bar in bars)
-        parts.append(_text(0, top + 17, panel.title, weight="bold"))
-        top += TITLE
-        for lane in lanes:
-            rows = _rows(sorted((bar for bar in bars if bar.lane == lane), key=lambda bar: bar.begins_s))
-            height = max(len(rows), 3) * (BAR + 1) + 6
-            parts.append(_text(0, top + height / 2 + 4, lane))
-            parts.append(
-                f'<line x1="{LEFT}" y1="{top + height:g}" x2="{WIDTH - RIGHT}" y2="{top + height:g}" stroke="#dddddd"/>'
-            )
-            for number, row in enumerate(rows):
-                parts += [_rectangle(bar, top + 3 + number * (BAR + 1), seconds) for bar in row]
-            asked = sum(map(len, rows))
-            parts.append(
-                _text(
-                    WIDTH - RIGHT + 6, top + height / 2 + 4, f"{asked} {'calls' if lane == NO_ANSWER else 'requests'}"
-                )
-            )
-            top += height
-        top += 8
-    parts += _axis(top, seconds)
-    body = "\n".join(parts)
-    size = f'width="{WIDTH}" height="{top + AXIS:g}" viewBox="0 0 {WIDTH} {top + AXIS:g}"'
-    background = '<rect width="100%" height="100%" fill="#ffffff"/>'
-    font = 'font-family="sans-serif" font-size="12"'
-    FOLDER.joinpath(f"{name}.svg").write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>\n{background}\n{body}\n</svg>\n', encoding="utf-8"
-    )
+        drawing.heading(panel.title)
+        drawing.y -= 2 * HEIGHT
+        for lane in [*panel.scripts, *([NO_ANSWER] if any(bar.lane == NO_ANSWER for bar in bars) else [])]:
+            _draw_lane(drawing, lane, [bar for bar in bars if bar.lane == lane])
+    drawing.y += 16
+    drawing.axis(next(step for step in (1, 2, 5, 10, 20, 30, 60) if seconds / step <= 12))
+    return drawing
+
+
+def _draw_lane(drawing: Drawing, name: str, bars: Sequence[Bar]) -> None:
+    """A deployment's requests, in as many rows as there are at once, and how many there were."""
+    rows, top = _rows(sorted(bars, key=lambda bar: bar.begins_s)), drawing.y
+    height = max(len(rows), 3) * (HEIGHT + GAP) + 6
+    drawing.label(name, top + height / 2)
+    counted = f"{len(bars)} {'calls' if name == NO_ANSWER else 'requests'}"
+    drawing.text(drawing.width - drawing.right + 6, top + height / 2 + 4, counted)
+    for number, row in enumerate(rows):
+        drawing.y = top + 3 + HEIGHT / 2 + number * (HEIGHT + GAP)
+        for bar in row:
+            drawing.bar(bar.begins_s, bar.ends_s, bar.colour, height=HEIGHT)
+    drawing.y = top + height
+    drawing.line()
 
 
 def _rows(bars: Sequence[Bar]) -> list[list[Bar]]:
@@ -129,25 +119,6 @@ def _rows(bars: Sequence[Bar]) -> list[list[Bar]]:
         else:
             row.append(bar)
     return rows
-
-
-def _x(at: float, seconds: float) -> float:
-    return LEFT + (WIDTH - LEFT - RIGHT) * at / seconds
-
-
-def _rectangle(bar: Bar, y: float, seconds: float) -> str:
-    x, end = _x(bar.begins_s, seconds), _x(bar.ends_s, seconds)
-    return f'<rect x="{x:.1f}" y="{y:g}" width="{max(end - x - 0.5, 2):.1f}" height="{BAR}" fill="{bar.colour}"/>'
-
-
-def _text(x: float, y: float, text: str, *, weight: str = "normal") -> str:
-    return f'<text x="{x:g}" y="{y:g}" font-weight="{weight}">{escape(text)}</text>'
-
-
-def _axis(y: float, seconds: float) -> list[str]:
-    step = next(step for step in (1, 2, 5, 10, 20, 30, 60) if seconds / step <= 12)
-    marks = [number * step for number in range(int(seconds / step) + 1)]
-    return [_text(_x(at, seconds), y + 12, f"{at} s") for at in marks]
 
 
 # What is played.
@@ -207,61 +178,66 @@ def goes_down(calls: int, per_second: float, at: float) -> Play:
 
 QUICK, SLOW = Reply("fine", delay_s=0.1), Reply("fine", delay_s=1.0)
 USUAL = Reply("fine", delay_s=0.5)
-HOUSE = {"own-a": {"zone": "own"}, "own-b": {"zone": "own"}, "hosted": {"zone": "us"}}
+HOUSE = {"own-a": {"zone": "own"}, "hosted": {"zone": "us"}, "own-b": {"zone": "own"}}
 ONE_CENT = {"price": {"per_request": 0.01}}
 
 
-def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
-    unlike = {"fast": QUICK, "slow": SLOW}
-    draw(
-        "balance",
-        [
-            Panel(f"balance: {balance}", unlike, {"balance": balance}, steady(120, 20))
-            for balance in ("weighted", "least_loaded")
-        ],
-    )
-    replicas = dict.fromkeys("abc", USUAL)
-    draw(
-        "affinity",
-        [
-            Panel(f"affinity: {affinity}", replicas, {"affinity": affinity}, conversations(8, 8), colour=by_thread)
-            for affinity in ("off", "thread")
-        ],
-    )
-    pair = dict.fromkeys("ab", USUAL)
-    patient = {"b": {"breaker": {"slow_times": 4, "window_s": 10, "cooldown_s": 10}}}
-    draw(
-        "slow",
-        [
-            Panel("b gets slow", pair, {"balance": "weighted"}, gets_slow(120, 4, 5)),
-            Panel("breaker: {slow_times: 4}", pair, {"balance": "weighted"}, gets_slow(120, 4, 5), patient),
-        ],
-    )
-    house = dict.fromkeys(HOUSE, USUAL)
-    tiers = {"tiers": ["own-a", "hosted", "own-b"]}
-    draw(
-        "zones",
-        [
-            Panel("own-a goes down", house, tiers, goes_down(24, 2, 4), HOUSE),
-            Panel("zones: [own]", house, {**tiers, "zones": ["own"]}, goes_down(24, 2, 4), HOUSE),
-        ],
-    )
-    priced = {"hosted": Reply("fine", delay_s=0.4), "free": Reply("fine", delay_s=0.8)}
-    draw(
-        "cheaper",
-        [
-            Panel(
-                f"usd_per_day: 0.10, on_limit: {on_limit}",
-                priced,
-                {"tiers": ["hosted", "free"], "budget": {"usd_per_day": "0.10", "on_limit": on_limit}},
-                steady(24, 2),
-                {"hosted": ONE_CENT},
-            )
-            for on_limit in ("raise", "cheaper")
-        ],
-    )
+UNLIKE = {"fast": QUICK, "slow": SLOW}
+REPLICAS = dict.fromkeys("abc", USUAL)
+PAIR = dict.fromkeys("ab", USUAL)
+PATIENT = {"b": {"breaker": {"slow_times": 4, "window_s": 10, "cooldown_s": 10}}}
+TIERS = {"tiers": list(HOUSE)}
+PRICED = {"hosted": Reply("fine", delay_s=0.4), "free": Reply("fine", delay_s=0.8)}
+
+
+def balance() -> Drawing:
+    words = ("weighted", "least_loaded")
+    panels = [Panel(f"balance: {word}", UNLIKE, {"balance": word}, steady(120, 20)) for word in words]
+    return draw("A fast and a slow replica, by weight and by load", panels)
+
+
+def affinity() -> Drawing:
+    talk, words = conversations(8, 8), ("off", "thread")
+    panels = [Panel(f"affinity: {word}", REPLICAS, {"affinity": word}, talk, colour=by_thread) for word in words]
+    return draw("Eight conversations, without affinity and with it", panels)
+
+
+def slow() -> Drawing:
+    play, chain = gets_slow(120, 4, 5), {"balance": "weighted"}
+    panels = [Panel("b gets slow", PAIR, chain, play), Panel("breaker: {slow_times: 4}", PAIR, chain, play, PATIENT)]
+    return draw("A replica that gets slow, and a breaker that opens by it", panels)
+
+
+def zones() -> Drawing:
+    play, house = goes_down(24, 2, 4), dict.fromkeys(HOUSE, USUAL)
+    free = Panel("own-a goes down", house, TIERS, play, HOUSE)
+    bound = Panel("zones: [own]", house, {**TIERS, "zones": ["own"]}, play, HOUSE)
+    return draw("The first deployment goes down, without zones and with them", [free, bound])
+
+
+def cheaper() -> Drawing:
+    chain = {"tiers": ["hosted", "free"]}
+    panels = [
+        Panel(
+            f"usd_per_day: 0.10, on_limit: {word}",
+            PRICED,
+            {**chain, "budget": {"usd_per_day": "0.10", "on_limit": word}},
+            steady(24, 2),
+            {"hosted": ONE_CENT},
+        )
+        for word in ("raise", "cheaper")
+    ]
+    return draw("A budget that is used up, raising and going on with the free deployment", panels)
+
+
+PICTURES = {
+    "balance.svg": balance,
+    "affinity.svg": affinity,
+    "slow.svg": slow,
+    "zones.svg": zones,
+    "cheaper.svg": cheaper,
+}
 
 
 if __name__ == "__main__":
-    main()
+    write(PICTURES)

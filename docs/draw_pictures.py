@@ -1,85 +1,24 @@
-"""Draws docs/pictures/*.svg from what the engine tells of calls in virtual time: `python docs/draw_pictures.py`."""
+"""Draws the pictures of docs/how-a-call-goes.md, from what the engine tells of calls in virtual time.
+
+python docs/draw_pictures.py
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from html import escape
 from itertools import groupby
-from pathlib import Path
 from typing import Any
+
+from drawing import BAD, GOOD, NEUTRAL, PAPER, ROW, UNDECIDED, Drawing, write
 
 from llm_fallback import StreamBroken
 from llm_fallback.events import Attempt, CallEnded, Event, Record
 from llm_fallback.testing import Cut, Fail, FakeChatModel, Reply, Stall, fake_chat_model
 
-PICTURES = Path(__file__).with_name("pictures")
-
-WIDTH, LEFT, RIGHT = 760, 130, 20
-ROW, BAR = 26, 14
-GOOD, BAD, UNDECIDED, NEUTRAL = "#2e8b57", "#c0392b", "#d68910", "#8a94a0"
-INK, PAPER, LINE = "#1f2933", "#ffffff", "#d9dee3"
 OUTCOMES = {"succeeded": GOOD, "failed": BAD, "cancelled": NEUTRAL}
 STATES = {"closed": GOOD, "open": BAD, "half_open": UNDECIDED}
-
-
-@dataclass
-class Drawing:
-    """Shapes of an SVG, written from top to bottom; times in seconds become places by `scale`."""
-
-    title: str
-    seconds: float
-    y: float = 16.0
-    shapes: list[str] = field(default_factory=list)
-
-    def x(self, at: float) -> float:
-        return LEFT + at / self.seconds * (WIDTH - LEFT - RIGHT)
-
-    def text(self, x: float, y: float, text: str, *, colour: str = INK, anchor: str = "start", size: int = 12) -> None:
-        self.shapes.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" font-size="{size}" text-anchor="{anchor}">'
-            f"{escape(text)}</text>"
-        )
-
-    def bar(self, start: float, end: float, colour: str) -> None:
-        """From one time to another, in the present row; what took no time is still seen."""
-        width = max(self.x(end) - self.x(start), 4.0)
-        self.shapes.append(
-            f'<rect x="{self.x(start):.1f}" y="{self.y - BAR / 2:.1f}" width="{width:.1f}" height="{BAR}" rx="3" '
-            f'fill="{colour}"/>'
-        )
-
-    def dot(self, at: float, colour: str) -> None:
-        self.shapes.append(f'<circle cx="{self.x(at):.1f}" cy="{self.y:.1f}" r="5" fill="{colour}"/>')
-
-    def heading(self, text: str) -> None:
-        self.y += ROW * 0.8
-        self.text(12, self.y, text, size=13)
-        self.y += ROW
-
-    def row(self, label: str) -> None:
-        """The name of a row; `next_row` ends it."""
-        self.shapes.append(f'<path d="M{LEFT} {self.y:.1f}H{WIDTH - RIGHT}" stroke="{LINE}"/>')
-        self.text(LEFT - 10, self.y + 4, label, anchor="end")
-
-    def next_row(self) -> None:
-        self.y += ROW
-
-    def axis(self, step: float) -> None:
-        """Seconds, below everything."""
-        for index in range(round(self.seconds / step) + 1):
-            self.text(self.x(index * step), self.y, f"{index * step:g} s", colour=NEUTRAL, anchor="middle", size=11)
-        self.y += ROW
-
-    def svg(self) -> str:
-        body = "\n".join(self.shapes)
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self.y:.0f}" role="img" '
-            f'font-family="system-ui, sans-serif">\n<title>{escape(self.title)}</title>\n'
-            f'<rect width="{WIDTH}" height="{self.y:.0f}" rx="8" fill="{PAPER}"/>\n{body}\n</svg>\n'
-        )
 
 
 def ask(scripts: dict[str, Any], **settings: Any) -> Record:
@@ -95,18 +34,27 @@ def records_in(event: Event) -> Iterable[Record]:
     return (event.record,) if isinstance(event, CallEnded) else ()
 
 
+def begin_row(drawing: Drawing, name: str) -> None:
+    drawing.line()
+    drawing.label(name, drawing.y)
+
+
+def end_row(drawing: Drawing) -> None:
+    drawing.y += ROW
+
+
 def draw_call(drawing: Drawing, title: str, record: Record, deployments: Sequence[str]) -> None:
     """A row for each deployment, with a bar for each attempt."""
     drawing.heading(title)
     for name in deployments:
-        drawing.row(name)
+        begin_row(drawing, name)
         attempts = [attempt for attempt in record.attempts if attempt.deployment == name]
         for attempt in attempts:
             drawing.bar(attempt.started_at, attempt.started_at + attempt.latency_s, OUTCOMES[attempt.outcome])
             drawing.text(drawing.x(attempt.started_at + attempt.latency_s) + 8, drawing.y + 4, what_came_of(attempt))
         if not attempts:
             drawing.text(drawing.x(0) + 8, drawing.y - 3, "not asked", colour=NEUTRAL, size=11)
-        drawing.next_row()
+        end_row(drawing)
 
 
 def what_came_of(attempt: Attempt) -> str:
@@ -152,20 +100,20 @@ def breaker() -> Drawing:
         down.clock.advance(EVERY_S)  # type: ignore[attr-defined]
     drawing = Drawing("The states of a breaker, and whom calls asked meanwhile", WATCHED_S)
     drawing.heading(f"The primary is down for {OUTAGE_S} s, and asked every {EVERY_S} s by a call")
-    drawing.row("its breaker")
+    begin_row(drawing, "its breaker")
     for state, same in groupby(states, key=lambda entry: entry[1]):
         first, *rest = same
         end = (rest[-1] if rest else first)[0] + EVERY_S
         drawing.bar(first[0], end, STATES[state])
         if end - first[0] > 4 * EVERY_S:
             drawing.text(drawing.x((first[0] + end) / 2), drawing.y + 4, state, colour=PAPER, anchor="middle", size=11)
-    drawing.next_row()
+    end_row(drawing)
     for name in ("primary", "backup"):
-        drawing.row(f"{name} asked")
+        begin_row(drawing, f"{name} asked")
         for second, asked, outcome in requests:
             if asked == name:
                 drawing.dot(second, OUTCOMES[outcome])
-        drawing.next_row()
+        end_row(drawing)
     drawing.axis(30)
     return drawing
 
@@ -187,10 +135,10 @@ def stream_breaks() -> Drawing:
         ("hold", "nothing before it is whole"),
     ):
         draw_call(drawing, f"on_stream_break: {word}: {says}", ask(scripts, on_stream_break=word), tuple(scripts))
-        drawing.row("delivered")
+        begin_row(drawing, "delivered")
         for at, words in delivered(fake_chat_model(scripts, on_stream_break=word)):
             drawing.text(drawing.x(at), drawing.y - 3, words, size=11)
-        drawing.next_row()
+        end_row(drawing)
     drawing.axis(1)
     return drawing
 
@@ -219,7 +167,7 @@ def hedging() -> Drawing:
     return drawing
 
 
-PAGES = {
+PICTURES = {
     "course-of-a-call.svg": course_of_a_call,
     "breaker.svg": breaker,
     "stream-breaks.svg": stream_breaks,
@@ -228,6 +176,4 @@ PAGES = {
 
 
 if __name__ == "__main__":
-    PICTURES.mkdir(exist_ok=True)
-    for name, draw in PAGES.items():
-        (PICTURES / name).write_text(draw().svg(), encoding="utf-8")
+    write(PICTURES)
