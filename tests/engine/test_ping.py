@@ -256,23 +256,28 @@ class TestInTimeThatJumps:
     async def test_a_health_page_that_hangs_does_not_keep_the_answer(self):
         """Nor does it speak against it."""
         found = await pinged({HEALTH: math.inf}, [0.5, Chunk(None, text="p"), StreamEnd("stop")])
-        assert (found.works, found.ready, found.round_trip_s, found.first_token_s) == (True, True, None, 0.5)
+        assert (found["works"], found["ready"], found["round_trip_s"], found["first_token_s"]) == (
+            True,
+            True,
+            None,
+            0.5,
+        )
 
     async def test_a_server_that_loads_its_model_is_there_and_not_ready(self):
         """Which its own page says best."""
         found = await pinged({HEALTH: HttpPage(503, None, 0.02), MODELS: LISTED}, [math.inf])
-        assert (found.works, found.reachable, found.ready, found.served) == (False, True, False, True)
-        assert (found.failure, found.message, found.round_trip_s) == ("timeout", "no answer within 10 s", 0.02)
+        assert (found["works"], found["reachable"], found["ready"], found["served"]) == (False, True, False, True)
+        assert (found["failure"], found["message"], found["round_trip_s"]) == ("timeout", "no answer within 10 s", 0.02)
 
     async def test_a_role_is_no_token_and_an_end_without_any_is_an_answer(self):
         """The first token is content; a model that thinks may spend the one it has without a word."""
         found = await pinged({HEALTH: LISTED, MODELS: LISTED}, [0.1, Chunk(None), 0.2, StreamEnd("length")])
-        assert (found.works, found.first_token_s) == (True, None)
+        assert (found["works"], found["first_token_s"]) == (True, None)
 
     async def test_where_there_is_no_server_there_are_no_pages(self):
         """As in a fake."""
         found = await pinged({HEALTH: None}, [Chunk(None, text="p")])
-        assert (found.works, found.round_trip_s, found.serves) == (True, None, ())
+        assert (found["works"], found["round_trip_s"], found["serves"]) == (True, None, [])
 
 
 class TestPages:
@@ -319,7 +324,7 @@ class TestPages:
 def test_what_sight_and_answer_amount_to(checks, fault, known):
     """None is not known; an answer outweighs every page."""
     found = ping_result(target(), checks, ProbeResult(fault=fault), key=SECRET)
-    assert (found.reachable, found.ready, found.served, found.key_accepted) == known
+    assert (found["reachable"], found["ready"], found["served"], found["key_accepted"]) == known
 
 
 @pytest.mark.parametrize(
@@ -360,17 +365,17 @@ def test_what_sight_and_answer_amount_to(checks, fault, known):
 )
 def test_the_remedy_fits_what_is_known(asked, key, fault, remedy):
     """Whose key it was, whether the server was seen, what it serves."""
-    found = ping_result(asked, EndpointChecks(), ProbeResult(fault=fault), key=key).remedy
+    found = ping_result(asked, EndpointChecks(), ProbeResult(fault=fault), key=key)["remedy"]
     assert found is None if remedy is None else remedy in found
 
 
 def test_a_server_that_lists_the_model_and_does_not_know_it_is_asked_at_the_wrong_place():
     """Of many that it serves some are named."""
     gone = Fault("not_found", "", 404)
-    listed = ping_result(target(), EndpointChecks(serves=("m",)), ProbeResult(fault=gone), key=None).remedy
-    many = ping_result(
-        target(), EndpointChecks(serves=tuple(map(str, range(99)))), ProbeResult(fault=gone), key=None
-    ).remedy
+    listed = ping_result(target(), EndpointChecks(serves=("m",)), ProbeResult(fault=gone), key=None)["remedy"]
+    many = ping_result(target(), EndpointChecks(serves=tuple(map(str, range(99)))), ProbeResult(fault=gone), key=None)[
+        "remedy"
+    ]
     assert "lists model 'm' and does not answer for it" in listed
     assert many.endswith("it serves: 0, 1, 2, 3, 4, 5, 6, 7")
 

@@ -138,8 +138,8 @@ class ManagedChatModel(BaseChatModel):
     async def _pinged(
         self, targets: Sequence[Target], keys: Mapping[str, Any], timeout_s: float
     ) -> dict[str, PingResult]:
-        pings = {ping.deployment: ping async for ping in self.runtime.pings(targets, keys, timeout_s)}
-        return {target.name: pings[target.name].as_data() for target in targets}
+        pings = {ping["deployment"]: ping async for ping in self.runtime.pings(targets, keys, timeout_s)}
+        return {target.name: pings[target.name] for target in targets}
 
     def _targets(self, chain: str | None) -> list[Target]:
         self._check_open()

@@ -19,7 +19,7 @@ from llm_fallback.engine.budget import ChainBudgets, find_unpriced
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.engine import Engine
 from llm_fallback.engine.health import Health
-from llm_fallback.engine.ping import Ping, PingTransport, pings
+from llm_fallback.engine.ping import PingResult, PingTransport, pings
 from llm_fallback.engine.transport import Fault
 from llm_fallback.errors import Mistake, SpecError, unknown_chain
 from llm_fallback.fleet.exchanger import Exchanger
@@ -162,7 +162,9 @@ class ModelRuntime:
         problem = unknown_chain(word, self.plan.chains) if isinstance(word, str) else no_name
         _LOG.warning("%s", Mistake("configurable['chain'] is ignored", *problem))
 
-    def pings(self, targets: Sequence[Target], keys: Mapping[str, Any], timeout_s: float) -> AsyncGenerator[Ping, None]:
+    def pings(
+        self, targets: Sequence[Target], keys: Mapping[str, Any], timeout_s: float
+    ) -> AsyncGenerator[PingResult, None]:
         """Ping each of these deployments, whatever the engine knows of them. `keys` are what `Credential.ask` returned,
         or the exceptions it raised."""
         known = {name: self._key(answer) for name, answer in keys.items()}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
@@ -22,7 +22,7 @@ from llm_fallback.cli.shared import (
     named,
     print_json,
 )
-from llm_fallback.engine.ping import TIMEOUT_S, Ping
+from llm_fallback.engine.ping import TIMEOUT_S, PingResult
 from llm_fallback.plan.credential import as_secret
 from llm_fallback.spec import load_spec
 from llm_fallback.spec.shown import shown, told
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
 
-_CHECKS = ("works", "reachable", "ready", "served", "key_accepted")
+_Check = Literal["works", "reachable", "ready", "served", "key_accepted"]
+_CHECKS: tuple[_Check, ...] = get_args(_Check)
 _TITLES = ("works", "reachable", "ready", "model", "key", "round trip", "first token")
 
 
@@ -44,11 +45,11 @@ class Results:
     chains: Mapping[str, tuple[str, ...]]
     """The deployments of each chain's tiers."""
     deployments: tuple[str, ...]
-    pings: dict[str, Ping] = field(default_factory=dict)
+    pings: dict[str, PingResult] = field(default_factory=dict)
 
     def works(self, chain: str) -> bool:
         """Whether any deployment of the chain works."""
-        return any(self.pings[name].works for name in self.chains[chain])
+        return any(self.pings[name]["works"] for name in self.chains[chain])
 
     @property
     def is_fine(self) -> bool:
@@ -106,7 +107,7 @@ async def _ping(model: FallbackChatModel, results: Results, timeout_s: float, ou
     async with model:
         with live or nullcontext():
             async for ping in model.runtime.pings(targets, keys, timeout_s):
-                results.pings[ping.deployment] = ping
+                results.pings[ping["deployment"]] = ping
                 if live is not None:
                     live.update(_table(results))
     if out is not None and live is None:
@@ -126,15 +127,15 @@ def _table(results: Results) -> Table:
     return table
 
 
-def _cells(ping: Ping | None) -> Iterator[str]:
+def _cells(ping: PingResult | None) -> Iterator[str]:
     from llm_fallback.cli.timeline import seconds
 
     if ping is None:
         yield "[dim]...[/]"
         return
     for check in _CHECKS:
-        yield {True: "[green]yes[/]", False: "[red]no[/]", None: "[dim]-[/]"}[getattr(ping, check)]
-    for duration in (ping.round_trip_s, ping.first_token_s):
+        yield {True: "[green]yes[/]", False: "[red]no[/]", None: "[dim]-[/]"}[ping[check]]
+    for duration in (ping["round_trip_s"], ping["first_token_s"]):
         yield "[dim]-[/]" if duration is None else seconds(duration)
 
 
@@ -144,23 +145,23 @@ def _print_summary(results: Results, out: Console) -> None:
 
     for name in results.deployments:
         ping = results.pings[name]
-        if not ping.works:
+        if not ping["works"]:
             out.print(Text.assemble((shown(name), "bold"), ": ", (_failure(ping), "red")))
-            for line in dict.fromkeys(filter(None, (ping.remedy, ping.message))):
+            for line in dict.fromkeys(filter(None, (ping["remedy"], ping["message"]))):
                 out.print(Padding(Text(told(line)), (0, 0, 0, 4), expand=False))
     for chain, names in results.chains.items():
-        working = [name for name in names if results.pings[name].works]
+        working = [name for name in names if results.pings[name]["works"]]
         line = f"{len(working)} of {len(names)} work" if working else "no deployment works"
         out.print(Text.assemble((shown(chain), "bold"), ": ", (line, "green" if working else "red")))
 
 
-def _failure(ping: Ping) -> str:
-    return f"{ping.failure} ({ping.status})" if ping.status else str(ping.failure)
+def _failure(ping: PingResult) -> str:
+    return f"{ping['failure']} ({ping['status']})" if ping["status"] else str(ping["failure"])
 
 
 def _data(results: Results) -> dict[str, Any]:
     chains = {
         name: {"works": results.works(name), "deployments": list(results.chains[name])} for name in results.chains
     }
-    deployments = {name: results.pings[name].as_data() for name in results.deployments}
+    deployments = {name: results.pings[name] for name in results.deployments}
     return {"ok": results.is_fine, "chains": chains, "deployments": deployments}

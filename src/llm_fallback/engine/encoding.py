@@ -48,7 +48,7 @@ def read_json_slowly(data: bytes | str, *, strict: bool = True) -> Any:
 
 
 def _refuse(word: str) -> Never:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"JSON has no {word}")
 
 
 def _finite(number: str) -> float:

@@ -11,8 +11,8 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, cast
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pydantic import SecretStr
 from typing_extensions import TypedDict
@@ -41,30 +41,7 @@ _NO_ANSWER = ("connection", "timeout")
 
 
 class PingResult(TypedDict):
-    """What a deployment said to a ping, as `model.ping()` tells it. None: not known. Times in seconds."""
-
-    deployment: str
-    model: str
-    works: bool
-    """Whether it answered a request."""
-    reachable: bool | None
-    ready: bool | None
-    served: bool | None
-    """Whether it has the model."""
-    key_accepted: bool | None
-    round_trip_s: float | None
-    first_token_s: float | None
-    failure: Failure | None
-    status: int | None
-    message: str | None
-    remedy: str | None
-    serves: list[str]
-    """Models the server lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """What is known of a deployment after its ping. None: not known. Times in seconds."""
+    """What is known of a deployment after its ping, as plain data. None: not known. Times in seconds."""
 
     deployment: str
     model: str
@@ -79,20 +56,12 @@ class Ping:
     """None also where no key is sent."""
     round_trip_s: float | None
     first_token_s: float | None
-    failure: Failure | None = None
-    status: int | None = None
-    message: str | None = None
-    remedy: str | None = None
-    serves: tuple[str, ...] = field(default=())
+    failure: Failure | None
+    status: int | None
+    message: str | None
+    remedy: str | None
+    serves: list[str]
     """Models the server lists."""
-
-    def as_data(self) -> PingResult:
-        """Plain, JSON-serialisable data."""
-        rounded = {
-            name: None if (seconds := getattr(self, name)) is None else round(seconds, 6)
-            for name in ("round_trip_s", "first_token_s")
-        }
-        return cast("PingResult", {**asdict(self), **rounded, "serves": list(self.serves)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +107,7 @@ async def pings(
     transport: PingTransport,
     clock: Clock,
     timeout_s: float,
-) -> AsyncGenerator[Ping, None]:
+) -> AsyncGenerator[PingResult, None]:
     """All of them at once, each as soon as it is known. In place of a key stands why there is none."""
     # All are made before any is started: to put a first request together takes longer than to have it answered.
     pingers = [_Pinger(transport, clock, target, keys[target.name], timeout_s) for target in targets]
@@ -166,7 +135,7 @@ class _Pinger:
             RefusedExchange(key) if isinstance(key, Fault) else transport.exchange(target, _request(target), key)
         )
 
-    async def ping(self) -> Ping:
+    async def ping(self) -> PingResult:
         checks, answer = await asyncio.gather(self.checks(), self.answer())
         return ping_result(self._target, checks, answer, key=self._key)
 
@@ -252,12 +221,12 @@ def models_in(data: Any) -> tuple[str, ...]:
     return tuple(str(row["id"]) for row in rows or () if isinstance(row, Mapping) and "id" in row)
 
 
-def ping_result(target: Target, checks: EndpointChecks, answer: ProbeResult, *, key: SecretStr | None) -> Ping:
+def ping_result(target: Target, checks: EndpointChecks, answer: ProbeResult, *, key: SecretStr | None) -> PingResult:
     """The ping that endpoint checks and probe result add up to."""
     fault = answer.fault
     works = fault is None
     reachable = _reachable(checks, fault)
-    return Ping(
+    return PingResult(
         deployment=target.name,
         model=target.model,
         works=works,
@@ -265,14 +234,18 @@ def ping_result(target: Target, checks: EndpointChecks, answer: ProbeResult, *, 
         ready=True if works else _ready(checks, fault),
         served=True if works else _served(target, checks, fault),
         key_accepted=_key_accepted(target, checks, fault, key),
-        round_trip_s=checks.round_trip_s,
-        first_token_s=answer.first_token_s,
+        round_trip_s=_rounded(checks.round_trip_s),
+        first_token_s=_rounded(answer.first_token_s),
         failure=None if fault is None else fault.failure,
         status=None if fault is None else fault.status,
         message=None if fault is None else fault.message,
         remedy=None if fault is None else remedy(FailureContext(target, fault, checks.serves, key, reachable)),
-        serves=checks.serves,
+        serves=list(checks.serves),
     )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
 
 
 def _reachable(checks: EndpointChecks, fault: Fault | None) -> bool | None:

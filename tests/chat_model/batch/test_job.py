@@ -166,6 +166,32 @@ async def test_a_row_nobody_has_a_form_for_fails(files):
     assert {row["error"]["failure"] for row in files.answers()} == {"rejected"}
 
 
+@BOTH
+async def test_an_answer_that_json_cannot_hold_is_no_answer(files, mode):
+    """Python reads NaN as a number; written into the target, it would make a line that nobody reads again."""
+    schema = {"title": "Share", "description": "A share.", "type": "object", "properties": {"of": {"type": "number"}}}
+    model = fake_chat_model({"a": Reply('{"of": NaN}', usage=(1, 1))}, spec=spec_of("a"))
+    for _ in range(2):
+        result = getattr(model, mode)(files.source, files.target, schema=schema)
+        result = await result if mode == "abatch_file" else result
+        assert (result["answered"], result["failed"]) == (0, 10)
+    assert {row["error"]["failure"] for row in files.answers()} == {"rejected"}
+    assert {row["llm_fallback"]["cost_usd"] is None for row in files.answers()} == {False}
+
+
+@BOTH
+async def test_half_a_character_stands_in_the_target_as_json_s_escape(files, mode):
+    """Every reader takes it, and the batch goes on."""
+    files.source.write_text('{"prompt": "x", "note": "\\ud83d \u00e9"}\n')
+    model = fake_chat_model({"a": "fine"})
+    for _ in range(2):
+        result = getattr(model, mode)(files.source, files.target)
+        result = await result if mode == "abatch_file" else result
+        assert result["answered"] == 1
+    (row,) = files.answers()
+    assert row["note"] == "\ud83d \u00e9"
+
+
 async def test_another_chain_and_words_of_the_call_are_heeded(files):
     """As in `invoke`."""
     spec = spec_of("a", "b")

@@ -44,7 +44,8 @@ def test_rows_are_the_same_whatever_the_format(tmp_path, name, text):
     [
         ("a.jsonl", '{"prompt": "hi"}\n{"prompt": \n', "2: is no JSON"),
         ("a.jsonl", '{"prompt": "hi"}\n"hi"\n', '2: must be a JSON object, as in {"prompt": "..."}, got str'),
-        ("a.jsonl", '{"prompt": NaN}', "1: is no JSON (NaN is no number of JSON's); each line is one object"),
+        ("a.jsonl", '{"prompt": NaN}', "1: is no JSON (JSON has no NaN); each line is one object"),
+        ("a.jsonl", '{"prompt": 1e999}', "1: is no JSON (JSON has no 1e999)"),
         ("a.jsonl", '{"prompt": ' + "[" * 100_000, "1: is nested too deep"),
         ("a.csv", "id,prompt\n1\n", "2: has 1 cells where the first line has 2"),
         ("a.csv", "id,id\n1,2\n", "1: two columns are called 'id'; give each a name of its own"),
@@ -94,6 +95,13 @@ def test_a_line_is_read_as_what_was_written(fields):
     assert line.count(b"\n") == 1
     assert parse_line(line, "") == fields
     assert checksum(parse_line(line, "")) == checksum(fields)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, [{"a": -math.inf}]])
+def test_a_line_with_what_no_reader_of_json_takes_is_not_written(value):
+    """Python would write it, and read it again; nobody else would."""
+    with pytest.raises(ValueError, match="JSON"):
+        as_line({"prompt": "hi", "answer": value})
 
 
 @given(st.dictionaries(st.sampled_from("abcde"), json_values, max_size=4))

@@ -291,12 +291,17 @@ def _answer_of(reply: Any) -> dict[str, Any]:
         return {"answer": str(reply.text), "llm_fallback": reply.response_metadata["llm_fallback"]}
     raw, parsed, error = reply["raw"], reply["parsed"], reply["parsing_error"]
     facts = raw.response_metadata["llm_fallback"]
-    if error is not None:
-        return {"answer": None, "llm_fallback": facts, "error": {"failure": "rejected", "message": str(error)}}
-    return {
+    answer = {
         "answer": parsed.model_dump(mode="json") if isinstance(parsed, BaseModel) else parsed,
         "llm_fallback": facts,
     }
+    try:
+        as_line(answer)
+    except ValueError as no_json:  # Python reads NaN as a number, and the form may have one there.
+        error = error or no_json
+    if error is not None:
+        return {"answer": None, "llm_fallback": facts, "error": {"failure": "rejected", "message": str(error)}}
+    return answer
 
 
 def _is_of_one_row(error: BudgetExceeded, config: RunnableConfig) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, convert_to_messages
 
 from llm_fallback.chat_model.batch.rows import Fields
+from llm_fallback.engine.encoding import read_json
 from llm_fallback.errors import BatchRefused, did_you_mean
 
 _COLUMNS = ("messages", "prompt")
@@ -45,7 +45,7 @@ def messages_of(fields: Fields, column: str) -> Sequence[BaseMessage]:
 def _parsed(text: str) -> Any:
     """Messages in a table are JSON."""
     try:
-        return json.loads(text)
+        return read_json(text)
     except (ValueError, RecursionError):
         return text
 

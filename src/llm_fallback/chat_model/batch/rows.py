@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, Literal, NamedTuple
 
+from llm_fallback.engine.encoding import read_json, write_json
 from llm_fallback.errors import BatchRefused, did_you_mean
 
 Fields = Mapping[str, Any]
@@ -67,7 +68,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 def parse_line(line: bytes, place: str) -> dict[str, Any]:
     """The JSON object that a line is. Raises BatchRefused if it is none."""
     try:
-        value = json.loads(line, parse_constant=_no_json)
+        value = read_json(line)
     except RecursionError:
         raise BatchRefused(f"{place}: is nested too deep") from None
     except ValueError as error:
@@ -75,10 +76,6 @@ def parse_line(line: bytes, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BatchRefused(f'{place}: must be a JSON object, as in {{"prompt": "..."}}, got {type(value).__name__}')
     return value
-
-
-def _no_json(word: str) -> Any:
-    raise ValueError(f"{word} is no number of JSON's")
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
@@ -173,10 +170,14 @@ def as_cell(value: Any) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    # By the standard library always: orjson writes some numbers otherwise, and a checksum must outlive a machine.
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def as_line(row: Fields) -> bytes:
-    """A row as a line of JSON, in UTF-8; half a character is written as JSON's escape of it."""
-    text = json.dumps(row, ensure_ascii=False, separators=(", ", ": "))
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+    """A row as a line of JSON, in UTF-8; half a character is written as JSON's escape of it. Raises ValueError for what
+    JSON has not, as NaN."""
+    try:
+        return write_json(row) + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(row, allow_nan=False).encode() + b"\n"

@@ -5,7 +5,6 @@ All of it is checked before anything is sent, so that a mistake in the last row 
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from llm_fallback.chat_model.batch.journal import Journal
 from llm_fallback.chat_model.batch.prompts import column_of
 from llm_fallback.chat_model.batch.rows import OURS, Row, as_line, checksum, format_of, parse_line, read_rows
+from llm_fallback.engine.encoding import read_json
 from llm_fallback.errors import BatchRefused
 
 
@@ -173,10 +173,10 @@ def _has_finished_table(request: BatchRequest) -> bool:
 def _from_cells(fields: dict[str, Any], place: str, request: BatchRequest) -> dict[str, Any]:
     """A row of a table as it was in its journal."""
     try:
-        row = {**fields, "row": int(fields["row"]), "llm_fallback": json.loads(fields["llm_fallback"])}
+        row = {**fields, "row": int(fields["row"]), "llm_fallback": read_json(fields["llm_fallback"])}
         error, answer = fields["error"], fields["answer"]
-        row["answer"] = json.loads(answer) if answer and request.schema is not None else answer
+        row["answer"] = read_json(answer) if answer and request.schema is not None else answer
         del row["error"]
-        return {**row, "answer": None, "error": json.loads(error)} if error else row
-    except (KeyError, TypeError, ValueError):
+        return {**row, "answer": None, "error": read_json(error)} if error else row
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise BatchRefused(f"{place}: is no row of a batch's; name another target, or move this one away") from None
