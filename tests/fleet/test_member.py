@@ -13,7 +13,7 @@ from llm_fallback.engine.budget import Account, BudgetLimit, BudgetShortfall, Re
 from llm_fallback.engine.health import Health
 from llm_fallback.fleet.deployment import DeploymentNames
 from llm_fallback.fleet.member import Member
-from llm_fallback.fleet.messages import in_ms
+from llm_fallback.fleet.messages import News, in_ms
 from llm_fallback.fleet.names import Names
 from llm_fallback.fleet.state import FleetState
 from llm_fallback.spec import Breaker, Limits
@@ -101,6 +101,57 @@ def test_what_two_report_is_open_everywhere_after_one_exchange(processes):
         process.exchange()
     assert third.breaker == "open"
     assert third.member.request().evidence == ""
+
+
+def news_of(process: Process) -> News:
+    """What the store sends on of its next exchange."""
+    request = process.member.request()
+    assert request.is_news
+    process.member.receive(request, process.clock.now, process.state.exchange(request, in_ms(process.clock.now)))
+    return News(request.member, request.evidence)
+
+
+def test_what_is_sent_on_holds_at_once_without_an_exchange(processes):
+    """One report makes careful, the second opens; one's own tells nothing."""
+    one, two, third = processes
+    one.fail()
+    third.member.hear(news_of(one))
+    third.deployment.begin(third.clock.now)
+    assert (third.breaker, third.is_free()) == ("closed", False)
+    two.fail()
+    second = news_of(two)
+    two.member.hear(second)
+    third.member.hear(second)
+    assert third.breaker == "open"
+    assert third.member.request().evidence == ""
+
+
+def test_an_answer_that_was_under_way_before_does_not_take_it_back(processes):
+    """The store had not heard of it then; the next answer is the later word."""
+    one, two, third = processes
+    request, sent_at = third.member.request(), third.clock.now
+    response = third.state.exchange(request, in_ms(sent_at))
+    third.clock.now += 0.01
+    for process in (one, two):
+        process.fail()
+        third.member.hear(news_of(process))
+    third.member.receive(request, sent_at, response)
+    assert third.breaker == "open"
+    third.clock.now += 0.25
+    third.state.members.clear()
+    third.exchange()
+    assert third.breaker == "closed"
+
+
+def test_news_are_news_until_the_store_has_answered(processes):
+    """A request that is lost is sent on by nobody."""
+    one, *_ = processes
+    one.fail()
+    lost = one.member.request()
+    one.member.lost()
+    assert lost.is_news
+    news_of(one)
+    assert not one.member.request().is_news
 
 
 def test_what_one_reports_lets_one_request_at_a_time_pass_and_opens_nothing(processes):

@@ -20,7 +20,7 @@ from llm_fallback.events import Failure
 from llm_fallback.fleet.deployment import DeploymentNames
 from llm_fallback.fleet.evidence import decode_evidence
 from llm_fallback.fleet.member import Member
-from llm_fallback.fleet.messages import Overtaken, Request, Response, in_ms
+from llm_fallback.fleet.messages import News, Overtaken, Request, Response, in_ms
 from llm_fallback.fleet.names import Names
 from llm_fallback.fleet.schedule import INTERVAL_S
 from llm_fallback.fleet.state import FleetState
@@ -35,6 +35,8 @@ _NAMES = Names("secret of the fleet")
 _RECOVERED_S = 8.0
 """After trouble with the store: until the last process has come back to it."""
 MINUTE_S = 60.0
+PUSHED_S = 0.01
+"""What the store sends on is heard within this time."""
 
 
 class SimulatedStore:
@@ -96,6 +98,8 @@ class Setting:
     max_parallel: int | None = None
     usd_per_day: Decimal | None = None
     answers_in_s: float = 0.2
+    sends_news: bool = True
+    """Whether the store sends on what one tells that the others had better hear of at once."""
 
 
 @dataclass(slots=True)
@@ -166,10 +170,11 @@ class SimulatedProcess(Actor):
         response = self.fleet.store.exchange(request)
         if response is not None and decode_evidence(request.evidence, 0.0, is_heard_of=True).facts:
             self.fleet.reported.setdefault(self.name, self.world.now)
-        if response is not None and request.is_news:
+        if response is not None and request.is_news and self.fleet.setting.sends_news:
+            news = News(request.member, request.evidence)
             for other in self.fleet.alive:
                 if other is not self and not other.is_cut_off:
-                    other.after(self._rng.uniform(0.001, 0.01), other._hurry)
+                    other.after(self._rng.uniform(0.001, PUSHED_S), partial(other.member.hear, news))
         if may_be_lost and self._rng.random() < 0.01:
             self._was_lost = True
         elif response is not None:

@@ -19,7 +19,16 @@ from typing import Any
 
 import pytest
 
-from llm_fallback.fleet.messages import Claim, Overtaken, Request, Response, decode_response, encode_request
+from llm_fallback.fleet.messages import (
+    Claim,
+    News,
+    Overtaken,
+    Request,
+    Response,
+    decode_news,
+    decode_response,
+    encode_request,
+)
 from llm_fallback.fleet.state import FleetState
 from llm_fallback.testing import Fail, FakeServer, Reply
 from tests.servers.install import redis_servers
@@ -151,6 +160,21 @@ def _claim(rng: random.Random, resource: str) -> Claim:
         fence=rng.randint(0, 3),
         remembered={f"m{rng.randint(0, 4)}": rng.randint(0, 50)} if rng.random() < 0.2 else {},
     )
+
+
+def test_the_script_sends_on_what_is_news(server):
+    """To who listens on the fleet's channel, and to nobody else; the evidence as it was told."""
+    from importlib.resources import files
+
+    script = server.client.register_script(files("llm_fallback.fleet").joinpath("exchange.lua").read_text())
+    with server.client.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.psubscribe("*")
+        for number, is_news in enumerate([False, True], start=1):
+            request = Request("m", number, 0, "", 1.0, True, f'[["{number}"],{{}},{{}}]', is_news=is_news)
+            script(keys=["{fleet}:meta", "{fleet}:members"], args=[encode_request(request)])
+        heard = [message for _ in range(4) if (message := pubsub.get_message(timeout=0.5))]
+    assert [message["channel"] for message in heard] == [b"{fleet}:news"]
+    assert decode_news(heard[0]["data"]) == News("m", '[["2"],{},{}]')
 
 
 def test_nothing_in_it_can_be_read(one_server, tmp_path):

@@ -39,7 +39,7 @@ class Membership(Protocol):
         ...
 
     def tell(self) -> None:
-        """Exchange soon, and have the others do so: there is something they had better know."""
+        """Exchange soon, and have the others hear of it: there is something they had better know."""
         ...
 
 

@@ -119,7 +119,7 @@ local function lease(key, claim)
 end
 
 if request.is_news then
-  redis.call('PUBLISH', string.gsub(meta, 'meta$', 'news'), request.member)
+  redis.call('PUBLISH', string.gsub(meta, 'meta$', 'news'), cjson.encode({request.member, request.evidence}))
 end
 
 local grants = {}

@@ -98,11 +98,10 @@ class Exchanger:
                 self._ended.set()
 
     async def _listen(self, store: Store) -> None:
-        """Exchange soon when another member has news."""
+        """Hear what other members tell, between the exchanges."""
         while True:
             try:
-                await store.news()
-                self.hurry()
+                self.member.hear(await store.news())
             except StoreError:
                 await asyncio.sleep(self.member.schedule.lease_s)
 

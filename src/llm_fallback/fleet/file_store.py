@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from llm_fallback._file_locks import locked
-from llm_fallback.fleet.messages import Request, Response, StoreError, in_ms
+from llm_fallback.fleet.messages import News, Request, Response, StoreError, in_ms
 from llm_fallback.fleet.names import FORMAT
 from llm_fallback.fleet.state import FleetState
 
@@ -44,8 +44,9 @@ class FileStore:
             file.truncate(len(written))
             return response
 
-    async def news(self) -> None:
-        await asyncio.Event().wait()
+    async def news(self) -> News:
+        never: asyncio.Future[News] = asyncio.get_running_loop().create_future()
+        return await never
 
     async def close(self) -> None:
         """Nothing is held between exchanges."""

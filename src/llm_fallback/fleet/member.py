@@ -20,7 +20,7 @@ from llm_fallback.fleet.deployment import DeploymentNames, MemberDeployment
 from llm_fallback.fleet.escrow import Escrow
 from llm_fallback.fleet.evidence import Evidence, Report, decode_evidence, encode_evidence
 from llm_fallback.fleet.leases import Lease
-from llm_fallback.fleet.messages import Claim, Request, Response
+from llm_fallback.fleet.messages import Claim, News, Request, Response
 from llm_fallback.fleet.names import Names
 from llm_fallback.fleet.schedule import FAILURES, Schedule
 from llm_fallback.fleet.state import SILENT_LEASES
@@ -61,7 +61,12 @@ class Member:
         self._answers_until = self.now() + JOINING_S
         self._answered_at: float | None = None
         self._next_at = self.now()
-        self._is_news = False
+        self._is_news = self._is_telling = False
+        """Whether there is something the others had better know at once; whether it was told, and no answer yet."""
+        self._heard: dict[str, tuple[float, str]] = {}
+        """What each other member has told last, and when."""
+        self._news: dict[str, tuple[float, str]] = {}
+        """Of that what came by itself, and the answer to the last request may not have yet."""
 
     def _begin_child(self) -> None:
         """Be another member than the parent is, and hold nothing of what it holds."""
@@ -126,10 +131,11 @@ class Member:
         now = self.now()
         with self._health.lock:
             evidence = encode_evidence(self._evidence(now))
+            self._is_telling |= self._is_news
+            self._is_news = False
             claims = [self._claim(lease, now) for each in self._deployments.values() for lease in each.leases(now)]
         claims += self._claims_of_money(now)
         self._number += 1
-        self._is_news, is_news = False, self._is_news
         return Request(
             member=self.id,
             number=self._number,
@@ -139,7 +145,7 @@ class Member:
             is_active=now - self.called_at < _ACTIVE_S,
             evidence=evidence,
             claims=tuple(claims),
-            is_news=is_news,
+            is_news=self._is_telling,
             leaves=leaves,
         )
 
@@ -155,6 +161,7 @@ class Member:
         self._answers_until, self._answered_at = expires_at, now
         self._restores = response.epoch != self._epoch
         self._epoch, self._told_members = response.epoch, response.members
+        self._is_telling = False
         self.schedule.answered(response.members)
         grants = {claim.resource: grant for claim, grant in zip(request.claims, response.grants, strict=True)}
         with self._health.lock:
@@ -162,12 +169,26 @@ class Member:
                 for lease in deployment.all_leases:
                     if lease.resource in grants:
                         lease.receive(grants[lease.resource], expires_at, restores=self._restores)
-            self._learn(response, now)
+            # What came by itself since the request was sent may be later than the answer.
+            self._news = {member: said for member, said in self._news.items() if said[0] >= sent_at}
+            told = {member: (now - age_s, text) for member, (age_s, text) in response.evidence.items()}
+            self._heard = {**told, **self._news}
+            self._learn(now)
         for account, escrow in list(self._escrows.values()):
             with account.lock:
                 if escrow.resource in grants:
                     escrow.receive(grants[escrow.resource], expires_at, restores=self._restores)
                     escrow.told()
+        self._health.notify_waiters()
+
+    def hear(self, news: News) -> None:
+        """Take what another member has told the store just now."""
+        if news.member == self.id or self._health is None:
+            return
+        now = self.now()
+        with self._health.lock:
+            self._news[news.member] = self._heard[news.member] = (now, news.evidence)
+            self._learn(now)
         self._health.notify_waiters()
 
     def lost(self) -> bool:
@@ -208,12 +229,13 @@ class Member:
         healed = {each.names.deployment: each.healed for each in deployments if each.healed}
         return Evidence(facts, fences, healed)
 
-    def _learn(self, response: Response, now: float) -> None:
+    def _learn(self, now: float) -> None:
         reports: dict[str, list[Report]] = defaultdict(list)
         fences: dict[str, int] = defaultdict(int)
         healed: dict[str, int] = defaultdict(int)
         silent_s = SILENT_LEASES * self.schedule.lease_s
-        for member, (age_s, text) in response.evidence.items():
+        for member, (told_at, text) in self._heard.items():
+            age_s = now - told_at
             evidence = decode_evidence(text, age_s, is_heard_of=age_s <= silent_s)
             for fact in evidence.facts:
                 reports[fact.deployment].append(Report(member, fact))

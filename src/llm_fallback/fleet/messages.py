@@ -97,6 +97,14 @@ class Response:
     """In the order of the claims."""
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a member has told the store, sent on to the others at once."""
+
+    member: str
+    evidence: str
+
+
 class Store(Protocol):
     """Where members meet. One exchange does all three things in one step: it takes and gives evidence, settles what was
     used, and leases what is wanted."""
@@ -105,9 +113,9 @@ class Store(Protocol):
         """Raises StoreError if there is no answer, Overtaken if a later request was there first."""
         ...
 
-    async def news(self) -> None:
-        """Wait until a member has said something that the others had better hear of at once. Where a store cannot tell
-        it waits for ever; then they hear of it in their next exchange. Raises StoreError."""
+    async def news(self) -> News:
+        """Wait for the next that a member tells and the others had better hear of at once. Where a store cannot send it
+        on it waits for ever; then they hear of it in their next exchange. Raises StoreError."""
         ...
 
     async def close(self) -> None: ...
@@ -161,6 +169,15 @@ def decode_response(text: str | bytes) -> Response:
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(f"it answered what is no answer ({type(error).__name__})") from None
+
+
+def decode_news(text: str | bytes) -> News:
+    """Raises StoreError for what is no news."""
+    try:
+        member, evidence = json.loads(text)
+        return News(str(member), str(evidence))
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"it sent what is no news ({type(error).__name__})") from None
 
 
 def in_ms(seconds: float) -> int:

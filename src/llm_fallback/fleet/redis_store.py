@@ -6,7 +6,15 @@ from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
-from llm_fallback.fleet.messages import Request, Response, StoreError, decode_response, encode_request
+from llm_fallback.fleet.messages import (
+    News,
+    Request,
+    Response,
+    StoreError,
+    decode_news,
+    decode_response,
+    encode_request,
+)
 from llm_fallback.fleet.names import FORMAT
 
 try:
@@ -45,16 +53,17 @@ class RedisStore:
             raise StoreError(f"{type(error).__name__}: {error}") from error
         return decode_response(answer)
 
-    async def news(self) -> None:
+    async def news(self) -> News:
         try:
             if self._pubsub is None:
                 self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
                 await self._pubsub.subscribe(self._prefix + "news")
-            while await self._pubsub.get_message(timeout=_LISTENS_S) is None:
+            while (message := await self._pubsub.get_message(timeout=_LISTENS_S)) is None:
                 pass
         except (RedisError, OSError) as error:
             await self._forget_pubsub()
             raise StoreError(f"{type(error).__name__}: {error}") from error
+        return decode_news(message["data"])
 
     async def _forget_pubsub(self) -> None:
         pubsub, self._pubsub = self._pubsub, None
