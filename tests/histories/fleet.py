@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
+from random import Random
 from typing import Any
 
 from llm_fallback.engine.budget import Account, BudgetLimit, Reservation, Spender, reserve
@@ -22,19 +23,20 @@ from llm_fallback.fleet.evidence import decode_evidence
 from llm_fallback.fleet.member import Member
 from llm_fallback.fleet.messages import News, Overtaken, Request, Response, in_ms
 from llm_fallback.fleet.names import Names
-from llm_fallback.fleet.schedule import INTERVAL_S
+from llm_fallback.fleet.schedule import INTERVAL_S, Schedule
 from llm_fallback.fleet.state import FleetState
 from llm_fallback.spec import Breaker, Limits
 from tests.histories.world import Actor, BrokenPromise, World
 from tests.plans import target
 
 PRIMARY, BACKUP = "primary", "backup"
-COOLDOWN_S = 8.0
+COOLDOWN_S = 4.0
 COST = Decimal("0.001")
 _NAMES = Names("secret of the fleet")
 _RECOVERED_S = 8.0
 """After trouble with the store: until the last process has come back to it."""
 MINUTE_S = 60.0
+LEASE_S = Schedule(Random(0)).lease_s
 PUSHED_S = 0.01
 """What the store sends on is heard within this time."""
 
@@ -45,6 +47,8 @@ class SimulatedStore:
     def __init__(self, world: World) -> None:
         self.world, self.state = world, FleetState()
         self.clock_off_s = 1_700_000_000.0
+        self.skipped: list[tuple[float, float]] = []
+        """When its clock jumped ahead by less than a lease lasts, which is taken for time that has passed; how far."""
         self._gone_until = 0.0
         self._copies: deque[tuple[float, Any]] = deque(maxlen=8)
         self._rng = world.rng("store")
@@ -82,6 +86,12 @@ class SimulatedStore:
     def jump(self, seconds: float) -> None:
         self.world.note(f"the store's clock jumps by {seconds:.0f} s")
         self.clock_off_s += seconds
+        if 0 < seconds < LEASE_S:
+            self.skipped.append((self.world.now, seconds))
+
+    def passed_s(self, begin: float, end: float) -> float:
+        """The time between two moments as the store takes it to have passed, but for losses of data."""
+        return end - begin + sum(seconds for at, seconds in self.skipped if begin <= at <= end)
 
     def _copy(self) -> None:
         self._copies.append((self.world.now, FleetState.from_data(self.state.as_data()).as_data()))
