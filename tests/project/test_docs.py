@@ -10,7 +10,6 @@ import inspect
 import json
 import re
 import shlex
-import sys
 import typing
 from contextlib import redirect_stdout
 from functools import partial
@@ -198,16 +197,3 @@ def test_the_reference_of_the_spec_is_up_to_date():
     generate_spec = importlib.util.module_from_spec(location)
     location.loader.exec_module(generate_spec)
     assert generate_spec.PAGE.read_text(encoding="utf-8") == generate_spec.page(), "run `make docs`"
-
-
-def test_the_pictures_of_balancing_are_what_is_drawn_now(tmp_path, monkeypatch):
-    """Drawn anew from the events of the same calls, they are the same. If not: `python docs/draw_balancing.py`."""
-    spec = importlib.util.spec_from_file_location("draw_balancing", ROOT / "docs/draw_balancing.py")
-    drawing = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "draw_balancing", drawing)
-    spec.loader.exec_module(drawing)
-    kept = drawing.FOLDER
-    monkeypatch.setattr(drawing, "FOLDER", tmp_path)
-    drawing.main()
-    drawn = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
-    assert drawn == {name: (kept / name).read_text(encoding="utf-8") for name in drawn}

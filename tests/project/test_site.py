@@ -49,14 +49,6 @@ def test_the_page_on_the_command_is_what_the_command_says(script):
     assert generate_command.PAGE.read_text(encoding="utf-8") == generate_command.page(), "run `make docs`"
 
 
-@pytest.mark.parametrize("picture", ["course-of-a-call", "breaker", "stream-breaks", "hedging"])
-def test_a_picture_is_drawn_from_what_happens_today(picture, script):
-    """docs/pictures is what docs/draw_pictures.py draws."""
-    draw_pictures = script("draw_pictures")
-    drawn = draw_pictures.PAGES[f"{picture}.svg"]().svg()
-    assert (draw_pictures.PICTURES / f"{picture}.svg").read_text(encoding="utf-8") == drawn, "run `make docs`"
-
-
 def test_the_messages_that_troubleshooting_explains_are_said_somewhere():
     """Each heading, in parts around what differs, stands in the source."""
     page = (DOCS / "guides/troubleshooting.md").read_text(encoding="utf-8")

@@ -81,6 +81,23 @@ async def test_a_prompt_that_is_too_long_is_answered_by_the_next(
     assert_attempts(message, *system.course(expected))
 
 
+SHOWN = frozenset({"openai_responses_input", "anthropic_input", "bedrock_converse_input", "gemini_input"})
+"""Histories with pictures and files, which no tiny model takes."""
+
+
+@pytest.mark.parametrize("history", sorted(HISTORIES.keys() - SHOWN))
+async def test_it_takes_a_history_that_another_integration_made(
+    history: str, system: System, server: Server, spec_of: SpecOf
+) -> None:
+    """Signed thoughts, server-side tools and parts of a Responses call are left out, and nothing it would refuse is
+    left in."""
+    messages, left_out = HISTORIES[history]
+    with build_chat_model(spec_of(system)) as model:
+        message = await model.ainvoke(messages, max_tokens=12)
+    assert_attempts(message, f"{system}: succeeded")
+    assert dropped(message) == [left_out]
+
+
 @pytest.mark.parametrize("mode", ["ainvoke", "astream"])
 async def test_what_is_too_much_for_it_is_answered_by_the_next(
     mode: str, system: System, server: Server, spec_of: SpecOf
