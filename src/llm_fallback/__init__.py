@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         get_cost_callback,
         get_latency_callback,
     )
+    from llm_fallback.chat_model.model_state import ModelState
     from llm_fallback.chat_model.runnables import fallback_chain
     from llm_fallback.engine.health import DeploymentState
     from llm_fallback.engine.ping import PingResult
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         SkipMetadata,
         SkipReason,
     )
+    from llm_fallback.fleet.status import FleetStatus
     from llm_fallback.ledger import Ledger
     from llm_fallback.litellm_adapter.build import build_chat_model, build_runnables
     from llm_fallback.litellm_adapter.chat_model import FallbackChatModel
@@ -65,6 +67,7 @@ _HOMES = {
         *("BudgetSnapshot", "CostSnapshot", "LatencySnapshot"),
         *("get_cost_callback", "get_latency_callback"),
     ),
+    "llm_fallback.chat_model.model_state": ("ModelState",),
     "llm_fallback.chat_model.runnables": ("fallback_chain",),
     "llm_fallback.engine.health": ("DeploymentState",),
     "llm_fallback.engine.ping": ("PingResult",),
@@ -75,6 +78,7 @@ _HOMES = {
         *("Attempt", "AttemptFailed", "BreakerOpened", "CallEnded", "Event", "FellBack", "Record", "Skip"),
         *("AttemptMetadata", "CallMetadata", "SkipMetadata", "Failure", "Outcome", "SkipReason"),
     ),
+    "llm_fallback.fleet.status": ("FleetStatus",),
     "llm_fallback.ledger": ("Ledger",),
     "llm_fallback.litellm_adapter.build": ("build_chat_model", "build_runnables"),
     "llm_fallback.litellm_adapter.chat_model": ("FallbackChatModel",),
@@ -104,12 +108,14 @@ __all__ = [
     "Failure",
     "FallbackChatModel",
     "FellBack",
+    "FleetStatus",
     "LLMFallbackError",
     "LatencyCallbackHandler",
     "LatencySnapshot",
     "Ledger",
     "Mistake",
     "ModelOptions",
+    "ModelState",
     "Outcome",
     "PingResult",
     "Recipe",

@@ -10,8 +10,9 @@ import weakref
 from pathlib import Path
 
 import pytest
+from pydantic import ConfigDict, TypeAdapter, with_config
 
-from llm_fallback import build_chat_model
+from llm_fallback import DeploymentState, FleetStatus, build_chat_model
 from llm_fallback.fleet.join import names_of, store_of
 from llm_fallback.fleet.names import Names
 from llm_fallback.plan.plan import FleetPlan
@@ -43,6 +44,27 @@ async def test_what_one_model_has_met_another_knows(tmp_path):
             reply = await other.ainvoke("hi")
         assert reply.response_metadata["llm_fallback"]["skipped"][0]["reason"] == "breaker_open"
         assert len(server.received("primary")) == 1
+
+
+async def test_how_a_fleet_stands_is_what_its_type_says(tmp_path):
+    """Beside the deployments, and in the way of nothing that shows those."""
+    limited = {"rpm": 60, "tpm": 1000, "max_parallel": 2}
+    with FakeServer({"primary": Fail(401), "backup": "fine"}) as server:
+        known = {"price": {"per_request": 0.01}, "limits": limited}
+        both = {"primary": known, "backup": known}
+        spec = with_fleet(server.spec(deployments=both, budget={"usd_per_day": 1}), tmp_path)
+        async with build_chat_model(spec) as model:
+            await until(lambda: model.state()["fleet"]["store"] == "answers")
+            await model.ainvoke("hi")
+            model.open_breaker("primary", 60)
+            fleet, deployments = model.state()["fleet"], {**model.state()}
+            del deployments["fleet"]
+            assert "'primary': 'open'" in repr(model)
+            assert "primary" in model._repr_html_()
+    TypeAdapter(with_config(ConfigDict(extra="forbid"))(FleetStatus)).validate_python(fleet)
+    assert set(fleet["deployments"]["primary"]["limits"]) == set(limited)
+    assert fleet["budgets"] != []
+    TypeAdapter(dict[str, DeploymentState]).validate_python(deployments)
 
 
 async def test_a_reload_keeps_the_member_and_another_fleet_is_another(tmp_path):

@@ -22,6 +22,7 @@ PUBLIC = {
     *("BudgetCallbackHandler", "CostCallbackHandler", "LatencyCallbackHandler", "Ledger"),
     *("get_cost_callback", "get_latency_callback"),
     *("AttemptMetadata", "CallMetadata", "SkipMetadata", "DeploymentState", "Explanation", "PingResult"),
+    *("ModelState", "FleetStatus"),
     *("BudgetSnapshot", "CostSnapshot", "LatencySnapshot", "ModelOptions", "SpecDict"),
     *("Failure", "Outcome", "SkipReason"),
 }

@@ -22,7 +22,9 @@ from llm_fallback import (
     Event,
     Failure,
     FallbackChatModel,
+    FleetStatus,
     ModelOptions,
+    ModelState,
     PingResult,
     SpecDict,
     StreamBroken,
@@ -105,9 +107,15 @@ async def aask(model: FallbackChatModel) -> None:
 
 
 def watch(model: FallbackChatModel) -> Iterator[str]:
-    state: dict[str, DeploymentState] = model.state()
+    state: ModelState = model.state()
     if state["own"]["breaker"] == "half_open":
         yield f"{state['own']['failures']} failures"
+    deployments: dict[str, DeploymentState] = state
+    for name, deployment in deployments.items():
+        yield f"{name} {deployment['in_flight'] + 1}"
+    fleet: FleetStatus | None = state.get("fleet")
+    if fleet is not None and fleet["store"] == "gone":
+        yield f"{fleet['members'] + 1} {state['fleet']['deployments']['own']['reported_by'][0]}"
     ping: dict[str, PingResult] = model.ping(timeout_s=2)
     yield f"{ping['own']['works']} {ping['own']['remedy']}"
     explained = model.explain("careful")

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextvars import copy_context
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig
@@ -16,6 +16,7 @@ from llm_fallback.chat_model.caller import Listener
 from llm_fallback.chat_model.chain_table import chain_table
 from llm_fallback.chat_model.driver import aanswer_question, answer_question
 from llm_fallback.chat_model.lazy_field import LazyField
+from llm_fallback.chat_model.model_state import ModelState
 from llm_fallback.chat_model.portal import portal
 from llm_fallback.chat_model.runtime import Adapter, ModelRuntime
 from llm_fallback.chat_model.structured import OutputFormat
@@ -110,12 +111,15 @@ class ManagedChatModel(BaseChatModel):
         deployment is asked: `direct`, or `relayed` through litellm whole, as all are while somebody listens to it."""
         return explain(self._plan(chain))
 
-    def state(self) -> dict[str, DeploymentState]:
+    def state(self) -> ModelState:
         """What is known of each deployment now, as plain data; with a fleet, under `fleet`, how that stands."""
-        known: dict[str, Any] = {**self.runtime.engine.health.snapshot(self.runtime.engine.clock.now())}
+        known: dict[str, Any] = {**self._deployment_states()}
         if self.runtime.fleet is not None:
             known["fleet"] = self.runtime.fleet.member.snapshot()
-        return known
+        return cast("ModelState", known)
+
+    def _deployment_states(self) -> Mapping[str, DeploymentState]:
+        return self.runtime.engine.health.snapshot(self.runtime.engine.clock.now())
 
     def ping(self, chain: str | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, PingResult]:
         """Ask every deployment for one token, all at once; of a chain, those it may ask.
@@ -176,13 +180,15 @@ class ManagedChatModel(BaseChatModel):
         """The chain, its tiers, and the breakers that are not closed; no setting, which may be a secret."""
         if "runtime" not in self.__dict__:  # Of a model that is being built.
             return []
-        states = {name: state["breaker"] for name, state in self.state().items() if state["breaker"] != "closed"}
+        states = {
+            name: state["breaker"] for name, state in self._deployment_states().items() if state["breaker"] != "closed"
+        }
         tiers = [[member.name for member in tier.members] for tier in self._plan().tiers]
         return [("chain", self.chain), ("tiers", tiers), *([("breakers", states)] if states else [])]
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the deployments of the chain, tier by tier, and how they are."""
-        return chain_table(self._plan(), self.state())
+        return chain_table(self._plan(), self._deployment_states())
 
     def reload(self, spec: Source) -> None:
         """Answer by another spec from the next call on, in all copies of this model; running calls end by the old

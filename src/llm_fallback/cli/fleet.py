@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from llm_fallback.cli.shared import EXIT_FAILED, console, files_option, json_opt
 from llm_fallback.engine.clock import RealClock
 from llm_fallback.fleet.messages import StoreError
 from llm_fallback.fleet.observer import observe
+from llm_fallback.fleet.status import FleetStatus, LimitStatus, SharedBudgetStatus
 from llm_fallback.plan.plan import Plan
 from llm_fallback.plan.resolve import resolve_spec
 from llm_fallback.spec import Spec, load_spec
@@ -76,11 +77,11 @@ async def _watch(plan: Plan, out: Console) -> None:
                 live.update(_picture(plan.fleet.name, state))
 
 
-def _data(state: dict[str, Any]) -> dict[str, Any]:
-    return {key: state[key] for key in ("members", "deployments", "budgets")}
+def _data(state: FleetStatus) -> dict[str, Any]:
+    return {"members": state["members"], "deployments": state["deployments"], "budgets": state["budgets"]}
 
 
-def _picture(name: str, state: dict[str, Any]) -> Group:
+def _picture(name: str, state: FleetStatus) -> Group:
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -103,11 +104,11 @@ def _picture(name: str, state: dict[str, Any]) -> Group:
     return Group(*lines)
 
 
-def _limits(limits: dict[str, Any]) -> Iterator[str]:
+def _limits(limits: Mapping[str, LimitStatus]) -> Iterator[str]:
     for word, known in limits.items():
         used = 0 if known["used_by_all"] is None else known["used_by_all"]
         yield f"{used:g}/{known['limit']:g} {word}"
 
 
-def _money(budget: dict[str, Any]) -> str:
+def _money(budget: SharedBudgetStatus) -> str:
     return f"${budget['spent_by_all_usd'] or 0:.4f} of ${budget['limit_usd']:g} spent or in hand"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from llm_fallback.engine.circuit_breaker import Permit
 from llm_fallback.engine.health import DeploymentHealth
 from llm_fallback.engine.sliding_window import MINUTE_S
 from llm_fallback.fleet.evidence import ACCOUNT_FAILURES, Fact, Opening, Report, Suspicion, merge
 from llm_fallback.fleet.leases import Lease, PlaceLease, ProbeLease, RateLease
+from llm_fallback.fleet.status import LimitStatus, SharedDeploymentStatus
 
 PLACE_S = 10.0
 """Seconds for which requests of a member that is heard of no more count as under way."""
@@ -238,10 +239,10 @@ class MemberDeployment:
         """Whether it shares this very deployment."""
         return self._health is health
 
-    def snapshot(self, now: float) -> Mapping[str, Any]:
+    def snapshot(self, now: float) -> SharedDeploymentStatus:
         """Plain data: how it stands, who reports it and why, and what is held and used of its limits."""
         words = (("rpm", self._rpm), ("tpm", self._tpm), ("max_parallel", self._places))
-        limits = {
+        limits: dict[str, LimitStatus] = {
             word: {"limit": lease.capacity, "held": lease.available(now), "used_by_all": lease.charged}
             for word, lease in words
             if lease is not None

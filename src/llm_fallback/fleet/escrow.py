@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import ROUND_UP, Decimal
-from typing import Any
 
 from llm_fallback.engine.budget import Balance
 from llm_fallback.fleet.deployment import Membership
 from llm_fallback.fleet.leases import Lease
+from llm_fallback.fleet.status import SharedBudgetStatus
 
 _LARGEST_SLICE = 0.002
 """Of the budget; what is in the hands of a member that dies is lost to the others."""
@@ -71,7 +71,7 @@ class Escrow(Lease):
         """Set what all may spend together."""
         self.capacity = _nano(usd)
 
-    def snapshot(self, now: float) -> dict[str, Any]:
+    def snapshot(self, now: float) -> SharedBudgetStatus:
         """Plain data, in US dollars."""
         return {
             "scope": self.scope,

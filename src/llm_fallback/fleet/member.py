@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from random import Random
-from typing import Any
 
 from llm_fallback._forks import after_fork_in_child
 from llm_fallback.engine.budget import Account, Balance, BudgetLimit
@@ -24,6 +23,7 @@ from llm_fallback.fleet.messages import Claim, News, Request, Response
 from llm_fallback.fleet.names import Names
 from llm_fallback.fleet.schedule import FAILURES, Schedule
 from llm_fallback.fleet.state import SILENT_LEASES
+from llm_fallback.fleet.status import FleetStatus
 
 _ACTIVE_S, _BUSY_S = 60.0, 5.0
 """Seconds since its last call in which a process counts as one that shares the limits, and as one in a hurry."""
@@ -247,7 +247,7 @@ class Member:
 
     # What is shown.
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> FleetStatus:
         """Plain data, as `model.state()` shows it."""
         assert self._health is not None
         now = self.now()

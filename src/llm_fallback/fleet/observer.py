@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from random import Random
-from typing import Any
 
 from llm_fallback.engine.budget import ChainBudgets
 from llm_fallback.engine.clock import Clock
@@ -14,12 +13,13 @@ from llm_fallback.fleet.join import share, store_of
 from llm_fallback.fleet.member import Member
 from llm_fallback.fleet.messages import StoreError
 from llm_fallback.fleet.names import Names
+from llm_fallback.fleet.status import FleetStatus
 from llm_fallback.plan.plan import FleetPlan, Plan
 
 _ANSWERED_S = 5.0
 
 
-async def observe(fleet: FleetPlan, plan: Plan, clock: Clock, every_s: float) -> AsyncGenerator[dict[str, Any], None]:
+async def observe(fleet: FleetPlan, plan: Plan, clock: Clock, every_s: float) -> AsyncGenerator[FleetStatus, None]:
     """How the fleet stands, again and again; as `model.state()["fleet"]` shows it. Raises StoreError."""
     member = Member(Names(fleet.secret), clock.now, Random(), fleet.processes)
     member.takes_part = False

@@ -10,6 +10,8 @@ model.invoke("hi", chain=2)  # wrong
 model.stream("hi", max_retries="two")  # wrong
 model.batch(["hi"], chain=["cheap"])  # wrong
 model.state()["own"]["brekaer"]  # wrong
+model.state()["fleet"]["breaker"]  # wrong
+model.state()["own"]["members"]  # wrong
 model.explain()["max_request"]  # wrong
 model.ping()["own"]["remedies"]  # wrong
 facts["deploymnet"]  # wrong
