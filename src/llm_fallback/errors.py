@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from langchain_core import exceptions as langchain
 
@@ -75,13 +75,17 @@ class Repeated(Mistake):
 class SpecError(LLMFallbackError, ValueError):
     """A spec, a build override or a request parameter is wrong. Carries every mistake, not only the first."""
 
-    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+    def __init__(
+        self, mistakes: Sequence[Mistake], place: Literal["spec", "arguments", "environment"] = "spec"
+    ) -> None:
         self.mistakes = tuple(mistakes)
-        head = f"{counted(len(self.mistakes), 'mistake')} in the spec"
+        self.place = place
+        """Where they are: in the spec, in the arguments of what was called, or in the process's environment."""
+        head = f"{counted(len(self.mistakes), 'mistake')} in the {place}"
         super().__init__("\n".join([f"{head}:", *(f"  {mistake}" for mistake in self.mistakes)]))
 
     def __reduce__(self) -> tuple[Callable[..., SpecError], tuple[Any, ...]]:
-        return type(self), (self.mistakes,)
+        return type(self), (self.mistakes, self.place)
 
 
 def counted(number: int, noun: str) -> str:

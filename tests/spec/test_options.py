@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import pydoc
+import re
 from inspect import signature
 from pathlib import Path
 
@@ -221,6 +223,31 @@ class TestWrongValues:
             await ask(model, mode, **words)
         assert told in str(caught.value)
         assert model.received() == []
+
+    @pytest.mark.parametrize(
+        ("mistaken", "place"),
+        [
+            (lambda model: model.invoke("hi", timeout="soon"), "arguments"),
+            (lambda model: model.invoke("hi", zones="nowhere"), "arguments"),
+            (lambda model: model.open_breaker("a", -1), "arguments"),
+            (lambda model: model.reset_breaker("nobody"), "arguments"),
+            (lambda model: fake_chat_model(temperature="hot"), "arguments"),
+            (lambda model: fake_chat_model(timeouts=5), "arguments"),
+            (lambda model: fake_chat_model({"nobody": "hi"}, spec=SPEC), "arguments"),
+            (lambda model: build_chat_model(SPEC, chain="nobody"), "arguments"),
+            (lambda model: build_chat_model(7), "arguments"),
+            (lambda model: load_spec({"chain": {}}), "spec"),
+            (lambda model: build_chat_model({"chains": {"c": {"tiers": ["nobody"]}}}), "spec"),
+            (lambda model: model.reload({"chains": {}}), "spec"),
+        ],
+    )
+    def test_is_said_to_be_where_it_is(self, mistaken, place):
+        """In the arguments of a call, or in the spec; also once pickled."""
+        with pytest.raises(SpecError) as caught:
+            mistaken(fake_chat_model({"a": "hi"}))
+        for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+            assert re.match(rf"[0-9]+ mistakes? in the {place}:\n  ", str(error))
+            assert error.place == place
 
     def test_of_a_bound_tool_choice(self):
         """`bind_tools` hands it on to the call."""

@@ -75,7 +75,7 @@ class ManagedChatModel(BaseChatModel):
             return
         # A traceback shows this frame, too.
         del fields
-        raise SpecError(mistakes)
+        raise SpecError(mistakes, "arguments")
 
     @model_validator(mode="after")
     def _clear_profile(self) -> Self:
@@ -164,7 +164,7 @@ class ManagedChatModel(BaseChatModel):
         name = self._deployment(deployment)
         if isinstance(for_s, bool) or not isinstance(for_s, int | float) or not 0 < for_s < inf:
             problem = f"must be a number of seconds above 0, got {for_s!r}"
-            raise SpecError([Mistake("open_breaker(for_s)", problem, "as in for_s=300")])
+            raise SpecError([Mistake("open_breaker(for_s)", problem, "as in for_s=300")], "arguments")
         engine = self.runtime.engine
         engine.health.open_breaker(name, engine.clock.now(), for_s)
         _LOG.warning("the breaker of %s was opened by hand for %g s", shown(name), for_s)
@@ -174,7 +174,7 @@ class ManagedChatModel(BaseChatModel):
         known = self.runtime.spec.deployments
         if name in known:
             return name
-        raise SpecError([Mistake("deployment", f"no deployment is called {name!r}", suggest(name, known))])
+        raise SpecError([Mistake("deployment", f"no deployment is called {name!r}", suggest(name, known))], "arguments")
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         """The chain, its tiers, and the breakers that are not closed; no setting, which may be a secret."""

@@ -319,7 +319,7 @@ class Plan:
             for word in sorted(asked - known.keys())
         ]
         if mistakes:
-            raise SpecError(mistakes)
+            raise SpecError(mistakes, "arguments")
         return asked
 
 

@@ -60,7 +60,7 @@ def files_of_environment(environ: Mapping[str, str]) -> list[str]:
     """The files that LLM_FALLBACK_SPEC names. Raises SpecError where it names none."""
     files = [name for name in environ.get(SPEC_VARIABLE, "").split(os.pathsep) if name]
     if not files:
-        raise SpecError([Mistake("", "no spec is named", f"set {SPEC_VARIABLE} to its path")])
+        raise SpecError([Mistake("", "no spec is named", f"set {SPEC_VARIABLE} to its path")], "environment")
     return files
 
 

@@ -6,7 +6,7 @@ makes one from files and reports mistakes with their lines. Fields hold what was
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, model_validator
 from pydantic.json_schema import GenerateJsonSchema
@@ -127,7 +127,10 @@ class Spec(Part):
         chosen = self.default_chain if name is None else name
         if chosen in self.chains:
             return str(chosen)
-        raise SpecError([Mistake("chain", *unknown_chain(chosen, self.chains)) if self.chains else NO_CHAIN])
+        if not self.chains:
+            raise SpecError([NO_CHAIN])
+        place: Literal["spec", "arguments"] = "spec" if name is None else "arguments"
+        raise SpecError([Mistake("chain", *unknown_chain(chosen, self.chains))], place)
 
     def timeouts(self, chain: str, deployment: str | None = None) -> Timeouts:
         """The timeouts of a call of the chain, or of its attempts at one deployment."""
@@ -223,7 +226,7 @@ class Spec(Part):
         del settings
         if isinstance(outcome, Spec):
             return outcome
-        raise SpecError([of_build(problem) for problem in outcome])
+        raise SpecError([of_build(problem) for problem in outcome], "arguments")
 
     def _setting(self, name: str, entry: Part) -> Any:
         default = getattr(self.defaults, name)

@@ -81,7 +81,7 @@ def configure(source: Any, settings: Mapping[str, Any]) -> Configuration:
     words = {name: value for name, value in settings.items() if name not in ("chain", "model")}
     mistakes = [*_shared(words), *_unknown(words), *_no_limits(words), *_values(words)]
     if mistakes:
-        raise SpecError(mistakes)
+        raise SpecError(mistakes, "arguments")
     spec = read_spec(source)
     chain = spec.chain_name(settings.get("chain") or settings.get("model"))
     chosen = {name: words.pop(name) for name in CHAIN_SETTINGS if name in words}
@@ -99,7 +99,7 @@ def read_spec(source: Any) -> Spec:
         return load_spec(source)
     if isinstance(source, Sequence) and all(isinstance(model, str) for model in source):
         return load_spec(source)
-    raise SpecError([no_source(source)])
+    raise SpecError([no_source(source)], "arguments")
 
 
 def check_call(words: Mapping[str, Any]) -> None:
@@ -110,7 +110,7 @@ def check_call(words: Mapping[str, Any]) -> None:
         misplaced = [*_shared(words), *_of_the_chain(words), *_of_a_deployment(words)]
         mistakes = [*misplaced, *_no_limits(words), *_no_choice(words)]
         if mistakes:
-            raise SpecError(mistakes)
+            raise SpecError(mistakes, "arguments")
     # Nearly every call is over here.
     if not words.keys() <= _CALL:
         for word in words.keys() - _CALL:

@@ -128,7 +128,7 @@ def _fake_deployments(
         if name not in spec.deployments
     ]
     if mistakes:
-        raise SpecError(mistakes)
+        raise SpecError(mistakes, "arguments")
     return FakeDeployments({name: scripts.get(name) for name in spec.deployments}, now=clock.now)
 
 
