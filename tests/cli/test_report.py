@@ -224,6 +224,42 @@ def test_the_page_renders_without_an_error(run, log, here, width):
     assert "rate limited 5" in seen.stdout
 
 
+MISPLACED = """<script>
+const labels = [...document.querySelectorAll("svg text, .tile b")].map(label => [label, label.getBoundingClientRect()]);
+const apart = (a, b) => a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
+const found = labels.flatMap(([label, own], i) => {
+  const card = label.closest("section, .tile").getBoundingClientRect();
+  const inside = own.left >= card.left && own.right <= card.right;
+  return [...(inside ? [] : [label]), ...labels.slice(i + 1).filter(([, other]) => !apart(own, other)).map(([b]) => b)];
+});
+const texts = labels => JSON.stringify(labels.map(label => label.textContent));
+document.body.append(`MISPLACED ${texts(found)} OF ${texts([...document.querySelectorAll("svg text")])} END`);
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed to look at the page with")
+@pytest.mark.parametrize("width", [1280, 500])
+@pytest.mark.parametrize(
+    ("latency_s", "usd", "minutes"),
+    [(0.9, "0.002", 1), (0.000003, "0.00000012", 1), (2500.0, "123456", 60 * 24 * 9), (0.9, "0", 0)],
+)
+def test_no_label_lies_on_another_or_leaves_its_card(run, here, width, latency_s, usd, minutes):
+    """Whatever the numbers: next to nothing, a fortune, nothing at all, all at once or over months."""
+    with CallLog(here / "calls.jsonl") as log:
+        for number in range(21):
+            one = call(number * minutes, primary_fails=number % 4 == 3)
+            attempts = tuple(replace(attempt, cost_usd=Decimal(usd)) for attempt in one.record.attempts)
+            log(replace(one, record=replace(one.record, latency_s=latency_s, attempts=attempts)))
+    run("report", "calls.jsonl", "--html", "report.html")
+    page = here / "report.html"
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{MISPLACED}</body>"), encoding="utf-8")
+    seen = seen_by_a_browser(here, width).stdout
+    misplaced, drawn = re.search(r"MISPLACED (\[[^]]*\]) OF (\[[^]]*\]) END", seen).groups()
+    assert json.loads(misplaced) == []
+    assert len(json.loads(drawn)) > 8
+    assert not {"0.25", "0.5", "0.75", "2.5"} & set(json.loads(drawn)), "a part of a call is counted"
+
+
 ODD_LINES = {
     "a cost that is no number": {"attempts": [{"cost_usd": "x"}]},
     "a cost without an end": {"attempts": [{"cost_usd": float("inf")}]},
