@@ -83,12 +83,15 @@ package: $(VENV)/.pip
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 
-# actionlint comes from GitHub, known holes from PyPI: without a way to both there is no audit.
+# Known holes come from PyPI, and actionlint from GitHub: last, so that all else is told where there is no way to it.
+# Strict, as "nothing was found" must not mean that nothing could be looked up.
 audit: $(VENV)/.installed
 	$(PIP) --group audit
 	$(BIN)/zizmor .github
+	$(BIN)/pip freeze --exclude-editable > $(VENV)/audited.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/audited.txt
+	$(PIP) --group actionlint
 	$(BIN)/actionlint
-	$(BIN)/pip-audit --skip-editable
 
 clean:
 	rm -rf dist site $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
