@@ -19,6 +19,8 @@ from llm_fallback.testing import FakeServer
 from tests.asking import STREAMED, ask
 from tests.end_to_end.hostile_servers import (
     BODIES,
+    CHUNKED,
+    FRAME,
     HANDSHAKES,
     HEADS,
     KEPT,
@@ -26,7 +28,10 @@ from tests.end_to_end.hostile_servers import (
     STREAMS,
     Play,
     hostile,
+    leave,
     never_accepting,
+    reset,
+    say,
     take_request,
 )
 from tests.thinning import combinations
@@ -57,6 +62,31 @@ def fast(name: str, mode: str) -> bool:
 def served(name: str) -> AbstractContextManager[str]:
     """The address of such a server."""
     return never_accepting() if name == NEVER_ACCEPTING else hostile(KINDS[name])
+
+
+FINISHED = FRAME + b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,'
+FINISHED += b'"completion_tokens":7,"total_tokens":12}}\n\n'
+ENDS: dict[str, Play] = {
+    "it stays open": say(STREAM + b"\r\n" + FINISHED),
+    "it is reset": say(STREAM + b"\r\n" + FINISHED, then=reset),
+    "its last chunk is missing": say(STREAM + CHUNKED + b"%x\r\n%b\r\n" % (len(FINISHED), FINISHED), then=leave),
+    "its length is not reached": say(STREAM + b"Content-Length: 9999\r\n\r\n" + FINISHED, then=leave),
+}
+
+
+@pytest.mark.parametrize("policy", ["raise", "hold"])
+@pytest.mark.parametrize("mode", STREAMED)
+@pytest.mark.parametrize("end", ENDS)
+async def test_a_stream_that_said_how_it_ended_is_whole_whatever_becomes_of_its_connection(end, mode, policy):
+    """Nothing of the reply is missing, its usage included; nobody else is asked, and no breaker told."""
+    with hostile(ENDS[end]) as address:
+        spec = spec_of(f"http://{address}")
+        spec["chains"]["c"] |= {"timeouts": {"idle_s": 0.2}, "on_stream_break": policy}
+        with build_chat_model(spec) as model:
+            reply = await ask(model, mode)
+            assert model.state()["a"]["failures"] == 0
+    assert (reply.text, reply.usage_metadata["total_tokens"]) == ("x ", 12)
+    assert [attempt["outcome"] for attempt in reply.response_metadata["llm_fallback"]["attempts"]] == ["succeeded"]
 
 
 def spec_of(address: str, **limits: Any) -> dict[str, Any]:

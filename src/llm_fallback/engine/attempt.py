@@ -142,7 +142,7 @@ class AttemptExecution:
         self._ready: deque[Chunk] = deque()
         self._held_back: list[Chunk] = []
         self._last_text: Chunk | None = None
-        self._ended = False
+        self._ended = self._is_silent = False
         self._may_hold_back = request.holds_tool_calls or request.trimmer is not None
         self._timer = engine.clock.idle_timer()
         idle_s = member.timeouts.idle_s
@@ -315,6 +315,10 @@ class AttemptExecution:
         try:
             item = await self._timer.limit(read, at)
         except TimeoutError:
+            if failure == "idle_timeout" and self.partial.finish in FINISHES and not self._is_silent:
+                # It said how its reply ended, if not that nothing follows: the exchange knows what came until then.
+                self._is_silent = True
+                return
             self.out_of_time = at >= total
             item = Fault(failure, self._limit_text(failure))
         self._on_item(item)

@@ -85,12 +85,25 @@ class HTTPReading:
             if self._is_over:
                 end = self.response.end()
                 return self._clean(end) if isinstance(end, Fault) else end
-            data = await anext(self._reads, None)
+            data = await self._read()
             self.ready += self.response.feed(data)
             if data is None or self.response.is_over:
                 self._is_over = True
                 await self._drain()
         return self.ready.popleft()
+
+    async def _read(self) -> bytes | None:
+        """The next bytes; None at the end. A server that said how its reply ended has said all: whether it closes the
+        connection, breaks it, or leaves it open until somebody loses patience, says no more of the reply."""
+        try:
+            return await anext(self._reads, None)
+        except BaseException as error:
+            if not self.response.is_finished:
+                raise
+            self._reads = _nothing()
+            if isinstance(error, Exception):
+                return None
+            raise
 
     async def close(self) -> None:
         """Drop the connection if the response is still under way. Never fails."""
@@ -104,3 +117,9 @@ class HTTPReading:
                 async for _ in self._reads:
                     pass
         await self.close()
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    nothing: tuple[bytes, ...] = ()
+    for data in nothing:
+        yield data

@@ -280,6 +280,15 @@ def test_what_is_no_count_leaves_the_usage_unknown(tokens):
     assert read_plain({"content": [], "stop_reason": "end_turn", "usage": usage}).usage is None
 
 
+def test_the_output_of_a_stream_s_first_event_is_no_account_of_it():
+    """Where the input is not said there, or nowhere: it is a placeholder, and would be billed as the whole reply."""
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": None, "output_tokens": 1}}}
+    end = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": None}}
+    assert read([start, end])[0].usage is None
+    told = {**end, "usage": {"input_tokens": 5, "output_tokens": 7}}
+    assert read([start, told])[0].usage == Usage(5, 7)
+
+
 def test_the_fuller_of_two_accounts_wins():
     """What was read from the cache may stand at the start alone."""
     start = {"usage": {"input_tokens": 5, "cache_read_input_tokens": 100, "output_tokens": 1}}

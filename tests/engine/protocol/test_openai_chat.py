@@ -77,6 +77,18 @@ def test_content_is_read_in_every_form_plain_as_streamed(form):
     assert (whole.text, whole.reasoning, end) == (text, reasoning, StreamEnd("stop"))
 
 
+def test_a_function_call_from_before_there_were_tools_is_a_tool_call():
+    """Plain and streamed, whole or in parts; what stands in `tool_calls` is told once."""
+    function = {"name": "f", "arguments": '{"a": 1}'}
+    reply = plain({"content": None, "function_call": function}, "function_call")
+    parts = [{"function_call": {"name": "f", "arguments": ""}}, {"function_call": {"arguments": '{"a": 1}'}}]
+    whole, end = streamed(*map(frame, parts), frame({}, "function_call"))
+    for call in (*reply.tool_calls, *whole.tool_calls.values()):
+        assert (call.name, call.arguments, bool(call.id)) == ("f", '{"a": 1}', True)
+    assert (len(reply.tool_calls), len(whole.tool_calls), end) == (1, 1, StreamEnd("tool_calls"))
+    assert len(plain({"content": None, "tool_calls": [CALL], "function_call": function}).tool_calls) == 1
+
+
 @pytest.mark.parametrize("form", ["thinking parts", "reasoning_content", "only reasoning"])
 def test_a_thought_is_a_sign_of_life(form):
     """The first token is what the model thinks aloud, too."""

@@ -118,8 +118,14 @@ class AnthropicReader(ReplyReader):
             self.fault = _fault_in(document)
         return None
 
+    def _take_usage(self, said: object) -> None:
+        """Take an account of the tokens. Before the input is known there is none: what the first event says of the
+        output is a placeholder, and would be billed as the whole."""
+        if self.usage is not None or (isinstance(said, Mapping) and said.get("input_tokens") is not None):
+            self.count(anthropic_usage(said))
+
     def _read_start(self, message: Mapping[str, Any]) -> Chunk | None:
-        self.count(anthropic_usage(message.get("usage")))
+        self._take_usage(message.get("usage"))
         if self.began:
             return None  # Some gateways send it twice.
         self.began = True
@@ -138,7 +144,7 @@ class AnthropicReader(ReplyReader):
 
     def _read_end(self, document: Mapping[str, Any], delta: Mapping[str, Any]) -> Chunk | None:
         self.began = True
-        self.count(anthropic_usage(document.get("usage")))
+        self._take_usage(document.get("usage"))
         word, fields = delta.get("stop_reason"), self._said_of_the_end(document, delta)
         if word is None:
             return None
@@ -275,7 +281,7 @@ class AnthropicReader(ReplyReader):
             raise Unreadable("a reply without content")
         content = mappings(document["content"], "content")
         self.take_names(document.get("id"))
-        self.count(anthropic_usage(document.get("usage")))
+        self._take_usage(document.get("usage"))
         self.end_with(document.get("stop_reason"))
         fields = self._fields(content, _said_of_the_end(document, document))
         calls = self._whole_calls(content)

@@ -2,7 +2,8 @@
 
 https://platform.openai.com/docs/api-reference/chat: `choices` with a `message`, or with a `delta` in each event of a
 stream. Read beside it: content in parts (Mistral), `reasoning` for `reasoning_content` (vLLM, OpenRouter, Groq), usage
-in a choice (Moonshot) or under `x_groq` (Groq), thoughts between tags in the text, sound and pictures.
+in a choice (Moonshot) or under `x_groq` (Groq), thoughts between tags in the text, sound and pictures, and the
+`function_call` that there was before `tool_calls`, as one of them.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class OpenAIReader(ReplyReader):
         if delta.get("refusal"):
             self.refused = True
         said, calls = delta.get("content"), delta.get("tool_calls")
+        if not calls and delta.get("function_call"):
+            calls = [{"function": delta["function_call"]}]
         told = delta.get("reasoning_content") or delta.get("reasoning")
         content, reasoning = (said, "") if type(said) is str else self._content(said)
         finish = None if word is None else self.end_with(word)
@@ -153,6 +156,8 @@ class OpenAIReader(ReplyReader):
         said = message.get("content")
         content, reasoning = (said, "") if type(said) is str else self._content(said)
         told, calls = message.get("reasoning_content") or message.get("reasoning"), message.get("tool_calls")
+        if not calls and message.get("function_call"):
+            calls = [{"function": message["function_call"]}]
         if content.startswith("<think"):
             content, thought = ThinkTagParser().split(content, is_last=True)
             reasoning += thought

@@ -75,7 +75,12 @@ class Response:
     @property
     def is_whole(self) -> bool:
         """Whether the server said that nothing follows, so that its connection is worth keeping."""
-        return self.saw_done or (self.reader.is_over and self.reader.finish in FINISHES)
+        return self.saw_done or (self.reader.is_over and self.is_finished)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the server said how its reply ended, and that it is whole."""
+        return self.reader.finish in FINISHES
 
     def remember(self, data: bytes) -> bytes:
         """Keep the start of a body; the data as they are."""
