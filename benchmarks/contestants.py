@@ -242,14 +242,17 @@ def ours(**deployment: Any) -> Builder:
         return value.replace("{url}", url)
 
     async def build(url: str, stack: AsyncExitStack) -> Contestant:
-        from llm_fallback import build_chat_model
-
-        own = filled(deployment, url)
-        chain = {"tiers": ["primary", "backup"]}
-        model = build_chat_model({"deployments": {"primary": own, "backup": own}, "chains": {"c": chain}})
-        return of_model(await stack.enter_async_context(model))
+        return of_model(await stack.enter_async_context(a_chain(filled(deployment, url))))
 
     return build
+
+
+def a_chain(own: Mapping[str, Any]) -> Any:
+    """Our model, on a chain of two such deployments."""
+    from llm_fallback import build_chat_model
+
+    chain = {"tiers": ["primary", "backup"]}
+    return build_chat_model({"deployments": {"primary": own, "backup": own}, "chains": {"c": chain}})
 
 
 OURS = "ours, vllm"

@@ -38,7 +38,7 @@ async def plainly(model: Any, mode: str, prompt: Any, config: Any = None, **word
 
 async def by_langchain(model: Any, mode: str, prompt: Any, config: Any = None, **words: Any) -> AIMessage:
     """The call with all of LangChain's steps."""
-    with patch.object(base, "unheard_messages", lambda *_: None):
+    with patch.object(base, "plain_messages", lambda *_: None):
         return await plainly(model, mode, prompt, config, **words)
 
 
@@ -47,14 +47,14 @@ def counted_steps() -> Iterator[list[str]]:
     """Notes which calls go through LangChain's steps."""
     noted: list[str] = []
 
-    find = base.unheard_messages
+    find = base.plain_messages
 
     def note(*args: Any) -> Any:
         messages = find(*args)
         noted.append("through" if messages is None else "past")
         return messages
 
-    with patch.object(base, "unheard_messages", note):
+    with patch.object(base, "plain_messages", note):
         yield noted
 
 
@@ -166,7 +166,7 @@ async def streamed(model: Any, mode: str, prompt: Any, config: Any = None, **wor
 
 
 async def streamed_by_langchain(model: Any, mode: str, prompt: Any, config: Any = None, **words: Any) -> list[Any]:
-    with patch.object(base, "unheard_messages", lambda *_: None):
+    with patch.object(base, "plain_messages", lambda *_: None):
         return await streamed(model, mode, prompt, config, **words)
 
 

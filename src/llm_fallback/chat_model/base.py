@@ -20,10 +20,18 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from llm_fallback.chat_model.batch.model import BatchChatModel
-from llm_fallback.chat_model.caller import CallContext, calling_as
+from llm_fallback.chat_model.caller import CallContext, CallingAs
 from llm_fallback.chat_model.generation import GeneratingChatModel
+from llm_fallback.chat_model.heard import heard_message
 from llm_fallback.chat_model.structured import structured, with_raw
-from llm_fallback.chat_model.unheard import is_plain_call, is_plain_stream, message_of, unheard_messages, without_forms
+from llm_fallback.chat_model.unheard import (
+    is_plain_call,
+    is_plain_stream,
+    is_unheard,
+    message_of,
+    plain_messages,
+    without_forms,
+)
 from llm_fallback.spec.overrides import check_call
 
 
@@ -78,9 +86,9 @@ class ChainChatModel(BatchChatModel, GeneratingChatModel):
         kwargs |= _given(stop=stop, chain=chain, timeout=timeout, max_retries=max_retries)
         config, kwargs = self._prepare_call(config, kwargs)
         caller = self._caller_from_config(config)
-        with calling_as(caller):
-            messages = unheard_messages(self, caller, config, input) if is_plain_call(self, kwargs) else None
-            if messages is None:
+        with CallingAs(caller):
+            messages = plain_messages(self, input) if is_plain_call(self, kwargs) else None
+            if messages is None or not is_unheard(self, caller, config):
                 return super().invoke(input, config, **kwargs)
             return message_of(self._generate(messages, **without_forms(kwargs)), config["run_id"])
 
@@ -99,11 +107,14 @@ class ChainChatModel(BatchChatModel, GeneratingChatModel):
         kwargs |= _given(stop=stop, chain=chain, timeout=timeout, max_retries=max_retries)
         config, kwargs = self._prepare_call(config, kwargs)
         caller = self._caller_from_config(config)
-        with calling_as(caller):
-            messages = unheard_messages(self, caller, config, input) if is_plain_call(self, kwargs) else None
+        with CallingAs(caller):
+            messages = plain_messages(self, input) if is_plain_call(self, kwargs) else None
             if messages is None:
                 return await super().ainvoke(input, config, **kwargs)
-            return message_of(await self._agenerate(messages, **without_forms(kwargs)), config["run_id"])
+            if is_unheard(self, caller, config):
+                return message_of(await self._agenerate(messages, **without_forms(kwargs)), config["run_id"])
+            message = await heard_message(self, messages, config, kwargs)
+            return await super().ainvoke(input, config, **kwargs) if message is None else message
 
     def stream(
         self,
@@ -123,13 +134,13 @@ class ChainChatModel(BatchChatModel, GeneratingChatModel):
         kwargs |= _given(stop=stop, chain=chain, timeout=timeout, max_retries=max_retries)
         config, kwargs = self._prepare_call(config, kwargs)
         caller, held_s, now = self._caller_from_config(config), 0.0, self.runtime.engine.clock.now
-        messages = unheard_messages(self, caller, config, input) if is_plain_stream(self, kwargs) else None
-        if messages is None:
+        messages = plain_messages(self, input) if is_plain_stream(self, kwargs) else None
+        if messages is None or not is_unheard(self, caller, config):
             chunks = cast("Generator[AIMessageChunk, None, None]", super().stream(input, config, **kwargs))
         else:
             chunks = self._chunks(messages, caller, **without_forms(kwargs))
         try:
-            with calling_as(caller):
+            with CallingAs(caller):
                 chunk = next(chunks, None)
             while chunk is not None:
                 # What LangChain does with a chunk keeps the caller waiting; what the caller does with it does not.
@@ -156,13 +167,13 @@ class ChainChatModel(BatchChatModel, GeneratingChatModel):
         kwargs |= _given(stop=stop, chain=chain, timeout=timeout, max_retries=max_retries)
         config, kwargs = self._prepare_call(config, kwargs)
         caller, held_s, now = self._caller_from_config(config), 0.0, self.runtime.engine.clock.now
-        messages = unheard_messages(self, caller, config, input) if is_plain_stream(self, kwargs) else None
-        if messages is None:
+        messages = plain_messages(self, input) if is_plain_stream(self, kwargs) else None
+        if messages is None or not is_unheard(self, caller, config):
             answer = cast("AsyncGenerator[AIMessageChunk, None]", super().astream(input, config, **kwargs))
         else:
             answer = self._achunks(messages, caller, **without_forms(kwargs))
         async with aclosing(answer) as chunks:
-            with calling_as(caller):
+            with CallingAs(caller):
                 chunk = await anext(chunks, None)
             while chunk is not None:
                 given_at = now()
@@ -218,8 +229,9 @@ class ChainChatModel(BatchChatModel, GeneratingChatModel):
         kwargs.pop("chain", None)
         if chosen is not None:
             kwargs["model"] = chosen
-        narrowed = self.runtime.plan.zones(config.get("configurable", {}).get("zones"))
-        if narrowed is not None:
+        zones = config.get("configurable", {}).get("zones")
+        if zones is not None:
+            narrowed = self.runtime.plan.zones(zones) or frozenset()
             asked = self.runtime.plan.zones(kwargs.get("zones"))
             kwargs["zones"] = sorted(narrowed if asked is None else narrowed & asked)
         if self.structured is not None and self.structured.trace_format is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +40,9 @@ class CallContext:
     """Whether `held_s` is kept; else the driver goes by its own clock, LangChain's part in it included."""
     held_s: float = 0.0
     """For how many seconds in all the reader has held chunks; none of a reply that is handed over as a whole."""
+    # Worked out by hand, because a cached_property takes a lock for each caller.
     _handlers: list[BaseCallbackHandler] | None = field(default=None, init=False)
+    _observers: list[CallObserver] | None = field(default=None, init=False)
 
     @property
     def root_run_id(self) -> UUID | None:
@@ -51,12 +52,12 @@ class CallContext:
 
     def spender(self) -> Spender:
         """Whose money the call spends."""
-        root, limits = self.root_run_id, [observer.limit for observer in self.observers if observer.limit is not None]
+        root, observers = self.root_run_id, self.observers
+        limits = [observer.limit for observer in observers if observer.limit is not None] if observers else []
         return Spender(None if root is None else str(root), self.metadata, limits)
 
     @property
     def handlers(self) -> list[BaseCallbackHandler]:
-        # By hand, because a cached_property takes a lock for each caller.
         if self._handlers is None:
             handlers = self.find_handlers()
             self._handlers = list(handlers.handlers if isinstance(handlers, CallbackManager) else handlers)
@@ -64,7 +65,9 @@ class CallContext:
 
     @property
     def observers(self) -> list[CallObserver]:
-        return [handler for handler in self.handlers if isinstance(handler, CallObserver)]
+        if self._observers is None:
+            self._observers = [handler for handler in self.handlers if isinstance(handler, CallObserver)]
+        return self._observers
 
     @property
     def has_observers(self) -> bool:
@@ -107,14 +110,17 @@ current_caller: ContextVar[CallContext | None] = ContextVar("llm_fallback_caller
 """Who makes the call that is being started in this context."""
 
 
-@contextmanager
-def calling_as(caller: CallContext) -> Iterator[None]:
+class CallingAs:
     """Name who makes the call that is started inside. Around a first step only: a generator would leak it."""
-    token = current_caller.set(caller)
-    try:
-        yield
-    finally:
-        current_caller.reset(token)
+
+    def __init__(self, caller: CallContext) -> None:
+        self._caller = caller
+
+    def __enter__(self) -> None:
+        self._token = current_caller.set(self._caller)
+
+    def __exit__(self, *error: object) -> None:
+        current_caller.reset(self._token)
 
 
 def _custom(event: AttemptFailed | FellBack) -> tuple[str, dict[str, Any]]:

@@ -17,7 +17,10 @@ _UNREADABLE = "unreadable_arguments"
 def with_invalid_calls(messages: Sequence[BaseMessage], written: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The written messages with those invalid tool calls put back that a later message answers: servers refuse an
     answer without its call, and a call without its answer."""
-    if not [message for message in messages if isinstance(message, AIMessage) and message.invalid_tool_calls]:
+    for message in messages:
+        if isinstance(message, AIMessage) and message.invalid_tool_calls:
+            break
+    else:
         return written
     answered = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
     return [

@@ -67,16 +67,8 @@ def is_plain_stream(model: BaseChatModel, words: Mapping[str, Any]) -> bool:
     return model._should_stream(async_api=True, **{**words, "stream": True})
 
 
-def unheard_messages(
-    model: BaseChatModel,
-    caller: CallContext,
-    config: RunnableConfig,
-    input: LanguageModelInput,
-) -> list[BaseMessage] | None:
-    """The messages of a call or a stream, if nobody listens and they can go past LangChain's steps."""
-    # To ask LangChain for the handlers is dear, and in vain where some were given.
-    if caller.listeners or _hears(config["callbacks"]) or _hears(model.callbacks) or _hears(caller.handlers):
-        return None
+def plain_messages(model: BaseChatModel, input: LanguageModelInput) -> list[BaseMessage] | None:
+    """The messages of a plain call or stream, if it can go past LangChain's steps."""
     if not _has_langchains_steps(type(model)):
         return None
     messages = model._convert_input(input).to_messages()
@@ -86,10 +78,19 @@ def unheard_messages(
     return messages
 
 
+def is_unheard(model: BaseChatModel, caller: CallContext, config: RunnableConfig) -> bool:
+    """Whether nobody listens to a call."""
+    # To ask LangChain for the handlers is dear, and in vain where some were given.
+    return not (caller.listeners or _hears(config["callbacks"]) or _hears(model.callbacks) or _hears(caller.handlers))
+
+
 def _hears(callbacks: Any) -> bool:
     """Whether among handlers, or a manager's, is one that hears what models tell."""
     handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks
-    return any(not isinstance(handler, RootRun) for handler in handlers or ())
+    return not {*map(type, handlers or ())} <= _DEAF
+
+
+_DEAF = {RootRun}
 
 
 def _has_langchains_steps(model: type[BaseChatModel]) -> bool:
@@ -112,12 +113,14 @@ def without_forms(words: dict[str, Any]) -> dict[str, Any]:
 
 
 def message_of(result: ChatResult, run_id: UUID | None) -> AIMessage:
-    """The message of a result, as it is the caller's."""
+    """The message of a result, as it is the caller's; the others get the same."""
     generations = result.generations
+    output = (result.llm_output or {}) if len(generations) == 1 else {}
+    for index, generation in enumerate(generations):
+        message = generation.message
+        if message.id is None:
+            message.id = f"{LC_ID_PREFIX}-{run_id}-{index}"
+        message.response_metadata = {**output, **(generation.generation_info or {}), **message.response_metadata}
     message = generations[0].message
     assert isinstance(message, AIMessage)
-    if message.id is None:
-        message.id = f"{LC_ID_PREFIX}-{run_id}-0"
-    output = (result.llm_output or {}) if len(generations) == 1 else {}
-    message.response_metadata = {**output, **(generations[0].generation_info or {}), **message.response_metadata}
     return message

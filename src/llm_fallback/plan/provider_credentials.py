@@ -47,6 +47,7 @@ _GOOGLE = _Identity(
         *("GCE_METADATA_IP", "K_SERVICE", "CLOUD_RUN_JOB", "GAE_ENV", "KUBERNETES_SERVICE_HOST"),
     ),
 )
+_NOBODY = _Identity()
 _IDENTITIES: Mapping[str, _Identity] = {
     "anthropic": _Identity(("anthropic_federation_rule_id",), ("ANTHROPIC_FEDERATION_RULE_ID",)),
     "azure": _AZURE,
@@ -58,7 +59,7 @@ _IDENTITIES: Mapping[str, _Identity] = {
 
 def secrets_in_variables(provider: str, environ: Mapping[str, str]) -> Iterator[str]:
     """The keys that a provider's deployment without one may be asked with: those that variables hold."""
-    names = (*key_variables(provider), *_IDENTITIES.get(provider, _Identity()).secrets)
+    names = (*key_variables(provider), *_IDENTITIES.get(provider, _NOBODY).secrets)
     return (environ[name] for name in names if environ.get(name))
 
 
@@ -102,11 +103,11 @@ def cloud_login_hint(provider: str) -> str | None:
 
 def names_identity(provider: str, parameters: Mapping[str, Any]) -> bool:
     """Whether a deployment's own parameters say who it is to its provider, beside a key."""
-    return any(parameters.get(name) for name in _IDENTITIES.get(provider, _Identity()).parameters)
+    return any(parameters.get(name) for name in _IDENTITIES.get(provider, _NOBODY).parameters)
 
 
 def _has_identity(provider: str, parameters: Mapping[str, Any], environ: Mapping[str, str]) -> bool:
-    variables = _IDENTITIES.get(provider, _Identity()).variables
+    variables = _IDENTITIES.get(provider, _NOBODY).variables
     return names_identity(provider, parameters) or any(map(environ.get, variables))
 
 

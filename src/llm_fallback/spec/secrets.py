@@ -119,7 +119,7 @@ class Redactor:
     def __call__(self, text: str) -> str:
         text = struck(text, places(text, self._wanted()), REDACTED)
         for pattern in _PLACES:
-            text = pattern.sub(rf"\1{REDACTED}", text)
+            text = pattern.sub(_redacted, text)
         return text
 
     def _wanted(self) -> tuple[str, ...]:
@@ -133,6 +133,11 @@ class Redactor:
 
     def __repr__(self) -> str:
         return f"Redactor({len(self._known)} secrets)"
+
+
+def _redacted(found: re.Match[str]) -> str:
+    # A function, because a template is worked through even where nothing is found.
+    return f"{found[1]}{REDACTED}"
 
 
 _SCHEME = re.compile(r"(?i)(bearer|basic|token|key) +(\S.*)")
@@ -185,7 +190,7 @@ class Address(str):
 def shown_address(address: str) -> str:
     """An address without the secrets in it: `http://***@host/v1?key=***`."""
     for pattern in _IN_ADDRESSES:
-        address = pattern.sub(rf"\1{REDACTED}", address)
+        address = pattern.sub(_redacted, address)
     return address
 
 

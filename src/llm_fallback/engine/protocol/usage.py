@@ -32,7 +32,7 @@ def _known(read: _Account) -> Callable[[object], Usage | None]:
 
     @wraps(read)
     def known(document: object) -> Usage | None:
-        if not isinstance(document, Mapping):
+        if type(document) is not dict and not isinstance(document, Mapping):  # The latter is dear to be asked.
             return None
         try:
             usage = read(document)
@@ -161,7 +161,7 @@ def count(value: object) -> int:
 def _counts(group: object, *names: str) -> list[int]:
     if group is None:
         return [0] * len(names)
-    if not isinstance(group, Mapping):
+    if type(group) is not dict and not isinstance(group, Mapping):
         raise TypeError
     counts = []
     for name in names:
