@@ -94,7 +94,7 @@ class ChunkWriter:
     def _message(
         self, delta: Mapping[str, Any], metadata: dict[str, Any], usage: UsageMetadata | None = None
     ) -> AIMessageChunk:
-        beside = {name: delta[name] for name in _BESIDE if delta.get(name)}
+        beside = {name: delta[name] for name in _BESIDE if delta.get(name)} if len(delta) > 1 else {}
         specific = delta.get(_SPECIFIC) or delta.get(GROUNDING)
         if specific:
             beside[_SPECIFIC] = specific

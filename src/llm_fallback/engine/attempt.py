@@ -144,6 +144,8 @@ class AttemptExecution:
         self._last_text: Chunk | None = None
         self._ended = self._is_silent = False
         self._may_hold_back = request.holds_tool_calls or request.trimmer is not None
+        self.delivers_all = request.streamed and not self._may_hold_back
+        """Whether all that comes of it is delivered as it came, unless nothing is."""
         self._timer = engine.clock.idle_timer()
         idle_s = member.timeouts.idle_s
         self._idle_s = math.inf if idle_s is None else idle_s
@@ -240,10 +242,12 @@ class AttemptExecution:
 
     async def next_chunk(self) -> Chunk | None:
         """What came so far, then what comes; None when there is no more, and `fault` says whether it is whole."""
-        while not self._ready and self._exchange is not None and not self._is_done:
-            began = self._engine.clock.now()
+        now = self._engine.clock.now
+        # As in `_is_done`: this is run for every chunk.
+        while not (self._ready or self._exchange is None or self._ended or self.fault is not None or self.unsupported):
+            began = now()
             await self._read(self._exchange.next, began + self._idle_s, "idle_timeout")
-            self.pauses.chunk_arrived(self._engine.clock.now() - began)
+            self.pauses.chunk_arrived(now() - began)
         if not self._ready or not (self.delivered or self.is_ok):
             return None
         chunk = self._ready.popleft()
@@ -254,26 +258,18 @@ class AttemptExecution:
     def _is_done(self) -> bool:
         return self._ended or not self.is_ok
 
-    def _on_item(self, item: Chunk | Reply | StreamEnd | Fault | Unsupported) -> None:
-        if isinstance(item, Chunk):
-            self.partial.add(item)
-            if self.first_token_at is None and item.has_content:
-                self.first_token_at = self._engine.clock.now()
-            if self._may_hold_back:
-                self._take(item)
-            else:
-                self._ready.append(item)
-            return
+    def _on_end(self, item: Reply | StreamEnd | Fault | Unsupported) -> None:
+        """Take what ends the attempt, or what keeps it from beginning."""
         self._last_byte_at = self._engine.clock.now()
         if isinstance(item, Reply):
             self.reply, self._ended = item, True
             self.partial.add(item)
-            self.fault = _flaw(self.partial, self.request, self._engine.redact)
+            self.fault = _flaw(self.partial, item.finish, self.request, self._engine.redact)
         elif isinstance(item, StreamEnd):
             self._ended = True
-            self.partial.finish = item.finish
-            self.fault = _flaw(self.partial, self.request, self._engine.redact)
+            self.fault = _flaw(self.partial, item.finish, self.request, self._engine.redact)
             if self.fault is None:
+                self.partial.finish = item.finish
                 self._release_held_back()
         elif isinstance(item, Unsupported):
             self.unsupported = True
@@ -321,7 +317,16 @@ class AttemptExecution:
                 return
             self.out_of_time = at >= total
             item = Fault(failure, self._limit_text(failure))
-        self._on_item(item)
+        if not isinstance(item, Chunk):
+            self._on_end(item)
+            return
+        self.partial.add(item)
+        if self.first_token_at is None and item.has_content:
+            self.first_token_at = self._engine.clock.now()
+        if self._may_hold_back:
+            self._take(item)
+        else:
+            self._ready.append(item)
 
     def _limit_text(self, failure: Failure) -> str:
         if self.out_of_time:
@@ -446,24 +451,26 @@ async def shielded(work: Coroutine[Any, Any, None]) -> None:
     task.result()
 
 
-def _flaw(reply: PartialReply, request: AttemptRequest, redact: Callable[[str], str]) -> Fault | None:
-    """What keeps a reply that has ended from being one."""
-    if reply.finish == REFUSED_FINISH:
+def _flaw(
+    reply: PartialReply, finish: str | None, request: AttemptRequest, redact: Callable[[str], str]
+) -> Fault | None:
+    """What keeps a reply that has ended, with this word of the server's, from being one."""
+    if finish == REFUSED_FINISH:
         return Fault("content_policy", "finish reason content_filter", 200)
-    if reply.finish not in FINISHES:
-        return _unfinished(reply, request.streamed, redact)
-    if reply.finish == FULL_WINDOW and reply.is_empty:
+    if finish not in FINISHES:
+        return _unfinished(reply, finish, request.streamed, redact)
+    if finish == FULL_WINDOW and reply.is_empty:
         return Fault("context_window", f"finish reason {FULL_WINDOW}", 200)
     is_rest = request.trimmer is not None  # To a reply that was whole but for its end, nothing need be added.
-    if reply.is_empty and reply.finish not in CUT_FINISHES and not is_rest:
+    if reply.is_empty and finish not in CUT_FINISHES and not is_rest:
         return Fault("empty_response", "no text, reasoning or tool call", 200)
     return None
 
 
-def _unfinished(reply: PartialReply, streamed: bool, redact: Callable[[str], str]) -> Fault:
-    if streamed and reply.is_empty and reply.finish is None:
+def _unfinished(reply: PartialReply, finish: str | None, streamed: bool, redact: Callable[[str], str]) -> Fault:
+    if streamed and reply.is_empty and finish is None:
         return Fault("empty_response", "the stream ended without content and without a finish", 200)
     # The server's own word, which may be any text.
-    word = f"finish reason {shortened(redact(reply.finish))!r}" if reply.finish else "no finish reason"
+    word = f"finish reason {shortened(redact(finish))!r}" if finish else "no finish reason"
     failure: Failure = "stream_broken" if streamed else "invalid_response"
     return Fault(failure, f"the reply is not whole: {word}", 200)

@@ -40,7 +40,7 @@ from llm_fallback.engine.policy import FallbackPolicy, Stop, Try, Wait
 from llm_fallback.engine.retry import backoff_s
 from llm_fallback.engine.settlement import Settlement
 from llm_fallback.engine.tokens import estimate_prompt_tokens
-from llm_fallback.engine.transport import Chunk, Fault, PartialReply
+from llm_fallback.engine.transport import Fault, PartialReply
 from llm_fallback.events import Attempt, AttemptFailed, BreakerOpened, Event, Failure, FellBack, Record, Stitch
 from llm_fallback.plan.plan import Member, Target
 
@@ -103,27 +103,31 @@ class CallExecution:
 
         All attempts run in this one generator: one more inside it would add its cost to every chunk.
         """
-        call = self.call
+        call, now = self.call, self.engine.clock.now
         while (opened := await self._next_attempt()) is not None:
             try:
-                if self._falls_back_to(opened.winner.member):
-                    yield self._fell_back(opened.winner.member)
+                if self._last_failure is not None and self._last_failure[0].name != opened.winner.member.name:
+                    yield self._fell_back(*self._last_failure, opened.winner.member)
                 while (question := await opened.until_content()) is not None:
                     opened.answer((yield question))
                 attempt = opened.winner
                 for fact in self._conclude_loser(opened.loser):
                     yield fact
-                if call.is_buffered and call.streamed and attempt.is_ok:
+                if call.streamed and call.is_buffered and attempt.is_ok:
                     await attempt.complete()
                 if call.validate is not None and attempt.is_ok:
                     attempt.apply_verdict((yield CallerQuestion(partial(call.validate, attempt.partial))))
+                pauses, target = attempt.pauses, attempt.member.target
                 while call.streamed and (chunk := await attempt.next_chunk()) is not None:
-                    self._note_delivery(attempt, chunk)
-                    attempt.pauses.away_since = self.engine.clock.now()
+                    if attempt.delivered and self._answered_by is not target:
+                        self._note_answerer(attempt)
+                    if not attempt.delivers_all:
+                        self.delivered.add(chunk)
+                    pauses.away_since = now()
                     held_s = yield chunk
                     # A slow reader's own pauses are not the call's.
                     self.policy.deadline += held_s
-                    attempt.pauses.reader_returned(held_s)
+                    pauses.unjudged_s, pauses.away_since = pauses.unjudged_s + held_s, None
                 for fact in self._conclude(attempt):
                     yield fact
             finally:
@@ -306,12 +310,7 @@ class CallExecution:
     def _delivered_anything(self) -> bool:
         return not self.delivered.is_empty
 
-    def _falls_back_to(self, member: Member) -> bool:
-        return self._last_failure is not None and self._last_failure[0].name != member.name
-
-    def _fell_back(self, member: Member) -> FellBack:
-        assert self._last_failure is not None
-        source, fault = self._last_failure
+    def _fell_back(self, source: Member, fault: Fault, member: Member) -> FellBack:
         return FellBack(self.call.chain.name, source.name, member.name, fault.failure)
 
     # Hedging.
@@ -352,15 +351,16 @@ class CallExecution:
 
     # Concluding.
 
-    def _note_delivery(self, attempt: AttemptExecution, chunk: Chunk) -> None:
-        if attempt.delivered and self._answered_by is not attempt.member.target:
-            if self._delivered_anything:
-                self._stitches.append(Stitch(attempt.member.name, len(self.delivered.text)))
-                with self.engine.health.lock:
-                    self.engine.health[attempt.member.name].stitched += 1
-            self._answered_by = attempt.member.target
-            self._note_first_token(attempt)
-        self.delivered.add(chunk)
+    def _note_answerer(self, attempt: AttemptExecution) -> None:
+        """Take note of whose content the caller gets from here on."""
+        if attempt.delivers_all:
+            self.delivered = attempt.partial
+        if attempt.request.trimmer is not None:
+            self._stitches.append(Stitch(attempt.member.name, len(self.delivered.text)))
+            with self.engine.health.lock:
+                self.engine.health[attempt.member.name].stitched += 1
+        self._answered_by = attempt.member.target
+        self._note_first_token(attempt)
 
     def _note_first_token(self, attempt: AttemptExecution) -> None:
         if self._first_token_s is None and attempt.first_token_at is not None:

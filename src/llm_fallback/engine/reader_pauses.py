@@ -13,23 +13,19 @@ class ReaderPauses:
     # On the class, because a plain call has none, and should not have to make them.
     away_since: float | None = None
     """Since when the reader has a chunk; None: it wants the next."""
-    _unjudged_s = 0.0
-    """Whose time it was shows when the next chunk comes."""
+    unjudged_s = 0.0
+    """Seconds that a reader who is back held its chunks: whose time it was shows when the next comes. What else went
+    by was spent on the way to it and back."""
     unbilled_s = 0.0
     """Seconds in which only the reader kept the stream from going on."""
 
-    def reader_returned(self, held_s: float) -> None:
-        """The reader wants the next chunk, and held the last one for so many seconds. What else went by since it left
-        was spent on the way to it and back."""
-        self._unjudged_s, self.away_since = self._unjudged_s + held_s, None
-
     def chunk_arrived(self, waited_s: float) -> None:
         """The next chunk is there, so many seconds after it was asked for."""
-        if waited_s < _ALREADY_BUFFERED_SHARE * self._unjudged_s:
-            self.unbilled_s += self._unjudged_s
-        self._unjudged_s = 0.0
+        if waited_s < _ALREADY_BUFFERED_SHARE * self.unjudged_s:
+            self.unbilled_s += self.unjudged_s
+        self.unjudged_s = 0.0
 
     def reader_gone(self, now: float) -> None:
         """The reader will not come back: what it has been away is its own time."""
         if self.away_since is not None:
-            self.unbilled_s += self._unjudged_s + now - self.away_since
+            self.unbilled_s += self.unjudged_s + now - self.away_since

@@ -85,25 +85,27 @@ class HTTPReading:
             if self._is_over:
                 end = self.response.end()
                 return self._clean(end) if isinstance(end, Fault) else end
-            data = await self._read()
-            self.ready += self.response.feed(data)
+            try:
+                data = await anext(self._reads, None)
+            except BaseException as error:
+                if not self._has_said_all(error):
+                    raise
+                data = None
+            for _, chunk in self.response.read_events(data):
+                if chunk is not None:
+                    self.ready.append(chunk)
             if data is None or self.response.is_over:
                 self._is_over = True
                 await self._drain()
         return self.ready.popleft()
 
-    async def _read(self) -> bytes | None:
-        """The next bytes; None at the end. A server that said how its reply ended has said all: whether it closes the
+    def _has_said_all(self, error: BaseException) -> bool:
+        """Whether an exception ends the body of a server that said how its reply ended: whether it closes the
         connection, breaks it, or leaves it open until somebody loses patience, says no more of the reply."""
-        try:
-            return await anext(self._reads, None)
-        except BaseException as error:
-            if not self.response.is_finished:
-                raise
-            self._reads = _nothing()
-            if isinstance(error, Exception):
-                return None
-            raise
+        if not self.response.is_finished:
+            return False
+        self._reads = _nothing()
+        return isinstance(error, Exception)
 
     async def close(self) -> None:
         """Drop the connection if the response is still under way. Never fails."""

@@ -43,7 +43,8 @@ class OpenAIReader(ReplyReader):
         if self.reply_id is None:
             self.take_names(document.get("id"), document.get("system_fingerprint"))
         read: Mapping[str, Any] | None = None
-        for choice in items(document.get("choices"), "choices"):
+        choices = document.get("choices")
+        for choice in choices if type(choices) is list else items(choices, "choices"):
             if type(choice) is not dict:
                 raise wrong(choice, "a choice", "object")
             self.began = True

@@ -51,14 +51,17 @@ class StreamParser(Protocol):
 class TornLine:
     """The beginning of a line of which the end has not come. Its parts are joined once, however many there are."""
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_parts", "begun")
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
+        self.begun = False
+        """Whether there is one. Nearly every read ends with a line, and no function need be called to see it."""
 
     def add(self, part: bytes) -> None:
         """Keep what has no end of a line in it."""
         self._parts.append(part)
+        self.begun = True
 
     @property
     def may_be_whole(self) -> bool:
@@ -71,6 +74,7 @@ class TornLine:
             return end
         whole = b"".join((*self._parts, end))
         self._parts.clear()
+        self.begun = False
         return whole
 
 
@@ -85,13 +89,14 @@ class EventParser:
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """The events that a read completes. Raises Unreadable for one whose data are no JSON."""
-        if b"\n" not in data and b"\r" not in data and not self._rest.may_be_whole:
-            self._rest.add(data)
+        rest = self._rest
+        if b"\n" not in data and b"\r" not in data and not rest.may_be_whole:
+            rest.add(data)
             return
-        lines = self._rest.take(data).splitlines(keepends=True)
+        lines = (rest.take(data) if rest.begun else data).splitlines(keepends=True)
         for place, line in enumerate(lines):
             if line[-1:] != b"\n" and place + 1 == len(lines):
-                self._rest.add(line)  # Half a line, or the first half of a line's end.
+                rest.add(line)  # Half a line, or the first half of a line's end.
                 return
             if line == b"\n" and not (self._data or self._name):
                 continue
