@@ -271,7 +271,7 @@ class Azure(BaseHTTPRequestHandler):
     echoes: ClassVar[bool] = False
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         login = self.headers["authorization"]
         self.logins.append(login)
         if self.echoes:
@@ -279,12 +279,18 @@ class Azure(BaseHTTPRequestHandler):
             self._answer(401, {"error": {"message": said, "code": "401"}})
             return
         message = {"role": "assistant", "content": "fine"}
+        if asked.get("stream"):
+            chunk = {"id": "1", "choices": [{"index": 0, "delta": message, "finish_reason": "stop"}]}
+            self._send(200, "text/event-stream", f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode())
+            return
         self._answer(200, {"id": "1", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
 
     def _answer(self, status: int, document: dict[str, Any]) -> None:
-        body = json.dumps(document).encode()
+        self._send(status, "application/json", json.dumps(document).encode())
+
+    def _send(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", kind)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -377,7 +383,52 @@ async def test_a_function_that_raises_is_auth_from_the_first_request_on(azure, w
     assert not Azure.logins
 
 
-@pytest.mark.parametrize("given", ["", None, StopIteration()])
+@pytest.mark.parametrize("way", ["direct", "relayed"])
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_function_that_hands_out_tokens_may_be_async(azure, way, mode):
+    """Of the requests that litellm writes, and of those that are known; its client belongs to one event loop."""
+    entra, loops = Entra(), []
+
+    async def provider() -> str:
+        loops.append(asyncio.get_running_loop())
+        await asyncio.sleep(0)
+        return entra()
+
+    with heard(way), on_azure(azure, azure_ad_token_provider=provider) as model:
+        # A sync call must not have an event loop around it.
+        asking = [await asyncio.to_thread(asyncio.run, ask(model, mode)) for _ in range(5)]
+    assert [answer.text for answer in asking] == ["fine"] * 5
+    assert Azure.logins == [f"Bearer entra-token-{number}" for number in range(5)]
+    assert len(set(loops)) == (1 if mode in ("invoke", "stream", "batch") else 5)
+
+
+@pytest.mark.parametrize("way", ["direct", "relayed"])
+@pytest.mark.parametrize("mode", TWO_MODES)
+async def test_an_async_function_that_raises_is_auth(azure, way, mode):
+    """With its words, from the first request on, and later too."""
+    fails = False
+
+    async def provider() -> str:
+        if fails:
+            raise ValueError("the vault is sealed")
+        return "entra-token"
+
+    async with on_azure(azure, azure_ad_token_provider=provider) as model:
+        with heard(way):
+            for answers in (0, 3):
+                fails = False
+                for _ in range(answers):
+                    await ask(model, mode)
+                fails = True
+                with pytest.raises(ChainExhausted, match="the vault is sealed") as caught:
+                    await ask(model, mode)
+                [attempt] = caught.value.attempts
+                assert (attempt.failure, attempt.status) == ("auth", None)
+                model.reset_breaker("a")
+    assert len(Azure.logins) == 3
+
+
+@pytest.mark.parametrize("given", ["", None, 7, StopIteration()])
 async def test_a_function_that_gives_no_token_is_auth(azure, given):
     """Also one that leaves a future waiting for ever, as StopIteration does."""
 
@@ -395,7 +446,8 @@ async def test_a_function_that_gives_no_token_is_auth(azure, given):
 
 
 @pytest.mark.parametrize("way", ["direct", "relayed"])
-async def test_a_token_of_entra_that_a_server_echoes_is_told_nobody(azure, way, monkeypatch, caplog):
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_token_of_entra_that_a_server_echoes_is_told_nobody(azure, way, mode, monkeypatch, caplog):
     """Of the first request, which litellm writes, and of a known one; in no error, no log and no dump of tasks."""
     entra = Entra()
     told: list[str] = []
@@ -404,10 +456,10 @@ async def test_a_token_of_entra_that_a_server_echoes_is_told_nobody(azure, way, 
             for answers in (0, 3):
                 monkeypatch.setattr(Azure, "echoes", False)
                 for _ in range(answers):
-                    await model.ainvoke("hi")
+                    await ask(model, mode)
                 monkeypatch.setattr(Azure, "echoes", True)
                 with pytest.raises(ChainExhausted, match="has expired") as caught:
-                    await model.ainvoke("hi")
+                    await ask(model, mode)
                 told += ["".join(traceback.format_exception(caught.value)), repr(caught.value.attempts)]
                 model.reset_breaker("a")
         [memory] = model.runtime.engine.transport._memories.values()
@@ -417,8 +469,10 @@ async def test_a_token_of_entra_that_a_server_echoes_is_told_nobody(azure, way, 
     assert "entra-token" not in "\n".join((*told, *map(repr, asking), caplog.text))
 
 
-async def test_a_token_of_google_that_a_server_echoes_is_told_nobody(google, monkeypatch):
-    """litellm keeps it, and hands it to the request."""
+@pytest.mark.parametrize("way", ["direct", "relayed"])
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_token_of_google_that_a_server_echoes_is_told_nobody(google, way, mode, monkeypatch):
+    """litellm keeps it, and hands it to the request; of a stream's it sends some for the first chunk alone."""
     monkeypatch.setattr(Azure, "echoes", True)
     with LoopbackServer(Azure) as server:
         deployment = {
@@ -428,12 +482,12 @@ async def test_a_token_of_google_that_a_server_echoes_is_told_nobody(google, mon
         }
         async with build_chat_model({"deployments": {"a": deployment}, "chains": {"c": {"tiers": ["a"]}}}) as model:
             for _ in range(4):
-                with pytest.raises(ChainExhausted, match="has expired") as caught:
-                    await model.ainvoke("hi")
+                with heard(way), pytest.raises(ChainExhausted, match="has expired") as caught:
+                    await ask(model, mode)
                 assert "token-" not in "".join(traceback.format_exception(caught.value))
                 model.reset_breaker("a")
             [memory] = model.runtime.engine.transport._memories.values()
-            assert isinstance(memory.templates.login, GoogleToken)
+            assert isinstance(memory.templates.login, GoogleToken) is (way == "direct")
 
 
 async def test_a_token_that_was_given_is_part_of_the_template(azure):

@@ -77,8 +77,11 @@ _OF_CREDENTIALS = ("botocore", "boto3", "google.auth", "azure.identity", "azure.
 def fault_before_sending(error: Exception, messages: Sequence[Mapping[str, Any]]) -> Fault:
     """What keeps litellm from sending a request: it has no credentials, or cannot translate what it is asked. No server
     said anything, so there is no status. What is quoted of the messages is left out."""
-    text = without_quotations(plain(str(error).partition("Traceback (most recent call last)")[0]), messages)
     links = list(links_of(error))
+    for link in links:
+        if isinstance(link, NoToken):
+            return Fault("auth", without_quotations(str(link), messages))
+    text = without_quotations(plain(str(error).partition("Traceback (most recent call last)")[0]), messages)
     # The first is litellm's summary, chosen by words that may be the prompt's own.
     return Fault("auth" if any(map(_lacks_credentials, links[1:] or links)) else "bad_request", text)
 
@@ -90,7 +93,6 @@ def _lacks_credentials(link: BaseException) -> bool:
         or kind.__module__.startswith(_OF_CREDENTIALS)
         or (kind.__module__.startswith("openai") and kind.__name__ == "OpenAIError")  # Of a client that cannot be made.
         or kind.__name__ == "AuthenticationError"
-        or isinstance(link, NoToken)
         or getattr(link, "status_code", None) == 401
     )
 

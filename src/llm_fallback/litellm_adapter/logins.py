@@ -8,7 +8,9 @@ threads; they are optional, and loaded by litellm when it first needs them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -23,22 +25,38 @@ from llm_fallback.spec.secrets import unmask
 
 
 class TokenProvider:
-    """A function of the user's that hands out tokens, as litellm calls it: whatever it raises is known for what it is,
-    which litellm's own exceptions do not tell. One for all requests of a deployment, because litellm keeps a client for
-    each function it is given."""
+    """A function of the user's that hands out tokens, async or not, as litellm calls it: whatever it raises is known
+    for what it is, which litellm's own exceptions do not tell. One for all requests of a deployment, because litellm
+    keeps a client for each function it is given."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self._function = function
 
-    def __call__(self) -> Any:
-        """Raises NoToken."""
-        try:
-            token = self._function()
-        except Exception as error:
-            raise NoToken(str(error) or type(error).__name__) from error
-        if not token:
-            raise NoToken("azure_ad_token_provider gave no token")
+    def __call__(self) -> str | Awaitable[str]:
+        """A token, or of an async function what is to be awaited for it. Raises NoToken, as awaiting it does."""
+        with _no_other_error():
+            given = self._function()
+            return self._awaited(given) if inspect.isawaitable(given) else _checked(given)
+
+    async def _awaited(self, given: Awaitable[Any]) -> str:
+        with _no_other_error():
+            return _checked(await given)
+
+
+@contextmanager
+def _no_other_error() -> Iterator[None]:
+    try:
+        yield
+    except NoToken:
+        raise
+    except Exception as error:
+        raise NoToken(str(error) or type(error).__name__) from error
+
+
+def _checked(token: Any) -> str:
+    if isinstance(token, str) and token:
         return token
+    raise NoToken("azure_ad_token_provider gave no token")
 
 
 def token_provider_of(target: Target) -> TokenProvider | None:
@@ -156,6 +174,7 @@ class AzureToken:
 
     def __init__(self, target: Target, authorization: str) -> None:
         self._given = {name: target.parameters[name] for name in _OF_ENTRA if name in target.parameters}
+        self._provider = token_provider_of(target)
         self._asking: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[SecretStr]] = WeakKeyDictionary()
 
     def strip(self, request: Request) -> Request:
@@ -171,26 +190,31 @@ class AzureToken:
         loop = asyncio.get_running_loop()
         asking = self._asking.get(loop)
         if asking is None or asking.done():
-            asking = self._asking[loop] = loop.create_task(asyncio.to_thread(self._found))
+            asking = self._asking[loop] = loop.create_task(self._new_token())
             # Nobody may be left who hears how it failed.
             asking.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(asking)
 
-    def _found(self) -> SecretStr:
+    async def _new_token(self) -> SecretStr:
+        # In a thread, as a function may wait for the network; what an async one gives is awaited here, as clients that
+        # it keeps belong to a loop.
+        token = await asyncio.to_thread(self._found if self._provider is None else self._provider)
+        return SecretStr(token if isinstance(token, str) else await token)
+
+    def _found(self) -> str:
         from litellm.llms.azure.common_utils import get_azure_ad_token
 
         given: Any = unmask(self._given)
         token: str | None = get_azure_ad_token(given)
         if not token:
             raise PermissionError("Azure gave no token")
-        return SecretStr(token)
+        return token
 
 
 _OF_ENTRA = (
-    *("azure_ad_token", "azure_ad_token_provider", "tenant_id", "client_id", "client_secret"),
-    *("azure_username", "azure_password", "azure_scope"),
+    *("azure_ad_token", "tenant_id", "client_id", "client_secret", "azure_username", "azure_password", "azure_scope"),
 )
-"""litellm's parameters that say who asks for a token."""
+"""litellm's parameters that say who asks for a token, where no function does."""
 
 
 def _without(request: Request, names: frozenset[str]) -> Request:
