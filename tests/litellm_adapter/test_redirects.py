@@ -48,7 +48,7 @@ WHOLE = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "f
 
 
 class Server(LoopbackServer):
-    """RequestGuard every request, or answers those that come with `?again` as a chat model would."""
+    """Redirects every request, or answers those that come with `?again` as a chat model would."""
 
     def __init__(self, location: str = "", status: int = 307) -> None:
         self.location, self.status = location, status

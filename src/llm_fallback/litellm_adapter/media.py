@@ -57,10 +57,15 @@ _REWRITTEN = frozenset({("ollama", "image_url")})
 
 def left_out(media: Sequence[Medium], body: bytes) -> tuple[str, ...]:
     """The kinds of those media that a request's body does not hold, unless it is a request for a login."""
-    if not _MESSAGES.search(body):
+    if not holds_messages(body):
         return ()
     missing = {medium.kind for medium in media if not any(spelling in body for spelling in medium.spellings)}
     return tuple(sorted(missing))
+
+
+def holds_messages(body: bytes) -> bool:
+    """Whether it is the body of a request to a model, and not for a login, say."""
+    return _MESSAGES.search(body) is not None
 
 
 _MESSAGES = re.compile(rb'"(messages?|contents|prompt|inputs?|text)"')

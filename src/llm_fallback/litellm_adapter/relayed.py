@@ -38,7 +38,7 @@ class LiteLLMExchange:
     def __init__(self, clients: ClientPool, clean: FaultCleaner, wanted: DeploymentRequest) -> None:
         self._clients, self._clean, self._wanted = clients, clean, wanted
         protocol = provider_called(wanted.target.litellm_provider).protocol
-        self._wire = WireTap(protocol.reader_for(wanted.target), wanted.invented_headers, streamed=wanted.streamed)
+        self._wire = WireTap(protocol.reader_for(wanted.target), streamed=wanted.streamed)
         self._guard = wanted.guard()
         self._is_heard = has_side_effects()
         self._may_read_beside = self._is_heard and not rewrites_replies()
@@ -140,7 +140,7 @@ class LiteLLMExchange:
         if reader is None or (http.is_stream_consumed and not wire.sent):
             return False
         if not wire.sent:
-            wire = self._wire = WireTap(reader, (), streamed=True)
+            wire = self._wire = WireTap(reader, streamed=True)
             wire.sent = wire.keeps = wire.as_it_came = True
             wire.listen(http)
         self._note_tokens()
@@ -195,7 +195,7 @@ class LiteLLMExchange:
 
     async def _ask_litellm(self) -> Any:
         target, parameters = self._wanted.target, self._wanted.parameters()
-        self._wire.extra_headers = overriding_headers(parameters)
+        self._guard.extra_headers = overriding_headers(parameters)
         if is_tapped(target):
             handler = (await self._clients.client()).handler
             parameters["client"] = client_for(handler, target, parameters.get("api_key", ""))

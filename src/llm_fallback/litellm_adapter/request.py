@@ -116,7 +116,9 @@ class DeploymentRequest:
     def guard(self) -> RequestGuard:
         """What may not be fetched on its way, who may be asked, and what has to be in it."""
         media, is_own = media_in(self.messages, self.target.litellm_provider), partial(may_be_asked, self.target)
-        return RequestGuard(self.target.most_reply_bytes, places_of_links(self.messages), is_own, media)
+        return RequestGuard(
+            self.target.most_reply_bytes, places_of_links(self.messages), is_own, media, self.invented_headers
+        )
 
     def refused(self, error: Exception) -> Unsupported | None:
         """What follows from litellm's refusal of parameters: None to ask again, without those a reply can do without.

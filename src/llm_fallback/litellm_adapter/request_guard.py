@@ -11,10 +11,10 @@ taken in that step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, wraps
 from importlib import import_module
 from typing import Any
@@ -25,7 +25,7 @@ from llm_fallback.engine.transport import Fault
 from llm_fallback.litellm_adapter.body import ENCODINGS, BodyRefused, bound_body, bound_sync_body
 from llm_fallback.litellm_adapter.errors import links_of
 from llm_fallback.litellm_adapter.hosts import litellm_asks
-from llm_fallback.litellm_adapter.media import Medium, left_out
+from llm_fallback.litellm_adapter.media import Medium, holds_messages, left_out
 
 _KEEPS_THE_REQUEST = (307, 308)
 """Status codes after which the same request is sent again; after any other it would be another one."""
@@ -71,6 +71,10 @@ class RequestGuard:
     """Whether a request may go to an address; None: to any."""
     media: tuple[Medium, ...] = ()
     """What the messages hold besides texts: nothing is sent without it."""
+    invented_headers: frozenset[str] = frozenset()
+    """Headers, in lower case, that litellm's requests may not have: it logs in with no key where none is given."""
+    extra_headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers of the deployment's own, in whose place litellm may put a login."""
     left_out: tuple[str, ...] = ()
     """The kinds of media that stood in no request, which was not sent for it."""
     refused: Fault | None = None
@@ -127,6 +131,14 @@ class RequestGuard:
         """The fault an exception is, where it is one of those raised here."""
         strangers = (link for link in links_of(error) if isinstance(link, StrangerRefused))
         return self.refused or next((Fault("bad_request", str(stranger)) for stranger in strangers), None)
+
+    def correct_headers(self, request: Any) -> None:
+        """Take off a request of litellm's what only looks like a login, and put the deployment's own headers on it."""
+        if (self.invented_headers or self.extra_headers) and litellm_asks():
+            for name in self.invented_headers:
+                request.headers.pop(name, None)
+            if self.extra_headers and holds_messages(request.content):
+                request.headers.update(self.extra_headers)
 
     def check_media(self, request: Any) -> None:
         """Raise MediaLeftOut if a library is about to send the messages without what they hold besides texts."""
@@ -193,6 +205,7 @@ def _watch(client: Any) -> None:
         guard = current.get()
         if guard is not None:
             guard.check_host(request[0])
+            guard.correct_headers(request[0])
             guard.check_link(request[0])
             guard.check_media(request[0])
             guard.sent = True
@@ -212,6 +225,7 @@ def _watch_async(client: Any) -> None:
         if guard is None:
             return await send(self, *request, **options)
         guard.check_host(request[0])
+        guard.correct_headers(request[0])
         if guard.links:
             guard.check_link(request[0])
         if guard.media:

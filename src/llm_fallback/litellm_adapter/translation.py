@@ -57,7 +57,7 @@ async def translate(
         parameters["messages"] = without_signatures(parameters["messages"])
     if handler is not None and is_tapped(wanted.target):
         parameters["client"] = client_for(handler, wanted.target, parameters.get("api_key", ""))
-    taken = await _taken(parameters, guard or RequestGuard(0))
+    taken = await _taken(parameters, guard or wanted.guard())
     if taken.method != "POST":
         # Nor may whoever is named in a message, at an address that looks like a model's, answer in the model's place.
         raise LeftToLiteLLM("litellm fetches something first")
@@ -68,8 +68,7 @@ async def translate(
         raise LeftToLiteLLM("litellm makes a stream of a whole reply")
     if has_other_tools(taken.content, parameters):
         raise LeftToLiteLLM("litellm gave tools names of its own")
-    headers = {name: text for name, text in _headers(taken) if name.lower() not in wanted.invented_headers}
-    headers = with_headers(headers, overriding_headers(parameters))
+    headers = with_headers(dict(_headers(taken)), overriding_headers(parameters))
     return TranslatedRequest(str(taken.url), headers, taken.content, protocol)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
@@ -25,12 +25,8 @@ from llm_fallback.engine.transport import FINISHES, Chunk, Fault, Reply
 class WireTap(Response):
     """One response as it came over the wire."""
 
-    def __init__(self, reader: ReplyReader, invented_headers: Collection[str], *, streamed: bool) -> None:
-        """`invented_headers` are taken off: litellm logs in with no key where none is given."""
+    def __init__(self, reader: ReplyReader, *, streamed: bool) -> None:
         super().__init__(reader, streamed=streamed)
-        self.invented_headers = invented_headers
-        self.extra_headers: Mapping[str, str] = {}
-        """Headers from the spec, re-applied here because litellm overwrites `Authorization` with the API key."""
         self._whole = bytearray()
         self.sent = False
         self.response: Any = None
@@ -166,11 +162,8 @@ async def on_request(request: httpx.Request) -> None:
             # litellm sends once more when the connection broke. One attempt is one request.
             raise sys.exc_info()[1] or httpx.ConnectError("the connection broke", request=request)
         wire.sent = True
-        request.headers.update(wire.extra_headers)
         # The bytes are read as they come over the wire.
         request.headers["accept-encoding"] = "identity"
-        for name in wire.invented_headers:
-            request.headers.pop(name, None)
 
 
 async def on_response(response: httpx.Response) -> None:
