@@ -43,6 +43,13 @@ def test_who_is_asked_directly_is_known_to_litellm(name):
     assert name in spec.PROVIDERS
 
 
+@pytest.mark.parametrize("name", sorted(spec.SIGNED_BY))
+def test_where_anthropic_signs_its_rules_hold(name):
+    """A signature that holds in several places is one that somebody may ask for."""
+    assert PROVIDERS[spec.SIGNED_BY[name]].thinking == "anthropic"
+    assert PROVIDERS[name].thinking == "claude"
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if not PROVIDERS[name].takes_a_key])
 def test_who_takes_no_key_has_a_login(name):
     """Else nobody would let it in."""

@@ -23,21 +23,11 @@ _ADDRESSES = ("api_base", "aws_bedrock_runtime_endpoint")
 """Parameters of litellm that say where a deployment is, in place of its provider's host."""
 _HUBS = frozenset({"huggingface.co", "raw.githubusercontent.com"})
 """Public hosts that litellm asks about models of any provider."""
-_LOGINS = {
-    "azure": ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com"),
-    "azure_text": ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com"),
-    "gigachat": ("GIGACHAT_AUTH_URL", "https://ngw.devices.sberbank.ru:9443"),
-    "sap": ("AICORE_AUTH_URL", ""),
-    "watsonx": ("WATSONX_IAM_URL", "https://iam.cloud.ibm.com"),
-    "watsonx_text": ("WATSONX_IAM_URL", "https://iam.cloud.ibm.com"),
-    "xai": ("XAI_OAUTH_ISSUER", "https://auth.x.ai"),
-}
-"""Where litellm itself asks for a provider's login: a variable that names the address, and the usual one. The clouds'
-own libraries ask by other means than are watched here."""
 
 
-def may_be_asked(target: Target, url: httpx.URL) -> bool:
-    """Whether a request of a deployment may go to this address."""
+def may_be_asked(target: Target, login_host: tuple[str, str], url: httpx.URL) -> bool:
+    """Whether a request of a deployment may go to this address. `login_host`: a variable that names where litellm asks
+    for a login, and the usual address."""
     provider, parameters = target.litellm_provider, target.parameters
     if any(handler["provider"] == provider for handler in litellm.custom_provider_map):
         return True  # Its requests are made by somebody else's code.
@@ -46,7 +36,7 @@ def may_be_asked(target: Target, url: httpx.URL) -> bool:
     place = _place(url)
     if place in {_place_in(value) for value in unmask(dict(parameters)).values() if isinstance(value, str)}:
         return True
-    variable, usual = _LOGINS.get(provider, ("", ""))
+    variable, usual = login_host
     return place == _place_in(os.environ.get(variable) or usual)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 _KINDS = frozenset(
@@ -40,19 +40,15 @@ class Medium(NamedTuple):
     """The end of what it holds, as it may stand in a request."""
 
 
-def media_in(messages: Sequence[Mapping[str, Any]], provider: str) -> tuple[Medium, ...]:
-    """What a request to this provider of litellm's has to hold besides texts."""
+def media_in(messages: Sequence[Mapping[str, Any]], rewritten: Container[str]) -> tuple[Medium, ...]:
+    """What a request has to hold besides texts; kinds that are rewritten cannot be found in it again."""
     for message in messages:
         if type(message.get("content")) is list:
             break
     else:  # Texts alone, as in most calls.
         return ()
     found = (medium for message in messages if message.get("role") in _ASKING for medium in _media_of(message))
-    return tuple(medium for medium in found if (provider, medium.kind) not in _REWRITTEN)
-
-
-_REWRITTEN = frozenset({("ollama", "image_url")})
-"""Where litellm sends a picture in another format."""
+    return tuple(medium for medium in found if medium.kind not in rewritten)
 
 
 def left_out(media: Sequence[Medium], body: bytes) -> tuple[str, ...]:

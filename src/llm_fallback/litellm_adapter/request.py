@@ -115,7 +115,8 @@ class DeploymentRequest:
 
     def guard(self) -> RequestGuard:
         """What may not be fetched on its way, who may be asked, and what has to be in it."""
-        media, is_own = media_in(self.messages, self.target.litellm_provider), partial(may_be_asked, self.target)
+        row = provider_called(self.target.litellm_provider)
+        media, is_own = media_in(self.messages, row.rewritten_media), partial(may_be_asked, self.target, row.login_host)
         return RequestGuard(
             self.target.most_reply_bytes, places_of_links(self.messages), is_own, media, self.invented_headers
         )

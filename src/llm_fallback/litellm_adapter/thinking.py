@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import litellm
 
 from llm_fallback.engine.protocol.thinking import BLOCKS, ORIGIN, lacks_thoughts, with_thoughts_of
+from llm_fallback.litellm_adapter.providers import provider_called
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.providers import split_model
 
@@ -18,10 +19,6 @@ logger = logging.getLogger("llm_fallback")
 
 _SWITCHES = ("thinking", "reasoning_effort")
 """Parameters by which a model is asked to think."""
-_HOSTS = frozenset({"anthropic", "bedrock", "vertex_ai", "azure_ai"})
-"""litellm's providers behind which Anthropic's rules hold, at least for Claude."""
-_PROXY = "litellm_proxy"
-"""Behind which they may hold: it hands on what it is given."""
 
 
 class ThinkingRequest(NamedTuple):
@@ -78,9 +75,10 @@ def _has_a_budget(target: Target, words: Mapping[str, Any]) -> bool:
     """Whether the model is asked to think up to a budget of tokens. Then Anthropic insists on the thoughts of the turn
     and takes no forced tool; of models that think as they see fit it asks neither."""
     thinking, effort = words.get("thinking"), words.get("reasoning_effort")
-    if target.litellm_provider == _PROXY:
+    rules = provider_called(target.litellm_provider).thinking
+    if rules == "passed_on":
         return _is_enabled(thinking)
-    if target.litellm_provider not in _HOSTS or not (target.litellm_provider == "anthropic" or target.is_claude):
+    if rules == "own" or (rules == "claude" and not target.is_claude):
         return False
     asked = {"thinking": thinking, "reasoning_effort": effort, "max_tokens": words.get("max_tokens")}
     try:

@@ -17,7 +17,7 @@ from llm_fallback.plan.credential import Credential
 from llm_fallback.plan.pricing import Prices
 from llm_fallback.plan.provider_credentials import signs
 from llm_fallback.spec import Breaker, Budget, ColdStart, Hedge, Limits, Retries, Timeouts
-from llm_fallback.spec.providers import DIRECT, split_model
+from llm_fallback.spec.providers import DIRECT, SIGNED_BY, split_model
 from llm_fallback.spec.settings import Affinity, Balance
 
 Feature = Literal["tools", "response_format", "images"]
@@ -36,9 +36,6 @@ _LITELLMS_OWN = frozenset(
     }
 )
 """Parameters of a deployment that ask something of litellm itself, which must then see reply and request."""
-
-_SIGNING = {"bedrock": "anthropic", "vertex_ai": "anthropic"}
-"""Whose signatures hold at a provider of litellm's, where they are not its own: Anthropic's platforms are as one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -99,7 +96,7 @@ class Target:
         object.__setattr__(self, "signs", signs(provider, self.parameters))
         is_direct = provider in DIRECT and _LITELLMS_OWN.isdisjoint(self.parameters)
         object.__setattr__(self, "road", "direct" if is_direct else "relayed")
-        object.__setattr__(self, "signer", f"{_SIGNING.get(provider, provider)}/{self.model_identity}")
+        object.__setattr__(self, "signer", f"{SIGNED_BY.get(provider, provider)}/{self.model_identity}")
 
     def is_translated_like(self, other: Target) -> bool:
         """Whether a request that cannot be translated for one cannot be for the other: they are of one provider of

@@ -189,6 +189,9 @@ DIRECT = OPENAI_CHAT | {
 """Providers of which litellm only writes the requests: it would send them by an awaited httpx client, in a protocol
 that is read here."""
 
+SIGNED_BY = {"bedrock": "anthropic", "vertex_ai": "anthropic"}
+"""Whose signatures on thoughts hold at a provider, where they are not its own: Anthropic's platforms are as one."""
+
 _FAMILIES = (
     (re.compile(r"^(gpt-|chatgpt-|o\d(-|$)|ft:gpt)"), "openai"),
     (re.compile(r"^claude"), "anthropic"),
