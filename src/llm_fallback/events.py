@@ -348,6 +348,9 @@ class BreakerOpened:
     deployment: str
     failure: Failure
     retry_in_s: float
+    source: Literal["requests", "fleet"] = "requests"
+    """What opened it: requests of this process, or what other processes of the fleet report. The latter is told by the
+    next call here that might have asked the deployment."""
     name: Literal["llm_fallback.breaker_opened"] = "llm_fallback.breaker_opened"
 
 

@@ -25,6 +25,7 @@ from llm_fallback.exporters.names import provider_and_model
 from llm_fallback.exporters.otel import OTelExporter
 from llm_fallback.testing import Cut, Fail, FakeServer, Reply, Stall
 from tests.asking import MODES, STREAMED, ask
+from tests.exporters.fleets import a_fleet
 from tests.exporters.priced import KEY_CANARY, PROMPT_CANARY, REPLY_CANARY, TAG_CANARY, priced_model
 
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -438,6 +439,59 @@ async def test_nothing_of_messages_keys_or_tags_is_exported(mode, telemetry):
     assert "gen_ai.request.model" in exported
     for canary in (PROMPT_CANARY, REPLY_CANARY, KEY_CANARY, TAG_CANARY):
         assert canary not in exported
+
+
+FLEET = {
+    # name: (unit, attributes, values)
+    "members": ("{process}", (), [8.0]),
+    "store_answers": ("1", (), [1.0]),
+    "exchange.age": ("s", (), [0.2]),
+    "reporters": ("{process}", ("deployment",), [2.0]),
+    "limits.limit": ("1", ("deployment", "limit"), [600.0, 9000.0]),
+    "limits.usage": ("1", ("deployment", "limit"), [214.0]),
+    "limits.held": ("1", ("deployment", "limit"), [6.0, 0.0]),
+    "budget.limit": ("{USD}", ("scope",), [20.0]),
+    "budget.usage": ("{USD}", ("scope",), [3.81]),
+    "budget.held": ("{USD}", ("scope",), [0.02]),
+}
+
+
+def test_how_a_fleet_stands_is_read_when_it_is_collected(telemetry, caplog):
+    """Gauges, by the names of the spec; a second model is read by the same instruments."""
+    fleet = a_fleet()
+    telemetry.exporter.watch_fleet(lambda: {"fleet": fleet})
+    telemetry.exporter.watch_fleet(dict)
+    found = telemetry.metrics()
+    assert found.keys() == {f"llm_fallback.fleet.{name}" for name in FLEET}
+    for name, (unit, attributes, values) in FLEET.items():
+        metric = found[f"llm_fallback.fleet.{name}"]
+        points = metric.data.data_points
+        assert (metric.unit, [point.value for point in points]) == (unit, values)
+        assert {*attributes} == {key.removeprefix("llm_fallback.") for point in points for key in point.attributes}
+    assert "tenant-of-nobody" not in telemetry.everything()
+    fleet.update(store="gone", age_s=None)
+    assert [point.value for point in telemetry.points("llm_fallback.fleet.store_answers")] == [0.0]
+    assert telemetry.points("llm_fallback.fleet.exchange.age") == []
+    assert not caplog.records
+
+
+async def test_a_real_model_s_fleet_is_read(telemetry, tmp_path):
+    """Its state has what is read."""
+    with FakeServer({"a": "hello"}) as server:
+        spec = server.spec(deployments={"a": {"limits": {"rpm": 60}, "price": {"per_request": 0.001}}})
+        spec["chains"]["default"]["budget"] = {"usd_per_day": 2}
+        spec["fleet"] = {"store": (tmp_path / "fleet.json").as_uri()}
+        async with build_chat_model(spec) as model:
+            telemetry.exporter.watch_fleet(model.state)
+            await asyncio.to_thread(until_answered, model)
+            assert telemetry.metrics().keys() == {f"llm_fallback.fleet.{name}" for name in FLEET}
+
+
+def until_answered(model):
+    deadline = time.monotonic() + 10
+    while model.state()["fleet"]["store"] != "answers":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_two_exporters_share_nothing():

@@ -26,6 +26,7 @@ from llm_fallback.events import Usage
 from llm_fallback.exporters.prometheus import PrometheusExporter
 from llm_fallback.testing import Cut, Fail, FakeServer, Reply, Stall
 from tests.asking import MODES, STREAMED, ask
+from tests.exporters.fleets import a_fleet
 from tests.exporters.priced import KEY_CANARY, PROMPT_CANARY, REPLY_CANARY, TAG_CANARY, priced_model
 
 SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300]
@@ -275,13 +276,25 @@ def test_half_characters_of_names_are_escaped_and_stay_apart():
 
 
 def test_how_a_fleet_stands_is_read_when_it_is_scraped():
-    """Members, whether the store answers, how old the news are, and who reports which deployment."""
-    fleet = {"members": 8, "store": "answers", "age_s": 0.2, "deployments": {"claude": {"reported_by": ["a", "b"]}}}
+    """Members, whether the store answers, the last exchange, who reports which deployment, limits and money."""
+    fleet = a_fleet()
     exporter = PrometheusExporter()
     exporter.watch_fleet(lambda: {"fleet": fleet})
     lines = exporter.metrics().decode().splitlines()
-    for line in ("members 8.0", "store_answers 1.0", "exchange_age_seconds 0.2", 'reporters{deployment="claude"} 2.0'):
-        assert f"llm_fallback_fleet_{line}" in lines
+    assert {line for line in lines if line.startswith("llm_fallback_fleet_")} == {
+        "llm_fallback_fleet_members 8.0",
+        "llm_fallback_fleet_store_answers 1.0",
+        "llm_fallback_fleet_exchange_age_seconds 0.2",
+        'llm_fallback_fleet_reporters{deployment="claude"} 2.0',
+        'llm_fallback_fleet_limits_limit{deployment="claude",limit="rpm"} 600.0',
+        'llm_fallback_fleet_limits_limit{deployment="claude",limit="tpm"} 9000.0',
+        'llm_fallback_fleet_limits_usage{deployment="claude",limit="rpm"} 214.0',
+        'llm_fallback_fleet_limits_held{deployment="claude",limit="rpm"} 6.0',
+        'llm_fallback_fleet_limits_held{deployment="claude",limit="tpm"} 0.0',
+        'llm_fallback_fleet_budget_limit_usd{scope="chain assistant"} 20.0',
+        'llm_fallback_fleet_budget_usage_usd{scope="chain assistant"} 3.81',
+        'llm_fallback_fleet_budget_held_usd{scope="chain assistant"} 0.02',
+    }
     fleet["store"] = "gone"
     assert "llm_fallback_fleet_store_answers 0.0" in exporter.metrics().decode().splitlines()
 

@@ -59,7 +59,7 @@ def test_it_is_open_as_long_as_two_say_so():
 def test_a_fact_about_the_account_needs_no_second_reporter():
     """The provider has said it, about the key that is asked with here, too."""
     limited = fact(60, account="k", failure="rate_limited")
-    assert merge(reports(limited), None, 0, ["k"]) == Opening("rate_limited", 60, 30.0)
+    assert merge(reports(limited), None, 0, ["k"]) == Opening("rate_limited", 60, 30.0, names_a_time=True)
 
 
 def test_a_fact_about_another_account_is_none_here():

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from pydantic import ConfigDict, TypeAdapter, with_config
 
-from llm_fallback import DeploymentState, FleetStatus, build_chat_model
+from llm_fallback import BreakerOpened, ChainExhausted, DeploymentState, Event, FleetStatus, build_chat_model
 from llm_fallback.fleet.join import names_of, store_of
 from llm_fallback.fleet.names import Names
 from llm_fallback.plan.plan import FleetPlan
 from llm_fallback.testing import Fail, FakeServer, fake_chat_model
+from tests.asking import MODES, ask
 from tests.end_to_end.test_call_overhead import counted
 from tests.plans import target
 
@@ -79,6 +80,36 @@ async def test_a_reload_keeps_the_member_and_another_fleet_is_another(tmp_path):
             assert model.state()["fleet"]["member"] != member
             model.reload(server.spec())
             assert "fleet" not in model.state()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_breaker_that_others_opened_is_told_once_by_the_next_call(mode, tmp_path):
+    """Also by one that could ask nobody; a chain without the deployment has nothing to tell."""
+    one_heard, other_heard = [], []
+    with FakeServer({"primary": Fail(429, retry_after=60), "backup": "hi"}) as server:
+        spec = {**with_fleet(server.spec(), tmp_path), "defaults": {"timeouts": {"total_s": 5}}}
+        spec["chains"] = {
+            "both": {"tiers": ["primary", "backup"]},
+            **{n: {"tiers": [n]} for n in ("primary", "backup")},
+        }
+        spec["default_chain"] = "both"
+        one = build_chat_model(spec, listeners=[one_heard.append])
+        other = build_chat_model(spec, listeners=[other_heard.append])
+        async with one, other:
+            await until(lambda: all(m.state()["fleet"]["store"] == "answers" for m in (one, other)))
+            await ask(one, mode)
+            await until(lambda: other.state()["primary"]["breaker"] == "open")
+            await ask(other.with_chain("backup"), mode)
+            assert openings(other_heard) == []
+            with pytest.raises(ChainExhausted):
+                await ask(other.with_chain("primary"), mode)
+            await ask(other, mode)
+    assert openings(one_heard) == [("both", "primary", "rate_limited", "requests")]
+    assert openings(other_heard) == [("primary", "primary", "rate_limited", "fleet")]
+
+
+def openings(heard: list[Event]) -> list[tuple[str, str, str, str]]:
+    return [(it.chain, it.deployment, it.failure, it.source) for it in heard if isinstance(it, BreakerOpened)]
 
 
 async def test_a_model_that_is_dropped_leaves_the_fleet(tmp_path):

@@ -144,5 +144,6 @@ def _log(event: Event) -> None:
             logger.log(level, "chain %s: %s", chain, attempt)
         case FellBack(chain, source, target, failure):
             logger.info("chain %s: fell back from %s to %s (%s)", chain, source, target, failure)
-        case BreakerOpened(chain, deployment, failure, retry_in_s):
-            logger.warning("chain %s: breaker of %s opened for %.1f s (%s)", chain, deployment, retry_in_s, failure)
+        case BreakerOpened(chain, deployment, failure, retry_in_s, source):
+            by = failure if source == "requests" else f"{failure}, as other processes report"
+            logger.warning("chain %s: breaker of %s opened for %.1f s (%s)", chain, deployment, retry_in_s, by)

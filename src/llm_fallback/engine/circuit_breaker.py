@@ -169,16 +169,20 @@ class CircuitBreaker:
     def cooldown_s(self) -> float:
         return self._cooldown_s
 
-    def adopt(self, failure: Failure, reopens_at: float, cooldown_s: float) -> None:
-        """Be open by what other processes report, unless requests from here have opened it, or a probe is out."""
+    def adopt(self, failure: Failure, reopens_at: float, cooldown_s: float, *, retry_after_given: bool = False) -> bool:
+        """Be open by what other processes report, unless requests from here have opened it, or a probe is out; True if
+        that opened it."""
         if self._settings is None or self._opened_by_warm_up or self._probe_in_flight:
-            return
-        if self._reopens_at is None:
+            return False
+        was_closed = self._reopens_at is None
+        if was_closed:
             self.trust()
             self._generation += 1
             self.is_adopted = True
         if self.is_adopted:
             self._reopens_at, self._cooldown_s, self.failure = reopens_at, cooldown_s, failure
+            self.retry_after_given = retry_after_given
+        return was_closed
 
     def disown(self) -> None:
         """Close, if it was open only by what others reported."""

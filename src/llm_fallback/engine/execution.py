@@ -106,8 +106,8 @@ class CallExecution:
         call, now = self.call, self.engine.clock.now
         while (opened := await self._next_attempt()) is not None:
             try:
-                if self._last_failure is not None and self._last_failure[0].name != opened.winner.member.name:
-                    yield self._fell_back(*self._last_failure, opened.winner.member)
+                for fact in self._before(opened.winner.member):
+                    yield fact
                 while (question := await opened.until_content()) is not None:
                     opened.answer((yield question))
                 attempt = opened.winner
@@ -132,6 +132,8 @@ class CallExecution:
                     yield fact
             finally:
                 await self._leave(opened)
+        for fact in self._adopted():
+            yield fact
 
     def release(self) -> None:
         """Give back what the call holds; it waits for nothing. Requests under way are dropped with `steps()`."""
@@ -310,9 +312,6 @@ class CallExecution:
     def _delivered_anything(self) -> bool:
         return not self.delivered.is_empty
 
-    def _fell_back(self, source: Member, fault: Fault, member: Member) -> FellBack:
-        return FellBack(self.call.chain.name, source.name, member.name, fault.failure)
-
     # Hedging.
 
     def _hedged(self, attempt: AttemptExecution) -> OpenedAttempt:
@@ -417,6 +416,22 @@ class CallExecution:
         if opened_for_s is not None:
             facts.append(BreakerOpened(chain, deployment, fault.failure, opened_for_s))
         return facts
+
+    def _before(self, member: Member) -> list[Event]:
+        """What there is to say before a deployment is asked."""
+        facts = self._adopted()
+        if self._last_failure is not None and self._last_failure[0].name != member.name:
+            source, fault = self._last_failure
+            facts.append(FellBack(self.call.chain.name, source.name, member.name, fault.failure))
+        return facts
+
+    def _adopted(self) -> list[Event]:
+        """Say which deployments of the chain are left alone because of what other processes have met."""
+        if not self.engine.health.adopted:
+            return []
+        chain, now = self.call.chain, self.engine.clock.now()
+        taken = self.engine.health.take_adopted(chain.tier_of, now)
+        return [BreakerOpened(chain.name, name, failure, for_s, "fleet") for name, failure, for_s in taken]
 
     def _report(self, attempt: AttemptExecution) -> Attempt:
         fact = attempt.settlement.attempt

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
@@ -328,6 +328,8 @@ class Health:
         """For repeats and hedges together."""
         self.hedge_budget = RetryBudget(self._calls, share=0.1, floor=3)
         self.conversations = Conversations()
+        self.adopted: set[str] = set()
+        """Deployments whose breakers have opened by what other processes report, which no call has told yet."""
         self._tiers: WeakKeyDictionary[Tier, TierLoad] = WeakKeyDictionary()
         after_fork_in_child(self, Health._begin_child)
 
@@ -335,6 +337,7 @@ class Health:
         """Keep what is known, but nothing under way: the parent's requests end there, and told here they would tell
         what is not of this process."""
         self._waiters = []
+        self.adopted = set()
         self._of = {name: deployment.without_requests() for name, deployment in self._of.items()}
         self._tiers = WeakKeyDictionary()
 
@@ -404,6 +407,19 @@ class Health:
             for wake in waiters:
                 wake()
 
+    def take_adopted(self, deployments: Container[str], now: float) -> list[tuple[str, Failure, float]]:
+        """Those of these deployments whose breakers have opened by what other processes report, each once: its name,
+        why, and for how many seconds more."""
+        with self.lock:
+            taken = sorted(name for name in self.adopted if name in deployments)
+            self.adopted.difference_update(taken)
+            breakers = [(name, self._of[name].breaker) for name in taken if name in self._of]
+            return [
+                (name, breaker.failure, max(0.0, (breaker.blocked_until(now) or now) - now))
+                for name, breaker in breakers
+                if breaker.is_adopted and breaker.failure is not None
+            ]
+
     def reset_breaker(self, deployment: str) -> None:
         """Close a deployment's breaker, and let those who wait look again."""
         with self.lock:
@@ -420,7 +436,7 @@ class Health:
         other share its lock, and wake those that wait here."""
         self.lock, self._waiters = other.lock, other._waiters
         self._calls, self.retry_budget, self.hedge_budget = other._calls, other.retry_budget, other.hedge_budget
-        self.conversations = other.conversations
+        self.conversations, self.adopted = other.conversations, other.adopted
         for name in unchanged:
             self._of[name] = other._of[name]
 

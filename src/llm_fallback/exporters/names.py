@@ -52,6 +52,8 @@ UNPRICED_ATTEMPTS: Final = "llm_fallback.unpriced_attempts"
 COST: Final = "llm_fallback.cost"
 FALLBACKS: Final = "llm_fallback.fallbacks"
 BREAKER_OPENINGS: Final = "llm_fallback.breaker_openings"
+FLEET: Final = "llm_fallback.fleet."
+"""What the gauges of `llm_fallback.exporters.fleet_gauges` begin with."""
 
 # Attributes of this library. Those of metrics have as many values as the spec has names; the rest are on spans only.
 CHAIN: Final = "llm_fallback.chain"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 try:
     from opentelemetry.context import Context, get_current
-    from opentelemetry.metrics import Histogram, Meter, MeterProvider, get_meter
+    from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation, get_meter
     from opentelemetry.trace import (
         Span,
         SpanKind,
@@ -24,6 +25,7 @@ except ImportError as error:
 from llm_fallback import __version__
 from llm_fallback.events import Attempt, BreakerOpened, CallEnded, Event, FellBack, Outcome, Unanswered
 from llm_fallback.exporters import names
+from llm_fallback.exporters.fleet_gauges import FLEET_GAUGES, FleetGauge, State
 from llm_fallback.spec.shown import encodable
 
 Attributes = dict[str, str | bool | int | float | list[str]]
@@ -50,7 +52,10 @@ class OTelExporter:
         self, meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None
     ) -> None:
         self._tracer = get_tracer(_SCOPE, __version__, tracer_provider)
-        self._instruments = _Instruments(get_meter(_SCOPE, __version__, meter_provider))
+        self._meter = get_meter(_SCOPE, __version__, meter_provider)
+        self._instruments = _Instruments(self._meter)
+        self._watched: list[State] = []
+        """Of the models whose fleets are watched; all by the same instruments."""
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -61,6 +66,23 @@ class OTelExporter:
             case BreakerOpened(_, deployment, failure):
                 attributes = {names.DEPLOYMENT: encodable(deployment), names.FAILURE: failure}
                 self._instruments.breaker_openings.add(1, attributes)
+
+    def watch_fleet(self, state: State) -> None:
+        """Export how a model's fleet stands, read at each collection: `exporter.watch_fleet(model.state)`. The
+        exporter keeps the model alive; without a fleet there is nothing to see."""
+        self._watched.append(state)
+        if len(self._watched) == 1:
+            for gauge in FLEET_GAUGES:
+                observe = partial(self._observe, gauge)
+                self._meter.create_observable_gauge(names.FLEET + gauge.name, [observe], gauge.unit, gauge.text)
+
+    def _observe(self, gauge: FleetGauge, options: CallbackOptions) -> Iterable[Observation]:
+        labels = [f"{_SCOPE}.{label}" for label in gauge.labels]
+        return [
+            Observation(float(value), dict(zip(labels, values, strict=True)))
+            for state in self._watched
+            for values, value in gauge.readings(state)
+        ]
 
     def _export(self, ended: CallEnded) -> None:
         ends_ns = _ns(ended.at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 try:
@@ -22,6 +22,7 @@ except ImportError as error:
     ) from error
 
 from llm_fallback.events import Attempt, BreakerOpened, CallEnded, Event, FellBack
+from llm_fallback.exporters.fleet_gauges import FLEET_GAUGES, State
 from llm_fallback.exporters.names import INPUT, OUTPUT, outcome_of
 from llm_fallback.spec.shown import encodable
 
@@ -59,10 +60,10 @@ class PrometheusExporter:
             case BreakerOpened(_, deployment, failure):
                 self._metrics.breaker_openings.labels(encodable(deployment), failure).inc()
 
-    def watch_fleet(self, state: Callable[[], Mapping[str, Any]]) -> None:
+    def watch_fleet(self, state: State) -> None:
         """Export how a model's fleet stands, read at each scrape: `exporter.watch_fleet(model.state)`. The
         registry keeps the model alive; without a fleet there is nothing to see."""
-        self.registry.register(_FleetGauges(state, self._namespace))
+        self.registry.register(_FleetCollector(state, self._namespace))
 
     def metrics(self) -> bytes:
         """The registry in Prometheus's text format."""
@@ -77,32 +78,26 @@ class PrometheusExporter:
         return make_wsgi_app(self.registry)
 
 
-class _FleetGauges(Collector):
+_UNITS = {"s": "_seconds", "{USD}": "_usd"}
+
+
+class _FleetCollector(Collector):
     """What `state()["fleet"]` says, as gauges."""
 
-    def __init__(self, state: Callable[[], Mapping[str, Any]], namespace: str) -> None:
+    def __init__(self, state: State, namespace: str) -> None:
         self._state, self._prefix = state, f"{namespace}_fleet"
 
     def describe(self) -> list[Any]:
         return []  # Else the registry would ask the model while it is registered.
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        fleet = self._state().get("fleet")
-        if fleet is None:
-            return
-        yield self._gauge("members", "Processes of the fleet that make calls.", fleet["members"])
-        yield self._gauge("store_answers", "Whether the fleet's store answers: 1 or 0.", fleet["store"] == "answers")
-        if fleet["age_s"] is not None:
-            yield self._gauge("exchange_age_seconds", "Time since the last exchange with it.", fleet["age_s"])
-        reporters = GaugeMetricFamily(
-            f"{self._prefix}_reporters", "Other processes that have left a deployment alone.", labels=["deployment"]
-        )
-        for name, known in fleet["deployments"].items():
-            reporters.add_metric([encodable(name)], len(known["reported_by"]))
-        yield reporters
-
-    def _gauge(self, name: str, text: str, value: float) -> GaugeMetricFamily:
-        return GaugeMetricFamily(f"{self._prefix}_{name}", text, float(value))
+        for gauge in FLEET_GAUGES:
+            if readings := gauge.readings(self._state):
+                name = f"{self._prefix}_{gauge.name.replace('.', '_')}{_UNITS.get(gauge.unit, '')}"
+                family = GaugeMetricFamily(name, gauge.text, labels=gauge.labels)
+                for labels, value in readings:
+                    family.add_metric(labels, float(value))
+                yield family
 
 
 class _Metrics:

@@ -194,8 +194,8 @@ class MemberDeployment:
         name = self.names.deployment
         return Fact(name, account, breaker.failure, reopens_in_s, breaker.cooldown_s, opening, fence)
 
-    def learn(self, reports: Iterable[Report], fence: int, healed: int, now: float) -> None:
-        """Take what the others report: it replaces what they reported before."""
+    def learn(self, reports: Iterable[Report], fence: int, healed: int, now: float) -> bool:
+        """Take what the others report: it replaces what they reported before. True if it opened the breaker here."""
         breaker = self._health.breaker
         self._probe.fence = max(self._probe.fence, fence)
         if healed > self.healed:
@@ -205,8 +205,8 @@ class MemberDeployment:
         reports = list(reports)
         self.reporters = tuple(report.member for report in reports)
         match merge(reports, self.fact(now), self.healed, (self.names.account,)):
-            case Opening(failure, reopens_in_s, cooldown_s):
-                breaker.adopt(failure, now + reopens_in_s, cooldown_s)
+            case Opening(failure, reopens_in_s, cooldown_s, names_a_time):
+                return breaker.adopt(failure, now + reopens_in_s, cooldown_s, retry_after_given=names_a_time)
             case Suspicion() as suspicion:
                 breaker.disown()
                 if suspicion != self._trusted:
@@ -217,6 +217,7 @@ class MemberDeployment:
                 if self._suspicion is not None:
                     self._suspicion = None
                     breaker.trust()
+        return False
 
     def forget_others(self) -> None:
         """Go on by what was learnt here alone, as far as that is no less careful: what is open stays open until its

@@ -62,6 +62,8 @@ class Opening:
     failure: Failure
     reopens_in_s: float
     cooldown_s: float
+    names_a_time: bool = False
+    """Whether the deployment itself said when to come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,9 @@ def merge(
     account = [report.fact for report in valid if report.fact.account and report.fact.account in accounts]
     if account:
         longest = max(account, key=lambda fact: fact.reopens_in_s)
-        return Opening(longest.failure, longest.reopens_in_s, longest.cooldown_s)
+        # A limit is a fact about the account only where a time was named.
+        names_a_time = longest.failure == "rate_limited"
+        return Opening(longest.failure, longest.reopens_in_s, longest.cooldown_s, names_a_time)
     path = [report for report in valid if not report.fact.account]
     facts = [report.fact for report in path]
     if own is not None and not own.account and own.fence >= healed:

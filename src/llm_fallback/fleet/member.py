@@ -241,9 +241,11 @@ class Member:
                 reports[fact.deployment].append(Report(member, fact))
             _raise_to(fences, evidence.fences.items())
             _raise_to(healed, evidence.healed.items())
-        for deployment in self._deployments.values():
+        assert self._health is not None
+        for in_spec, deployment in self._deployments.items():
             name = deployment.names.deployment
-            deployment.learn(reports[name], fences[name], healed[name], now)
+            if deployment.learn(reports[name], fences[name], healed[name], now):
+                self._health.adopted.add(in_spec)
 
     # What is shown.
 
