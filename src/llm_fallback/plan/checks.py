@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from llm_fallback._imports import is_found
 from llm_fallback.errors import Location, did_you_mean
+from llm_fallback.plan.fleet_checks import file_of_two, unknown_processes, unwise_fleet
 from llm_fallback.plan.pricing import FIRST_GUESS_TOKENS
 from llm_fallback.plan.profiles import lost_by_falling_back
 from llm_fallback.plan.provider_credentials import AZURE_KEYS, lacks_cloud_credentials, missing_key
@@ -67,11 +68,14 @@ def check(source: Source, *, env: bool = False, environ: Mapping[str, str] | Non
     environment = spec.environment(os.environ if environ is None else environ)
     findings = [
         *_findings(spec, "error", _nothing_to_ask(spec)),
+        *_findings(spec, "error", file_of_two(spec, environment)),
         *_findings(spec, "error" if env else "warning", _of_variables(spec, environment)),
         *_findings(spec, "warning", joined.from_iterable(check_one(spec) for check_one in _CHECKS)),
+        *_findings(spec, "warning", unwise_fleet(spec, environment)),
     ]
     notes = [
         *_findings(spec, "note", _own_finish_reasons(spec)),
+        *_findings(spec, "note", unknown_processes(spec)),
         *_findings(spec, "note", _no_cloud_credentials(spec, environment)),
         *(Finding(note.severity, note.path, note.text, note.file, note.line) for note in spec.notes),
     ]
@@ -285,9 +289,14 @@ def _not_found(spec: Spec) -> _Results:
 
 def _in_clear(spec: Spec) -> _Results:
     """Secrets written into a file."""
-    for name, deployment in spec.deployments.items():
-        secrets = {"api_key": deployment.api_key, "params": deployment.params}
-        for path, secret in _secrets(secrets, ("deployments", name)):
+    holders: dict[Path, Any] = {
+        ("deployments", name): {"api_key": deployment.api_key, "params": deployment.params}
+        for name, deployment in spec.deployments.items()
+    }
+    if spec.fleet is not None:
+        holders["fleet",] = {"secret": spec.fleet.secret}
+    for holder, values in holders.items():
+        for path, secret in _secrets(values, holder):
             if spec.locations.find(path).file and _is_literal(secret.get_secret_value()):
                 yield path, "a secret in clear; write ${NAME} and set the variable"
 
