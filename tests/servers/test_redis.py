@@ -25,7 +25,6 @@ from llm_fallback.fleet.messages import (
     Overtaken,
     Request,
     Response,
-    decode_news,
     decode_response,
     encode_request,
 )
@@ -52,7 +51,7 @@ class Redis:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"redis://:sesame-of-the-fleet@127.0.0.1:{self.port}/0"
-        self.client = redis.Redis.from_url(self.url)
+        self.client = redis.Redis.from_url(self.url, protocol=2)
         self.start()
 
     def start(self) -> None:
@@ -162,19 +161,26 @@ def _claim(rng: random.Random, resource: str) -> Claim:
     )
 
 
-def test_the_script_sends_on_what_is_news(server):
-    """To who listens on the fleet's channel, and to nobody else; the evidence as it was told."""
-    from importlib.resources import files
+def test_a_store_exchanges_and_sends_on_what_is_news(server):
+    """By the client that members use; what is no news is sent to nobody."""
+    from llm_fallback.fleet.redis_store import RedisStore
 
-    script = server.client.register_script(files("llm_fallback.fleet").joinpath("exchange.lua").read_text())
-    with server.client.pubsub(ignore_subscribe_messages=True) as pubsub:
-        pubsub.psubscribe("*")
-        for number, is_news in enumerate([False, True], start=1):
-            request = Request("m", number, 0, "", 1.0, True, f'[["{number}"],{{}},{{}}]', is_news=is_news)
-            script(keys=["{fleet}:meta", "{fleet}:members"], args=[encode_request(request)])
-        heard = [message for _ in range(4) if (message := pubsub.get_message(timeout=0.5))]
-    assert [message["channel"] for message in heard] == [b"{fleet}:news"]
-    assert decode_news(heard[0]["data"]) == News("m", '[["2"],{},{}]')
+    async def talk() -> tuple[Response, News]:
+        one, other = RedisStore(server.url, "fleet"), RedisStore(server.url, "fleet")
+        listening = asyncio.create_task(other.news())
+        async with asyncio.timeout(10):
+            while not server.client.pubsub_channels():
+                await asyncio.sleep(0.01)
+            for number, is_news in enumerate([False, True], start=1):
+                await one.exchange(Request("m", number, 0, "", 1.0, True, f'[["{number}"],{{}},{{}}]', is_news=is_news))
+            heard, response = await listening, await other.exchange(Request("n", 1, 0, "", 1.0, True, ""))
+        await one.close()
+        await other.close()
+        return response, heard
+
+    response, heard = asyncio.run(talk())
+    assert heard == News("m", '[["2"],{},{}]')
+    assert response.evidence["m"][1] == heard.evidence
 
 
 def test_nothing_in_it_can_be_read(one_server, tmp_path):

@@ -36,6 +36,7 @@ class RedisStore:
         # Waiting and trying again are the exchanger's: a client that retries would do it twice.
         self._client: Any = redis.Redis.from_url(
             url,
+            protocol=2,  # Redis 5 does not know the third, which later clients begin with.
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),
