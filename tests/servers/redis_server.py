@@ -25,7 +25,11 @@ class Redis:
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.folder]
         command = [self._program, *options, "--requirepass", "sesame-of-the-fleet"]
         self.process = Process(command, {}, self.folder / "log")
-        until(self._answers, 30)
+        try:
+            until(self._answers, 30)
+        except TimeoutError:
+            self.stop()
+            raise
 
     def _answers(self) -> bool:
         try:
