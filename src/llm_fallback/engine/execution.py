@@ -113,8 +113,7 @@ class CallExecution:
                 attempt = opened.winner
                 for fact in self._conclude_loser(opened.loser):
                     yield fact
-                if call.streamed and call.is_buffered and attempt.is_ok:
-                    await attempt.complete()
+                await self._hold(attempt)
                 if call.validate is not None and attempt.is_ok:
                     attempt.apply_verdict((yield CallerQuestion(partial(call.validate, attempt.partial))))
                 pauses, target = attempt.pauses, attempt.member.target
@@ -134,6 +133,11 @@ class CallExecution:
                 await self._leave(opened)
         for fact in self._adopted():
             yield fact
+
+    async def _hold(self, attempt: AttemptExecution) -> None:
+        """Wait for the whole of a stream before any of it is delivered, if the call wants that."""
+        if self.call.streamed and self.call.is_buffered and attempt.is_ok:
+            await attempt.complete()
 
     def release(self) -> None:
         """Give back what the call holds; it waits for nothing. Requests under way are dropped with `steps()`."""
