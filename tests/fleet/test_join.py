@@ -150,7 +150,8 @@ async def test_a_call_makes_two_in_a_hundred_more_function_calls_at_most(tmp_pat
                 for _ in range(4):
                     await model.ainvoke("hi")
                     await asyncio.sleep(0.1)
-                counts.append(min([await counted(lambda: model.ainvoke("hi"), whose="") for _ in range(8)]))
+                # The least of many: on a busy machine the loop takes more turns, and an exchange may fall into one.
+                counts.append(min([await counted(lambda: model.ainvoke("hi"), whose="") for _ in range(30)]))
     assert counts[1] <= 1.02 * counts[0], counts
 
 
