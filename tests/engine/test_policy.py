@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llm_fallback.engine.affinity import Rendezvous
 from llm_fallback.engine.balancing import LeastLoaded, by_weight
-from llm_fallback.engine.health import Health
+from llm_fallback.engine.health import Health, Unavailable
 from llm_fallback.engine.policy import FallbackPolicy, Stop, Try, Wait
 from llm_fallback.engine.transport import Fault
 from llm_fallback.events import Failure
@@ -204,6 +204,30 @@ def test_where_no_repeat_would_help_the_retry_budget_is_not_to_blame():
     assert journey(three(retries=0), dict.fromkeys("abc", "timeout"), may_repeat=lambda now: False).stop.reason == ""
 
 
+def test_the_budget_of_all_calls_is_asked_for_the_time_it_is():
+    """What was repeated in the last minute depends on when that is."""
+    asked_at = []
+    went = journey(
+        three(), dict.fromkeys("abc", "timeout"), may_repeat=lambda now: asked_at.append(now) or now < 105, now=100.0,
+        took=2.0,
+    )  # fmt: skip
+    assert set(asked_at) == {106.0}
+    assert went.asked == ["a", "b", "c"]
+    with_breaker = chain(member("a", policy=Breaker(failures=1)), member("b", policy=Breaker(failures=1)))
+    went = journey(with_breaker, dict.fromkeys("ab", "timeout"), may_repeat=lambda now: now > 5, now=7.0)
+    assert len(went.asked) == 4
+
+
+def test_one_whose_request_was_dropped_may_be_asked_again():
+    """As a hedge that lost: nothing is known against it."""
+    course = FallbackPolicy(
+        chain(member("a")), lambda name, at: None, pick=by_weight(Random(1)), backoff=float, deadline=9.0
+    )
+    first = course.next_step(0.0)
+    assert course.next_step(0.0) == Wait(1.0)
+    assert course.next_step(1.0) == Try(first.member, repeat=True)
+
+
 # Rate limits and the times that servers name.
 
 
@@ -253,7 +277,7 @@ def test_the_tiers_for_long_prompts_end_the_call_once_they_are_used_up():
 def test_an_empty_list_raises_instead_of_asking_on(side, failure):
     """`on_context_window: []`, `on_content_policy: []`."""
     went = journey(three(**{side: []}), {"a": failure})
-    assert (went.asked, went.stop.failure) == (["a"], failure)
+    assert (went.asked, went.stop) == (["a"], Stop(failure, "the chain declares to raise here"))
 
 
 @pytest.mark.parametrize(
@@ -265,6 +289,7 @@ def test_an_empty_list_raises_instead_of_asking_on(side, failure):
         ((8000, 4000, 9000), ["a", "c"]),
         ((8000, 16000, 12000), ["a", "b"]),
         ((None, 4000, None), ["a", "b", "c"]),
+        ((8000, None, 7000), ["a", "b"]),
     ],
 )
 def test_a_prompt_that_is_too_long_goes_on_only_to_a_larger_or_unknown_window(windows, asked):
@@ -500,6 +525,68 @@ def test_a_total_outage_of_many_deployments_is_as_quick_to_tell_as_one_of_few():
     assert (len(went.asked), went.now) == (3, 3.0)
 
 
+def blocked_by(blocks: Mapping[str, Unavailable], **settings: object) -> FallbackPolicy:
+    """A course at 0 over deployments that cannot be asked until the time of their block."""
+    return FallbackPolicy(
+        chain(*(member(name) for name in blocks), retries=0),
+        lambda name, at: blocks[name] if at < blocks[name].until else None,
+        pick=by_weight(Random(1)),
+        backoff=float,
+        **settings,
+    )
+
+
+def test_one_that_returns_at_the_deadline_is_no_reason_to_leave_the_others():
+    """It is too late; whoever only a person can mend is asked all the same, at once."""
+    broken = Unavailable("breaker_open", 300.0, failure="auth")
+    for until, step in [(9.9, Wait(9.9)), (10.0, "b")]:
+        course = blocked_by({"a": Unavailable("breaker_open", until, return_known=True), "b": broken}, deadline=10.0)
+        found = course.next_step(0.0)
+        assert (found.member.name if isinstance(found, Try) else found) == step
+
+
+def test_of_those_that_only_a_person_mends_the_one_asked_longest_ago_is_asked():
+    """Though another's cooldown ends sooner, and within the time of the call."""
+    asked = [
+        Unavailable("breaker_open", until, failure="auth", last_request=(at, 1)) for at, until in ((2, 9), (1, 99))
+    ]
+    course = blocked_by({"a": asked[0], "b": asked[1]}, deadline=50.0)
+    assert course.next_step(0.0).member.name == "b"
+
+
+def test_a_repeat_waits_for_a_place():
+    """At its limit until 5 s, and the backoff is 1 s."""
+    free_at = 0.0
+    course = FallbackPolicy(
+        chain(member("a")),
+        lambda name, at: Unavailable("limit", free_at) if at < free_at else None,
+        pick=by_weight(Random(1)),
+        backoff=float,
+        deadline=60.0,
+    )
+    step = course.next_step(0.0)
+    course.failed(step.member, Fault("timeout", ""), 0.0)
+    free_at = 5.0
+    assert course.next_step(0.0) == Wait(5.0)
+
+
+def test_nobody_waits_for_the_cooldown_of_one_that_just_failed():
+    """The other needs no wait, but nothing would come of asking it again."""
+    plan = chain(member("a", policy=Breaker(failures=1, cooldown_s=5)), member("b"))
+    went = journey(plan, {"a": "timeout", "b": "bad_request"})
+    assert (went.asked, went.waits, went.stop.failure) == (["a", "b"], [], "bad_request")
+
+
+def test_a_call_that_passed_everybody_over_says_when_the_first_is_free():
+    """From now on; of nobody who comes back it says nothing."""
+    course = blocked_by({"a": Unavailable("limit", 130.0), "b": Unavailable("limit", 120.0)}, deadline=110.0)
+    assert course.next_step(100.0) == Stop(
+        "rate_limited", "every deployment was passed over; the first is free in 20.0 s"
+    )
+    lacking = blocked_by({"a": Unavailable("limit", 1.0)}, lacks=lambda who: "tools")
+    assert lacking.next_step(0.0) == Stop("bad_request", "every deployment was passed over")
+
+
 def test_an_open_deployment_is_not_forced_while_another_only_has_to_be_waited_for():
     """One at its limit will answer when it is free: not every deployment is down."""
     plan = chain(member("a", limits=Limits(rpm=1)), member("b"))
@@ -628,6 +715,23 @@ def test_where_a_conversation_went_is_asked_before_all_tiers_and_only_once():
     assert (went.asked, went.course.first.name) == (["c", "a", "b"], "c")
 
 
+def test_a_chain_without_a_deployment_in_its_zones_says_so():
+    """Whether one zone is meant, several, or none that is named."""
+    plan = chain(member("a", zone="us"))
+    for zones, told in [
+        ({"own"}, "no deployment of the chain is in zone own"),
+        ({"own", "eu"}, "no deployment of the chain is in zone eu, own"),
+    ]:
+        assert journey(plan.within(zones), {}).stop == Stop("bad_request", told)
+
+
+def test_everybody_outside_of_the_zones_is_named():
+    """Not the first alone."""
+    plan = chain([member("b", zone="us"), member("c", zone="us")], member("d", zone="own"), retries=0)
+    went = journey(plan.within({"own"}), {"d": OK})
+    assert went.skipped == {"b": ("zone", None), "c": ("zone", None)}
+
+
 def test_whoever_is_outside_of_the_zones_is_named_when_its_tier_comes():
     """Not before, as nobody is passed over who was not reached."""
     plan = chain(member("a", zone="own"), member("b", zone="us"), member("c", zone="own"), retries=0).within({"own"})
@@ -696,6 +800,23 @@ def test_the_first_choice_is_whom_the_call_would_ask_in_full_health():
     for answers, known in [({"a": "timeout", "b": OK}, None), ({"b": OK}, health)]:
         went = journey(plan, answers, health=known)
         assert (went.answered, went.course.first.name) == ("b", "a")
+
+
+def test_one_that_turns_out_to_lack_something_was_no_first_choice_and_was_not_asked():
+    """The next one is the first choice then; of another that lacks something, the first choice stays what it was."""
+    plan = three()
+    went = journey(plan, {"a": UNSUPPORTED, "b": OK})
+    assert (went.answered, went.course.first.name) == ("b", "b")
+    went = journey(plan, {"a": "timeout", "b": UNSUPPORTED, "c": OK})
+    assert (went.answered, went.course.first.name) == ("c", "a")
+    course = FallbackPolicy(plan, lambda name, at: None, pick=by_weight(Random(1)), backoff=float)
+    course.unsupported(course.next_step(0.0).member)
+    assert course.first is None
+    health = health_of(three())
+    open_breaker(health, "b")
+    open_breaker(health, "c")
+    went = journey(three(retries=0), {"a": UNSUPPORTED, "b": OK}, health=health)
+    assert (went.asked, went.waits) == (["b"], []), "the first request in a total outage is no repeat"
 
 
 def test_another_names_only_those_nobody_asked_and_who_are_free():

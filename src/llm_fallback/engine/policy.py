@@ -318,17 +318,16 @@ class FallbackPolicy:
 
     def _next_in_outage(self, blocked: list[Unavailable | None]) -> Unavailable | None:
         """When every breaker is open, the deployment to ask all the same. First those whose cooldown is our own guess,
-        the one asked longest ago before the others, so that calls go round and find whoever has recovered. Where all
-        have named their return, the first to return inside the deadline, which is waited for. Last, those that only a
-        person can mend."""
+        the one asked longest ago before the others, so that calls go round and find whoever has recovered. None where
+        all but those that only a person can mend have named their return: who returns inside the deadline is waited
+        for. Otherwise those that only a person can mend, in the same order."""
         opened = [block for block in blocked if block is not None and block.reason == "breaker_open"]
         if len(opened) < len(blocked):
             return None
-        returning = [block for block in opened if block.return_known and block.until < self.deadline]
         others = [block for block in opened if not block.return_known]
         hopeful = [block for block in others if not block.needs_a_person]
-        if returning and not hopeful:
-            return min(returning, key=lambda block: block.until)
+        if not hopeful and any(block.return_known and block.until < self.deadline for block in opened):
+            return None
         return min(hopeful or others, key=lambda block: block.last_request, default=None)
 
     def _first_request(
@@ -372,7 +371,7 @@ class FallbackPolicy:
         return self._consequences(member).is_repeatable and not self._cannot_serve(member)
 
     def _consequences(self, member: Member) -> Consequences:
-        """Of the member's last failure in this call; of none, nothing follows."""
+        """Of the member's last failure in this call; without one its request was dropped, as a losing hedge's is."""
         return FAILURES[self._faults.get(member.name, "cancelled")]
 
     def _backed_off(self, now: float) -> float:
@@ -400,8 +399,7 @@ class FallbackPolicy:
             blocked = self._unavailable(member.name, now)
             if blocked is not None:
                 return blocked.failure
-        windows = any(skip.reason == "context_window" for skip in self._skipped.values())
-        return "context_window" if windows else "bad_request"
+        return "bad_request"
 
 
 def _larger(one: int | None, other: int | None) -> int | None:
