@@ -252,3 +252,28 @@ def test_a_file_that_is_no_recording_is_refused_with_its_line(tmp_path, line):
     file.write_text(line_of("a", {}, Recorded(True)) + line)
     with pytest.raises(ValueError, match=r"exchanges.jsonl:2: not a recorded exchange"):
         recorded(file)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "told"),
+    [
+        (b"\xff", "invalid start byte"),
+        (b"[" * 100_000, "recursion"),
+        ({"parts": [[0, 5]]}, "parts.0.1: Input should be a valid string"),
+        ({"stream": "a"}, "stream: Input should be a valid boolean"),
+        ({"delay_s": -1}, "delay_s: Input should be greater than or equal to 0"),
+        ({"delay_s": float("nan")}, "delay_s: Input should be a finite number"),
+        ({"status": 7}, "status: Input should be greater than or equal to 100"),
+        ({"headers": {"retry-after": 7}}, "headers.retry-after: Input should be a valid string"),
+        ({"end": "slowly"}, "end: Input should be 'whole', 'cut' or 'silence'"),
+    ],
+)
+def test_a_value_that_no_recording_has_is_told_with_its_line(tmp_path, spoilt, told):
+    """When the file is read, and not in the middle of a test that plays it."""
+    whole = line_of("a", {}, Recorded(stream=False, status=200))
+    line = spoilt if isinstance(spoilt, bytes) else json.dumps(json.loads(whole) | spoilt).encode()
+    file = tmp_path / "exchanges.jsonl"
+    file.write_bytes(whole.encode() + line)
+    with pytest.raises(ValueError, match=r"exchanges.jsonl:2: not a recorded exchange") as caught:
+        recorded(file)
+    assert told in str(caught.value)

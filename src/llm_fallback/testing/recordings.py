@@ -10,7 +10,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 End = Literal["whole", "cut", "silence"]
 
@@ -61,11 +64,15 @@ def recorded(file: str | Path, *, pace: float = 1.0) -> dict[str, Tape]:
     the line, for a file that is not a recording.
     """
     tapes: dict[str, list[Recorded]] = {}
-    for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(Path(file).read_bytes().splitlines(), 1):
         try:
-            document = json.loads(line)
+            document = _LINE.validate_python(json.loads(line))
             tapes.setdefault(document["deployment"], []).append(_exchange(document).paced(pace))
-        except (ValueError, LookupError, TypeError) as error:
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"{file}:{number}: not a recorded exchange ({where}: {first['msg']})") from None
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}:{number}: not a recorded exchange ({error})") from None
     return {name: Tape(name, tuple(exchanges)) for name, exchanges in tapes.items()}
 
@@ -88,15 +95,34 @@ def line_of(deployment: str, request: Mapping[str, Any], exchange: Recorded) -> 
     return json.dumps(document) + "\n"
 
 
-def _exchange(document: Mapping[str, Any]) -> Recorded:
-    parts = ((float(pause), text.encode(errors="surrogateescape")) for pause, text in document["parts"])
+_Seconds = Annotated[float, Field(ge=0, le=1e9, strict=True, allow_inf_nan=False)]
+
+
+class _Line(TypedDict):
+    """What a line has to be."""
+
+    deployment: str
+    stream: bool
+    delay_s: _Seconds
+    status: Annotated[int, Field(ge=100, le=999, strict=True)] | None
+    content_type: str
+    headers: dict[str, str] | None
+    length: Annotated[int, Field(ge=0, strict=True)] | None
+    parts: list[tuple[_Seconds, str]]
+    end: End
+
+
+_LINE = TypeAdapter(_Line)
+
+
+def _exchange(line: _Line) -> Recorded:
     return Recorded(
-        stream=document["stream"],
-        delay_s=document["delay_s"],
-        status=document["status"],
-        content_type=document["content_type"],
-        headers=document["headers"],
-        length=document["length"],
-        parts=tuple(parts),
-        end=document["end"],
+        stream=line["stream"],
+        delay_s=line["delay_s"],
+        status=line["status"],
+        content_type=line["content_type"],
+        headers=line["headers"],
+        length=line["length"],
+        parts=tuple((pause, text.encode(errors="surrogateescape")) for pause, text in line["parts"]),
+        end=line["end"],
     )
