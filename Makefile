@@ -7,7 +7,7 @@ SYSTEMS := ray-serve litellm-proxy vllm llama-cpp openllm redis processes
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak test-servers test-peers lint docs picture package audit clean
+.PHONY: help demo test test-all soak fuzz coverage mutants matrix test-servers test-peers lint docs picture package audit clean
 
 help:
 	@echo "make demo   watch a chain answer while its servers fail (no network, no key)"
@@ -15,6 +15,14 @@ help:
 	@echo "make test-all"
 	@echo "            run every test, ten to fifteen minutes; 10,000 histories of a fleet are four of them"
 	@echo "make soak   play random histories of a fleet for an hour; TIMES=5 plays five times as many as test-all"
+	@echo "make fuzz   spoilt input of every kind for some hours; TIMES=5 tries five times as many as test-all, SECONDS=60 of"
+	@echo "            each target that is guided by coverage"
+	@echo "make coverage"
+	@echo "            which lines and branches the tests of make test run, in about ten minutes"
+	@echo "make mutants FILES=\"engine/policy.py\""
+	@echo "            would a test notice if a line of these were wrong? BASE=origin/main: of what differs; MINUTES=20 at most"
+	@echo "make matrix SESSIONS=\"lowest_allowed\""
+	@echo "            the tests on other Pythons and versions; without SESSIONS all of noxfile.py"
 	@echo "make test-servers SYSTEMS=\"ray-serve vllm\""
 	@echo "            run the same chain on real serving systems, by default on all of: $(SYSTEMS)"
 	@echo "make test-peers"
@@ -44,6 +52,27 @@ test-all: $(VENV)/.installed-test
 # 10,000 histories times so many.
 soak: $(VENV)/.installed-test
 	SOAK=$(or $(TIMES),10) $(PYTEST) -m "not servers" tests/histories
+
+# Hours: 100 times as many as in test-all, then each target of tests/fuzz/guided.py for ten minutes.
+fuzz: $(VENV)/.installed-test
+	FUZZ=$(or $(TIMES),100) $(PYTEST) -m "not servers" tests/fuzz
+	$(PIP) --quiet --group fuzz
+	@for target in openai anthropic gemini bedrock cohere ollama errors; do \
+		$(BIN)/python -m tests.fuzz.guided $$target $(or $(SECONDS),600) || exit 1; \
+	done
+
+coverage: $(VENV)/.installed-test
+	$(PIP) --quiet --group coverage
+	$(PYTEST) -m "not servers and not slow" --hypothesis-profile=fast --cov --cov-report=
+	$(BIN)/coverage report
+
+mutants: $(VENV)/.installed-test
+	$(PIP) --quiet --group mutants
+	$(BIN)/python tests/mutation/run.py $(if $(BASE),--base $(BASE)) $(if $(MINUTES),--minutes $(MINUTES)) $(FILES)
+
+matrix: $(VENV)/.pip
+	$(PIP) --quiet --group matrix
+	$(BIN)/nox $(if $(SESSIONS),--session $(SESSIONS))
 
 test-servers: $(VENV)/.installed-test
 	$(BIN)/python tests/servers/install.py $(SYSTEMS)

@@ -1,7 +1,12 @@
-"""What holds for all tests: how many examples hypothesis tries, and an environment of their own."""
+"""What holds for all tests: how many examples hypothesis tries, and an environment of their own.
+
+noxfile.py has them run by uvloop (`EVENT_LOOP=uvloop`), and with orjson hidden (`WITHOUT=orjson`).
+"""
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +18,17 @@ from tests.thinning import FAST
 settings.register_profile("full", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fast", settings.get_profile("full"), max_examples=FAST)
 settings.load_profile("full")
+
+if os.environ.get("EVENT_LOOP") == "uvloop":
+    import uvloop
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+if os.environ.get("WITHOUT") == "orjson":
+    # Others of what the tests install need it, so that it is there.
+    from llm_fallback.engine import encoding
+
+    encoding._orjson = None
 
 PRINTING = (
     *("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "PY_COLORS", "COLORTERM"),
