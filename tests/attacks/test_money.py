@@ -1,5 +1,4 @@
-"""A budget at its limit while processes are killed: nothing that was settled is forgotten, and the money is not exceeded
-by more than what was under way."""
+"""A budget at its limit while processes are killed: nothing that was settled is forgotten, and no more is spent."""
 
 from __future__ import annotations
 

@@ -228,6 +228,173 @@ def test_a_breaker_that_is_off_never_opens(failure):
     assert (breaker.state(50), breaker.blocked_until(50), breaker.acquire(50).kind) == ("closed", None, "closed")
 
 
+# What operators and other processes say.
+
+
+def test_an_operator_opens_it_for_a_time_and_a_probe_follows():
+    """Nobody asks before; a probe that fails doubles the spec's cooldown, not the operator's time."""
+    breaker = CircuitBreaker(POLICY)
+    breaker.open_for(10, 500)
+    assert (breaker.state(509), breaker.blocked_until(10), breaker.failure) == ("open", 510, "overloaded")
+    assert breaker.retry_after_given is True
+    permit = probe(breaker, 510)
+    assert breaker.failed(permit, 510, "timeout")
+    assert (breaker.blocked_until(510), breaker.retry_after_given) == (570, False)
+
+
+def test_an_operator_may_open_one_that_is_off():
+    """Its probe closes it, whatever comes of that."""
+    breaker = CircuitBreaker(None)
+    breaker.open_for(0, 50)
+    assert (breaker.blocked_until(0), breaker.cooldown_s) == (50, 50)
+    assert not breaker.failed(probe(breaker, 50), 50, "timeout")
+    assert breaker.state(50) == "closed"
+
+
+def test_a_reset_forgets_everything():
+    """As if it were new."""
+    breaker = CircuitBreaker(POLICY)
+    failed(breaker, 0)
+    failed(breaker, 0, "rate_limited", 7.0)
+    assert (breaker.retry_after_given, breaker.failures(0), breaker.openings) == (True, 1, 1)
+    probe(breaker, 8)
+    breaker.reset()
+    assert (breaker.state(8), breaker.failures(8), breaker.failure) == ("closed", 0, None)
+    assert breaker.retry_after_given is breaker.is_adopted is breaker.is_suspected is breaker.needs_lease is False
+    assert breaker.acquire(8).kind == "closed"
+
+
+def test_what_others_report_opens_one_that_is_closed_for_the_time_they_say():
+    """It counts no opening of its own, reports nothing, follows their later words, and closes when they say so."""
+    breaker = CircuitBreaker(POLICY)
+    before = breaker.acquire(0)
+    breaker.adopt("timeout", 40, 20)
+    assert (breaker.state(39), breaker.blocked_until(0), breaker.failure, breaker.cooldown_s) == (
+        "open",
+        40,
+        "timeout",
+        20,
+    )
+    assert (breaker.is_adopted, breaker.is_open_by_requests, breaker.needs_lease, breaker.openings) == (
+        True,
+        False,
+        True,
+        0,
+    )
+    breaker.succeeded(before, 1)
+    assert breaker.state(1) == "open", "a request from before says nothing of now"
+    breaker.adopt("overloaded", 90, 80)
+    assert (breaker.blocked_until(0), breaker.failure, breaker.cooldown_s) == (90, "overloaded", 80)
+    breaker.disown()
+    assert (breaker.state(0), breaker.failure, breaker.is_adopted, breaker.needs_lease) == (
+        "closed",
+        None,
+        False,
+        False,
+    )
+
+
+def test_what_requests_from_here_have_opened_others_neither_move_nor_take_back():
+    """And an opening of its own is reported, counted, and no longer theirs."""
+    breaker = opened()
+    assert (breaker.is_open_by_requests, breaker.needs_lease, breaker.openings) == (True, True, 1)
+    breaker.adopt("timeout", 400, 20)
+    breaker.disown()
+    assert (breaker.blocked_until(0), breaker.failure, breaker.cooldown_s) == (30, "server_error", 30)
+    theirs = CircuitBreaker(POLICY)
+    theirs.adopt("timeout", 40, 20)
+    assert theirs.failed(probe(theirs, 40), 40, "timeout")
+    assert (theirs.is_adopted, theirs.is_open_by_requests, theirs.openings) == (False, True, 1)
+
+
+def test_while_a_probe_is_out_others_change_nothing():
+    """Its answer is better than their word; and it needs no lease again."""
+    for adopted in (True, False):
+        breaker = CircuitBreaker(POLICY) if adopted else opened()
+        if adopted:
+            breaker.adopt("timeout", 30, 20)
+        permit = probe(breaker, 30)
+        assert not breaker.needs_lease
+        breaker.adopt("auth", 400, 20)
+        breaker.disown()
+        breaker.heal()
+        assert (breaker.state(30), breaker.blocked_until(30)) == ("half_open", 30 + breaker.cooldown_s)
+        breaker.cancelled(permit)
+        assert probe(breaker, 30)
+
+
+def test_one_that_is_off_heeds_nobody():
+    """Neither a report nor a suspicion."""
+    breaker = CircuitBreaker(None)
+    breaker.adopt("timeout", 40, 20)
+    breaker.suspect()
+    breaker.heal()
+    assert (breaker.state(0), breaker.is_suspected, breaker.acquire(0).kind) == ("closed", False, "closed")
+
+
+def test_a_suspected_one_lets_one_request_at_a_time_pass_until_one_succeeds():
+    """A request that is given up gives its place back; one that went in spite of it has none to give."""
+    breaker = CircuitBreaker(POLICY)
+    breaker.suspect()
+    assert breaker.blocked_until(0) is None
+    trial = breaker.acquire(0)
+    assert (trial.kind, breaker.blocked_until(1)) == ("trial", 31)
+    beside = breaker.acquire(0)
+    assert beside.kind == "closed"
+    breaker.cancelled(beside)
+    assert breaker.blocked_until(1) == 31
+    breaker.cancelled(trial)
+    assert breaker.blocked_until(1) is None
+    breaker.succeeded(breaker.acquire(2), 2)
+    assert (breaker.is_suspected, breaker.blocked_until(2), breaker.acquire(2).kind) == (False, None, "closed")
+
+
+def test_a_trial_that_fails_counts_and_the_next_waits_for_their_next_word():
+    """Another process has to have found the way mended first."""
+    breaker = CircuitBreaker(POLICY)
+    breaker.suspect()
+    assert not failed(breaker, 0)
+    assert (breaker.failures(0), breaker.blocked_until(5)) == (1, 35)
+    breaker.suspect()
+    assert (breaker.blocked_until(5), breaker.acquire(5).kind) == (None, "trial")
+    breaker.trust()
+    assert (breaker.blocked_until(5), breaker.acquire(5).kind) == (None, "closed")
+
+
+def test_the_trials_that_fail_open_it_in_the_end():
+    """As failures do."""
+    breaker = CircuitBreaker(POLICY)
+    for last in (False, False, True):
+        breaker.suspect()
+        assert failed(breaker, 0) is last
+    assert (breaker.state(0), breaker.is_suspected, breaker.is_open_by_requests) == ("open", False, True)
+
+
+def test_another_s_probe_that_succeeds_closes_it_and_what_failed_from_here_is_tried_first():
+    """One that was open only by their word is as ever."""
+    for adopted, kind in [(True, "closed"), (False, "trial")]:
+        breaker = CircuitBreaker(POLICY) if adopted else opened()
+        if adopted:
+            breaker.adopt("timeout", 30, 20)
+        breaker.heal()
+        assert (breaker.state(0), breaker.is_suspected, breaker.acquire(0).kind) == ("closed", not adopted, kind)
+    closed = CircuitBreaker(POLICY)
+    closed.heal()
+    assert not closed.is_suspected
+
+
+def test_a_copy_has_no_request_under_way():
+    """A child process did not send them; what is known of the deployment stays."""
+    breaker = opened()
+    probe(breaker, 30)
+    own = breaker.without_probe()
+    assert (own.state(30), own.blocked_until(30), breaker.blocked_until(30)) == ("half_open", None, 60)
+    suspected = CircuitBreaker(POLICY)
+    suspected.suspect()
+    suspected.acquire(0)
+    assert (suspected.without_probe().blocked_until(0), suspected.blocked_until(0)) == (None, 30)
+
+
 def test_memory_does_not_grow_with_the_number_of_calls():
     """A hundred calls a second for an hour of the breaker's time issued no more behind than a few seconds of them."""
     breaker = CircuitBreaker(Breaker(failures=1000, failure_ratio=1.0))

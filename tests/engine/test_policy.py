@@ -216,6 +216,11 @@ def test_the_budget_of_all_calls_is_asked_for_the_time_it_is():
     with_breaker = chain(member("a", policy=Breaker(failures=1)), member("b", policy=Breaker(failures=1)))
     went = journey(with_breaker, dict.fromkeys("ab", "timeout"), may_repeat=lambda now: now > 5, now=7.0)
     assert len(went.asked) == 4
+    health = health_of(with_breaker)
+    for name in "ab":
+        open_breaker(health, name, at=6.0)
+    went = journey(with_breaker, dict.fromkeys("ab", "timeout"), may_repeat=lambda now: now > 5, now=7.0, health=health)
+    assert len(went.asked) == 3
 
 
 def test_one_whose_request_was_dropped_may_be_asked_again():
@@ -721,6 +726,7 @@ def test_a_chain_without_a_deployment_in_its_zones_says_so():
     for zones, told in [
         ({"own"}, "no deployment of the chain is in zone own"),
         ({"own", "eu"}, "no deployment of the chain is in zone eu, own"),
+        (set(), "no deployment of the chain is in a zone where its prompts may go"),
     ]:
         assert journey(plan.within(zones), {}).stop == Stop("bad_request", told)
 
