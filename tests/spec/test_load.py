@@ -402,6 +402,8 @@ class TestMistakes:
                 {"model": "aiohttp_openai/m"},
                 "deployments.x.model: litellm follows redirects of 'aiohttp_openai' to any host; write 'openai/m'",
             ),
+            ({"backend": {"vllm": 1}}, "deployments.x.backend: must be a string, got a mapping"),
+            ({"model": "openai/\ud83d"}, "deployments.x.model: there is half a character, got 'openai/\\ud83d'"),
             (
                 {"backend": "trtllm", "api_base": "http://x"},
                 "deployments.x.backend: no backend is called 'trtllm'; the backend is called 'tensorrt-llm' here",
@@ -482,6 +484,7 @@ class TestMistakes:
             ({"runnables": {"r": {"promt": "{x}"}}}, "runnables.r.promt: unknown key 'promt'; did you mean 'prompt'?"),
             ({"chain": {}}, "chain: unknown key 'chain'; did you mean 'chains'?"),
             ({"deployments": None}, "deployments: is missing"),
+            ({"\udfff": 1}, "there is half a character, got '\\udfff'"),
         ],
     )
     def test_mistakes_at_the_top(self, rest, told):

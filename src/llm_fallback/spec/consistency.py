@@ -82,13 +82,19 @@ def _deployment(deployment: Mapping[str, Any], path: Path) -> Iterator[Problem]:
 
 
 def _model(deployment: Mapping[str, Any], path: Path) -> Iterator[Problem]:
-    model, backend = deployment.get("model"), deployment.get("backend")
+    model, backend = deployment.get("model"), _known_backend(deployment)
     if not isinstance(model, str) or not model or references(model):
         return
-    if backend in BACKENDS:
-        yield from _served_name(model, str(backend), (*path, "model"))
-    elif backend is None:
+    if backend is not None:
+        yield from _served_name(model, backend, (*path, "model"))
+    elif deployment.get("backend") is None:
         yield from _hosted_model(model, (*path, "model"))
+
+
+def _known_backend(deployment: Mapping[str, Any]) -> str | None:
+    """Its backend; None if it has none, or one that there is not."""
+    backend = deployment.get("backend")
+    return backend if isinstance(backend, str) and backend in BACKENDS else None
 
 
 def _served_name(model: str, backend: str, path: Path) -> Iterator[Problem]:
@@ -124,14 +130,14 @@ def is_address(text: str) -> bool:
 
 
 def _address(deployment: Mapping[str, Any], path: Path) -> Iterator[Problem]:
-    backend, api_base = deployment.get("backend"), deployment.get("api_base")
+    backend, api_base = _known_backend(deployment), deployment.get("api_base")
     where = (*path, "api_base")
     if isinstance(api_base, str):
         if not is_address(api_base) and not references(api_base):
             got = safe_repr(api_base, where)
             text = "must be an address that begins with http:// or https://" + (f", got {got}" if got else "")
             yield Problem(where, text)
-    elif api_base is None and backend in BACKENDS:
+    elif api_base is None and backend is not None:
         yield Problem(where, f"is missing: backend {backend!r} needs its server's address", _EXAMPLE_ADDRESS)
 
 
@@ -237,7 +243,7 @@ def _has_budget(chain: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
 
 
 def _is_unpriced(deployment: Mapping[str, Any]) -> bool:
-    hosted = deployment.get("backend") not in BACKENDS or deployment.get("base_model") is not None
+    hosted = _known_backend(deployment) is None or deployment.get("base_model") is not None
     return not hosted and deployment.get("price") is None and deployment.get("weight") != 0
 
 

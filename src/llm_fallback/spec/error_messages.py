@@ -76,7 +76,12 @@ def validate(
         return kind.model_validate(data, context=locations)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-    told = [details for details in errors if details["loc"] and not _is_consequence(details)]
+    # Of a key with half a character pydantic tells at the mapping around it, be it the whole.
+    told = [
+        details
+        for details in errors
+        if (details["loc"] or details["type"] == "string_unicode") and not _is_consequence(details)
+    ]
     return [_problem(kind, whole or kind, details, index < _MOST_REMEDIES) for index, details in enumerate(told)]
 
 
@@ -104,6 +109,8 @@ def _text_and_remedy(error: ErrorDetails, path: Path) -> tuple[str, str | None]:
         return "is missing", None
     if kind == "too_short" or kind == "string_too_short":
         return "is empty", None
+    if kind == "string_unicode":
+        return got("there is half a character"), None
     if kind == "literal_error":
         return _choice(got, error, path)
     if kind in _BOUNDS:
