@@ -840,6 +840,84 @@ def test_another_names_only_those_nobody_asked_and_who_are_free():
     assert course.next_untried(40.0) is None
 
 
+# What the engine did not do after all.
+
+
+def free(plan: ChainPlan, backoff: Callable[[int], float] = float) -> FallbackPolicy:
+    """A course over deployments that may be asked at any time."""
+    return FallbackPolicy(plan, lambda name, at: None, pick=by_weight(Random(1)), backoff=backoff, deadline=99.0)
+
+
+def test_one_that_was_not_asked_after_all_comes_next_and_is_no_repeat():
+    """As when its place was taken meanwhile; one that has failed in this call stays asked."""
+    course = free(three())
+    step = course.next_step(0.0)
+    course.withdraw(step.member)
+    assert course.next_step(0.0) == step
+    course.failed(step.member, Fault("timeout", ""), 0.0)
+    for _ in "bc":
+        course.failed(course.next_step(0.0).member, Fault("timeout", ""), 0.0)
+    again = course.next_step(1.0)
+    assert again == Wait(2.0)
+    again = course.next_step(2.0)
+    assert again == Try(step.member, repeat=True)
+    course.withdraw(again.member)
+    assert course.next_untried(2.0) is None
+    assert (course.repeats, course.skipped) == (1, ())
+
+
+def test_one_for_which_there_is_no_money_now_is_named_unless_it_is_asked_later():
+    """When another attempt has cost less than was set aside."""
+    course = free(three())
+    first = course.next_step(0.0).member
+    course.over_budget(first)
+    assert [(skip.deployment, skip.reason) for skip in course.skipped] == [("a", "budget")]
+    assert course.next_step(0.0) == Try(first)
+    assert course.skipped == ()
+
+
+def test_one_that_is_too_expensive_is_left_out_and_takes_no_repeat():
+    """The call goes on without it; one that was asked before is not said to have been passed over."""
+    course = free(chain([member("a"), member("b")], retries=1), lambda repeat: 0.0)
+    step = course.next_step(0.0)
+    course.too_expensive(step)
+    other = course.next_step(0.0)
+    assert other.member.name != step.member.name
+    assert [(skip.deployment, skip.reason) for skip in course.skipped] == [(step.member.name, "budget")]
+    course.failed(other.member, Fault("timeout", ""), 0.0)
+    again = course.next_step(1.0)
+    assert (again, course.repeats) == (Try(other.member, repeat=True), 1)
+    course.too_expensive(again)
+    assert course.repeats == 0
+    assert course.next_step(1.0) == Stop("timeout", "")
+    assert [skip.deployment for skip in course.skipped] == [step.member.name]
+
+
+def test_a_repeat_that_is_too_expensive_leaves_the_repeat_to_another():
+    """It counts as none."""
+    course = free(chain(member("a"), member("b"), retries=1), lambda repeat: 0.0)
+    for _ in "ab":
+        course.failed(course.next_step(0.0).member, Fault("timeout", ""), 0.0)
+    first = course.next_step(1.0)
+    course.too_expensive(first)
+    second = course.next_step(3.0)
+    assert [first.member.name, second.member.name, second.repeat] == ["a", "b", True]
+
+
+def test_what_is_told_of_one_after_the_call_has_turned_elsewhere_ends_no_call():
+    """A hedge found the prompt too long while the first was still being translated."""
+    course = free(three(long=[member("long")]))
+    first, hedge = course.next_step(0.0).member, course.next_untried(0.0).member
+    course.failed(hedge, Fault("context_window", ""), 0.0)
+    course.unsupported(first)
+    assert (course.next_untried(0.0).member.name, course.first.name) == ("long", "long")
+    course = free(three(long=[member("long")]))
+    step, hedge = course.next_step(0.0), course.next_untried(0.0).member
+    course.failed(hedge, Fault("context_window", ""), 0.0)
+    course.too_expensive(step)
+    assert course.next_untried(0.0).member.name == "long"
+
+
 # Every history.
 
 FAILURES = st.sampled_from(
