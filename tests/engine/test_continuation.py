@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from llm_fallback.engine.continuation import OverlapTrimmer, can_continue, continuation_request
+from llm_fallback.engine.continuation import INSTRUCTION, OverlapTrimmer, can_continue, continuation_request
 from llm_fallback.engine.engine import Answered, StreamBrokeOff
 from llm_fallback.engine.transport import Chunk, Fault, PartialReply, Reply, StreamEnd, ToolCallPart
 from llm_fallback.plan.explain import explain
@@ -70,6 +70,53 @@ def test_the_request_goes_on_with_prefill_or_an_instruction():
     assert handed["extra_body"] == {"own": 1, "go_on": True}
     assert continuation_request(request, "", None) == request
     assert request["messages"] == [{"role": "user", "content": "go"}]
+
+
+def test_what_is_left_of_a_limit_is_at_least_one_token_and_no_limit_stays_none():
+    """Whichever word says it; nobody is asked for none at all."""
+    request = {"messages": [{"role": "user", "content": "go"}]}
+    for words, left in [
+        ({"max_completion_tokens": 10}, {"max_completion_tokens": 8}),
+        ({"max_tokens": 10, "max_completion_tokens": 20}, {"max_tokens": 8, "max_completion_tokens": 18}),
+        ({"max_tokens": 3}, {"max_tokens": 1}),
+        ({"max_tokens": 2}, {"max_tokens": 1}),
+        ({"max_tokens": None}, {"max_tokens": None}),
+        ({}, {}),
+    ]:
+        for prefill in (None, {"message": {}}):
+            told = continuation_request({**request, **words}, "12345678", prefill)
+            assert {word: told[word] for word in told if word != "messages"} == left
+
+
+def test_an_instruction_or_the_prefill_comes_behind_the_text_and_no_empty_body_is_sent():
+    """The text as it was delivered, and what to do with it."""
+    request = {"messages": [{"role": "user", "content": "go"}]}
+    told = continuation_request(request, "12345678", None)["messages"]
+    assert told[1:] == [{"role": "assistant", "content": "12345678"}, {"role": "user", "content": INSTRUCTION}]
+    assert continuation_request(request, "1", {}) == {
+        "messages": [*request["messages"], {"role": "assistant", "content": "1"}]
+    }
+    assert continuation_request(request, "1", {"extra_body": {"go_on": True}})["extra_body"] == {"go_on": True}
+
+
+def test_of_several_repetitions_the_longest_counts_and_two_characters_are_none():
+    """An overlap begins at a word or at its edge."""
+    assert joined("ha ha ha", "ha ha ha, he") == ", he"
+    assert joined("say He", "Hello") == "Hello"
+    assert joined("say Hel", "Hello") == "lo"
+    assert joined("see (now", "now) then") == ") then"
+    assert joined("", "any text") == "any text"
+    assert joined("abcdef", "def") == "def", "in the middle of a word nothing begins"
+    assert joined("The quick brown", "The quick") == "The quick", "some middle is no repetition"
+
+
+def test_text_is_let_go_as_soon_as_it_is_no_repetition():
+    """And nothing is held from then on."""
+    trimmer = OverlapTrimmer("The quick", exact=False)
+    assert trimmer.feed("The ") == ""
+    assert trimmer.feed("slow") == "The slow"
+    assert trimmer.feed("The quick") == "The quick"
+    assert trimmer.flush() == ""
 
 
 def test_a_tool_call_the_caller_has_cannot_be_gone_on_with():

@@ -50,6 +50,32 @@ def test_a_repeat_waits_no_longer_than_the_doubling_and_the_most_allow(repeat, i
     assert seconds == backoff_s(retries, Random(seed), repeat)
 
 
+class Longest(Random):
+    """Chance that always brings the most."""
+
+    def uniform(self, a: float, b: float) -> float:
+        assert a == 0
+        return b
+
+
+def test_the_most_that_repeats_wait_doubles_up_to_the_most_there_is():
+    """Half a second before the first, eight at most, unless the spec says otherwise."""
+    assert [backoff_s(Retries(), Longest(), repeat) for repeat in range(1, 7)] == [0.5, 1, 2, 4, 8, 8]
+
+
+def test_an_extra_request_that_was_not_sent_is_taken_back():
+    """And another may be sent; one of a minute ago does not count any more."""
+    budget = RetryBudget(recent_count(), share=0.2, floor=2)
+    for now in (0.0, 30.0):
+        budget.spend(now)
+    assert not budget.allows(30.0)
+    budget.spend(31.0, -1)
+    assert budget.allows(31.0)
+    budget.spend(31.0)
+    assert not budget.allows(50.0)
+    assert budget.allows(62.0)
+
+
 @pytest.mark.parametrize(("calls", "allowed"), [(0, 10), (50, 10), (51, 10), (55, 11), (1000, 200)])
 def test_extra_requests_are_a_share_of_the_calls_of_a_minute(calls, allowed):
     """With a floor, so that small traffic is repeated at all; a minute later all are allowed again."""
