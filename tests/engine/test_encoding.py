@@ -53,7 +53,7 @@ def well() -> dict[str, Any]:
     """Something deeper than anybody reads."""
     top: dict[str, Any] = {}
     bottom = top
-    for _ in range(5000):
+    for _ in range(100_000):
         bottom["a"] = {}
         bottom = bottom["a"]
     return top
@@ -236,7 +236,8 @@ WRITERS = (write_json, write_json_slowly)
 
 def test_orjson_is_used_where_it_is_installed(monkeypatch):
     """And not needed."""
-    pytest.importorskip("orjson")
+    if encoding._orjson is None:
+        pytest.skip("it is not, or is hidden")
     asked: list[Any] = []
     monkeypatch.setattr(encoding, "read_json_slowly", lambda data, **_: asked.append(data))
     assert read_json(b'{"a": [1, 2.5, "x"]}') == {"a": [1, 2.5, "x"]}

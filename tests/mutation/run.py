@@ -34,7 +34,7 @@ WORK = ROOT / ".mutants"
 GOAL = 0.95
 NOTICED = ("killed", "timeout", "segfault")
 READ_BY_TESTS = ("tests", "docs", "examples", "benchmarks", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
-PLUGINS = ("pytest_asyncio", "pytest_timeout", "_hypothesis_pytestplugin")
+PLUGINS = ("pytest_asyncio.plugin", "pytest_timeout", "_hypothesis_pytestplugin")
 """All that the tests need: whatever else is installed takes longer to load than a test takes."""
 WITHOUT = ("cacheprovider", "faulthandler", "junitxml", "unraisableexception", "threadexception")
 """Parts of pytest that cost more than the test: one collects garbage five times at the end of each run."""

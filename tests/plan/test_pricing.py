@@ -82,7 +82,7 @@ def test_money_is_exact_where_floats_are_not():
     """A million calls at 0.1 dollars per million tokens come to exactly ten cents."""
     each = Prices(Decimal("0.1"), Decimal("0.2")).cost(Usage(1, 0))
     assert sum((each for _ in range(1000)), Decimal(0)) == Decimal("0.0001")
-    assert sum([0.1 / 1_000_000] * 1000) != 0.0001
+    assert 0.1 / 1_000_000 + 0.2 / 1_000_000 != 0.3 / 1_000_000
     assert Prices(Decimal("0.1"), Decimal("0.2")).cost(Usage(1, 1)) == Decimal("0.0000003")
 
 

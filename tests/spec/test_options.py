@@ -66,7 +66,11 @@ def test_help_shows_what_the_builder_takes_and_nothing_it_refuses(kind):
     shown = set(signature(kind).parameters)
     assert set(ModelOptions.__annotations__) <= shown
     assert shown - set(ModelOptions.__annotations__) <= {"spec", "chain", "listeners", "scripts", "clock"}
-    line = next(line for line in pydoc.plain(pydoc.render_doc(kind)).splitlines() if f" {kind.__name__}(*" in line)
+    lines = [line.removeprefix(" |").strip() for line in pydoc.plain(pydoc.render_doc(kind)).splitlines()]
+    start = next(at for at, line in enumerate(lines) if line.startswith(f"{kind.__name__}("))
+    # From Python 3.13 on a line for each.
+    end = start + 1 if "," in lines[start] else next(at for at in range(start, len(lines)) if lines[at][:1] == ")")
+    line = " ".join(lines[start:end])
     assert "temperature: float | None = ..., " in line
     assert not [word for word in (*SHARED, "openai_api_key", "gpt-3.5-turbo", "router", "runtime") if word in line]
 
