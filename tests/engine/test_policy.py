@@ -918,6 +918,22 @@ def test_what_is_told_of_one_after_the_call_has_turned_elsewhere_ends_no_call():
     assert course.next_untried(0.0).member.name == "long"
 
 
+@pytest.mark.parametrize("tell", [FallbackPolicy.too_expensive, lambda course, step: course.withdraw(step.member)])
+def test_in_a_total_outage_one_that_was_not_asked_after_all_was_not_the_one_request(tell):
+    """The next is asked at once, and is no repeat."""
+    plan = three(retries=0)
+    health = health_of(plan)
+    for name in "abc":
+        open_breaker(health, name)
+    course = FallbackPolicy(
+        plan, lambda name, at: health[name].unavailable(at), pick=by_weight(Random(1)), backoff=float, deadline=99.0
+    )
+    tell(course, course.next_step(1.0))
+    step = course.next_step(1.0)
+    assert isinstance(step, Try)
+    assert not step.repeat
+
+
 # Every history.
 
 FAILURES = st.sampled_from(
