@@ -167,7 +167,7 @@ def decode_response(text: str | bytes) -> Response:
                 for units, charged, fence, used in data["grants"] or ()
             ),
         )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
         raise StoreError(f"it answered what is no answer ({type(error).__name__})") from None
 
 

@@ -1,0 +1,65 @@
+"""What a store answers, as it stands on the wire."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_fallback.fleet.messages import Grant, Overtaken, StoreError, decode_response, in_ms
+from tests.fuzz.spoiling import ODD, spoilt_document, tries
+
+WHOLE = {"epoch": 7, "members": 2, "evidence": [["m1", 1500, "{}"]], "grants": [[3, 1, "9", {"k": 2}], [0, 0, 1, None]]}
+
+
+@pytest.mark.parametrize("as_sent", [json.dumps, lambda answer: json.dumps(answer).encode()])
+def test_a_response_is_read(as_sent):
+    """Times in seconds, and what is empty in whichever way Redis writes it."""
+    read = decode_response(as_sent(WHOLE))
+    assert (read.epoch, read.members) == ("7", 2)
+    assert dict(read.evidence) == {"m1": (1.5, "{}")}
+    assert tuple(read.grants) == (Grant(3, 1, 9, {"k": 2}), Grant(0, 0, 1, {}))
+    empty = decode_response(as_sent({**WHOLE, "evidence": {}, "grants": None}))
+    assert (dict(empty.evidence), tuple(empty.grants)) == ({}, ())
+
+
+def test_who_was_overtaken_is_told():
+    """By another process under the same name."""
+    with pytest.raises(Overtaken):
+        decode_response('{"overtaken": true}')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "5",
+        "{}",
+        '{"epoch": 1}',
+        "\\xff",
+        json.dumps({**WHOLE, "grants": [[1]]}),
+        json.dumps({**WHOLE, "members": float("inf")}),
+        "[" * 100_000,
+    ],
+)
+def test_what_is_no_response_is_a_store_error(text):
+    """Somebody else's key, or another version."""
+    with pytest.raises(StoreError, match="it answered what is no answer"):
+        decode_response(text)
+
+
+@given(spoilt_document([WHOLE]) | st.sampled_from(ODD))
+@tries(200)
+def test_any_answer_is_a_response_or_an_error_of_ours(document):
+    """A store is shared with others."""
+    try:
+        decode_response(json.dumps(document))
+    except (StoreError, Overtaken):
+        return
+
+
+@pytest.mark.parametrize(("seconds", "ms"), [(0, 0), (-5, 0), (0.0004, 0), (0.0006, 1), (1.5, 1500)])
+def test_stores_count_in_whole_milliseconds(seconds, ms):
+    """And in none before now."""
+    assert in_ms(seconds) == ms
