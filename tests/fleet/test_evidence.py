@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -89,7 +90,21 @@ def test_what_a_silent_member_reported_holds_for_the_time_it_named():
     assert decode_evidence(text, 31.0, is_heard_of=True).facts
 
 
-@pytest.mark.parametrize("text", ["", "?", "[]", "{}", "[[1],{},{}]", '[[["d"]],{},{}]', "null", "[[],[],0]"])
+WRITTEN = ["d", "", "timeout", 1.5, 30, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "?", "[]", "{}", "[[1],{},{}]", '[[["d"]],{},{}]', "null", "[[],[],0]", "[" * 100_000),
+        *(json.dumps([[WRITTEN], {"d": float("inf")}, {}]), json.dumps([[WRITTEN], {}, {"d": "x"}])),
+        *(
+            json.dumps([[[*WRITTEN[:at], odd, *WRITTEN[at + 1 :]]], {}, {}])
+            for at, odd in [(0, 5), (2, "a failure of a later version"), (3, -1), (4, float("nan")), (5, None)]
+        ),
+    ],
+)
 def test_what_cannot_be_read_is_passed_over(text):
     """Another version may have written it, or somebody who should not."""
+    assert decode_evidence(json.dumps([[WRITTEN], {"d": 2}, {"d": 1}]), 0.0, is_heard_of=True).facts
     assert decode_evidence(text, 0.0, is_heard_of=True).facts == ()

@@ -11,6 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from llm_fallback.events import Failure
 
@@ -108,13 +111,18 @@ def encode_evidence(evidence: Evidence) -> str:
     return json.dumps([facts, dict(evidence.fences), dict(evidence.healed)], separators=(",", ":"))
 
 
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_WRITTEN: TypeAdapter[
+    tuple[list[tuple[str, str, Failure, _Seconds, _Seconds, int, int]], dict[str, int], dict[str, int]]
+] = TypeAdapter(tuple[list[tuple[str, str, Failure, _Seconds, _Seconds, int, int]], dict[str, int], dict[str, int]])
+
+
 def decode_evidence(text: str, age_s: float, *, is_heard_of: bool) -> Evidence:
     """What a member said that many seconds ago. What a member reports that is heard of no more holds for the time it
     named. Anything that cannot be read is passed over: another version may have written it."""
     try:
-        rows, fences, healed = json.loads(text)
-        facts = [Fact(row[0], row[1], row[2], max(0.0, row[3] - age_s), *row[4:]) for row in rows]
-        valid = tuple(fact for fact in facts if is_heard_of or fact.reopens_in_s > 0)
-        return Evidence(valid, {name: int(fence) for name, fence in fences.items()}, dict(healed))
-    except (ValueError, TypeError, IndexError, AttributeError):
+        rows, fences, healed = _WRITTEN.validate_json(text)
+    except ValidationError:
         return Evidence()
+    facts = [Fact(*row[:3], max(0.0, row[3] - age_s), *row[4:]) for row in rows]
+    return Evidence(tuple(fact for fact in facts if is_heard_of or fact.reopens_in_s > 0), fences, healed)
