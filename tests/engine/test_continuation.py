@@ -36,6 +36,13 @@ def test_what_is_said_again_at_the_stitch_is_said_once():
     assert joined("I say Hel", "Hello") == "lo"
 
 
+def test_a_repetition_that_is_cut_short_is_one():
+    """By a server that began anew and had no more tokens; what repeats some middle may be new text."""
+    assert joined("once upon a time", "once upon a") == ""
+    assert joined("once upon a time", "once upon a", exact=True) == ""
+    assert joined("a: none here, b: ", "none here") == "none here"
+
+
 def test_what_only_looks_like_a_repetition_is_kept():
     """A start that turns another way, and a short one, are text."""
     assert joined("The quick", "The", " quiet") == "The quiet"
@@ -107,7 +114,7 @@ def test_of_several_repetitions_the_longest_counts_and_two_characters_are_none()
     assert joined("see (now", "now) then") == ") then"
     assert joined("", "any text") == "any text"
     assert joined("abcdef", "def") == "def", "in the middle of a word nothing begins"
-    assert joined("The quick brown", "The quick") == "The quick", "some middle is no repetition"
+    assert joined("The quick brown", "quick") == "quick", "some middle is no repetition"
 
 
 def test_text_is_let_go_as_soon_as_it_is_no_repetition():

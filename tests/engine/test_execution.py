@@ -1035,6 +1035,15 @@ async def test_a_stream_that_timed_out_is_closed_before_the_next_is_asked():
             assert on.transport.exchanges[0].is_closed
 
 
+async def test_what_was_delivered_counts_against_the_tokens_of_who_goes_on():
+    """Its prompt has it, too: within `tpm` for a prompt, beyond it for one that goes on."""
+    plan = chain(member("a"), member("b", limits=Limits(tpm=40)), total_s=5, retries=0, on_stream_break="continue")
+    on = stage(plan, a=[0.0, *say("x" * 200)[:2], StreamEnd(None)], b=say("fine"))
+    on.health["b"].begin(0.0, 10)
+    out = await on.call(tokens=10)
+    assert (on.asked, type(out.end)) == (["a"], StreamBrokeOff)
+
+
 # Accounts.
 
 

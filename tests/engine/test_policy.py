@@ -430,6 +430,19 @@ def test_when_every_deployment_is_open_the_one_that_reopens_first_is_asked_at_on
     assert (went.asked, went.waits, went.answered) == (["b"], [], "b")
 
 
+@pytest.mark.parametrize(("busy", "asked"), [("a", ["b"]), ("b", ["a"]), ("ab", [])])
+def test_in_a_total_outage_a_limit_holds_too(busy, asked):
+    """Who is at one is not asked all the same; where all are, the call ends at once."""
+    plan = chain(*[member(name, limits=Limits(max_parallel=1)) for name in "ab"])
+    health = health_of(plan)
+    for name in "ab":
+        open_breaker(health, name, at=5.0)
+    for name in busy:
+        health[name].begin(6.0)
+    went = journey(plan, {"a": OK, "b": OK}, health=health, now=10.0)
+    assert (went.asked, went.waits) == (asked, [])
+
+
 def test_in_a_total_outage_a_call_makes_one_request_and_its_repeats():
     """Breakers are there to spare those that are down: not one request each."""
     plan = three(retries=2)

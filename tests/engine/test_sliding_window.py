@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_fallback.engine.sliding_window import RunningMean, SlidingCounter
+from llm_fallback.engine.sliding_window import RateWindow, RunningMean, SlidingCounter
 
 TIMES = st.lists(st.floats(0, 200).map(lambda seconds: round(seconds, 3)), max_size=60).map(sorted)
 
@@ -42,3 +42,13 @@ def test_a_running_mean_is_that_of_the_last_values(values, size):
         mean.add(value)
     last = values[-size:]
     assert mean.value == (pytest.approx(sum(last) / len(last), abs=1e-6) if last else None)
+
+
+def test_at_the_time_that_is_named_there_is_room():
+    """Also where sums of seconds are rounded: a minute after 1001.35 is before a minute has passed since, by 1e-13."""
+    for began in (1001.35, 1001.3499999999999, 0.1, 3.3, 1000.7):
+        rate = RateWindow()
+        rate.add(began, 10)
+        free_at = rate.free_at(began, 1, 10, 10)
+        assert free_at is not None
+        assert rate.free_at(free_at, 1, 10, 10) is None

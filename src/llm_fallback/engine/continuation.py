@@ -97,7 +97,9 @@ class OverlapTrimmer:
             if text.startswith(tail):
                 return len(tail)
             if tail.startswith(text):
-                break  # Nothing came but a repetition of some middle; the new text does not begin in it.
+                # Nothing came but a repetition that ends before the end of what was delivered. From the beginning on
+                # it is one, by a server that began anew and was cut short; from some middle on the text may be new.
+                return len(text) if start == 0 and len(text) >= _UNLIKELY_TWICE else 0
         return 0
 
 

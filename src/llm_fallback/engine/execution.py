@@ -54,9 +54,11 @@ class CallExecution:
     def __init__(self, engine: Engine, call: Call) -> None:
         self.engine, self.call = engine, call
         self.began = engine.clock.now()
+        self.delivered = delivered = PartialReply()
+        """What the caller got of a stream."""
         self.policy = FallbackPolicy(
             call.chain,
-            lambda name, now: engine.health[name].unavailable(now, call.tokens),
+            lambda name, now: engine.health[name].unavailable(now, _prompt_tokens(call, delivered)),
             pick=self._picking(),
             backoff=partial(backoff_s, call.chain.retries, engine.rng),
             deadline=self.began + call.chain.total_s,
@@ -70,8 +72,6 @@ class CallExecution:
         """How the call ended; None while it is under way, and for ever if its caller left."""
         # Those of handlers first: they end a call that the chain's own would let go on.
         self._limits = (*call.spender.limits, *engine.budgets.limits(call.chain))
-        self.delivered = PartialReply()
-        """What the caller got of a stream."""
         self._stitches: list[Stitch] = []
         self._answered_by: Target | None = None
         self._first_token_s: float | None = None
@@ -284,16 +284,15 @@ class CallExecution:
             health.remove_waiter(self._notify)
 
     def _request(self, member: Member, *, is_hedge: bool = False) -> AttemptRequest:
-        call, body, tokens, trimmer = self.call, self.call.request, self.call.tokens, None
+        call, body, trimmer = self.call, self.call.request, None
         if self._delivered_anything:
             delivered, prefill = self.delivered.text, self.engine.catalogue.prefill(member.target)
             body = continuation_request(body, delivered, prefill)
-            tokens += estimate_prompt_tokens(len(delivered))
             trimmer = OverlapTrimmer(delivered, exact=prefill is not None)
         return AttemptRequest(
             body=body,
             streamed=call.streamed,
-            tokens=tokens,
+            tokens=_prompt_tokens(call, self.delivered),
             call=self.policy,
             total_s=call.chain.total_s,
             call_began=self.began,
@@ -472,6 +471,11 @@ class CallExecution:
 
     def _time_is_up(self) -> str:
         return f"total_s ({self.call.chain.total_s:g} s) is over"
+
+
+def _prompt_tokens(call: Call, delivered: PartialReply) -> int:
+    """About how many tokens the next prompt has: one that goes on with a reply hands over what was delivered of it."""
+    return call.tokens if delivered.is_empty else call.tokens + estimate_prompt_tokens(len(delivered.text))
 
 
 def _notify(loop: asyncio.AbstractEventLoop, notified: asyncio.Future[None]) -> None:

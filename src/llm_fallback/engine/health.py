@@ -45,6 +45,8 @@ class Unavailable:
     failure: Failure = "rate_limited"
     """The failure a call reports if it ends because of this."""
     warming_up: bool = False
+    is_limited: bool = False
+    """Whether its breaker is open and one of its limits keeps requests away, too."""
     last_request: tuple[float, int] = (-math.inf, 0)
     """When it was last asked, minus infinity for never, and how often in all: the order in which calls go round."""
 
@@ -112,12 +114,18 @@ class DeploymentHealth:
             warming_up = self.breaker.is_warming_up(now)
             # Once the time it named has come and a probe is in flight, it has named none.
             named = self.breaker.retry_after_given and self.breaker.state(now) == "open"
-            return Unavailable("breaker_open", reopens, warming_up or named, failure, warming_up, self._last_request)
+            limited = self._free_at(now, tokens) is not None
+            return Unavailable(
+                "breaker_open", reopens, warming_up or named, failure, warming_up, limited, self._last_request
+            )
         if self.shared is not None and self.breaker.failure is not None:
             probes_at = self.shared.probe_blocked_until(now)
             if probes_at is not None:
                 failure = self.breaker.failure or "server_error"
-                return Unavailable("breaker_open", probes_at, failure=failure, last_request=self._last_request)
+                limited = self._free_at(now, tokens) is not None
+                return Unavailable(
+                    "breaker_open", probes_at, failure=failure, is_limited=limited, last_request=self._last_request
+                )
         free = self._free_at(now, tokens)
         return None if free is None else Unavailable("limit", free)
 

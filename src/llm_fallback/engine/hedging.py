@@ -125,6 +125,8 @@ class HedgedAttempt:
     def release(self) -> None:
         """Give back what every attempt still under way holds. It waits for nothing, so no cancellation comes between
         two of them; what one fails with keeps no other from it."""
+        for task in self._tasks.values():
+            task.cancel()  # One that has not begun yet would still send its request, of which nobody would be told.
         try:
             self._first.release()
         finally:
@@ -143,7 +145,8 @@ class HedgedAttempt:
     async def _end(self, tasks: Sequence[asyncio.Task[Any]], attempts: Sequence[AttemptExecution]) -> None:
         """Stop reading first: nobody can close what is being read."""
         for task in tasks:
-            task.cancel()
+            if not task.cancelling():
+                task.cancel()
         if tasks:
             with suppress(TimeoutError):
                 async with self._clock.deadline(self._clock.now() + CLOSE_TIMEOUT_S, for_others=True):

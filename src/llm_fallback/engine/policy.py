@@ -317,14 +317,14 @@ class FallbackPolicy:
                 yield self._repeat(member, blocked, next_in_outage, now)
 
     def _next_in_outage(self, blocked: list[Unavailable | None]) -> Unavailable | None:
-        """When every breaker is open, the deployment to ask all the same. First those whose cooldown is our own guess,
-        the one asked longest ago before the others, so that calls go round and find whoever has recovered. None where
-        all but those that only a person can mend have named their return: who returns inside the deadline is waited
-        for. Otherwise those that only a person can mend, in the same order."""
+        """When every breaker is open, the deployment to ask all the same, of those whose limits allow it. First those
+        whose cooldown is our own guess, the one asked longest ago before the others, so that calls go round and find
+        whoever has recovered. None where all but those that only a person can mend have named their return: who returns
+        inside the deadline is waited for. Otherwise those that only a person can mend, in the same order."""
         opened = [block for block in blocked if block is not None and block.reason == "breaker_open"]
         if len(opened) < len(blocked):
             return None
-        others = [block for block in opened if not block.return_known]
+        others = [block for block in opened if not (block.return_known or block.is_limited)]
         hopeful = [block for block in others if not block.needs_a_person]
         if not hopeful and any(block.return_known and block.until < self.deadline for block in opened):
             return None

@@ -97,9 +97,10 @@ class RateWindow:
             self._tokens += tokens
 
     def _forget(self, now: float) -> None:
-        while self._requests and self._requests[0] <= now - MINUTE_S:
+        # By the same sums as in `free_at`: else, rounded, one would still count at the time that was named.
+        while self._requests and self._requests[0] + MINUTE_S <= now:
             self._requests.popleft()
-        while self._spends and self._spends[0][0] <= now - MINUTE_S:
+        while self._spends and self._spends[0][0] + MINUTE_S <= now:
             self._tokens -= self._spends.popleft()[1]
 
     def _requests_free_at(self, rpm: int | None) -> float | None:
