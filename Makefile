@@ -13,8 +13,9 @@ help:
 	@echo "make demo   watch a chain answer while its servers fail (no network, no key)"
 	@echo "make test   run the tests a change needs, two to three minutes"
 	@echo "make test-all"
-	@echo "            run every test, ten to fifteen minutes; 10,000 histories of a fleet are four of them"
-	@echo "make soak   play random histories of a fleet for an hour; TIMES=5 plays five times as many as test-all"
+	@echo "            run every test, fifteen to twenty minutes; 10,000 histories each of a fleet and of a model are half"
+	@echo "make soak   play ten times as many histories, and make 100,000 calls that may leave nothing behind, for hours;"
+	@echo "            TIMES=5 plays five times as many as test-all"
 	@echo "make fuzz   spoilt input of every kind for some hours; TIMES=5 tries five times as many as test-all, SECONDS=60 of"
 	@echo "            each target that is guided by coverage"
 	@echo "make coverage"
@@ -46,12 +47,13 @@ test: $(VENV)/.installed-test
 	@$(PYTEST) -m "not servers and not slow" --hypothesis-profile=fast
 
 test-all: $(VENV)/.installed-test
-	@echo "This takes ten to fifteen minutes on two cores."
+	@echo "This takes fifteen to twenty minutes on two cores."
 	@$(PYTEST)
 
-# 10,000 histories times so many.
+# 10,000 histories of each kind, times so many.
 soak: $(VENV)/.installed-test
 	SOAK=$(or $(TIMES),10) $(PYTEST) -m "not servers" tests/histories
+	$(BIN)/python -m benchmarks.long_run --calls 100000
 
 # Hours: 100 times as many as in test-all, then each target of tests/fuzz/guided.py for ten minutes.
 fuzz: $(VENV)/.installed-test

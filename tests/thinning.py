@@ -12,7 +12,8 @@ from hypothesis import settings
 
 FAST = 25
 _AT_ONCE = 25
-"""Histories in one test: enough that starting it costs nothing, few enough to share out among processes."""
+"""Histories in one test unless it says otherwise: enough that starting it costs nothing, few enough to share out among
+processes."""
 
 
 def examples(full: int) -> int:
@@ -20,11 +21,11 @@ def examples(full: int) -> int:
     return min(full, FAST) if settings.default.max_examples == FAST else full
 
 
-def histories(fast: int, full: int) -> Callable[[Callable[[int], None]], Any]:
+def histories(fast: int, full: int, *, at_once: int = _AT_ONCE) -> Callable[[Callable[[int], None]], Any]:
     """Has a test play histories of these many seeds, each once: the first in every run, all of them in
     `make test-all`, and `SOAK` times as many where that variable says so."""
     seeds = range(fast, full * int(os.environ.get("SOAK", "1")))
-    rest = [pytest.param(seeds[at : at + _AT_ONCE], marks=pytest.mark.slow) for at in range(0, len(seeds), _AT_ONCE)]
+    rest = [pytest.param(seeds[at : at + at_once], marks=pytest.mark.slow) for at in range(0, len(seeds), at_once)]
 
     def decorate(test: Callable[[int], None]) -> Any:
         @pytest.mark.parametrize("seeds", [range(fast), *rest], ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")
