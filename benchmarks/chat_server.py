@@ -1,4 +1,4 @@
-"""A lean server of OpenAI's chat in a process of its own: it fails as in chaos, or has a capacity that can be changed.
+"""A lean server of OpenAI's chat in a process of its own: it fails as in chaos, has a capacity, or bills its requests.
 
 FakeServer plays scripts and remembers every request; a million of them want something smaller.
 """
@@ -34,7 +34,7 @@ class RunningServer:
 
 @contextmanager
 def running(*arguments: str) -> Iterator[RunningServer]:
-    """A server; `chaos SEED`, or `capacity SEED`."""
+    """A server; `chaos SEED`, `capacity SEED` or `billing SEED`."""
     command = [sys.executable, "-m", "benchmarks.chat_server", *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -116,8 +116,65 @@ class Capacity:
         connection.reply(200, completion(prompt))
 
 
-Behaviour = Chaos | Capacity
-BEHAVIOURS: dict[str, Callable[[int], Behaviour]] = {"chaos": Chaos, "capacity": Capacity}
+def billed_tokens(number: int) -> tuple[int, int]:
+    """What request `number` is billed for: tokens of the prompt and of the reply."""
+    return 20 + number % 7, 5 + number % 11
+
+
+class Billing:
+    """Numbers the requests, and bills each by its number; of three deployments some requests fail, each in its way."""
+
+    WORDS = ("right", "500", "503", "429", "hang", "slow", "cut", "html", "no_finish", "nonsense")
+    WEIGHTS = (72, 6, 4, 2, 1, 4, 4, 2, 3, 2)
+    SLOW_S = 0.3
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)
+        self._received = 0
+
+    def get(self, path: str) -> Any:
+        """`received`: how many requests there were."""
+        return self._received
+
+    def post(self, connection: Connection, deployment: str, prompt: str) -> None:
+        self._received += 1
+        number = self._received
+        word = "right" if deployment == "good" else self._rng.choices(self.WORDS, self.WEIGHTS)[0]
+        match word:
+            case "slow":
+                asyncio.get_running_loop().call_later(self.SLOW_S, self._answer, connection, number, "right", prompt)
+            case "500" | "503" | "429":
+                connection.reply(int(word), {"error": {"message": f"chaos: {word}"}})
+            case "html":
+                connection.reply(200, "<html>welcome</html>")
+            case "right" | "cut" | "no_finish" | "nonsense":
+                self._answer(connection, number, word, prompt)
+
+    def _answer(self, connection: Connection, number: int, word: str, prompt: str) -> None:
+        text = "nonsense" if word == "nonsense" else answer_to(prompt)
+        document = completion(prompt)
+        document["choices"][0]["message"]["content"] = text
+        tokens = dict(zip(("prompt_tokens", "completion_tokens"), billed_tokens(number), strict=True))
+        document["usage"] = tokens
+        if not connection.is_streamed:
+            if word == "no_finish":
+                document["choices"][0]["finish_reason"] = None
+            connection.cut() if word == "cut" else connection.reply(200, document, number)
+            return
+        half = len(text) // 2
+        deltas = [{"content": text[:half]}, {"content": text[half:]}]
+        frames = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+        if word == "cut":
+            connection.stream(frames[:1], number, is_whole=False)
+            return
+        if word != "no_finish":
+            frames.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+            frames.append({"choices": [], "usage": tokens})
+        connection.stream(frames, number)
+
+
+Behaviour = Chaos | Capacity | Billing
+BEHAVIOURS: dict[str, Callable[[int], Behaviour]] = {"chaos": Chaos, "capacity": Capacity, "billing": Billing}
 
 
 def completion(prompt: str) -> dict[str, Any]:
@@ -138,6 +195,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, behaviour: Behaviour) -> None:
         self._behaviour, self._received = behaviour, b""
+        self.is_streamed = False
+        """Whether the last request asked for a stream."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -155,14 +214,26 @@ class Connection(asyncio.Protocol):
         if method == "GET":
             self.reply(200, self._behaviour.get(path.strip("/")))
         else:
-            prompt = json.loads(body[:size])["messages"][-1]["content"]
-            self._behaviour.post(self, path.strip("/").partition("/")[0], prompt)
+            request = json.loads(body[:size])
+            self.is_streamed = bool(request.get("stream"))
+            self._behaviour.post(self, path.strip("/").partition("/")[0], request["messages"][-1]["content"])
 
-    def reply(self, status: int, content: Any) -> None:
+    def reply(self, status: int, content: Any, number: int | None = None) -> None:
         body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
         kind = "text/html" if isinstance(content, str) else "application/json"
-        head = f"HTTP/1.1 {status} x\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+        name = "" if number is None else f"x-request-id: {number}\r\n"
+        head = f"HTTP/1.1 {status} x\r\ncontent-type: {kind}\r\n{name}content-length: {len(body)}\r\n\r\n"
         self._transport.write(head.encode() + body)
+
+    def stream(self, frames: list[dict[str, Any]], number: int, *, is_whole: bool = True) -> None:
+        """Send the frames of a stream at once; one that is not whole ends with its connection."""
+        data = b"".join(b"data: " + json.dumps(frame).encode() + b"\n\n" for frame in frames)
+        data += b"data: [DONE]\n\n" if is_whole else b""
+        head = f"HTTP/1.1 200 x\r\ncontent-type: text/event-stream\r\nx-request-id: {number}\r\n"
+        chunks = f"transfer-encoding: chunked\r\n\r\n{len(data):x}\r\n".encode() + data + b"\r\n"
+        self._transport.write(head.encode() + chunks + (b"0\r\n\r\n" if is_whole else b""))
+        if not is_whole:
+            self._transport.close()
 
     def cut(self) -> None:
         self._transport.write(b'HTTP/1.1 200 x\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n{"id"')
