@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from threading import Thread
 from typing import Any
 
@@ -327,6 +328,10 @@ async def test_what_is_to_be_cached_is_left_to_litellm(google: Google, mode: str
     ) >= 1
 
 
+@pytest.mark.skipif(
+    find_spec("litellm.llms.vertex_ai.gemini.rejected_thought_signature_retry") is None,
+    reason="litellm asks a second time, without signatures, from 1.110 on",
+)
 @pytest.mark.parametrize("mode", ["ainvoke", "astream"])
 async def test_a_signature_of_somebody_else_is_left_out_when_it_is_refused(google: Google, mode: str) -> None:
     """It holds only where it was issued, and a chain may have been answered elsewhere before."""

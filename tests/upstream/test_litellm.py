@@ -62,7 +62,7 @@ LOADED_LATE = (
 RIGHT = ("Hello world", "stop")
 mended = pytest.mark.skipif(
     Version(version("litellm")) >= Version("1.108"),
-    reason="a trap of litellm 1.106 that 1.110 has mended; ours is to stand on both",
+    reason="a trap of litellm before 1.108",
 )
 since_mended = pytest.mark.skipif(Version(version("litellm")) < Version("1.110"), reason="litellm mended it in 1.110")
 NOT_A_FINISH = ("clean close", "done without finish", "no choices")
