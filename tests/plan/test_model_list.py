@@ -6,8 +6,10 @@ from decimal import Decimal
 
 import litellm
 import pytest
+from litellm.exceptions import ModelNotMappedError
 
 from llm_fallback.events import Usage
+from llm_fallback.plan.model_list import candidate_names, first_entry, lookup
 from llm_fallback.plan.pricing import Prices, prices_in
 
 BY_RANGE = {
@@ -36,7 +38,7 @@ def by_litellm(model, tokens):
     """What litellm says the request costs; None where it does not know whose model that is."""
     try:
         return sum(litellm.cost_per_token(model=model, prompt_tokens=tokens, completion_tokens=700))
-    except litellm.BadRequestError:
+    except (litellm.BadRequestError, ModelNotMappedError):
         return None
 
 
@@ -104,3 +106,74 @@ class TestLongPrompts:
 def test_a_price_that_is_not_whole_is_not_known(entry):
     """Half a price would count the other half as nothing."""
     assert prices_in(entry) is None
+
+
+AS_ASKED_FOR = {
+    "anthropic": ("anthropic/{}", "anthropic/{}-2026-01-01"),
+    "azure": ("azure/{}", "azure/eu/{}", "azure/us/{}", "azure/{}-2026-01-01"),
+    "bedrock": (
+        *("bedrock/{}", "bedrock/converse/{}", "bedrock/invoke/{}", "bedrock/us-east-1/{}"),
+        *("bedrock/converse/us-west-2/{}", "bedrock/us-gov-west-1/{}", "bedrock/eu.{}", "bedrock/converse/global.{}"),
+        *("bedrock/us-west-2/us.{}", "bedrock/arn:aws:bedrock:us-east-1:123456789012:inference-profile/{}"),
+    ),
+    "databricks": ("databricks/{}", "databricks/{}-001"),
+    "fireworks_ai": ("fireworks_ai/{}", "fireworks_ai/accounts/fireworks/models/{}"),
+    "gemini": ("gemini/{}", "gemini/{}-001"),
+    "ollama": ("ollama/{}", "ollama_chat/{}", "ollama_chat/{}:latest"),
+    "openai": ("openai/{}", "openai/{}-2026-01-01", "openai/ft:{}:an-organization:a-suffix:an-id"),
+    "vertex_ai": ("vertex_ai/{}", "vertex_ai/{}@20250929", "vertex_ai/{}-001", "vertex_ai_beta/{}"),
+    "xai": ("xai/{}", "xai/{}-2026-01-01"),
+}
+"""Ways to write a model of a provider's in a spec."""
+
+
+def listed_for(provider):
+    """The names of a provider's chat models on litellm's list, whose prices are whole and the same at every hour."""
+    for name, entry in litellm.model_cost.items():
+        if not str(entry.get("litellm_provider")).startswith(provider) or entry.get("mode") not in (
+            "chat",
+            "responses",
+        ):
+            continue
+        if prices_in(entry) is not None and "off_peak_pricing" not in entry:
+            bare = name.removeprefix(f"{provider}/")
+            yield bare.rpartition("/")[2] if provider in ("bedrock", "fireworks_ai", "ollama") else bare
+
+
+@pytest.mark.parametrize("provider", AS_ASKED_FOR)
+def test_a_model_costs_what_litellm_says_however_it_is_asked_for(provider):
+    """By whichever route, in whichever region, of whichever version; unknown where litellm raises, or has no entry and
+    says 0."""
+    names = [way.format(name) for name in sorted(set(listed_for(provider))) for way in AS_ASKED_FOR[provider]]
+    expected = {name: by_litellm(name, 1000) for name in names}
+    priced = [name for name in names if expected[name]]
+    assert len(priced) >= 10 or provider == "ollama"
+    for name in priced:
+        prices = prices_in(first_entry(candidate_names(name, None, None), litellm.model_cost.get) or {})
+        assert prices is not None, name
+        assert float(prices.cost(Usage(1000, 700))) == pytest.approx(expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("model", "listed"),
+    [
+        ("bedrock/converse/anthropic.claude-sonnet-4-5-20250929-v1:0", "anthropic.claude-sonnet-4-5-20250929-v1:0"),
+        (
+            "bedrock/us-west-2/us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+            "us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+        ),
+        ("bedrock/anthropic.claude-3-5-sonnet-20241022-v2:0:51k", "anthropic.claude-3-5-sonnet-20241022-v2:0"),
+        ("openai/GPT-4o", "gpt-4o"),
+    ],
+)
+def test_a_model_is_found_under_the_name_it_is_listed_by(model, listed):
+    """And with its price its window and its abilities."""
+    assert lookup(listed) is not None
+    assert first_entry(candidate_names(model, None, None)) is lookup(listed)
+
+
+def test_what_is_asked_for_by_an_opaque_name_is_on_no_list():
+    """Nor is a model of a server of one's own."""
+    profile = "bedrock/arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2c3"
+    assert first_entry(candidate_names(profile, None, None)) is None
+    assert not candidate_names("gpt-4o", None, "vllm")

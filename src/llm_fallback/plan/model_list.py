@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,11 +40,45 @@ def bundled() -> Mapping[str, Any]:
 
 def candidate_names(model: str, base_model: str | None, backend: str | None) -> Sequence[str]:
     """The names under which a deployment's model may be listed: `base_model`, with and without provider, else the model
-    itself. A self-hosted model is on no list, even if a provider sells the same one."""
+    itself, and without what litellm takes off when it looks for a price. A self-hosted model is on no list, even if a
+    provider sells the same one."""
     provider, name = split_model(model)
     if base_model is not None:
         return (base_model, f"{provider}/{base_model}")
-    return () if backend is not None else (model, name)
+    if backend is not None:
+        return ()
+    names = (model, *_own_names(provider, name))
+    return tuple(dict.fromkeys((*names, *map(str.lower, names))))
+
+
+_ROUTE = re.compile(r"^(?:converse|invoke|chat_completions|openai|mantle)/")
+"""Which of Amazon's interfaces litellm is to ask."""
+_REGION = re.compile(r"^(?:(?:global|us|eu|apac|jp|au|us-gov)\.|[a-z]{2}(?:-gov)?-[a-z]+-\d/)")
+"""Where it is asked: a profile for inference across regions, or a region."""
+_THROUGHPUT = re.compile(r"(?<=:\d):\d+k$|\[\w+\]$")
+_VERSION = re.compile(r"-\d+$")
+_FINE_TUNED = re.compile(r"(?::[^:]*){3}$")
+_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+
+
+def _own_names(provider: str, name: str) -> Iterator[str]:
+    """A model's name as its provider's may be listed: as it is, and without what says how it is asked for and not which
+    it is, as routes, regions, versions and dates."""
+    if provider == "fireworks_ai" and "/" not in name:
+        yield f"{provider}/accounts/fireworks/models/{name}"
+    yield name
+    match provider:
+        case "bedrock":
+            name = _ROUTE.sub("", name)
+            name = name.rpartition("/")[2] if name.startswith("arn:") else name
+            yield name  # Before its region goes: some regions cost more.
+            name = _REGION.sub("", _THROUGHPUT.sub("", name))
+        case "vertex_ai" | "gemini" | "databricks":
+            name = _VERSION.sub("", name)
+        case _:
+            name = _FINE_TUNED.sub("", name) if name.startswith("ft:") else _DATE.sub("", name)
+    yield f"{provider}/{name}"
+    yield name
 
 
 def listed_prices(names: Iterable[str]) -> Prices | None:
