@@ -10,8 +10,9 @@ import io
 import json
 import logging
 import pickle
+import re
 import warnings
-from base64 import b64encode
+from base64 import b32encode, b64encode
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -104,6 +105,22 @@ ECHOES: dict[str, Play] = {
     "in JSON that is cut": refusing(PLAIN.replace(KEY.encode(), escaped(KEY).encode())[:-20]),
     "in base64": refusing(error(f"no {b64encode(KEY.encode()).decode()}")),
     "in base64, without an end": refusing(error(f"no {b64encode(KEY.encode()).decode().rstrip('=')}x")),
+    "in base64, in lines": refusing(error("no " + "\r\n".join([BEARER[:20], BEARER[20:40], BEARER[40:]]))),
+    "in base32": refusing(error(f"no {b32encode(KEY.encode()).decode()}")),
+    "in hexadecimal digits": refusing(error(f"no {KEY.encode().hex()}")),
+    "in pairs of digits": refusing(error(f"no {KEY.encode().hex(':')} and {KEY.encode().hex(' ')}")),
+    "with a line end in it": refusing(error(f"no {KEY[:13]}\n{KEY[13:]}")),
+    "with spaces": refusing(error(f"no {' '.join(KEY)}")),
+    "with what is not seen": refusing(
+        error(f"no {chr(0x200B).join(KEY)} {chr(0x1B)}[1m{KEY[:9]}{chr(0x1B)}[0m{KEY[9:]}")
+    ),
+    "across the cut of its name for the request": refusing(error("no"), X_Request_Id=f"{'r' * 500}{KEY}"),
+    "across the cut of its name for the reply": either(
+        json.dumps({**WHOLE, "id": "r" * 500 + KEY, "choices": []}).encode(), event({"id": "r" * 500 + KEY})
+    ),
+    "across the cut of a finish word": with_finish(f"{'f' * 66}{KEY}"),
+    "across the cut of a body": either((KEY * 3000).encode(), b"x" * 16_370 + KEY.encode() + b"y" * 100_000),
+    "as the name of a compression": refusing(error("no"), status=200, Content_Encoding=f"{'c' * 27}{KEY}"),
     "as the login of a user": refusing(error(f"Authorization: Basic {BEARER}")),
     "as a header written out": refusing(error(f"headers: {{'authorization': 'Bearer {KEY}'}}")),
     "in a URL": refusing(error(f"GET /v1/models?key={KEY}&x=1"), status=404),
@@ -144,12 +161,23 @@ ECHOES: dict[str, Play] = {
 }
 
 
-PARTS = {KEY[at : at + 10].lower() for at in range(0, len(KEY) - 9, 5)} | {
-    part[at : at + 12].lower()
-    for part in (b64encode(b"u" * before + KEY.encode()).decode() for before in range(3))
-    for at in range(4, len(part) - 16, 6)
-}
+PARTS = (
+    {KEY[at : at + 10].lower() for at in range(0, len(KEY) - 9, 5)}
+    | {
+        part[at : at + 12].lower()
+        for part in (b64encode(b"u" * before + KEY.encode()).decode() for before in range(3))
+        for at in range(4, len(part) - 16, 6)
+    }
+    | {
+        part[at : at + 20].lower()
+        for part in (KEY.encode().hex(), b32encode(KEY.encode()).decode())
+        for at in range(0, len(part) - 20, 4)
+    }
+)
 """Of fourteen characters of the key, which is half of it, one of these is a part; so of eighteen of it in base64."""
+
+
+_UNSEEN = re.compile(r"\x1b\[\d*m|\\[nr]|\\u200b|\\x1b\[\d*m|[\s\u200b:]")
 
 
 def leaks(text: str) -> list[str]:
@@ -159,6 +187,7 @@ def leaks(text: str) -> list[str]:
         spelt |= {unquote(text), html.unescape(text)}
     for _ in range(3):
         spelt |= {json.loads(f'"{one}"') for one in map(_as_json_text, spelt) if one is not None}
+    spelt |= {_UNSEEN.sub("", one) for one in spelt}
     small = [one.lower() for one in spelt]
     return [part for part in PARTS if any(part in one for one in small)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from base64 import b64encode, urlsafe_b64encode
+from base64 import b32encode, b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from urllib.parse import quote
 
@@ -34,15 +34,33 @@ SPELT: dict[str, Callable[[str], str]] = {
     "in Python's repr": lambda text: "".join(f"\\x{ord(char):02x}" for char in text),
     "in base64": lambda text: b64encode(text.encode()).decode(),
     "in base64 for URLs": lambda text: urlsafe_b64encode(text.encode()).decode(),
+    "in base64, in lines": lambda text: "\n".join(batched(b64encode(f"user:{text}".encode()).decode(), 7)),
+    "in base32": lambda text: b32encode(text.encode()).decode(),
+    "in base32 behind another text": lambda text: b32encode(f"it is {text}".encode()).decode().lower(),
+    "in hexadecimal digits": lambda text: text.encode().hex(),
+    "in capital digits": lambda text: text.encode().hex().upper(),
+    "in pairs of digits": lambda text: text.encode().hex(" "),
+    "in pairs of digits with colons": lambda text: text.encode().hex(":"),
+    "in bytes of C": lambda text: ", ".join(f"0x{byte:02x}" for byte in text.encode()),
+    "in bytes of C in capitals": lambda text: ",".join(f"0X{byte:02X}" for byte in text.encode()),
+    "with a line end in it": lambda text: text[:9] + "\r\n" + text[9:],
+    "with spaces": " ".join,
+    "with tabs, in JSON": lambda text: json.dumps("\u00a0".join(text)),
+    "with what has no width": "\u200b".join,
+    "with soft hyphens": "\xad".join,
+    "with colours of a terminal": "\x1b[1;31m".join,
     "as the login of a user": lambda text: b64encode(f"user:{text}".encode()).decode(),
     "as the login of another user": lambda text: b64encode(f"users:{text}".encode()).decode(),
     "as the login of a third user": lambda text: b64encode(f"user10:{text}".encode()).decode(),
 }
 
 
+def batched(text: str, size: int) -> list[str]:
+    return [text[at : at + size] for at in range(0, len(text), size)]
+
+
 def strike(text: str, *secrets: str) -> str:
-    wanted = frozenset[str]().union(*map(spellings, secrets))
-    return struck(text, places(text, tuple(wanted)), "***")
+    return struck(text, places(text, spellings(secrets)), "***")
 
 
 @pytest.mark.parametrize("spell", SPELT.values(), ids=SPELT)
@@ -55,6 +73,20 @@ def test_a_secret_is_found_however_it_is_spelt(spell, around):
     assert text.endswith(f" {around} after")
     assert "***" in text
     assert not [part for part in (spelt[at : at + 12] for at in range(8, len(spelt) - 20, 4)) if part in text]
+
+
+def test_what_stands_around_a_secret_stays():
+    """Of what is not seen only that between its characters goes."""
+    spelt = " ".join(SECRET)
+    assert strike(f"a \u200b {spelt} \u200b b", SECRET) == "a \u200b *** \u200b b"
+    assert strike(f"key: {SECRET.encode().hex(' ')} end", SECRET) == "key: *** end"
+
+
+def test_words_that_happen_to_hold_a_short_secret_stay():
+    """What has few characters stands in every other text, if blanks between them do not count."""
+    assert strike("the test case", "hetest") == "the test case"
+    assert strike("a hetest", "hetest") == "a ***"
+    assert strike("61 62 63 64", "abcd") == "61 62 63 64"
 
 
 @given(st.text("aé%\\u0&#x;/\"'n1-", max_size=60))
@@ -83,4 +115,4 @@ def test_overlapping_secrets_are_struck_as_one():
 @pytest.mark.parametrize("short", ["", "on", "abc"])
 def test_what_is_too_short_to_be_a_secret_has_no_spelling(short):
     """It would strike half of every text."""
-    assert not spellings(short)
+    assert not any(spellings([short]))

@@ -383,7 +383,8 @@ class AttemptExecution:
 
     def _cleaned(self, told: Provenance) -> Provenance:
         """The server's names, struck out where a key is among them; looked for once, as there hardly ever is."""
-        redact, names = self._engine.redact, "\n".join([name or "" for name in told])
+        # By a character that is seen: with others it would be looked for parts of a key on both sides of it.
+        redact, names = self._engine.redact, "|".join([name or "" for name in told])
         return told if redact(names) == names else Provenance(*[name and redact(name) for name in told])
 
     def _fact(self, outcome: Outcome, fault: Fault | None, now: float) -> Attempt:

@@ -147,7 +147,7 @@ class _Inflater:
 
     def __init__(self, encoding: str) -> None:
         if encoding not in _INFLATED:
-            raise _Flaw(f"the reply is compressed in a way that was not asked for ({encoding[:40]})")
+            raise _Flaw(f"the reply is compressed in a way that was not asked for ({encoding})")
         self._inflate = zlib.decompressobj(zlib.MAX_WBITS | (16 if encoding == "gzip" else 0))
         self._may_be_raw = encoding == "deflate"
 

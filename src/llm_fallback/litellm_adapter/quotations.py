@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_fallback.engine.protocol.faults import MOST_SEARCHED
+from llm_fallback.engine.protocol.faults import MOST_CLEANED, MOST_SEARCHED
 from llm_fallback.litellm_adapter.media import texts_in
 
 _LEFT_OUT = "…"
-_LONGEST = 2 * MOST_SEARCHED
+_LONGEST = MOST_CLEANED
 """Characters of an error that are looked at; litellm quotes whole conversations."""
 _LEAST_QUOTED = 8
 """Characters. Shorter texts stand in any error."""

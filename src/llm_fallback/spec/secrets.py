@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from llm_fallback._forks import fork_safe_lock
 from llm_fallback.spec.locations import Path
-from llm_fallback.spec.spellings import places, spellings, struck
+from llm_fallback.spec.spellings import Wanted, places, spellings, struck
 from llm_fallback.spec.variables import references
 
 _ENDINGS = ("key", "token", "secret", "password", "credentials", "authorization", "cookie")
@@ -112,7 +112,7 @@ class Redactor:
         self._added = dict.fromkeys((*former, *secrets))
         for oldest in list(self._added)[:-_MOST_ADDED]:
             del self._added[oldest]
-        self._spellings: tuple[str, ...] | None = None
+        self._spellings: Wanted | None = None
         # Set last: `add` takes a secret in here for one that is redacted already.
         self._known = frozenset((*self._of_spec, *self._added))
 
@@ -122,13 +122,13 @@ class Redactor:
             text = pattern.sub(_redacted, text)
         return text
 
-    def _wanted(self) -> tuple[str, ...]:
+    def _wanted(self) -> Wanted:
         """What to look for, worked out when something is looked for: most keys that are added are never echoed."""
         spelt = self._spellings
         if spelt is None:
             with self._lock:
                 parts = (part for secret in self._known for part in (secret, *_parts(secret)))
-                spelt = self._spellings = tuple(frozenset[str]().union(*map(spellings, parts)))
+                spelt = self._spellings = spellings(parts)
         return spelt
 
     def __repr__(self) -> str:

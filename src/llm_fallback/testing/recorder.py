@@ -140,7 +140,7 @@ def _masked(parts: Sequence[bytes], secrets: Iterable[str]) -> list[bytes]:
     lengths = [0, *map(len, parts)]
     whole = bytearray(b"".join(parts))
     text = whole.decode("latin-1")  # A character is a byte.
-    wanted = [form for secret in secrets for form in spellings(secret.encode().decode("latin-1"))]
+    wanted = spellings(secret.encode().decode("latin-1") for secret in secrets)
     said = [range(len(text)), *_said_in_parts(text)]
     for positions in said:
         for start, end in places("".join(text[at] for at in positions), wanted):

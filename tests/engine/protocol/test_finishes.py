@@ -53,6 +53,7 @@ def test_a_deployment_may_have_words_of_its_own():
     ]
 
 
-def test_an_endless_word_is_shortened():
-    """It is shown in messages."""
-    assert len(read_finish("x" * 10_000)) == 80
+def test_of_an_endless_word_the_length_is_told():
+    """It is shown in messages, and a part of it might be a part of a key."""
+    assert read_finish("x" * 80) == "x" * 80
+    assert read_finish("x" * 10_000) == "of 10000 characters"

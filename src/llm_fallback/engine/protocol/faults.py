@@ -30,6 +30,10 @@ MOST_SEARCHED = 8_192
 """Characters of a text that are searched for words: what is further on is hardly the error, but what it echoes."""
 
 
+MOST_CLEANED = 2 * MOST_SEARCHED
+"""Characters of a text that are searched for secrets. Of a longer one the second half of them is not told."""
+
+
 class FaultCleaner:
     """Strikes secrets out of faults, makes one line of what they say, and gives each a cause that carries only that."""
 
@@ -50,8 +54,8 @@ class FaultCleaner:
     def _told(self, text: str) -> str:
         """What is told of a text. Secrets are struck out before it is cut: of one across a cut, a part would be left.
         So of a text too long to be searched, what is told ends well before the search does."""
-        message = self._redactor(text[: 2 * MOST_SEARCHED])
-        return shortened(message if len(text) <= 2 * MOST_SEARCHED else message[:-MOST_SEARCHED])
+        message = self._redactor(text[:MOST_CLEANED])
+        return shortened(message if len(text) <= MOST_CLEANED else message[:-MOST_SEARCHED])
 
 
 _BY_STATUS: Mapping[int, Failure] = {
@@ -78,7 +82,8 @@ _LEFT_OPEN: Mapping[int, frozenset[Failure]] = {
     # A prompt was flagged, or money is short; a breaker opened as for a wrong key would punish every other prompt.
     403: frozenset({"content_policy", "quota_exhausted"}),
     # Ray Serve says "not found" for every route until its replicas are up: it is on its way, not misnamed.
-    404: frozenset({"overloaded"}),
+    # And whoever passes a request on has nobody who takes this one; others it would have had.
+    404: frozenset({"overloaded", "bad_request"}),
     429: frozenset({"quota_exhausted", "overloaded"}),
 }
 """What a status that says much leaves to codes and wording. Other 4xx leave anything, 3xx and 5xx nothing."""
@@ -120,7 +125,10 @@ def fault_of_response(
     # Every reply names when limits are reset; only to one that was refused for a limit is that a time to wait.
     waits = (retry_after_s(headers), error.wait_s, reset_after_s(headers) if status == 429 else None)
     error = replace(error, wait_s=next((wait for wait in waits if wait is not None), None))
-    return Fault(failure_of(status, error, classes), error.message, status, error.wait_s)
+    failure = failure_of(status, error, classes)
+    # Money that is used up comes back by no limit's clock.
+    wait_s = None if (status, failure) == (429, "quota_exhausted") else error.wait_s
+    return Fault(failure, error.message, status, wait_s)
 
 
 def fault_in_body(data: Any) -> Fault | None:
@@ -218,6 +226,10 @@ _WAIT = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 """Where a text tells to wait, and for how long."""
+_REPLENISHED = re.compile(
+    r"\bquota will be replenished in (?:(\d{1,5})\.)?(\d{1,2}):(\d\d):(\d\d(?:\.\d{1,7})?)\b", re.IGNORECASE
+)
+"""The wait in front of Azure, in days, hours, minutes and seconds as .NET writes them."""
 _DELAY = re.compile(r'"retryDelay": ?"(\d+(?:\.\d+)?)s"')
 """Google's word for a wait, among the details of an error."""
 _STATUSES = frozenset(map(str, range(400, 600)))
@@ -304,7 +316,13 @@ def _status(codes: tuple[str, ...]) -> int | None:
 
 def _wait_in(text: str) -> float | None:
     match = _WAIT.search(text[:MOST_SEARCHED])
-    return None if match is None else _seconds_in(match[1])
+    if match is not None:
+        return _seconds_in(match[1])
+    match = _REPLENISHED.search(text[:MOST_SEARCHED])
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _seconds_in(durations: str) -> float:

@@ -42,6 +42,7 @@ _SPELLING = {word: finish for finish, words in _DOCUMENTED.items() for word in w
 
 
 _LONGEST_WORD = 80
+"""Characters. Of a longer text only the length is told: cut, it might show a part of a key that it echoes."""
 
 
 def read_finish(word: object, own_words: Mapping[str, str] = _SPELLING) -> str | None:
@@ -51,7 +52,9 @@ def read_finish(word: object, own_words: Mapping[str, str] = _SPELLING) -> str |
     """
     if word is None or word == "":
         return None
-    text = str(word)[:_LONGEST_WORD]
+    text = str(word)
+    if len(text) > _LONGEST_WORD:
+        return f"of {len(text)} characters"
     return own_words.get(text) or _SPELLING.get(text.lower()) or complete(text)
 
 

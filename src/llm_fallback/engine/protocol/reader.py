@@ -30,11 +30,17 @@ GROUNDING = "vertex_ai_grounding_metadata"
 LOGPROBS = "logprobs"
 """Where the probabilities of a chunk's tokens stand in the chunk's own `provider_specific_fields`."""
 
-LONGEST_NAME = 512
+_LONGEST_NAME = 512
 """Characters of a server's name for a reply or a request."""
 
 MEDIA = ("audio", "images")
 """Names under which sound and pictures stand in `provider_specific_fields`."""
+
+
+def is_quotable(name: str) -> bool:
+    """Whether a server's name for a reply or a request is one. A longer text is none, and is not cut to one: of a key
+    across the cut a part would be left, which nobody knows for one."""
+    return 0 < len(name) <= _LONGEST_NAME
 
 
 class ReplyReader(ABC):
@@ -98,10 +104,10 @@ class ReplyReader(ABC):
 
     def take_names(self, reply_id: object, system_fingerprint: object = None) -> None:
         """Take the server's own names of the reply and of what made it; one that nobody would quote is none."""
-        if type(reply_id) is str and 0 < len(reply_id) <= LONGEST_NAME and reply_id.isascii():
+        if type(reply_id) is str and is_quotable(reply_id) and reply_id.isascii():
             self.reply_id = reply_id
         word = system_fingerprint
-        if type(word) is str and 0 < len(word) <= LONGEST_NAME and word.isascii():
+        if type(word) is str and is_quotable(word) and word.isascii():
             self.system_fingerprint = word
 
     def count(self, usage: Usage | None) -> None:

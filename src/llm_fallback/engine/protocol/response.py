@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from llm_fallback.engine.protocol.faults import LEAST_ERROR, fault_in_body, fault_of_response
-from llm_fallback.engine.protocol.reader import LONGEST_NAME, ReplyReader
+from llm_fallback.engine.protocol.faults import LEAST_ERROR, MOST_CLEANED, fault_in_body, fault_of_response
+from llm_fallback.engine.protocol.reader import ReplyReader, is_quotable
 from llm_fallback.engine.protocol.sse import Event, Mark
 from llm_fallback.engine.protocol.values import BYTE_ORDER_MARK, Unreadable, decode
 from llm_fallback.engine.transport import FINISHES, Chunk, Fault, Provenance, Reply, StreamEnd
 
-_REMEMBERED_BODY = 16_384
+_REMEMBERED_BODY = 4 * (MOST_CLEANED + 1)
+"""Bytes. Of four for each character a body that is cut has more of them than a cleaner takes for a whole text."""
 _OPENING = (b"{", b"[")
 """How a body begins that may be a whole document, and is kept as long as it is: its transport bounds it."""
 
@@ -34,10 +35,7 @@ REQUEST_ID_HEADERS = (
 
 def request_id_in(headers: Mapping[str, str]) -> str | None:
     """The provider's own name of a request; names of headers in lower case, or in a mapping that does not mind."""
-    for name in REQUEST_ID_HEADERS:
-        if name in headers:
-            return headers[name][:LONGEST_NAME]
-    return None
+    return next((headers[name] for name in REQUEST_ID_HEADERS if name in headers and is_quotable(headers[name])), None)
 
 
 class Response:
