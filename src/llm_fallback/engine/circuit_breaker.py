@@ -223,7 +223,7 @@ class CircuitBreaker:
             return False
         consequence = FAILURES[failure].breaker
         if consequence == "opens":
-            return self._open(now, PERMANENT_FAILURE_S, failure)
+            return self._open(now, PERMANENT_FAILURE_S, failure, retry_after_s)
         if consequence == "cools_down" or permit.kind == "probe":
             return self._open(now, self._next_cooldown_s(permit, self._settings), failure, retry_after_s)
         if permit.kind == "forced":

@@ -47,6 +47,17 @@ def test_a_time_that_a_server_names_in_its_words_is_a_time(case):
     )
 
 
+def test_an_account_without_money_has_none_when_its_limits_are_reset():
+    """OpenAI's 429 for want of money tells of limits as every reply does; a 403 that names a time means that."""
+    broke = json.dumps({"error": {"message": "You exceeded your current quota.", "code": "insufficient_quota"}})
+    for headers in ({"x-ratelimit-reset-requests": "1s"}, {"retry-after": "2"}):
+        fault = fault_of_response(429, headers, broke)
+        assert (fault.failure, fault.retry_after_s) == ("quota_exhausted", None)
+    told = "Out of call volume quota. Quota will be replenished in 1.00:00:05."
+    fault = fault_of_response(403, {}, json.dumps({"message": told}))
+    assert (fault.failure, fault.retry_after_s) == ("quota_exhausted", 86_405)
+
+
 def body_of(case: Case) -> str:
     return case.body if isinstance(case.body, str) else json.dumps(case.body)
 

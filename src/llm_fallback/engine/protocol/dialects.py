@@ -62,7 +62,10 @@ DIALECTS = (
     Dialect(
         "Azure",
         codes={"content_policy": ("responsibleaipolicyviolation",)},
-        wordings={"content_policy": (r"content management policy",)},
+        wordings={
+            "content_policy": (r"content management policy",),
+            "quota_exhausted": (r"out of (?:call volume|bandwidth) quota",),
+        },
     ),
     Dialect(
         "Anthropic",
@@ -107,7 +110,7 @@ DIALECTS = (
         wordings={
             "context_window": (r"input token count.{0,40}exceeds the maximum",),
             "quota_exhausted": (r"please enable billing",),
-            "auth": (r"api key not valid", r"user location is not supported"),
+            "auth": (r"api key (?:not valid|expired)", r"user location is not supported"),
         },
         statuses={"resource_exhausted": 429, "unavailable": 503, "invalid_argument": 400},
     ),
@@ -126,7 +129,11 @@ DIALECTS = (
         wordings={
             "context_window": (r"maximum prompt length is",),
             "content_policy": (r"content exists risk", r"failed check: safety_check"),
-            "quota_exhausted": (r"used all available credits", r"out of credits", r"payment required"),
+            "bad_request": (r"no endpoints found that (?:support|can handle)",),
+            "quota_exhausted": (
+                *(r"used all available credits", r"out of credits", r"payment required"),
+                r"(?:doesn.t|do not|don.t|does not) have any (?:more )?credits",
+            ),
             "not_found": (r"^model not exist",),
         },
     ),
