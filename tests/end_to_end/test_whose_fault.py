@@ -46,7 +46,22 @@ def circle() -> dict[str, Any]:
     return schema
 
 
-def after_a_tool(args: dict[str, Any], result: str = "done") -> list[Any]:
+def circle_of(kind: str) -> dict[str, Any]:
+    """A part of a message that contains itself."""
+    part: dict[str, Any] = {"type": kind, "text": "hi", "content": []}
+    part["content"].append(part)
+    return part
+
+
+def pit() -> Any:
+    """What is nested deeper than anybody goes."""
+    value: Any = "the floor"
+    for _ in range(10_000):
+        value = [value]
+    return value
+
+
+def after_a_tool(args: dict[str, Any], result: Any = "done") -> list[Any]:
     """A conversation in which a tool was called."""
     call = {"name": "f", "args": args, "id": "call_1"}
     return [HumanMessage("go"), AIMessage("", tool_calls=[call]), ToolMessage(result, tool_call_id="call_1")]
@@ -59,6 +74,18 @@ UNENCODABLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "one in a stop": ("hi", {"stop": [HALF]}),
     "a set in a schema": ("hi", tool(parameters={"enum": {1}})),
     "a schema that contains itself": ("hi", tool(parameters=circle())),
+    "a part of a message that contains itself": ([HumanMessage([circle_of("text")])], {}),
+    "a picture that contains itself": ([HumanMessage([{"type": "image_url", "image_url": circle_of("text")}])], {}),
+    "a tool's result that contains itself": (after_a_tool({}, [circle_of("text")]), {}),
+    "a tool's argument that contains itself": (after_a_tool({"x": circle()}), {}),
+    "a part of a message without a floor": ([HumanMessage([{"type": "text", "text": "hi", "x": pit()}])], {}),
+    "a tool's argument without a floor": (after_a_tool({"x": pit()}), {}),
+    "a response_format that contains itself": ("hi", {"response_format": circle()}),
+    "a response_format without a floor": ("hi", {"response_format": {"type": "json_schema", "json_schema": pit()}}),
+    "a stop without a floor": ("hi", {"stop": [pit()]}),
+    "a bias that contains itself": ("hi", {"logit_bias": circle()}),
+    "a bias without a floor": ("hi", {"logit_bias": {"1": pit()}}),
+    "words of one's own without a floor": ("hi", {"extra_body": {"x": pit()}}),
     "infinity in a schema": ("hi", tool(parameters={"maximum": float("inf")})),
     "a temperature that is no number": ("hi", {"temperature": float("nan")}),
     "a class among the tools, which litellm would drop": ("hi", {"tools": [Form]}),

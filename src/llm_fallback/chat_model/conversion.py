@@ -93,7 +93,11 @@ def _conversation(chain: ChainPlan, messages: Sequence[Mapping[str, Any]], threa
     begins."""
     if chain.affinity == "prefix" or thread is None:
         said = [message.get("content") for message in _beginning(messages)]
-        return blake2b(repr(said).encode(errors="replace"), digest_size=16).digest()
+        try:
+            written = repr(said)
+        except RecursionError:
+            written = ""  # Nobody gets what is nested so deeply.
+        return blake2b(written.encode(errors="replace"), digest_size=16).digest()
     return blake2b(str(thread).encode(errors="replace"), digest_size=16).digest()
 
 

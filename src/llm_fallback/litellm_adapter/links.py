@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from llm_fallback.litellm_adapter.parts import parts_in
+
 
 class Link(NamedTuple):
     """Where a picture or a file stands, or as what it is meant to be taken."""
@@ -45,12 +47,13 @@ _LONGEST_LINK = 8192
 def links_in(messages: Sequence[Mapping[str, Any]]) -> Iterator[Link]:
     """The pictures and files of messages."""
     for message in messages:
-        content = message.get("content")
-        if type(content) is list:
-            for part in content:
-                if isinstance(part, Mapping) and part.get("type") != "text":
-                    yield from _links_of(part)
-                    yield from links_in((part,))  # A tool's result has content of its own.
+        for part in parts_in(message, _is_no_text):
+            if _is_no_text(part):
+                yield from _links_of(part)
+
+
+def _is_no_text(part: Mapping[str, Any]) -> bool:
+    return part.get("type") != "text"
 
 
 def places_of_links(messages: Sequence[Mapping[str, Any]]) -> frozenset[str]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from llm_fallback.litellm_adapter.parts import nested, parts_in
 
 _KINDS = frozenset(
     {
@@ -69,29 +71,24 @@ _MESSAGES = re.compile(rb'"(messages?|contents|prompt|inputs?|text)"')
 
 
 def _media_of(message: Mapping[str, Any]) -> Iterator[Medium]:
-    content = message.get("content")
-    for part in content if isinstance(content, list) else ():
-        if not isinstance(part, Mapping):
-            continue
+    for part in parts_in(message, lambda part: part.get("type") not in _KINDS):
         if part.get("type") in _KINDS:
             held = max(texts_in(part), key=len, default="")
             if held:
                 yield Medium(part["type"], _spellings(held))
-        else:
-            yield from _media_of(part)  # A tool's result has content of its own.
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """The texts that a message, or a part of one, holds."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            if name not in _FIELDS_ABOUT:
-                yield from texts_in(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from texts_in(item)
+    """The texts that a message, or a part of one, holds; in no order."""
+    for held in nested(value, _inner):
+        if isinstance(held, str):
+            yield held
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return [item for name, item in value.items() if name not in _FIELDS_ABOUT]
+    return value if isinstance(value, list) else ()
 
 
 def _spellings(held: str) -> tuple[bytes, ...]:

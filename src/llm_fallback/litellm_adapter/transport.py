@@ -64,6 +64,13 @@ class LiteLLMTransport:
         if is_unknown(target):
             told = unknown_provider(target.litellm_provider, has_address="api_base" in target.parameters)
             return RefusedExchange(self._clean(Fault("bad_request", told)))
+        try:
+            return self._prepared(target, request, api_key)
+        except RecursionError:
+            told = "the request cannot be written as JSON: it is nested too deeply"
+            return RefusedExchange(self._clean(Fault("bad_request", told)))
+
+    def _prepared(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> Exchange:
         memory = self._memories.get(target)
         if memory is None:
             memory = self._memories.setdefault(target, DeploymentMemory(token_provider=token_provider_of(target)))

@@ -18,6 +18,7 @@ from pydantic import Field
 from llm_fallback.chat_model.conversion import PROVIDER, unwritable
 from llm_fallback.chat_model.elsewhere import carried, mark
 from llm_fallback.chat_model.history import with_invalid_calls
+from llm_fallback.engine.encoding import why_not_json
 
 
 class OpenAIChat(BaseChatModel):
@@ -112,6 +113,9 @@ def messages_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
         sent = convert_to_openai_messages(messages)
     except (TypeError, ValueError, RecursionError) as error:
         return unwritable(messages, error)
+    asked = [{"content": message.content} for message in messages if not isinstance(message, AIMessage)]
+    if why_not_json({"messages": asked}) is not None:  # In a field of a part that is none of OpenAI's.
+        return unwritable(messages, ValueError())
     for message, document in zip(messages, sent, strict=True):
         document.pop("name", None)
         if "reasoning_content" in message.additional_kwargs:
