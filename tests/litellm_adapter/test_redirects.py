@@ -171,6 +171,38 @@ async def test_it_is_followed_through_litellm_too(mode):
     assert [attempt["outcome"] for attempt in message.response_metadata["llm_fallback"]["attempts"]] == ["succeeded"]
 
 
+@pytest.mark.parametrize("login", ["somebody", "somebody:canary-password-0123", ":canary-password-0123"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", DIRECT)
+@pytest.mark.parametrize("is_relayed", [False, True])
+async def test_a_redirect_brings_no_login(login, mode, kind, is_relayed, monkeypatch):
+    """To the same host and port it is refused as to any other, and the login told to nobody."""
+    if is_relayed:
+        monkeypatch.setattr(litellm, "success_callback", [lambda *told: None])
+    with Server() as server, model_of(KINDS[kind], server) as model:
+        server.location = f"http://{login}@{server.host}/again"
+        attempt = await refused_by(model, mode)
+        assert len(server.received) == 1
+    assert (attempt.failure, attempt.status) == ("server_error", 307)
+    assert (
+        attempt.message == f"http://{server.host} redirects to http://{server.host}, with a login (307): not followed"
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("location", ["/again", "http://{host}/again"])
+async def test_the_login_of_the_deployment_s_own_address_goes_along(mode, location):
+    """Whether or not the redirect repeats the host."""
+    with Server() as server:
+        server.location = location.format(host=server.host)
+        entry = {"backend": "vllm", "model": "m", "api_base": f"http://user:canary-password@{server.host}"}
+        with build_chat_model({"deployments": {"a": entry}, "chains": {"c": {"tiers": ["a"]}}}) as model:
+            assert (await ask(model, mode, SECRETS[2])).content == "fine"
+        first, second = server.received
+    assert first[1]["authorization"] == second[1]["authorization"]
+    assert first[1]["authorization"].startswith("Basic ")
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_second_redirect_is_not_followed(mode):
     """A server that sends in circles is left after two requests."""

@@ -6,6 +6,7 @@ import pytest
 
 from llm_fallback.errors import SpecError
 from llm_fallback.plan.checks import check
+from llm_fallback.plan.resolve import resolve_spec
 from llm_fallback.spec import load_spec
 
 KEYS = {"HOST_AND_PORT": "gpu:8000", "OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}
@@ -312,6 +313,36 @@ def test_an_address_that_cannot_be_a_server_s_is_found(address, told):
         entry = {**deployment, "api_base": address, "price": "free"}
         spec = {**SOUND, "deployments": {**SOUND["deployments"], "a": entry}}
         assert f"warning: deployments.a.api_base: {told}" in findings(spec)
+
+
+@pytest.mark.parametrize("word", ["extra_headers", "headers"])
+@pytest.mark.parametrize("address", ["http://user:pass@own:8000", "http://${LOGIN}@own:8000"])
+def test_a_login_in_the_address_beside_one_in_a_header_is_a_mistake(word, address):
+    """A request carries one; both fields are named, where the spec is checked and where it is built."""
+    spec = with_a(model="openai/gpt-4.1", api_base=address, params={word: {"authorization": "Basic eDp5"}})
+    environ = {**KEYS, "LOGIN": "user:pass"}
+    told = (
+        "deployments.a.api_base: has a login in front of its host, as has "
+        f"params.{word}.authorization; leave out one of the two"
+    )
+    assert f"error: {told}" in findings(spec, environ=environ)
+    with pytest.raises(SpecError) as caught:
+        resolve_spec(load_spec(spec), environ)
+    assert told in str(caught.value)
+    assert "pass" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"api_base": "http://user:pass@own:8000", "params": {"extra_headers": {"X-Team": "search"}}},
+        {"api_base": "http://user:pass@own:8000", "params": {"extra_headers": {"Authorization": None}}},
+        {"api_base": "http://own:8000/@user", "params": {"extra_headers": {"Authorization": "Basic eDp5"}}},
+    ],
+)
+def test_one_login_is_none_too_many(fields):
+    """Wherever it is."""
+    resolve_spec(load_spec(with_a(model="openai/gpt-4.1", **fields)), KEYS)
 
 
 @pytest.mark.parametrize("address", ["http://own:8000", "http://[::1]:8000/v1", "https://own/models/v1", "${BASE}"])

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial, wraps
 from importlib import import_module
 from typing import Any
+from urllib.parse import urlsplit
 
 from yarl import URL
 
@@ -102,13 +103,14 @@ class RequestGuard:
         target: URL | None = _built(lambda: source.join(URL(location)))
         self._follow(status, source, target)
         assert target is not None
-        return target
+        # An address without a login is the same server's, and the login its own.
+        return target if source.raw_user is None else target.with_user(source.user).with_password(source.password)
 
     def _follow(self, status: int, source: Any, target: Any) -> None:
         if status in _KEEPS_THE_REQUEST and not self._followed and target and _is_same_server(source, target):
             self._followed = True
             return
-        place = _server(target) if target else "no address"
+        place = "no address" if not target else _server(target) + (", with a login" if _login(target) else "")
         self.refused = Fault("server_error", f"{_server(source)} redirects to {place} ({status}): not followed", status)
         raise RedirectRefused(self.refused.message)
 
@@ -297,6 +299,8 @@ def _built(build: Callable[[], Any]) -> Any:
 
 
 def _is_same_server(source: Any, target: Any) -> bool:
+    if _login(target) not in ("", _login(source)):
+        return False  # Whose it is nobody knows; a request carries one, and that is the deployment's own.
     if (source.scheme, target.scheme) == ("http", "https"):
         return bool(source.host == target.host)
     return _origin(source) == _origin(target)
@@ -308,6 +312,10 @@ def _origin(url: Any) -> tuple[str, str, int | None]:
 
 def _logins(headers: Any) -> dict[str, str]:
     return {"Authorization": headers["Authorization"]} if "Authorization" in headers else {}
+
+
+def _login(url: Any) -> str:
+    return urlsplit(str(url)).netloc.rpartition("@")[0]
 
 
 def _server(url: Any) -> str:

@@ -23,7 +23,7 @@ from llm_fallback.plan.fleet_checks import file_of_two, unknown_processes, unwis
 from llm_fallback.plan.pricing import FIRST_GUESS_TOKENS
 from llm_fallback.plan.profiles import lost_by_falling_back
 from llm_fallback.plan.provider_credentials import AZURE_KEYS, lacks_cloud_credentials, missing_key
-from llm_fallback.plan.resolve import misaddressed
+from llm_fallback.plan.resolve import misaddressed, with_two_logins
 from llm_fallback.spec import Spec, load_spec
 from llm_fallback.spec.consistency import is_address
 from llm_fallback.spec.entries import Chain, Deployment
@@ -69,6 +69,7 @@ def check(source: Source, *, env: bool = False, environ: Mapping[str, str] | Non
     findings = [
         *_findings(spec, "error", _nothing_to_ask(spec)),
         *_findings(spec, "error", file_of_two(spec, environment)),
+        *_findings(spec, "error", with_two_logins(spec, environment)),
         *_findings(spec, "error" if env else "warning", _of_variables(spec, environment)),
         *_findings(spec, "warning", joined.from_iterable(check_one(spec) for check_one in _CHECKS)),
         *_findings(spec, "warning", unwise_fleet(spec, environment)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -28,7 +29,8 @@ def resolve_spec(spec: Spec, environ: Mapping[str, str]) -> Plan:
     budgets = {name: _budget(spec.budget(name), variables, name) for name in spec.chains}
     fleet = _fleet(spec, variables)
     mistakes = list(variables.mistakes)
-    mistakes += [Problem(path, text).at(spec.locations) for path, text in misaddressed(spec, environ)]
+    wrong = (*misaddressed(spec, environ), *with_two_logins(spec, environ))
+    mistakes += [Problem(path, text).at(spec.locations) for path, text in wrong]
     chains = {name: _chain(spec, name, targets, budgets[name], mistakes) for name in spec.chains}
     del variables
     if not chains:
@@ -63,6 +65,23 @@ def misaddressed(spec: Spec, environ: Mapping[str, str]) -> Iterator[tuple[Path,
                 ("deployments", name, "api_base"),
                 f"{deployment.api_base!r} comes to {what}; set it as in 'http://host:8000'",
             )
+
+
+def with_two_logins(spec: Spec, environ: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
+    """Addresses with a login in front of the host, beside one in a header: a request has one place for both."""
+    for name, deployment in spec.deployments.items():
+        if deployment.api_base is None or unset(deployment.api_base, environ):
+            continue
+        if "@" not in urlsplit(resolve(deployment.api_base, environ)).netloc:
+            continue
+        for word in ("extra_headers", "headers"):
+            headers = spec.params(name).get(word)
+            for header, text in headers.items() if isinstance(headers, Mapping) else ():
+                if str(header).lower() == "authorization" and text is not None:
+                    yield (
+                        ("deployments", name, "api_base"),
+                        f"has a login in front of its host, as has params.{word}.{header}; leave out one of the two",
+                    )
 
 
 def _target(spec: Spec, name: str, variables: Environment) -> Target:

@@ -1,4 +1,4 @@
-"""How a secret may be spelt in what a server says: plain, escaped, in base64, base32 or hexadecimal digits, in pieces."""
+"""How a secret may be spelt in what a server says: plain, escaped, in base64, base32 or hex, or in pieces."""
 
 from __future__ import annotations
 
