@@ -41,6 +41,26 @@ async def test_the_models_are_the_chains() -> None:
     assert missing.json()["error"]["code"] == "model_not_found"
 
 
+async def test_clients_of_a_litellm_proxy_need_no_version_in_the_path() -> None:
+    """As there: both forms of each path lead to the same."""
+    with in_process(fake_chat_model(spec=TWO_CHAINS)) as client:
+        for path in ("/models", "/models/cheap", "/models/dear"):
+            assert (await client.get(path)).json() == (await client.get(f"/v1{path}")).json()
+        reply = await client.post("/chat/completions", json=question(model="cheap"))
+    assert reply.json()["llm_fallback"]["chain"] == "cheap"
+
+
+@pytest.mark.parametrize("path", ["/", "/completions", "/v1", "/v2/chat/completions", "/v1/embeddings"])
+async def test_a_path_that_there_is_not_is_told_where_to_go(path: str) -> None:
+    """In the form of OpenAI's errors."""
+    with in_process(fake_chat_model(spec=TWO_CHAINS)) as client:
+        reply = await client.post(path, json={})
+    assert reply.status_code == 404
+    assert reply.json()["error"]["message"] == (
+        f"POST {path}: Not Found; OpenAI's protocol is answered at /v1/chat/completions and /v1/models"
+    )
+
+
 async def test_a_model_that_is_asked_for_is_the_chain_of_that_name() -> None:
     """And no other of its deployments is asked."""
     model = fake_chat_model(spec=TWO_CHAINS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -19,7 +20,9 @@ import httpx
 import pytest
 import yaml
 
-from llm_fallback.testing import FakeServer, Reply
+from llm_fallback.serving.app import ServedChains
+from llm_fallback.serving.server import DrainingServer, listen
+from llm_fallback.testing import FakeServer, Reply, fake_chat_model
 from tests.serving.running import question
 
 pytestmark = pytest.mark.slow
@@ -60,9 +63,8 @@ def serving(spec: dict[str, Any], folder: Path, *options: str) -> Iterator[Serve
     try:
         assert process.stderr is not None
         address = next(found[1] for line in process.stderr if (found := re.search(r" at (http://\S+)/v1", line)))
-        served = Served(process, address, file)
-        eventually(lambda: is_up(address))
-        yield served
+        assert httpx.get(f"{address}/health", timeout=1).status_code == 200  # Said once it is so.
+        yield Served(process, address, file)
     finally:
         process.kill()
         process.wait()
@@ -125,6 +127,52 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         served.wait()
         assert time.monotonic() - began < 10
         chunks.close()
+
+
+@pytest.mark.parametrize("is_busy", [True, False], ids=["with a stream under way", "at rest"])
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["alone", "two workers"])
+def test_two_signals_in_a_row_end_it_without_a_traceback(
+    options: tuple[str, ...], is_busy: bool, tmp_path: Path
+) -> None:
+    """As from a supervisor that repeats itself."""
+    endless = Reply("word " * 300, chunks=300, chunk_delay_s=0.1)
+    with FakeServer({"only": endless}) as fake, serving(fake.spec(), tmp_path, *options) as served:
+        chunks = stream_of(served.url)
+        if is_busy:
+            next(chunks)
+        served.signal(signal.SIGTERM)
+        time.sleep(0.05)
+        served.signal(signal.SIGTERM)
+        assert served.wait() == 0
+    assert [line for line in served.said if " INFO draining" not in line] == []
+
+
+async def test_a_process_says_that_it_serves_once_it_does() -> None:
+    """Not while its model is built, nor before its server has started."""
+    with contextlib.closing(listen("127.0.0.1", 0)) as listener:
+        started: list[bool] = []
+
+        def announce() -> None:
+            started.append(server.started)
+            server.should_exit = True
+
+        server = DrainingServer(ServedChains(fake_chat_model()), [], announce)
+        await server._serve([listener])
+    assert started == [True]
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["alone", "two workers"])
+def test_what_cannot_be_built_is_never_said_to_be_served(options: tuple[str, ...], tmp_path: Path) -> None:
+    """By any of the processes; the error is told."""
+    spec = {
+        "deployments": {"only": {"backend": "vllm", "model": "qwen", "api_base": "${NO_SUCH_VARIABLE}"}},
+        "chains": {"main": {"tiers": ["only"]}},
+    }
+    (tmp_path / "llm-fallback.yaml").write_text(yaml.safe_dump(spec))
+    command = [sys.executable, "-m", "llm_fallback.cli", "serve", "--port", "0", *options]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert "NO_SUCH_VARIABLE is not set" in process.stderr
+    assert "serving" not in process.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["alone", "two workers"])

@@ -22,6 +22,8 @@ from llm_fallback.spec import load_spec
 def command(ctx: click.Context, files: tuple[Path, ...], host: str | None, port: int | None, workers: int) -> None:
     """Serve the chains as models of an OpenAI-compatible endpoint.
 
+    Needs: pip install "langchain-llm-fallback[serve]"
+
     Callers need one of the keys under `serve.keys`; without keys only this machine is answered. SIGHUP reads the spec
     again. SIGTERM ends it once all is answered that was begun.
     """
@@ -49,8 +51,9 @@ def command(ctx: click.Context, files: tuple[Path, ...], host: str | None, port:
     address, port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     who = "with a key" if keys else "without keys: only this machine is answered"
-    click.echo(f"serving {', '.join(spec.chains)} at http://{shown}:{port}/v1, {who}", err=True)
-    ctx.exit(server.serve([path.absolute() for path in files], listener, workers))
+    serving = f"serving {', '.join(spec.chains)} at http://{shown}:{port}/v1, {who}"
+    paths = [path.absolute() for path in files]
+    ctx.exit(server.serve(paths, listener, lambda: click.echo(serving, err=True), workers))
 
 
 def _log_to_stderr() -> None:

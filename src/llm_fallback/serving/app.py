@@ -93,11 +93,12 @@ class ServedChains:
         return max(chain.total_s for chain in self.model.runtime.plan.chains.values())
 
     def _app(self, listeners: Sequence[Listener]) -> Starlette:
+        chat = ChatEndpoint(self.model.runtime, listeners)
         app = Starlette(
             routes=[
-                Route("/v1/chat/completions", ChatEndpoint(self.model.runtime, listeners), methods=["POST"]),
-                Route("/v1/models", self._list_models),
-                Route("/v1/models/{name:path}", self._show_model),
+                *self._routes(chat, "/v1"),
+                # Clients of a LiteLLM proxy may have its address without a version.
+                *self._routes(chat, ""),
                 Route("/health", _alive),
                 Route("/ready", self._show_readiness),
                 Route("/metrics", self._show_metrics),
@@ -109,9 +110,21 @@ class ServedChains:
         app.state.chains = self
         return app
 
+    def _routes(self, chat: ChatEndpoint, start: str) -> list[Route]:
+        """OpenAI's protocol, below a path."""
+        return [
+            Route(f"{start}/chat/completions", chat, methods=["POST"]),
+            Route(f"{start}/models", self._list_models),
+            Route(f"{start}/models/{{name:path}}", self._show_model),
+        ]
+
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         yield
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the model, unless it was given."""
         if self._own:
             await self.model.aclose()
 
@@ -238,6 +251,8 @@ async def _refused(request: Request, error: Exception) -> Response:
     """A path or a method that there is not, as OpenAI's clients read it."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}"
+    if error.status_code == 404:
+        message += "; OpenAI's protocol is answered at /v1/chat/completions and /v1/models"
     return _response(ErrorResponse(error.status_code, message, headers=error.headers or {}))
 
 

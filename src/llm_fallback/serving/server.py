@@ -15,8 +15,9 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
@@ -46,20 +47,24 @@ _RESTART_S = 1.0
 class DrainingServer(uvicorn.Server):
     """One process's server."""
 
-    def __init__(self, chains: ServedChains, files: Sequence[Path], parent: int | None = None) -> None:
-        """`parent`: the process without which this one is to end."""
+    def __init__(
+        self, chains: ServedChains, files: Sequence[Path], announce: Callable[[], None], parent: int | None = None
+    ) -> None:
+        """`announce` is called once requests are answered. `parent`: the process without which this one is to end."""
         super().__init__(
             uvicorn.Config(
                 chains.app,
                 log_level="warning",
                 access_log=False,
                 server_header=False,
+                lifespan="off",  # Left waiting by an end at once, it would be told as an error: `shutdown` closes.
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=1,
             )
         )
-        self._chains, self._files, self._parent = chains, files, parent
+        self._chains, self._files, self._announce, self._parent = chains, files, announce, parent
         self._ends_at = 0.0
+        logging.getLogger("uvicorn.error").addFilter(_is_of_no_end)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the drain, the second ends it."""
@@ -84,6 +89,12 @@ class DrainingServer(uvicorn.Server):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         keep_what_is_loaded()
         await super().startup(sockets)
+        self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if not self.force_exit:
+            await self._chains.aclose()
 
     def _reload(self) -> None:
         try:
@@ -94,11 +105,17 @@ class DrainingServer(uvicorn.Server):
             logger.info("reloaded %s", ", ".join(map(str, self._files)))
 
 
-def serve(files: Sequence[Path], listener: socket.socket, workers: int = 1) -> int:
-    """Serve the spec at a socket until a signal ends it; the exit code."""
+def _is_of_no_end(record: logging.LogRecord) -> bool:
+    """Whether a record is no request's that the end of the process cut short."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+def serve(files: Sequence[Path], listener: socket.socket, announce: Callable[[], None], workers: int = 1) -> int:
+    """Serve the spec at a socket until a signal ends it; the exit code. `announce` is called once every process answers
+    requests."""
     if workers == 1:
-        return _serve_one(files, listener)
-    with _shared_metrics(), contextlib.closing(_Workers(files, listener, workers)) as crew:
+        return _serve_one(files, listener, announce)
+    with _shared_metrics(), contextlib.closing(_Workers(files, listener, announce, workers)) as crew:
         return crew.run()
 
 
@@ -108,9 +125,11 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server(address[:2], family=family, backlog=2048)
 
 
-def _serve_one(files: Sequence[Path], listener: socket.socket, parent: int | None = None) -> int:
+def _serve_one(
+    files: Sequence[Path], listener: socket.socket, announce: Callable[[], None], parent: int | None = None
+) -> int:
     chains = ServedChains(load_spec(*files))
-    server = DrainingServer(chains, files, parent)
+    server = DrainingServer(chains, files, announce, parent)
     server.run(sockets=[listener])
     return 0 if server.started else _EXIT_STARTUP
 
@@ -123,11 +142,11 @@ def _shared_metrics() -> Iterator[None]:
         yield
 
 
-def _work(files: Sequence[Path], listener: socket.socket, parent: int) -> None:
+def _work(files: Sequence[Path], listener: socket.socket, is_up: Connection, parent: int) -> None:
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C is for the parent, which hands it on; twice would be an end at once.
     try:
-        code = _serve_one(files, listener, parent)
+        code = _serve_one(files, listener, lambda: is_up.send(True), parent)
     except SpecError as error:
         logger.error("%s", error)
         code = _EXIT_STARTUP
@@ -137,9 +156,15 @@ def _work(files: Sequence[Path], listener: socket.socket, parent: int) -> None:
 class _Workers:
     """The processes of one server."""
 
-    def __init__(self, files: Sequence[Path], listener: socket.socket, count: int) -> None:
-        self._files, self._listener, self._count = files, listener, count
+    def __init__(
+        self, files: Sequence[Path], listener: socket.socket, announce: Callable[[], None], count: int
+    ) -> None:
+        self._files, self._listener, self._announce, self._count = files, listener, announce, count
         self._processes: list[SpawnProcess] = []
+        self._starting: dict[Connection, SpawnProcess] = {}
+        """Processes that answer no requests yet, by what they tell it through."""
+        self._up: set[SpawnProcess] = set()
+        self._is_announced = False
         self._is_ending = False
         self._handlers = {
             number: signal.signal(number, handler)
@@ -150,7 +175,8 @@ class _Workers:
     def run(self) -> int:
         self._processes = [self._start() for _ in range(self._count)]
         while self._processes:
-            connection.wait([process.sentinel for process in self._processes], timeout=0.5)
+            told = connection.wait([*(process.sentinel for process in self._processes), *self._starting], timeout=0.5)
+            self._hear([pipe for pipe in self._starting if pipe in told])
             dead = [process for process in self._processes if process.exitcode is not None]
             if any(process.exitcode == _EXIT_STARTUP for process in dead) and not self._is_ending:
                 self._end(signal.SIGTERM, None)
@@ -169,9 +195,24 @@ class _Workers:
             process.kill()
 
     def _start(self) -> SpawnProcess:
-        process = get_context("spawn").Process(target=_work, args=(self._files, self._listener, os.getpid()))
+        context = get_context("spawn")
+        heard, is_up = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(self._files, self._listener, is_up, os.getpid()))
         process.start()
+        is_up.close()
+        self._starting[heard] = process
         return process
+
+    def _hear(self, pipes: Sequence[Connection]) -> None:
+        """Read from processes that are up, or died before they were; announce once all of the first ones are up."""
+        for pipe in pipes:
+            process = self._starting.pop(pipe)
+            with pipe, contextlib.suppress(EOFError):
+                pipe.recv()
+                self._up.add(process)
+        if not self._is_announced and self._up.issuperset(self._processes):
+            self._is_announced = True
+            self._announce()
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         self._is_ending = True
