@@ -79,6 +79,7 @@ class ModelRuntime:
         """`chain_settings` are in `spec` already, and hold for those it is replaced by, too."""
         self._lock = fork_safe_lock()
         self.adapter = adapter
+        _warn(spec)
         # The models keep it; a reload changes the state.
         self.source_spec = spec
         self._chain_settings = chain_settings
@@ -107,6 +108,7 @@ class ModelRuntime:
         """Answer calls from now on by another spec; calls under way end by the old one. Deployments that stayed as
         they were keep their state, and what chains have spent is not forgotten."""
         spec = spec.with_chain_settings(*spec.chains, **self._chain_settings)
+        _warn(spec)
         plan = self.adapter.resolve(spec)
         health = Health.of_targets(plan.targets.values())
         with self._lock:
@@ -212,6 +214,13 @@ class _Held:
 def _in_background(task: Coroutine[Any, Any, None]) -> None:
     # Exchanges hold nothing of the caller's: they outlast it.
     portal().send(task, Context())
+
+
+def _warn(spec: Spec) -> None:
+    """Say what its sources have that was probably meant otherwise: nobody may have asked `check`."""
+    for note in spec.notes:
+        if note.severity == "warning":
+            _LOG.warning("%s", note)
 
 
 def _open_budgets(engine: Engine, plan: Plan, spec: Spec) -> None:

@@ -18,7 +18,9 @@ from llm_fallback.spec.variables import beside, references
 
 _LEFT_OUT = object()
 _SCHEMES = ("", "Bearer", "Basic", "Token")
-_SECTION_ORDER = ("defaults", "deployments", "chains", "default_chain", "runnables", "fleet")
+_NO_SECRETS = frozenset({"empty", "none", "dummy", "no-key", "not-needed", "sk-no-key-required"})
+"""Keys that are written where a client wants one and the server does not."""
+_SECTION_ORDER = ("defaults", "deployments", "chains", "default_chain", "runnables", "fleet", "serve")
 _DEPLOYMENT_ORDER = ("backend", "model", "base_model", "api_key", "api_base", "params")
 
 
@@ -121,10 +123,10 @@ class _Dumper:
 
 
 def _is_harmless(text: str, path: Path) -> bool:
-    """Whether a SecretStr only refers to the secret, as in `${KEY}` or `Bearer ${KEY}`."""
+    """Whether a SecretStr only refers to the secret, as in `${KEY}` or `Bearer ${KEY}`, or is a key that is none."""
     variables = references(text)
     if not variables:
-        return False
+        return path[-1:] == ("api_key",) and text.casefold() in _NO_SECRETS
     if not any(isinstance(part, str) and is_secret_name(part) for part in path):
         return True
     return beside(text).strip() in _SCHEMES and not any(reference.default for reference in variables)

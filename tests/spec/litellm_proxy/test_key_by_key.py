@@ -5,15 +5,19 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import litellm
 import pytest
 from litellm import Router
+from litellm.proxy._types import ConfigGeneralSettings
 from litellm.types.router import LiteLLM_Params, ModelInfo
 
 from llm_fallback import load_spec
 from llm_fallback.spec.litellm_proxy.words import ALREADY_SO, ROUTE_BY_KEY
+from llm_fallback.spec.overrides import REQUEST_PARAMETERS
 
 ROUTER = sorted(set(inspect.signature(Router.__init__).parameters) - {"self", "model_list"})
 PARAMS = sorted(set(LiteLLM_Params.model_fields) - {"model"})
+SETTINGS = sorted(name for name, value in vars(litellm).items() if name.islower() and not hasattr(value, "__name__"))
 INFO = sorted(set(ModelInfo.model_fields) - {"id"})
 
 
@@ -53,3 +57,24 @@ def test_every_word_of_litellm_params_has_a_place_or_is_listed(word):
 def test_every_word_of_model_info_has_a_place_or_is_listed(word):
     """Whatever litellm adds to it."""
     assert any(changed_by(word, 7, "model_info"))
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("router_settings", ROUTER),
+        ("litellm_settings", SETTINGS),
+        ("litellm_params", [*PARAMS, *sorted(REQUEST_PARAMETERS)]),
+        ("model_info", INFO),
+        ("general_settings", sorted(ConfigGeneralSettings.model_fields)),
+    ],
+)
+def test_no_word_of_litellm_s_own_is_taken_for_another_misspelt(section, words):
+    """However alike some of them are."""
+    row: dict[str, Any] = {"model_name": "a", "litellm_params": {"model": "openai/x"}}
+    config: dict[str, Any] = {"model_list": [row, {"model_name": "b", "litellm_params": {"model": "openai/x"}}]}
+    place = row if section in ("litellm_params", "model_info") else config
+    fixed = {"model": "openai/x", "custom_llm_provider": "openai"} if section == "litellm_params" else {}
+    place[section] = {**dict.fromkeys(words, 7), **fixed}
+    notes = load_spec(config).notes
+    assert [note for note in notes if note.severity == "warning" and "did you mean" in note.text] == []

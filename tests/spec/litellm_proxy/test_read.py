@@ -94,7 +94,6 @@ class TestAFileAsItIsUsed:
             (56, "router_settings.redis_host"),
             (57, "router_settings.redis_password"),
             (64, "litellm_settings.success_callback"),
-            (69, "general_settings.master_key"),
             (70, "general_settings.alerting"),
         ]
         assert {note.file for note in spec.notes} == {str(BALANCED)}
@@ -123,7 +122,7 @@ class TestAFileAsItIsUsed:
     def test_two_specs_are_equal_whatever_was_noted(self, spec):
         """What a source said besides does not change what is asked."""
         bare = yaml.safe_load(BALANCED.read_text(encoding="utf-8"))
-        del bare["general_settings"]
+        del bare["general_settings"]["alerting"]
         assert load_spec(bare) == spec
 
     def test_json_is_read_as_well(self, spec, tmp_path):
@@ -246,7 +245,101 @@ class TestFallbacks:
         assert "is a model_name, too" in noted(spec)["router_settings.model_group_alias.a"]
 
 
+class TestTheServerAroundIt:
+    """What the proxy's file says of the proxy itself."""
+
+    ROWS = config(row("a"))
+
+    @staticmethod
+    def keys(spec):
+        return [key.get_secret_value() for key in spec.serve.keys]
+
+    def test_the_proxy_s_key_is_needed_here_too(self):
+        """Whoever called with it calls with it; nobody is let in without. It is shown nowhere."""
+        spec = load_spec({**self.ROWS, "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"}})
+        assert (self.keys(spec), spec.notes) == (["${LITELLM_MASTER_KEY}"], ())
+        clear = load_spec({**self.ROWS, "general_settings": {"master_key": "sk-${x"}})
+        assert self.keys(clear) == ["sk-$${x"]
+        assert "sk-" not in repr(clear)
+
+    def test_so_is_one_that_only_the_file_s_variables_name(self):
+        """LiteLLM finds it there."""
+        spec = load_spec({**self.ROWS, "environment_variables": {"LITELLM_MASTER_KEY": "sk-1"}})
+        assert self.keys(spec) == ["${LITELLM_MASTER_KEY}"]
+
+    @pytest.mark.parametrize("key", ["", " ", ["sk-1"], {"a": 1}])
+    def test_a_key_that_is_none_is_warned_of(self, key):
+        """It would let everybody in; no key of anybody's is told."""
+        spec = load_spec({**self.ROWS, "general_settings": {"master_key": key}})
+        assert self.keys(spec) == []
+        [note] = spec.notes
+        assert (note.severity, note.path) == ("warning", "general_settings.master_key")
+        assert "sk-1" not in note.text
+
+    def test_serve_and_fleet_may_stand_in_the_file(self, tmp_path):
+        """A key under `serve` holds; a mistake in them is told with its line."""
+        path = tmp_path / "config.yaml"
+        own = {"serve": {"port": 4000, "keys": ["${K}"]}, "fleet": {"store": "redis://r:6379", "name": "prod"}}
+        path.write_text(yaml.safe_dump({**self.ROWS, **own, "general_settings": {"master_key": "sk-2"}}))
+        spec = load_spec(path)
+        assert (spec.serve.port, self.keys(spec), spec.fleet.name) == (4000, ["${K}"], "prod")
+        assert noted(spec) == {"general_settings.master_key": "serve.keys is written, too, which holds"}
+        path.write_text(yaml.safe_dump(self.ROWS) + "serve:\n  prot: 1\n")
+        with pytest.raises(SpecError) as caught:
+            load_spec(path)
+        [mistake] = caught.value.mistakes
+        assert (mistake.path, mistake.line) == ("serve.prot", len(path.read_text().splitlines()))
+
+    def test_other_sections_of_ours_are_told_where_to_stand(self):
+        """In a file laid over this one."""
+        spec = load_spec({**self.ROWS, "chains": {"a": {"hedge": {"after_s": 1}}}})
+        assert "-f config.yaml -f FILE" in noted(spec)["chains"]
+        assert load_spec(self.ROWS, {"chains": {"a": {"hedge": {"after_s": 1}}}}).hedge("a").after_s == 1
+
+    @pytest.mark.parametrize("word", ["redis_url", "redis_host", "redis_port", "redis_password"])
+    def test_the_router_s_store_is_told_its_counterpart(self, word):
+        """What processes share is a fleet's."""
+        spec = load_spec(config(row("a"), **{word: "os.environ/REDIS"}))
+        assert "`fleet.store`" in noted(spec)[f"router_settings.{word}"]
+
+
+class TestWordsMisspelt:
+    @pytest.mark.parametrize(
+        ("data", "path", "meant"),
+        [
+            (config(row("a"), falbacks=[{"a": ["b"]}]), "router_settings.falbacks", "fallbacks"),
+            (config(row("a"), alowed_fails=2), "router_settings.alowed_fails", "allowed_fails"),
+            (config(row("a"), module={"num_retires": 2}), "litellm_settings.num_retires", "num_retries"),
+            ({**config(row("a")), "litelm_settings": {"num_retries": 2}}, "litelm_settings", "litellm_settings"),
+            ({**config(row("a")), "general_setting": {"master_key": "x"}}, "general_setting", "general_settings"),
+            (config(row("a"), row("b", info={"bse_model": "x"})), "model_list[1].model_info.bse_model", "base_model"),
+            (config(row("a", api_bse="http://x")), "model_list[0].litellm_params.api_bse", "api_base"),
+            (config(row("a"), {"model_name": "b", "litellm_params": {"modle": "x/y"}}), "model_list[1]", "model"),
+            (config(row("a"), {"modelname": "b", "litellm_params": {"model": "x/y"}}), "model_list[1]", "model_name"),
+        ],
+    )
+    def test_a_word_that_is_nearly_one_of_litellm_s_is_warned_of(self, data, path, meant):
+        """It would be passed over in silence there."""
+        [note] = [note for note in load_spec(data).notes if note.severity == "warning"]
+        assert note.path == path
+        assert note.text.endswith(f"did you mean {meant!r}?")
+
+    def test_who_builds_is_told_once(self, caplog):
+        """A model that is derived from another says nothing again."""
+        with build_chat_model(config(row("a"), row("b"), falbacks=[{"a": ["b"]}], set_verbose=True)) as model:
+            model.with_chain("b")
+        assert [record.message for record in caplog.records if record.name == "llm_fallback"] == [
+            "router_settings.falbacks: is no word of LiteLLM's; did you mean 'fallbacks'?"
+        ]
+
+
 class TestGroups:
+    def test_numbers_are_those_of_the_file(self):
+        """Whoever is asked first: here the second row, as the first has no weight."""
+        spec = load_spec(config(row("a"), row("b"), row("a", weight=2)))
+        assert tiers(spec, "a") == [["a-2"], ["a-1"]]
+        assert list(spec.deployments) == ["a-1", "b", "a-2"]
+
     def test_weights_are_weights(self):
         """A weight of 0 is out of rotation here as there."""
         spec = load_spec(config(row("a", weight=3), row("a", weight=1), row("a", weight=0)))
@@ -264,13 +357,13 @@ class TestGroups:
     def test_who_has_no_share_comes_after_those_who_have(self):
         """LiteLLM asks it only when the others are out; so it is a tier of its own, and listed."""
         spec = load_spec(config(row("a"), row("a", weight=2), row("a", weight=1)))
-        assert tiers(spec, "a") == [["a-1", "a-2"], ["a-3"]]
+        assert tiers(spec, "a") == [["a-2", "a-3"], ["a-1"]]
         assert noted(spec) == {"model_list[0]": "has no weight, as others of 'a' have: it is asked after them"}
 
     def test_an_order_makes_tiers(self):
         """Lower first; whoever has none comes last."""
         spec = load_spec(config(row("a", order=2), row("a", order=1), row("a", order=2), row("a")))
-        assert tiers(spec, "a") == [["a-1"], ["a-2", "a-3"], ["a-4"]]
+        assert tiers(spec, "a") == [["a-2"], ["a-1", "a-3"], ["a-4"]]
         assert spec.deployments["a-1"].given() == {"model": "openai/gpt-4.1"}
 
     def test_limits_beside_the_parameters_count_as_well(self):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from llm_fallback import load_spec
-from llm_fallback.spec.dump import as_yaml
+from llm_fallback.spec.dump import as_yaml, dump_spec
 from llm_fallback.spec.litellm_proxy.write import write_config
 from llm_fallback.testing import Fail, FakeServer
 
@@ -270,7 +270,7 @@ def test_what_litellm_has_no_word_for_is_listed():
         "deployments.a.profile.open_weights",
         "deployments.b.price.per_gpu_hour",
         "runnables.say",
-        "serve",
+        "serve.port",
     ]
     assert not noted(spec_of())
 
@@ -327,3 +327,21 @@ class TestLiteLLMsRouter:
             with routed(server, {}) as router:
                 assert await said(router) == "hello"
             assert CANARY not in str(server.received()[0].headers)
+
+
+@pytest.mark.parametrize("key", ["EMPTY", "none", "sk-no-key-required"])
+def test_a_key_that_is_none_is_written_as_it_is(key):
+    """As servers of one's own are asked with: no variable has to be set for it. So it is under `params` of nobody."""
+    data, notes = dump_spec(spec_of(deployments={"a": {**OWN, "api_key": key}}))
+    assert (data["deployments"]["a"]["api_key"], notes) == (key, ())
+    config = written(spec_of(deployments={"a": {**OWN, "api_key": key}}))
+    assert config["model_list"][0]["litellm_params"]["api_key"] == key
+
+
+def test_the_first_of_the_keys_is_the_proxy_s():
+    """In clear it becomes a variable; without one the proxy's own variable has to be set."""
+    spec = spec_of(serve={"keys": ["${FIRST}", "sk-second"]})
+    assert written(spec)["general_settings"] == {"master_key": "os.environ/FIRST"}
+    assert "one master key" in noted(spec)["serve.keys"]
+    assert load_spec(written(spec)).serve.keys == spec.serve.keys[:1]
+    assert written(spec_of())["general_settings"] == {"master_key": "os.environ/LITELLM_MASTER_KEY"}

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
+from llm_fallback.errors import did_you_mean
+from llm_fallback.spec.litellm_proxy.words import NOT_MISSPELT, NOT_OF_A_REQUEST, is_price
 from llm_fallback.spec.locations import LocationMap, Note, Path, Problem
 
 NO_COUNTERPART = "has no counterpart here"
+_LIKENESS = 0.8
+"""Of a key to one that is read here, of 0 to 1, for it to be that one misspelt."""
+
+Severity = Literal["note", "warning"]
 
 
 class LossReport:
     """Everything that cannot be carried over, as notes for the user."""
 
     def __init__(self) -> None:
-        self._problems: list[Problem] = []
+        self._problems: list[tuple[Problem, Severity]] = []
 
-    def add(self, path: Path, text: str) -> None:
-        self._problems.append(Problem(path, text))
+    def add(self, path: Path, text: str, severity: Severity = "note") -> None:
+        self._problems.append((Problem(path, text), severity))
+
+    def report_misspelt(self, section: Section, key: str, text: str) -> bool:
+        """Warn of a key that is nearly one that is read from its section; False if it is none."""
+        meant = section.meant_by(key)
+        if meant:
+            self.add((*section.path, key), f"{text}; {meant}", "warning")
+        return bool(meant)
 
     def report_unused(self, section: Section, text: str) -> None:
         """Report every key of a section that was not taken."""
         for key, value in section.unused():
+            if self.report_misspelt(section, key, "is no word of LiteLLM's"):
+                continue
             inner = list(value) if isinstance(value, Mapping) and not section.path else []
             paths: list[Path] = [(key, part) for part in inner] or [(*section.path, key)]
             for path in paths:
@@ -30,7 +46,7 @@ class LossReport:
 
     def notes(self, locations: LocationMap) -> tuple[Note, ...]:
         """The report, in the order of the source's lines."""
-        notes = [problem.note(locations) for problem in self._problems]
+        notes = [replace(problem.note(locations), severity=severity) for problem, severity in self._problems]
         return tuple(sorted(dict.fromkeys(notes), key=lambda note: 0 if note.line is None else note.line))
 
 
@@ -40,10 +56,19 @@ class Section:
     def __init__(self, data: Any, path: Path) -> None:
         self.path = path
         self._unused: dict[str, Any] = dict(data) if isinstance(data, Mapping) else {}
+        self._asked: dict[str, None] = {}
 
     def take(self, key: str) -> Any:
         """Remove a key and return its value; None if there is none."""
+        self._asked[key] = None
         return self._unused.pop(key, None)
+
+    def meant_by(self, key: str) -> str:
+        """`did you mean 'fallbacks'?` for a key that is nearly one that is read; else empty."""
+        is_longer = any(key.startswith(f"{known}_") or key.endswith(f"_{known}") for known in self._asked)
+        if is_longer or key in NOT_MISSPELT or key in NOT_OF_A_REQUEST or is_price(key):
+            return ""
+        return did_you_mean(key, self._asked, likeness=_LIKENESS)
 
     def unused(self) -> Iterator[tuple[str, Any]]:
         """The keys that were not taken, with their values; nulls are skipped."""

@@ -20,7 +20,8 @@ from llm_fallback.spec.litellm_proxy.words import (
     is_reference,
     parse_number,
 )
-from llm_fallback.spec.locations import LocationMap, Path, children
+from llm_fallback.spec.locations import LocationMap, Path, children, paths
+from llm_fallback.spec.model import Spec
 from llm_fallback.spec.parsers import Document
 from llm_fallback.spec.variables import references
 
@@ -31,6 +32,13 @@ _DEFAULTS: Mapping[str, tuple[Path, Callable[[Any], Any]]] = {
     "default_max_parallel_requests": (("limits", "max_parallel"), parse_number),
 }
 """Keys that become a default as they are: its path, and the conversion of the value."""
+
+_SHARED = ("redis_url", "redis_host", "redis_port", "redis_password", "redis_db")
+_FLEET = "what processes share is `fleet.store` here, as in redis://:${REDIS_PASSWORD}@HOST:6379"
+_OWN_SECTIONS = ("serve", "fleet")
+"""Sections of a spec that a configuration may have beside its own."""
+_KEY_VARIABLE = "LITELLM_MASTER_KEY"
+"""Where a proxy looks for its key if its configuration names none."""
 
 _LONGEST_WAIT_S = 8
 """The default of `retries.wait_max_s`."""
@@ -62,10 +70,41 @@ def read_config(data: Mapping[str, Any], locations: LocationMap) -> Document:
         losses.add(("include",), "is not read here: give its files as further sources")
     for name in sorted(variables.keys() - set(_referred_to(spec.data))):
         losses.add(("environment_variables", name), "is never exported to the process here, and nothing refers to it")
+    _put_own_sections(spec, config)
+    general = Section(config.take("general_settings"), ("general_settings",))
+    _put_caller_key(spec, general, variables, losses)
     settings.report_unused()
-    losses.report_unused(config, "is the proxy server's own and has no place here")
+    for key in Spec.model_fields:
+        if config.take(key) is not None:
+            losses.add((key,), "belongs in a file of its own, laid over this one: -f config.yaml -f FILE", "warning")
+    for section in (general, config):
+        losses.report_unused(section, "is the proxy server's own and has no place here")
     spec_locations = {path: locations.find(origin) for path, origin in spec.origins.items()}
     return Document(spec.data, spec_locations, notes=losses.notes(locations), variables=variables)
+
+
+def _put_own_sections(spec: Draft, config: Section) -> None:
+    for name in _OWN_SECTIONS:
+        value = config.take(name)
+        if value is not None:
+            spec.data[name] = dict(value) if isinstance(value, Mapping) else value
+            spec.origins.update({path: path for path in paths(value, (name,))})
+
+
+def _put_caller_key(spec: Draft, general: Section, variables: Mapping[str, str], losses: LossReport) -> None:
+    """Write the proxy's key as one of `serve.keys`, unless those are written: whoever needed it needs it still."""
+    key, origin = general.take("master_key"), (*general.path, "master_key")
+    if key is None and _KEY_VARIABLE in variables:
+        key, origin = f"os.environ/{_KEY_VARIABLE}", ("environment_variables", _KEY_VARIABLE)
+    serve = spec.data.get("serve", {})
+    if key is None or not isinstance(serve, Mapping):
+        return
+    if serve.get("keys"):
+        losses.add(origin, "serve.keys is written, too, which holds")
+    elif isinstance(key, str | int) and str(key).strip():
+        spec.put(("serve", "keys"), [convert_references(str(key))], origin)
+    else:
+        losses.add(origin, "is no key: `serve` asks for none, and answers only its own machine", "warning")
 
 
 def _variables(config: Section) -> dict[str, str]:
@@ -133,6 +172,10 @@ def read_defaults(settings: Settings, losses: LossReport) -> Draft:
     _put_cooldown(draft, settings)
     _put_parameters(draft, settings, losses)
     drop_invalid_defaults(draft, losses)
+    for key in _SHARED:
+        value, origin = settings.take(key)
+        if value is not None:
+            losses.add(origin, _FLEET)
     for key, so in ALREADY_SO.items():
         value, origin = settings.take(key)
         if value not in (None, so):

@@ -55,8 +55,8 @@ class Deployments:
         return row.draft.data if self._by_timeouts else _without_timeouts(row)
 
     def write(self, spec: Draft) -> None:
-        """Write all deployments into a spec."""
-        for name, row in self._rows.items():
+        """Write all deployments into a spec, in the order of the file."""
+        for name, row in sorted(self._rows.items(), key=lambda named: named[1].number):
             timeouts = self.levels.deployments.get(name)
             path = ("deployments", name)
             spec.put(path, {**_without_timeouts(row), **({"timeouts": timeouts} if timeouts else {})}, row.path)
@@ -81,13 +81,14 @@ def _without_timeouts(row: Row) -> dict[str, Any]:
 
 
 def _wanted_names(group: str, tiers: Sequence[Sequence[Row]], chain: str | None) -> Iterator[str]:
-    """The preferred name of each row of a group: its id, else the group's name with a number."""
+    """The preferred name of each row of a group: its id, else the group's name with its number in the file."""
     rows = [row for tier in tiers for row in tier]
-    for number, row in enumerate(rows, 1):
+    numbers = {row.path: number for number, row in enumerate(sorted(rows, key=lambda row: row.number), 1)}
+    for row in rows:
         if row.id is not None:
             yield deployment_name(row.id, group, chain)
         else:
-            yield group if len(rows) == 1 else f"{group}-{number}"
+            yield group if len(rows) == 1 else f"{group}-{numbers[row.path]}"
 
 
 def _variants(name: str) -> Iterator[str]:

@@ -45,6 +45,11 @@ class Row:
     order: float | None
     """Lower ones are asked first within the group."""
 
+    @property
+    def number(self) -> int:
+        """Its index in `model_list`."""
+        return int(self.path[1])
+
 
 def read_rows(
     rows: Any, credentials: Mapping[str, Any], losses: LossReport, variables: Container[str] = ()
@@ -54,7 +59,8 @@ def read_rows(
         path = ("model_list", index)
         reason = _reason_to_skip(raw)
         if reason:
-            losses.add(path, f"{reason}: left out")
+            meant = _misspelt(raw, path)
+            losses.add(path, f"{reason}: left out{meant}", "warning" if meant else "note")
             continue
         row = _read_row(Section(raw, path), credentials, losses, variables)
         if row is not None:
@@ -78,6 +84,16 @@ def _reason_to_skip(raw: Any) -> str | None:
     if (provider := _unknown_provider(model, Section(params, ()))) is not None:
         return f"{provider!r}, which {group!r} asks, is no provider of litellm's"
     return None
+
+
+def _misspelt(raw: Any, path: Path) -> str:
+    """What keys of a row were meant that is left out for want of them."""
+    row = Section(raw, path)
+    params = Section(row.take("litellm_params"), (*path, "litellm_params"))
+    for section, word in ((row, "model_name"), (row, "model_info"), (params, "model")):
+        section.take(word)
+    found = [(key, section.meant_by(key)) for section in (row, params) for key, _ in section.unused()]
+    return "".join(f"; {key!r}: {meant}" for key, meant in found if meant)
 
 
 def _unknown_provider(model: str, params: Section) -> str | None:
@@ -262,6 +278,7 @@ def put_parameters(draft: Draft, params: Section, losses: LossReport) -> None:
         if key in NOT_OF_A_REQUEST or is_price(key):
             losses.add(path, NO_COUNTERPART)
         else:
+            losses.report_misspelt(params, key, "is sent as a parameter of the request")
             draft.put(("params", key), convert_references(value), path)
 
 

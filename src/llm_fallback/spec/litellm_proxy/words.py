@@ -88,6 +88,9 @@ NOT_OF_A_REQUEST = frozenset(
 )
 """Keys of `litellm_params` that the proxy itself uses; all others are request parameters, here as there."""
 
+NOT_MISSPELT = frozenset({"callbacks", "default_team_params", "model_fallbacks", "optional_pre_call_checks"})
+"""LiteLLM's words without a counterpart that are very like some with one."""
+
 ALREADY_SO: Mapping[str, object] = {
     "drop_params": True,
     "enable_pre_call_checks": True,

@@ -27,9 +27,10 @@ def write_config(spec: Spec) -> tuple[dict[str, Any], tuple[Note, ...]]:
     losses = LossReport()
     report_losses(clean, losses)
     common_breaker = _common_breaker(clean)
-    rows = RowWriter(clean, common_breaker, TextWriter(VariableNames(clean), losses), losses)
+    text_writer = TextWriter(VariableNames(clean), losses)
+    rows = RowWriter(clean, common_breaker, text_writer, losses)
     routes = collect_routes(clean)
-    config = {
+    config: dict[str, Any] = {
         "model_list": [
             rows.write_row(group.chain, group.name, name, routes.identity(group, name), shares=len(group.members) > 1)
             for group in routes.groups
@@ -38,7 +39,10 @@ def write_config(spec: Spec) -> tuple[dict[str, Any], tuple[Note, ...]]:
         "router_settings": _router_settings(routes, common_breaker),
         "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
     }
-    return config, (*notes, *losses.notes(spec.locations), _MASTER_KEY)
+    if not clean.serve.keys:
+        return config, (*notes, *losses.notes(spec.locations), _MASTER_KEY)
+    config["general_settings"]["master_key"] = text_writer.value(clean.serve.keys[0], ("serve", "keys", 0))
+    return config, (*notes, *losses.notes(spec.locations))
 
 
 _MASTER_KEY = Note("general_settings.master_key", "a proxy does not start without: set LITELLM_MASTER_KEY")
@@ -192,8 +196,15 @@ def _losses(spec: Spec) -> Iterator[tuple[Path, str]]:
             yield ("chains", name), "every deployment of its tiers has weight 0: left out"
     for name in spec.runnables:
         yield ("runnables", name), _NO_COUNTERPART
-    if spec.serve.given():
-        yield ("serve",), _NO_COUNTERPART
+    yield from _serve_losses(spec)
+
+
+def _serve_losses(spec: Spec) -> Iterator[tuple[Path, str]]:
+    for key in spec.serve.given():
+        if key != "keys":
+            yield ("serve", key), f"LiteLLM takes it as an option: litellm --{key}"
+    if len(spec.serve.keys) > 1:
+        yield ("serve", "keys"), "LiteLLM has one master key, the first; others are made at the running proxy"
 
 
 def _part_losses(path: Path, part: Any, texts: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
