@@ -100,10 +100,13 @@ def did_you_mean(word: object, known: Iterable[str], otherwise: str = "", *, lik
     return f"did you mean {nearest[0]!r}?" if nearest else otherwise
 
 
-def unknown_chain(name: object, chains: Mapping[str, object]) -> tuple[str, str | None]:
-    """Problem and remedy where a chain is named that a spec does not have; at most twelve that it has are listed."""
+def unknown_chain(name: object, chains: Mapping[str, object], word: str = "chain") -> tuple[str, str | None]:
+    """Problem and remedy where a chain is named that a spec does not have; at most twelve that it has are listed.
+    `word`: what it was named by."""
     known = ", ".join(map(repr, islice(chains, 12)))
-    return f"no chain is called {name!r}", did_you_mean(name, chains, f"there are {known}" if known else "") or None
+    meaning = ", and `model` names a chain here" if word == "model" else ""
+    remedy = did_you_mean(name, chains, f"there are {known}" if known else "")
+    return f"no chain is called {name!r}{meaning}", remedy or None
 
 
 _Kind = TypeVar("_Kind", bound=type[LLMFallbackError])

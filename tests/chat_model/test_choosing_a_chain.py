@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from langchain_core.runnables import RunnableLambda
 
-from llm_fallback import build_chat_model
+from llm_fallback import SpecError, build_chat_model
 from llm_fallback.chat_model.runnables import fallback_chain
 from llm_fallback.testing import FakeServer, fake_chat_model
 from tests.asking import MODES, ask
@@ -74,6 +74,17 @@ async def test_a_name_that_is_said_to_us_must_be_one_of_ours(world, word, mode):
             words = {"config": configured(llm_fallback_chain=name)} if word == "llm_fallback_chain" else {word: name}
             with pytest.raises(ValueError, match=r"no chain is called .*ch\w+p.*; did you mean 'cheap'"):
                 await ask(model, mode, **words)
+
+
+@WORLDS
+def test_a_model_that_is_no_chain_is_told_what_the_word_means(world):
+    """At build and in a call, by the argument that was written: elsewhere `model` is a provider's."""
+    told = "model: no chain is called 'gpt-4.1', and `model` names a chain here; there are 'main', 'cheap', 'other'"
+    with model_of(world) as model:
+        with pytest.raises(ValueError, match=told):
+            model.invoke("x", model="gpt-4.1")
+        with pytest.raises(SpecError, match=told):
+            build_chat_model(model.runtime.spec, model="gpt-4.1")
 
 
 @WORLDS

@@ -40,7 +40,10 @@ def test_a_row_that_failed_is_an_exit_code_of_1(serve, run):
     assert result.exit_code == 1
     assert "4 of 5 rows answered, 1 failed" in result.stdout
     assert result.stdout.endswith("--retry-failed asks the failed rows again\n")
-    assert run("batch", "prompts.jsonl", "-o", "answers.csv").exit_code == 0, "it was finished, and did nothing"
+    finished = run("batch", "prompts.jsonl", "-o", "answers.csv")
+    assert finished.exit_code == 0, "it was finished, and did nothing"
+    told = "it was finished before, so nothing was asked; --retry-failed asks the failed rows again\n"
+    assert finished.stdout.endswith(told)
     again = run("batch", "prompts.jsonl", "-o", "answers.csv", "--retry-failed", "--json")
     assert again.exit_code == 0
     assert json.loads(again.stdout)["answered"] == 5

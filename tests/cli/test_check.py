@@ -15,7 +15,10 @@ def test_a_fine_spec_is_summed_up_by_chain(write, run):
     result = run("check")
     assert result.exit_code == 0
     assert result.stdout == (
-        "llm-fallback.yaml: no errors\n"
+        "llm-fallback.yaml:2 note deployments.own\n"
+        "    what calls of own, other cost is not known; write price, or price: free\n"
+        "\n"
+        "llm-fallback.yaml: no errors, 1 note\n"
         "  assistant (default): own, then other\n"
         "      one call: at most 4 requests, 30 s\n"
     )
@@ -73,6 +76,7 @@ def test_json_has_findings_and_chains(write, run):
     assert {(finding["severity"], finding["path"], finding["line"]) for finding in printed["findings"]} == {
         ("warning", "chains.assistant.tiers", 12),
         ("warning", "deployments.other", 6),
+        ("note", "deployments.own", 2),
     }
     (chain,) = printed["chains"]
     assert (chain["chain"], chain["tiers"], chain["max_requests"], chain["max_seconds"]) == (

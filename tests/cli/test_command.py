@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from llm_fallback.testing import FakeServer, Stall
+from tests.cli.conftest import FINE
 
 HEAVY = ("litellm", "langchain_litellm", "aiohttp")
 LOADED = f"""
@@ -118,3 +119,16 @@ def test_a_closed_output_is_told_in_one_line(write, command):
     done = subprocess.run(["bash", "-c", shell], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert "cannot write the output: Bad file descriptor" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["ask", "hi"], ["ping"], ["batch", "llm-fallback.yaml", "-o", "x.jsonl"], ["serve"]]
+)
+def test_a_variable_that_is_not_set_is_told_with_its_line(run, write, monkeypatch, command):
+    """By every command that needs it, as by `check`."""
+    monkeypatch.delenv("OWN_URL", raising=False)
+    write('{"prompt": "hi"}', "p.jsonl")
+    write(FINE.replace("${OWN_URL:-http://localhost:8000}", "${OWN_URL}"))
+    result = run(*command)
+    assert result.exit_code == 1
+    assert "llm-fallback.yaml:5 deployments.own.api_base: the variable OWN_URL is not set" in result.stderr

@@ -155,11 +155,11 @@ def test_a_sound_spec_has_no_findings():
         ),
         (
             with_a(model="antropic/claude"),
-            "warning: deployments.a.model: no provider is known as 'antropic'; did you mean 'anthropic'?",
+            "error: deployments.a.model: no provider is known as 'antropic'; did you mean 'anthropic'?",
         ),
         (
             with_a(model="google_genai:gemini"),
-            "warning: deployments.a.model: no provider is known as 'google_genai'; did you mean 'gemini'?",
+            "error: deployments.a.model: no provider is known as 'google_genai'; did you mean 'gemini'?",
         ),
         (
             with_a(api_base="${HOST_AND_PORT}"),
@@ -167,9 +167,18 @@ def test_a_sound_spec_has_no_findings():
             "https://; set it as in 'http://host:8000'",
         ),
         (
+            with_a(model="gorq/llama", api_base="http://gpu"),
+            "error: deployments.a.model: no provider is known as 'gorq'; did you mean 'groq'? "
+            "For a server of your own name its backend",
+        ),
+        (
+            with_a(model="llama", backend="vllm", api_base="http://gpu"),
+            "note: deployments.a: what calls of a cost is not known; write price, or price: free",
+        ),
+        (
             with_a(model="meta-llama/Llama", api_base="http://gpu"),
-            "warning: deployments.a.model: no provider is known as 'meta-llama'; "
-            "for a server of your own name its backend",
+            "error: deployments.a.model: no provider is known as 'meta-llama'; did you mean 'meta_llama'? "
+            "For a server of your own name its backend",
         ),
     ],
 )
@@ -230,7 +239,7 @@ def test_what_the_list_says_a_hosted_model_cannot_see_is_lost_by_falling_back():
     (told,) = [told for told in findings(spec) if "takes no" in told]
     assert told.startswith("warning: chains.main.tiers[0]: 'a' takes no images, so calls with images pass it over;")
     assert not findings(with_a(model="openai/o3-mini", profile={"image_inputs": True}))
-    assert not findings(with_a(model="o3-mini", backend="vllm", api_base="http://gpu"))
+    assert not findings(with_a(model="o3-mini", backend="vllm", api_base="http://gpu", price="free"))
     blind = {
         "a": {"model": "openai/o3-mini"},
         "b": {"model": "deepseek/deepseek-chat", "profile": {"image_inputs": False}},

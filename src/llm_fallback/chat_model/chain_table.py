@@ -23,7 +23,7 @@ def _cells(plan: ChainPlan, states: Mapping[str, DeploymentState]) -> Iterator[t
         for member in tier.members:
             state = states[member.name]
             p95_s = state["first_token_p95_s"]
-            speed = "" if p95_s is None else f"{p95_s:.3g} s"
+            speed = "-" if p95_s is None else f"{p95_s:.3g} s"
             names = (shown(member.name), shown(member.target.model))
             yield str(number), *names, _breaker(state), str(state["in_flight"]), speed
 

@@ -236,10 +236,11 @@ class ManagedChatModel(BaseChatModel):
         model's own. ValueError naming the nearest for a name that is no chain, but for `chain` in a config."""
         known = config.get("configurable", {})
         name = words.get("chain") or words.get("model") or known.get("llm_fallback_chain")
-        return self._chain_name(name) if name else self.runtime.configured_chain(known.get("chain"))
+        word = "model" if words.get("model") and not words.get("chain") else "chain"
+        return self._chain_name(name, word) if name else self.runtime.configured_chain(known.get("chain"))
 
-    def _chain_name(self, name: str) -> str:
-        return self.runtime.state.plan.chain(name).name
+    def _chain_name(self, name: str, word: str = "chain") -> str:
+        return self.runtime.state.plan.chain(name, word).name
 
     def _check_open(self) -> None:
         if self.runtime.is_closed:

@@ -89,7 +89,8 @@ def command(
     SOURCE and TARGET are JSONL, CSV or Parquet, by their suffix. Interrupted, killed or stopped by a budget, the same
     command goes on where it was. Ctrl-C once finishes what is under way, twice leaves at once.
 
-    Exit code 1 if a row failed or is not answered yet, 130 if it was interrupted.
+    Exit code 1 if a row failed or is not answered yet, 130 if it was interrupted. Run again, a finished job does
+    nothing and exits with 0, also where rows failed: --retry-failed asks those again.
     """
     spec = load_spec(*files)
     name = chain_named(spec, chain)
@@ -151,7 +152,8 @@ def _summary(job: BatchJob) -> str:
     if not result["complete"]:
         lines.append("the same command goes on with the rest")
     elif result["failed"]:
-        lines.append("--retry-failed asks the failed rows again")
+        before = "it was finished before, so nothing was asked; " if job.was_finished else ""
+        lines.append(f"{before}--retry-failed asks the failed rows again")
     return "\n".join(lines)
 
 

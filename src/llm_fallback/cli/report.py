@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from llm_fallback.ledger.quantiles import Distribution
     from llm_fallback.ledger.tally import Summary
 
+_HOW_TO_LOG = (
+    'a log is what llm_fallback.exporters.jsonl.CallLog("calls.jsonl") writes, one of the listeners of a model: '
+    "build_chat_model(spec, listeners=[log]). The answers of a batch are none."
+)
 _DATA_PLACEHOLDER = '"the data of the report"'
 
 
@@ -38,10 +42,12 @@ def command(calls: tuple[Path, ...], by: tuple[str, ...], page: Path | None, as_
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--by") from None
     if findings is None:
-        raise click.ClickException(f"there is no call in {', '.join(map(str, calls))}")
+        names = ", ".join(map(str, calls))
+        raise click.ClickException(f"there is no line of a log of calls in {names}; {_HOW_TO_LOG}")
     for key in findings.metadata_keys:
         if not findings.snapshot.by[key]:
-            click.echo(f"no call has {key!r} in its metadata, or the log was not told to keep it", err=True)
+            keeping = f'the log keeps it by CallLog(path, metadata=("{key}",))'
+            click.echo(f"no call has {key!r} in its metadata; {keeping}", err=True)
     if page is not None:
         page.write_text(html_page(findings.as_dict()), encoding="utf-8")
         click.echo(f"wrote {page}", err=True)

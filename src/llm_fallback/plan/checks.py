@@ -30,7 +30,7 @@ from llm_fallback.spec.entries import Chain, Deployment
 from llm_fallback.spec.load import Source
 from llm_fallback.spec.locations import Path, children, dotted
 from llm_fallback.spec.overrides import misspelt, mistaken_parameters
-from llm_fallback.spec.providers import LOCAL, PROVIDERS, split_model, unknown_provider
+from llm_fallback.spec.providers import LOCAL, PROVIDERS, misspelt_provider, split_model, unknown_provider
 from llm_fallback.spec.secrets import is_secret_name, secrets_of_address
 from llm_fallback.spec.settings import Price, Timeouts
 from llm_fallback.spec.variables import references
@@ -70,6 +70,7 @@ def check(source: Source, *, env: bool = False, environ: Mapping[str, str] | Non
         *_findings(spec, "error", _nothing_to_ask(spec)),
         *_findings(spec, "error", file_of_two(spec, environment)),
         *_findings(spec, "error", with_two_logins(spec, environment)),
+        *_findings(spec, "error", _misspelt_provider(spec)),
         *_findings(spec, "error" if env else "warning", _of_variables(spec, environment)),
         *_findings(spec, "warning", joined.from_iterable(check_one(spec) for check_one in _CHECKS)),
         *_findings(spec, "warning", unwise_fleet(spec, environment)),
@@ -78,9 +79,15 @@ def check(source: Source, *, env: bool = False, environ: Mapping[str, str] | Non
         *_findings(spec, "note", _own_finish_reasons(spec)),
         *_findings(spec, "note", unknown_processes(spec)),
         *_findings(spec, "note", _no_cloud_credentials(spec, environment)),
+        *_findings(spec, "note", _no_price(spec)),
         *(Finding(note.severity, note.path, note.text, note.file, note.line) for note in spec.notes),
     ]
-    return sorted([*findings, *notes], key=lambda finding: _SEVERITIES.index(finding.severity))
+    return sorted([*findings, *notes], key=_in_order)
+
+
+def _in_order(finding: Finding) -> tuple[int, str, int]:
+    """By severity, then by line."""
+    return _SEVERITIES.index(finding.severity), finding.file or "", finding.line or 0
 
 
 _SEVERITIES = ("error", "warning", "note")
@@ -158,6 +165,20 @@ def _no_cloud_credentials(spec: Spec, environ: Mapping[str, str]) -> _Results:
                 "no credentials are in its params, the environment or the usual files; "
                 "it answers only where the machine has an identity",
             )
+
+
+def _no_price(spec: Spec) -> _Results:
+    """Servers of one's own whose price nobody can know: of hosted models litellm's list may have one."""
+    own = [
+        name
+        for name, deployment in spec.deployments.items()
+        if (deployment.backend is not None or _provider(deployment) in LOCAL)
+        and deployment.price is None
+        and deployment.base_model is None
+    ]
+    if own:
+        names = ", ".join(own)
+        yield ("deployments", own[0]), f"what calls of {names} cost is not known; write price, or price: free"
 
 
 def _has_login(deployment: Deployment) -> bool:
@@ -450,11 +471,20 @@ def _zone_of_nobody(spec: Spec) -> _Results:
             yield ("chains", name, "zones"), f"no deployment is in zone {zone!r}" + (f"; {remedy}" if remedy else "")
 
 
-def _unknown_provider(spec: Spec) -> _Results:
-    """Models of providers that litellm does not know."""
+def _misspelt_provider(spec: Spec) -> _Results:
+    """Models of providers whose names are clearly meant otherwise: litellm asks none of these."""
     for name, deployment in spec.deployments.items():
         provider = _provider(deployment)
-        if provider is not None and provider not in PROVIDERS:
+        if provider is not None and provider not in PROVIDERS and misspelt_provider(provider):
+            has_address = deployment.api_base is not None
+            yield ("deployments", name, "model"), unknown_provider(provider, has_address=has_address)
+
+
+def _unknown_provider(spec: Spec) -> _Results:
+    """Models of other providers that are not known here; litellm gains some with every version."""
+    for name, deployment in spec.deployments.items():
+        provider = _provider(deployment)
+        if provider is not None and provider not in PROVIDERS and not misspelt_provider(provider):
             has_address = deployment.api_base is not None
             yield ("deployments", name, "model"), unknown_provider(provider, has_address=has_address)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 
 from typing_extensions import TypedDict
@@ -155,9 +156,10 @@ def _stand_in(reply: object) -> bool:
 
 
 def _left_open(spec: Spec, chain: str) -> Iterator[str]:
-    variables = dict.fromkeys(f"${{{reference.name}}}" for _, reference in spec.references())
-    if variables:
-        yield f"variables were not resolved: {', '.join(variables)}"
+    environ = spec.environment(os.environ)
+    unset = dict.fromkeys(name.name for _, name in spec.references() if name.value(environ) is None)
+    if unset:
+        yield f"to be set before a model is built: {', '.join(unset)}"
     budget, unpriced = spec.budget(chain), _without_price(spec, chain)
     if budget is not None and budget.limits and unpriced:
         yield f"prices were not looked up: {', '.join(unpriced)}; a model is not built if litellm's list lacks one"

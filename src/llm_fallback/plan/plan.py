@@ -298,10 +298,10 @@ class Plan:
     """Every secret of the spec, to be redacted in what servers and libraries say."""
     fleet: FleetPlan | None = None
 
-    def chain(self, name: str) -> ChainPlan:
-        """The chain of that name; ValueError naming the nearest if there is none."""
+    def chain(self, name: str, word: str = "chain") -> ChainPlan:
+        """The chain of that name, which `word` of a call named; ValueError naming the nearest if there is none."""
         if not isinstance(name, str) or name not in self.chains:
-            raise ValueError(str(Mistake("", *unknown_chain(name, self.chains))))
+            raise ValueError(str(Mistake("" if word == "chain" else word, *unknown_chain(name, self.chains, word))))
         return self.chains[name]
 
     def zones(self, words: str | Iterable[str] | None) -> frozenset[str] | None:

@@ -24,7 +24,7 @@ from llm_fallback.spec.variables import Environment, references, resolve, unset
 
 def resolve_spec(spec: Spec, environ: Mapping[str, str]) -> Plan:
     """The plan of a spec. Raises one SpecError with every unset variable, invalid address and failed import."""
-    variables = Environment(environ)
+    variables = Environment(environ, spec.locations)
     targets = {name: _target(spec, name, variables) for name in spec.deployments}
     budgets = {name: _budget(spec.budget(name), variables, name) for name in spec.chains}
     fleet = _fleet(spec, variables)

@@ -122,15 +122,16 @@ class Spec(Part):
         self._variables = {name: SecretStr(value) for name, value in variables.items()}
         return self
 
-    def chain_name(self, name: str | None) -> str:
-        """The name, if a chain has it; for None the default chain's. Raises SpecError naming the nearest."""
+    def chain_name(self, name: str | None, word: str = "chain") -> str:
+        """The name, if a chain has it; for None the default chain's. Raises SpecError naming the nearest, and the
+        `word` of an argument."""
         chosen = self.default_chain if name is None else name
         if chosen in self.chains:
             return str(chosen)
         if not self.chains:
             raise SpecError([NO_CHAIN])
         place: Literal["spec", "arguments"] = "spec" if name is None else "arguments"
-        raise SpecError([Mistake("chain", *unknown_chain(chosen, self.chains))], place)
+        raise SpecError([Mistake(word, *unknown_chain(chosen, self.chains, word))], place)
 
     def timeouts(self, chain: str, deployment: str | None = None) -> Timeouts:
         """The timeouts of a call of the chain, or of its attempts at one deployment."""

@@ -83,7 +83,8 @@ def configure(source: Any, settings: Mapping[str, Any]) -> Configuration:
     if mistakes:
         raise SpecError(mistakes, "arguments")
     spec = read_spec(source)
-    chain = spec.chain_name(settings.get("chain") or settings.get("model"))
+    word = "model" if settings.get("model") and not settings.get("chain") else "chain"
+    chain = spec.chain_name(settings.get(word) or None, word)
     chosen = {name: words.pop(name) for name in CHAIN_SETTINGS if name in words}
     _translate(words, chosen)
     spec = spec.with_chain_settings(*spec.chains, **chosen)

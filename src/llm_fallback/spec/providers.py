@@ -75,14 +75,24 @@ ELSEWHERE = {
 
 
 def unknown_provider(provider: str, *, has_address: bool) -> str:
-    """What is said of a provider that nobody knows, and the remedy. With an address it is a server of one's own."""
-    if has_address:
-        remedy = "for a server of your own name its backend"
-    elif provider in ELSEWHERE:
-        remedy = f"did you mean {ELSEWHERE[provider]!r}?"
+    """What is said of a provider that nobody knows, and the remedy. With an address it may be a server of one's own."""
+    backend = "for a server of your own name its backend"
+    if meant := misspelt_provider(provider):
+        remedy = f"{meant} {backend.capitalize()}" if has_address else meant
+    elif has_address:
+        remedy = backend
     else:
         remedy = did_you_mean(provider, PROVIDERS, "write litellm's name for it, as in 'openai/gpt-4.1'")
     return f"no provider is known as {provider!r}; {remedy}"
+
+
+def misspelt_provider(provider: str) -> str:
+    """`did you mean 'groq'?` for a provider that is clearly another one's name, or what others call it; else empty."""
+    if provider in KNOWN_PROVIDERS:
+        return ""
+    if provider in ELSEWHERE:
+        return f"did you mean {ELSEWHERE[provider]!r}?"
+    return did_you_mean(provider, PROVIDERS, likeness=0.75)
 
 
 KEY_VARIABLES: dict[str, tuple[str, ...]] = {
