@@ -59,6 +59,7 @@ def test_the_real_model_says_the_same_and_no_key():
         for shown in (repr(model), str(model), model._repr_html_()):
             assert KEY not in shown
             assert "gpu:8000" not in shown
+        assert str(model) == repr(model)
         assert repr(model).startswith("FallbackChatModel(chain='main', tiers=[['own', 'hosted'], [")
 
 
@@ -73,6 +74,7 @@ def test_a_notebook_shows_the_chain_as_a_table():
         ["1", "hosted", "anthropic/claude-sonnet-4-5", "open, 30 s"],
         ["2", NASTY, "openai/gpt-4.1", "closed"],
     ]
+    assert [row[5] for row in table.rows[1:]] == ["-", "-", "-"]
 
 
 class TestByHand:

@@ -26,6 +26,13 @@ def test_another_chain_is_explained_when_it_is_named(write, run):
     assert "other 50%" in text
 
 
+def test_no_line_is_made_of_blanks(write, run):
+    """Neither above the table nor below it."""
+    write(TWO)
+    lines = run("explain").stdout.splitlines()
+    assert [line for line in lines if line != line.rstrip() and not line.strip()] == []
+
+
 def test_json_is_what_the_model_s_explain_says(write, run):
     """The same keys, and notes on what was left open."""
     write(TWO)

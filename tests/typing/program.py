@@ -10,6 +10,8 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable
+from langchain_core.tools import tool
+from pydantic import BaseModel
 
 from llm_fallback import (
     AttemptMetadata,
@@ -93,6 +95,25 @@ def ask(model: FallbackChatModel) -> str:
     replies: list[AIMessage] = model.batch(["a", "b"], {"max_concurrency": 2}, timeout=4)
     print(len(replies))
     return reply.text
+
+
+class Place(BaseModel):
+    city: str
+
+
+@tool
+def weather(city: str) -> str:
+    """The weather in a city."""
+    return f"sunny in {city}"
+
+
+def act(model: FallbackChatModel) -> str:
+    assert_type(model.bind_tools([weather, Place], tool_choice="weather").invoke("hi"), AIMessage)
+    assert_type(model.bind_tools([{"type": "function"}]).invoke("hi"), AIMessage)
+    assert_type(model.with_structured_output(Place).invoke("hi"), Place)
+    model.with_structured_output({"title": "place", "type": "object"}).invoke("hi")
+    model.with_structured_output(Place, include_raw=True).invoke("hi")
+    return model.with_structured_output(Place, method="function_calling").invoke("hi").city
 
 
 def explain_failure(attempt: AttemptMetadata) -> None:

@@ -7,17 +7,19 @@ for both, and nothing here loads litellm.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, TypeVar, cast, overload
 from uuid import uuid4
 
 from langchain_core.callbacks import CallbackManager
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel
 
 from llm_fallback.chat_model.batch.model import BatchChatModel
 from llm_fallback.chat_model.caller import CallContext, CallingAs
@@ -34,9 +36,42 @@ from llm_fallback.chat_model.unheard import (
 )
 from llm_fallback.spec.overrides import check_call
 
+_Form = TypeVar("_Form", bound=BaseModel)
+
 
 class ChainChatModel(BatchChatModel, GeneratingChatModel):
     """What every model over a chain has in common."""
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """LangChain's. `tool_choice`: a tool's name, "auto", "none", "any", or True for at least one."""
+        return super().bind_tools(tools, tool_choice=tool_choice, **kwargs)  # type: ignore[arg-type]
+
+    @overload
+    def with_structured_output(
+        self,
+        schema: type[_Form],
+        *,
+        method: Any = "json_schema",
+        include_raw: Literal[False] = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, _Form]: ...
+
+    @overload
+    def with_structured_output(
+        self,
+        schema: Any,
+        *,
+        method: Any = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]: ...
 
     def with_structured_output(
         self,

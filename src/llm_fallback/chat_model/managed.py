@@ -186,6 +186,9 @@ class ManagedChatModel(BaseChatModel):
         tiers = [[member.name for member in tier.members] for tier in self._plan().tiers]
         return [("chain", self.chain), ("tiers", tiers), *([("breakers", states)] if states else [])]
 
+    def __str__(self) -> str:
+        return repr(self)
+
     def _repr_html_(self) -> str:
         """What a notebook shows: the deployments of the chain, tier by tier, and how they are."""
         return chain_table(self._plan(), self._deployment_states())

@@ -66,7 +66,7 @@ def _deployments(plan: ChainPlan) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("when")
     table.add_column("deployment", style="bold", overflow="fold")
     table.add_column("model", overflow="fold")

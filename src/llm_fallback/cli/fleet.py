@@ -87,7 +87,7 @@ def _picture(name: str, state: FleetStatus) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    deployments = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    deployments = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for title in ("deployment", "breaker", "reported by", "of its limits"):
         deployments.add_column(title, overflow="fold")
     for deployment, known in state["deployments"].items():

@@ -118,7 +118,7 @@ def _table(results: Results) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("deployment", style="bold", overflow="fold")
     for title in _TITLES:
         table.add_column(title, justify="right" if title in ("round trip", "first token") else "left")

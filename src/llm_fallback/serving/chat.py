@@ -174,7 +174,7 @@ def fact_headers(record: Record, *, ended: bool = True) -> Headers:
     attempts = len(record.attempts) + (not ended)
     headers.append((b"x-llm-fallback-attempts", str(attempts).encode()))
     if ended and (cost := record.cost_usd) is not None:
-        headers.append((b"x-llm-fallback-cost-usd", f"{cost:f}".encode()))
+        headers.append((b"x-llm-fallback-cost-usd", f"{cost.normalize():f}".encode()))
     return headers
 
 
