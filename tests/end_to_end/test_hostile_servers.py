@@ -74,14 +74,16 @@ ENDS: dict[str, Play] = {
 }
 
 
+@pytest.mark.parametrize("limit", ["idle_s", "total_s"])
 @pytest.mark.parametrize("policy", ["raise", "hold"])
 @pytest.mark.parametrize("mode", STREAMED)
 @pytest.mark.parametrize("end", ENDS)
-async def test_a_stream_that_said_how_it_ended_is_whole_whatever_becomes_of_its_connection(end, mode, policy):
-    """Nothing of the reply is missing, its usage included; nobody else is asked, and no breaker told."""
+async def test_a_stream_that_said_how_it_ended_is_whole_whatever_becomes_of_its_connection(end, mode, policy, limit):
+    """Nothing of the reply is missing, its usage included; nobody else is asked, and no breaker told. Whichever limit
+    is over first."""
     with hostile(ENDS[end]) as address:
         spec = spec_of(f"http://{address}")
-        spec["chains"]["c"] |= {"timeouts": {"idle_s": 0.2}, "on_stream_break": policy}
+        spec["chains"]["c"] |= {"timeouts": {limit: 0.3}, "on_stream_break": policy}
         with build_chat_model(spec) as model:
             reply = await ask(model, mode)
             assert model.state()["a"]["failures"] == 0

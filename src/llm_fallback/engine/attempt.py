@@ -44,6 +44,10 @@ from llm_fallback.plan.plan import Member
 _NO_USAGE = Usage()
 CLOSE_TIMEOUT_S = 0.5
 """Closing takes a moment; a library that hangs in it must not keep the caller beyond `total_s`."""
+_AFTER_FINISH_S = 2.0
+"""What follows a finish comes with it; a server that keeps its connection open then says nothing more."""
+_LAST_WORD_S = 0.02
+"""How long an exchange has then to say what came: it is there, and the caller may have waited for `total_s`."""
 
 
 class HasDeadline(Protocol):
@@ -142,7 +146,9 @@ class AttemptExecution:
         self._ready: deque[Chunk] = deque()
         self._held_back: list[Chunk] = []
         self._last_text: Chunk | None = None
-        self._ended = self._is_silent = False
+        self._ended = False
+        self._silent_until: float | None = None
+        """Until when the rest is taken of a reply whose server said how it ended, and then nothing in time."""
         self._may_hold_back = request.holds_tool_calls or request.trimmer is not None
         self.delivers_all = request.streamed and not self._may_hold_back
         """Whether all that comes of it is delivered as it came, unless nothing is."""
@@ -308,15 +314,16 @@ class AttemptExecution:
         total = self.request.call.deadline
         if total < at:
             at, failure = total, "timeout"
-        try:
-            item = await self._timer.limit(read, at)
-        except TimeoutError:
-            if failure == "idle_timeout" and self.partial.finish in FINISHES and not self._is_silent:
-                # It said how its reply ended, if not that nothing follows: the exchange knows what came until then.
-                self._is_silent = True
+        if self.partial.finish is not None and self.partial.finish in FINISHES:
+            item = await self._rest(read, at, self.partial.finish)
+            if item is None:
                 return
-            self.out_of_time = at >= total
-            item = Fault(failure, self._limit_text(failure))
+        else:
+            try:
+                item = await self._timer.limit(read, at)
+            except TimeoutError:
+                self.out_of_time = at >= total
+                item = Fault(failure, self._limit_text(failure))
         if not isinstance(item, Chunk):
             self._on_end(item)
             return
@@ -327,6 +334,27 @@ class AttemptExecution:
             self._take(item)
         else:
             self._ready.append(item)
+
+    async def _rest(self, read: Callable[[], Awaitable[Any]], at: float, finish: str) -> Any:
+        """What comes after the server said how its reply ended: usage, mostly, and that nothing follows. Where it says
+        no such thing the reply is whole all the same: None, and the exchange is to be asked once more for what came."""
+        now, silent_until = self._engine.clock.now(), self._silent_until
+        try:
+            item = await self._timer.limit(
+                read, min(at, now + _AFTER_FINISH_S) if silent_until is None else silent_until
+            )
+        except TimeoutError:
+            if silent_until is None:
+                self._silent_until = self._engine.clock.now() + _LAST_WORD_S
+                return None
+            item = None
+        if silent_until is not None and isinstance(item, Chunk) and item.has_content:
+            self.out_of_time = True  # It goes on and on.
+            return Fault("timeout", self._limit_text("timeout"))
+        if silent_until is not None and not isinstance(item, Chunk | StreamEnd):
+            await self.close_unshielded()
+            return StreamEnd(finish)
+        return item
 
     def _limit_text(self, failure: Failure) -> str:
         if self.out_of_time:

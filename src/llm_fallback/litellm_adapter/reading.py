@@ -14,6 +14,7 @@ from llm_fallback.engine.protocol.faults import FaultCleaner, fault_of_response
 from llm_fallback.engine.protocol.reader import ReplyReader
 from llm_fallback.engine.protocol.response import Response
 from llm_fallback.engine.transport import Chunk, Fault, Reply, StreamEnd
+from llm_fallback.litellm_adapter.body import BodyRefused
 
 _DRAIN_TIMEOUT_S = 0.05
 """How long the end of a connection's reply is waited for after the server said it is whole, so that it can be used
@@ -87,8 +88,15 @@ class HTTPReading:
                 return self._clean(end) if isinstance(end, Fault) else end
             try:
                 data = await anext(self._reads, None)
-            except BaseException as error:
-                if not self._has_said_all(error):
+            except asyncio.CancelledError:
+                if self.response.is_finished:
+                    self._reads = _nothing()  # Whoever lost patience may ask for what came until then.
+                raise
+            except BodyRefused:
+                raise
+            except Exception:
+                # How a connection ends says no more of a reply whose server said how that ended.
+                if not self.response.is_finished:
                     raise
                 data = None
             for _, chunk in self.response.read_events(data):
@@ -98,14 +106,6 @@ class HTTPReading:
                 self._is_over = True
                 await self._drain()
         return self.ready.popleft()
-
-    def _has_said_all(self, error: BaseException) -> bool:
-        """Whether an exception ends the body of a server that said how its reply ended: whether it closes the
-        connection, breaks it, or leaves it open until somebody loses patience, says no more of the reply."""
-        if not self.response.is_finished:
-            return False
-        self._reads = _nothing()
-        return isinstance(error, Exception)
 
     async def close(self) -> None:
         """Drop the connection if the response is still under way. Never fails."""
