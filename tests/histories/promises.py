@@ -440,8 +440,9 @@ def _of_attempt(call: Call, request: Request, attempt: Attempt) -> Iterator[str]
         yield f"{name} counts as {attempt.failure}"
     target = call.target(request.deployment)
     assert target.prices is not None
-    # A reader that left before it read the usage can but estimate it.
-    has_read = not (call.has_left or attempt.outcome == "cancelled" or attempt.failure in LIMITS)
+    # A reader that left before it read the usage can but estimate it, also one whose time was over behind the finish.
+    is_late = attempt.cost_estimated and call.ended - call.began - call.held_s >= call.total_s - _EXACT
+    has_read = not (call.has_left or attempt.outcome == "cancelled" or attempt.failure in LIMITS or is_late)
     if request.told_usage is not None:
         billed = target.prices.cost(Usage(*request.told_usage))
         if has_read and (attempt.cost_usd != billed or attempt.cost_estimated):
