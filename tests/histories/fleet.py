@@ -49,6 +49,8 @@ class SimulatedStore:
         self.clock_off_s = 1_700_000_000.0
         self.skipped: list[tuple[float, float]] = []
         """When its clock jumped ahead by less than a lease lasts, which is taken for time that has passed; how far."""
+        self.lost_at = -math.inf
+        """When it lost everything."""
         self._gone_until = 0.0
         self._copies: deque[tuple[float, Any]] = deque(maxlen=8)
         self._rng = world.rng("store")
@@ -73,7 +75,7 @@ class SimulatedStore:
 
     def lose_everything(self) -> None:
         self.world.note("the store loses everything")
-        self.state = FleetState()
+        self.state, self.lost_at = FleetState(), self.world.now
 
     def go_back(self) -> None:
         """Be started anew from an old copy."""

@@ -21,6 +21,10 @@ EXCHANGED_S = 1.25
 """A pause, an answer that is not waited for any longer, the pause after that, and the way there and back."""
 
 
+LEARNT_S = 2.0
+"""After a loss the store grants nothing for a lease time, in which those who are awake tell it what was used."""
+
+
 # What befalls a fleet.
 
 
@@ -34,7 +38,8 @@ def cut_off(fleet: SimulatedFleet, rng: Random) -> None:
 
 def pause(fleet: SimulatedFleet, rng: Random) -> None:
     running = [process for process in fleet.alive if process.is_running]
-    if len(running) > 2:  # Somebody stays who can tell a store that has lost it what was used.
+    # Somebody stays who can tell a store that has lost it what was used, and is awake to do so.
+    if len(running) > 2 and fleet.world.now > fleet.store.lost_at + LEARNT_S:
         rng.choice(running).pause(rng.uniform(0.5, 15))
 
 

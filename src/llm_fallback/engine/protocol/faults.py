@@ -270,7 +270,7 @@ def parse_error(data: Any, text: str | None = None) -> ErrorBody:
     """What a parsed error body, or an error inside of a stream, says."""
     text = json.dumps(data, ensure_ascii=False) if text is None else text
     codes = tuple(dict.fromkeys(str(code) for code in _codes(data)))
-    message = _message(data) or text
+    message = complete(_message(data) or text)
     named = [float(delay) for delay in _DELAY.findall(text[:MOST_SEARCHED])]
     waits = (max(named, default=None), _wait_in(message), _reset_in(data))
     return ErrorBody(message, codes, text, _status(codes), next((wait for wait in waits if wait is not None), None))
