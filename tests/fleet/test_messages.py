@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_fallback.fleet.messages import Grant, Overtaken, StoreError, decode_response, in_ms
+from llm_fallback.fleet.messages import Grant, News, Overtaken, StoreError, decode_news, decode_response, in_ms
 from tests.fuzz.spoiling import ODD, spoilt_document, tries
 
 WHOLE = {"epoch": 7, "members": 2, "evidence": [["m1", 1500, "{}"]], "grants": [[3, 1, "9", {"k": 2}], [0, 0, 1, None]]}
@@ -47,6 +47,14 @@ def test_what_is_no_response_is_a_store_error(text):
     """Somebody else's key, or another version."""
     with pytest.raises(StoreError, match="it answered what is no answer"):
         decode_response(text)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "5", "{}", b"\xff", '["m1"]', "[" * 200_000])
+def test_what_is_no_news_is_a_store_error(text):
+    """Whoever may write to the store can end no task of a member's."""
+    assert decode_news('["m1", "{}"]') == News("m1", "{}")
+    with pytest.raises(StoreError, match="it sent what is no news"):
+        decode_news(text)
 
 
 @given(spoilt_document([WHOLE]) | st.sampled_from(ODD))

@@ -121,6 +121,10 @@ class Store(Protocol):
     async def close(self) -> None: ...
 
 
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
+"""What reading raises where another version, or somebody else, has written."""
+
+
 def encode_request(request: Request) -> str:
     """As stores that run elsewhere take it."""
     return json.dumps(
@@ -167,7 +171,7 @@ def decode_response(text: str | bytes) -> Response:
                 for units, charged, fence, used in data["grants"] or ()
             ),
         )
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise StoreError(f"it answered what is no answer ({type(error).__name__})") from None
 
 
@@ -176,7 +180,7 @@ def decode_news(text: str | bytes) -> News:
     try:
         member, evidence = json.loads(text)
         return News(str(member), str(evidence))
-    except (ValueError, TypeError) as error:
+    except _UNREADABLE as error:
         raise StoreError(f"it sent what is no news ({type(error).__name__})") from None
 
 
