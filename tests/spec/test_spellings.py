@@ -42,6 +42,8 @@ SPELT: dict[str, Callable[[str], str]] = {
     "in pairs of digits": lambda text: text.encode().hex(" "),
     "in pairs of digits with colons": lambda text: text.encode().hex(":"),
     "in bytes of C": lambda text: ", ".join(f"0x{byte:02x}" for byte in text.encode()),
+    "in bytes of C with spaces": lambda text: " ".join(f"0x{byte:02x}" for byte in text.encode()),
+    "in bytes of C in lines": lambda text: ",\n".join(f"0x{byte:02x}" for byte in text.encode()),
     "in bytes of C in capitals": lambda text: ",".join(f"0X{byte:02X}" for byte in text.encode()),
     "with a line end in it": lambda text: text[:9] + "\r\n" + text[9:],
     "with spaces": " ".join,

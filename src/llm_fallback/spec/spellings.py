@@ -83,8 +83,8 @@ _UNSEEN = re.compile(
     re.VERBOSE,
 )
 """White space, and what has no width or is no character for the eye."""
-_BETWEEN_DIGITS = re.compile(r"[:,;_.-]|(?<![0-9a-f])0x")
-"""What stands between pairs of digits beside white space: `73:6b`, `0x73, 0x6b`."""
+_BETWEEN_DIGITS = re.compile(rf"{_UNSEEN.pattern} | [:,;_.-] | (?<![0-9a-f])0x", re.VERBOSE)
+"""What stands between pairs of digits: `73:6b`, `0x73 0x6b`."""
 
 
 def places(text: str, wanted: Wanted) -> list[tuple[int, int]]:
@@ -124,11 +124,10 @@ class _Shown(NamedTuple):
         shown = _Shown(self.text.translate(_SMALL), self.starts, self.ends)
         found: list[tuple[int, int]] = []
         for unread, forms in ((None, wanted.short), (_UNSEEN, wanted.apart), (_BETWEEN_DIGITS, wanted.digits)):
-            if unread is not None and unread.search(shown.text) is not None:
-                shown = shown.without(unread)
+            read = shown if unread is None or unread.search(shown.text) is None else shown.without(unread)
             for form in forms:
-                if form in shown.text:  # Which costs no call, and hardly ever is so.
-                    found += shown._places_of(form)
+                if form in read.text:  # Which costs no call, and hardly ever is so.
+                    found += read._places_of(form)
         return found
 
     def _places_of(self, form: str) -> Iterator[tuple[int, int]]:
