@@ -269,7 +269,7 @@ class TestTheServerAroundIt:
         spec = load_spec({**self.ROWS, "environment_variables": {"LITELLM_MASTER_KEY": "sk-1"}})
         assert self.keys(spec) == ["${LITELLM_MASTER_KEY}"]
 
-    @pytest.mark.parametrize("key", ["", " ", ["sk-1"], {"a": 1}])
+    @pytest.mark.parametrize("key", ["", " ", ["sk-1"], {"a": 1}, True, False])
     def test_a_key_that_is_none_is_warned_of(self, key):
         """It would let everybody in; no key of anybody's is told."""
         spec = load_spec({**self.ROWS, "general_settings": {"master_key": key}})

@@ -101,7 +101,7 @@ def _put_caller_key(spec: Draft, general: Section, variables: Mapping[str, str],
         return
     if serve.get("keys"):
         losses.add(origin, "serve.keys is written, too, which holds")
-    elif isinstance(key, str | int) and str(key).strip():
+    elif isinstance(key, str | int) and not isinstance(key, bool) and str(key).strip():
         spec.put(("serve", "keys"), [convert_references(str(key))], origin)
     else:
         losses.add(origin, "is no key: `serve` asks for none, and answers only its own machine", "warning")
