@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -258,6 +259,18 @@ async def test_a_path_or_a_method_that_there_is_not_is_told_as_openai_tells_it(
 
 
 @pytest.mark.slow
+async def test_its_model_is_closed_however_it_ends() -> None:
+    """Also where its server is cancelled or fails; a model that was given stays open."""
+    app, given = create_app(TWO_CHAINS), fake_chat_model()
+    for each in (app, create_app(given)):
+        with pytest.raises(asyncio.CancelledError):
+            async with each.router.lifespan_context(each):
+                raise asyncio.CancelledError
+    with pytest.raises(RuntimeError, match="this model is closed"):
+        await app.state.chains.model.ainvoke("hi")
+    assert (await given.ainvoke("hi")).text
+
+
 def test_without_the_extra_the_missing_packages_are_named() -> None:
     """And importing the package loads none of them."""
     program = """
