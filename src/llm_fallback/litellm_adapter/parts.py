@@ -8,12 +8,14 @@ from typing import Any
 
 def nested(value: Any, inner: Callable[[Any], Iterable[Any]]) -> Iterator[Any]:
     """A value and all that is in it: what `inner` says of it, of that, and so on. Nothing twice, in no order."""
-    pending, seen = [value], set[int]()
+    pending = [value]
+    seen: dict[int, Any] = {}
+    """By identity, which is another's once a value is gone: kept, it stays its own."""
     while pending:
         found = pending.pop()
         if id(found) in seen:
             continue
-        seen.add(id(found))
+        seen[id(found)] = found
         yield found
         pending += inner(found)
 
