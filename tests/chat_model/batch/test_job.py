@@ -597,3 +597,16 @@ async def test_a_declared_number_of_parallel_requests_is_kept(files):
     spec["deployments"]["a"]["limits"] = {"max_parallel": 3}
     model = fake_chat_model({"a": Reply("fine", delay_s=1)}, spec=spec)
     assert await most_in_flight(model, files) == 3
+
+
+@pytest.mark.parametrize("words", [{"chain": "other"}, {"llm_fallback_chain": "other"}])
+def test_an_estimate_is_of_the_chain_that_is_chosen_for_the_batch(files, words):
+    """By `configurable`, as the batch itself is sent."""
+    spec = spec_of("first", "second")
+    spec["chains"] = {"main": {"tiers": ["first"]}, "other": {"tiers": ["second"]}}
+    model = fake_chat_model({"first": "fine", "second": "fine"}, spec={**spec, "default_chain": "main"})
+    request, config = BatchRequest(files.source, files.target), {"configurable": words}
+    assert model.estimate_batch(request)["deployment"] == "first"
+    assert model.estimate_batch(request, config)["deployment"] == "second"
+    model.batch_file(files.source, files.target, config=config)
+    assert {row["llm_fallback"]["deployment"] for row in files.answers()} == {"second"}

@@ -84,11 +84,13 @@ class BatchChatModel(ManagedChatModel):
             request, answerer, self._plan(chosen), engine, config=config, words=kwargs, on_progress=on_progress
         )
 
-    def estimate_batch(self, request: BatchRequest, **kwargs: Any) -> BatchEstimate:
+    def estimate_batch(
+        self, request: BatchRequest, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> BatchEstimate:
         """What a batch would take, with nothing sent: each row that is left asked once, of the chain's first
-        deployment. Source and target are checked as by `batch_file`."""
+        deployment. Source and target are checked as by `batch_file`, which takes the same `config` and `kwargs`."""
         words = {"max_tokens": getattr(self, "max_tokens", None), **kwargs}
-        target = self._plan(self._chosen_chain(kwargs, ensure_config())).members[0].target
+        target = self._plan(self._chosen_chain(kwargs, ensure_config(config))).members[0].target
         return estimate(request, target, self.runtime.engine, words)
 
 
