@@ -9,7 +9,7 @@ import pytest
 from litellm.exceptions import ModelNotMappedError
 
 from llm_fallback.events import Usage
-from llm_fallback.plan.model_list import candidate_names, first_entry, lookup
+from llm_fallback.plan.model_list import entry_of, lookup
 from llm_fallback.plan.pricing import Prices, prices_in
 
 BY_RANGE = {
@@ -149,7 +149,7 @@ def test_a_model_costs_what_litellm_says_however_it_is_asked_for(provider):
     priced = [name for name in names if expected[name]]
     assert len(priced) >= 10 or provider == "ollama"
     for name in priced:
-        prices = prices_in(first_entry(candidate_names(name, None, None), litellm.model_cost.get) or {})
+        prices = prices_in(entry_of(name, None, None, litellm.model_cost.get) or {})
         assert prices is not None, name
         assert float(prices.cost(Usage(1000, 700))) == pytest.approx(expected[name]), name
 
@@ -169,11 +169,32 @@ def test_a_model_costs_what_litellm_says_however_it_is_asked_for(provider):
 def test_a_model_is_found_under_the_name_it_is_listed_by(model, listed):
     """And with its price its window and its abilities."""
     assert lookup(listed) is not None
-    assert first_entry(candidate_names(model, None, None)) is lookup(listed)
+    assert entry_of(model, None, None) is lookup(listed)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("together_ai/gpt-4o", "groq/o3-2099-01-01", "azure/eu/claude-sonnet-4-5", "openai/claude-sonnet-4-5"),
+        *("anthropic/gpt-4o", "bedrock/gpt-4o", "vertex_ai/gpt-4o", "openrouter/gpt-4o"),
+    ],
+)
+def test_what_another_provider_takes_for_a_model_is_not_its_price(model):
+    """Unknown, as litellm has it; nor are that one's window and abilities. A `base_model` says whose they are."""
+    assert not by_litellm(model, 1000)
+    assert entry_of(model, None, None) is None
+    assert entry_of(model, "gpt-4o", None) is lookup("gpt-4o")
+
+
+@pytest.mark.parametrize("model", ["azure_ai/gpt-4o", "litellm_proxy/gpt-4o", "github/gpt-4o"])
+def test_who_passes_a_model_on_takes_what_its_provider_does(model):
+    """As litellm has it."""
+    assert entry_of(model, None, None) is lookup("gpt-4o")
+    assert by_litellm(model, 1000) == by_litellm("openai/gpt-4o", 1000)
 
 
 def test_what_is_asked_for_by_an_opaque_name_is_on_no_list():
     """Nor is a model of a server of one's own."""
     profile = "bedrock/arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2c3"
-    assert first_entry(candidate_names(profile, None, None)) is None
-    assert not candidate_names("gpt-4o", None, "vllm")
+    assert entry_of(profile, None, None) is None
+    assert entry_of("gpt-4o", None, "vllm") is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llm_fallback.plan.model_list import candidate_names, first_entry
+from llm_fallback.plan.model_list import entry_of
 from llm_fallback.plan.plan import Feature, Target
 from llm_fallback.plan.pricing import Prices, prices_in
 from llm_fallback.plan.profiles import PROFILE_KEYS, declared
@@ -75,8 +75,8 @@ class ListCatalogue:
 
     def _entry(self, target: Target) -> dict[str, Any]:
         if target.name not in self._entries:
-            names = candidate_names(target.model, target.base_model, target.backend)
-            self._entries[target.name] = dict(first_entry(names, self._lookup) or {})
+            entry = entry_of(target.model, target.base_model, target.backend, self._lookup)
+            self._entries[target.name] = dict(entry or {})
         return self._entries[target.name]
 
     def _supported_parameters(self, target: Target) -> frozenset[str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,13 +22,6 @@ def lookup(name: str) -> Mapping[str, Any] | None:
     return bundled().get(name)
 
 
-def first_entry(
-    names: Iterable[str], find: Callable[[str], Mapping[str, Any] | None] = lookup
-) -> Mapping[str, Any] | None:
-    """The entry of the first of these names that has one; None if none has."""
-    return next((entry for entry in map(find, names) if entry), None)
-
-
 @cache
 def bundled() -> Mapping[str, Any]:
     """The list that litellm ships; empty if there is none."""
@@ -38,17 +31,42 @@ def bundled() -> Mapping[str, Any]:
     return next((json.loads(file.read_bytes()) for file in files if file.exists()), {})
 
 
-def candidate_names(model: str, base_model: str | None, backend: str | None) -> Sequence[str]:
-    """The names under which a deployment's model may be listed: `base_model`, with and without provider, else the model
-    itself, and without what litellm takes off when it looks for a price. A self-hosted model is on no list, even if a
-    provider sells the same one."""
+def entry_of(
+    model: str,
+    base_model: str | None,
+    backend: str | None,
+    find: Callable[[str], Mapping[str, Any] | None] = lookup,
+) -> Mapping[str, Any] | None:
+    """The entry of a deployment's model; None if there is none. It stands under `base_model`, with or without provider,
+    else under the model itself, or what litellm makes of it when it looks for a price; then it is its provider's own,
+    as others that sell the same model take another price. A self-hosted model is on no list."""
     provider, name = split_model(model)
     if base_model is not None:
-        return (base_model, f"{provider}/{base_model}")
+        return next(filter(None, map(find, (base_model, f"{provider}/{base_model}"))), None)
     if backend is not None:
-        return ()
-    names = (model, *_own_names(provider, name))
-    return tuple(dict.fromkeys((*names, *map(str.lower, names))))
+        return None
+    provider = provider.removesuffix("_beta")  # vertex_ai_beta is another road to what vertex_ai sells.
+    names = (model, f"{provider}/{name}", *_own_names(provider, name))
+    entries = map(find, dict.fromkeys((*names, *map(str.lower, names))))
+    return next((entry for entry in entries if entry and _is_sold_by(provider, entry)), None)
+
+
+_PASSES_ON = ("litellm_proxy", "github", "nadir")
+"""Who takes, as litellm has it, what those take whose models it passes on."""
+
+
+def _is_sold_by(provider: str, entry: Mapping[str, Any]) -> bool:
+    """Whether an entry is of what this provider sells, as litellm judges."""
+    seller: str | None = entry.get("litellm_provider")
+    if seller in (None, provider) or provider in _PASSES_ON:
+        return True
+    match provider:
+        case "azure_ai":
+            return seller in ("azure", "openai")
+        case "vertex_ai" | "fireworks_ai":
+            return seller.startswith(provider)
+        case _:
+            return provider.startswith("bedrock") and seller.startswith("bedrock")
 
 
 _ROUTE = re.compile(r"^(?:converse|invoke|chat_completions|openai|mantle)/")
@@ -85,5 +103,5 @@ def listed_prices(names: Iterable[str]) -> Prices | None:
     """The prices of the first of these names that litellm's list has; None if it has none of them."""
     # While another thread imports litellm, the module exists without its list.
     entries: Mapping[str, Any] = getattr(sys.modules.get("litellm"), "model_cost", None) or bundled()
-    entry = first_entry(names, entries.get)
+    entry = next(filter(None, map(entries.get, names)), None)
     return None if entry is None else prices_in(entry)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llm_fallback.plan.model_list import candidate_names, first_entry
+from llm_fallback.plan.model_list import entry_of
 from llm_fallback.plan.plan import ChainPlan, Feature, Member, Target, Tiers
 from llm_fallback.spec import Deployment, Spec
 from llm_fallback.spec.locations import Path
@@ -97,7 +97,7 @@ def lost_by_falling_back(spec: Spec) -> Iterator[tuple[Path, str]]:
 def _image_profile(deployment: Deployment) -> Profile:
     """Whether litellm's list says that a hosted model takes no images. For tools and schemas litellm's code decides,
     which is not imported here."""
-    entry = first_entry(candidate_names(deployment.model, deployment.base_model, deployment.backend)) or {}
+    entry = entry_of(deployment.model, deployment.base_model, deployment.backend) or {}
     return {"image_inputs": False} if entry.get("supports_vision") is False else {}
 
 
