@@ -77,17 +77,17 @@ def test_a_probe_that_succeeded_voids_what_was_reported_before_it():
 def test_evidence_is_the_same_after_its_way_through_a_store():
     """But for the time that has passed."""
     evidence = Evidence((fact(30, account="k", fence=3),), {"d": 3}, {"d": 2})
-    heard = decode_evidence(encode_evidence(evidence), 10.0, is_heard_of=True)
+    heard = decode_evidence(encode_evidence(evidence)).after(10.0, is_heard_of=True)
     assert heard == Evidence((fact(20, account="k", fence=3),), {"d": 3}, {"d": 2})
     assert encode_evidence(Evidence()) == ""
 
 
 def test_what_a_silent_member_reported_holds_for_the_time_it_named():
     """A process that is killed after a 429 does not take what it has learnt with it."""
-    text = encode_evidence(Evidence((fact(30),)))
-    assert decode_evidence(text, 29.0, is_heard_of=False).facts
-    assert not decode_evidence(text, 31.0, is_heard_of=False).facts
-    assert decode_evidence(text, 31.0, is_heard_of=True).facts
+    said = Evidence((fact(30),))
+    assert said.after(29.0, is_heard_of=False).facts
+    assert not said.after(31.0, is_heard_of=False).facts
+    assert said.after(31.0, is_heard_of=True).facts
 
 
 WRITTEN = ["d", "", "timeout", 1.5, 30, 1, 2]
@@ -106,5 +106,5 @@ WRITTEN = ["d", "", "timeout", 1.5, 30, 1, 2]
 )
 def test_what_cannot_be_read_is_passed_over(text):
     """Another version may have written it, or somebody who should not."""
-    assert decode_evidence(json.dumps([[WRITTEN], {"d": 2}, {"d": 1}]), 0.0, is_heard_of=True).facts
-    assert decode_evidence(text, 0.0, is_heard_of=True).facts == ()
+    assert decode_evidence(json.dumps([[WRITTEN], {"d": 2}, {"d": 1}])).facts
+    assert decode_evidence(text).facts == ()

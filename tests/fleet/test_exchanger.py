@@ -15,7 +15,7 @@ from llm_fallback.fleet.deployment import DeploymentNames
 from llm_fallback.fleet.exchanger import Exchanger
 from llm_fallback.fleet.member import Member
 from llm_fallback.fleet.memory_store import MemoryStore
-from llm_fallback.fleet.messages import Request, Response, StoreError, decode_news
+from llm_fallback.fleet.messages import Request, Response, StoreError
 from llm_fallback.fleet.names import Names
 from llm_fallback.spec import Breaker
 from tests.plans import target
@@ -71,13 +71,6 @@ async def test_it_exchanges_until_it_is_closed_and_then_leaves(store):
     await until(lambda: store.closed)
     assert [it.is_active for it in store.state.members.values()] == [False]
     assert not exchanger.is_running
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '["member"]', "5", b"\xff"])
-def test_what_is_no_news_is_an_error_of_the_store(text):
-    """Another program may write to the same channel."""
-    with pytest.raises(StoreError, match="no news"):
-        decode_news(text)
 
 
 async def test_news_reach_the_others_before_their_turn(store):

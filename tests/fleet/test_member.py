@@ -12,6 +12,7 @@ import pytest
 from llm_fallback.engine.budget import Account, BudgetLimit, BudgetShortfall, Reservation, Spender, reserve
 from llm_fallback.engine.health import Health
 from llm_fallback.fleet.deployment import DeploymentNames
+from llm_fallback.fleet.evidence import Evidence, decode_evidence, encode_evidence
 from llm_fallback.fleet.member import Member
 from llm_fallback.fleet.messages import News, in_ms
 from llm_fallback.fleet.names import Names
@@ -124,6 +125,27 @@ def test_what_is_sent_on_holds_at_once_without_an_exchange(processes):
     third.member.hear(second)
     assert third.breaker == "open"
     assert third.member.request().evidence == ""
+
+
+def test_what_is_told_is_read_once_and_holds_up_no_call(processes, monkeypatch):
+    """However many have told, and however often one does; calls wait for nobody's reading."""
+    third, read = processes[2], []
+
+    def reading(text, *about, **words):
+        read.append((text, third.health.lock.locked()))
+        return decode_evidence(text, *about, **words)
+
+    monkeypatch.setattr("llm_fallback.fleet.member.decode_evidence", reading)
+    told = encode_evidence(Evidence(healed={"d": 1}))
+    for number in range(20):
+        third.member.hear(News(f"m{number}", told))
+    assert read == [(told, False)] * 20
+    third.exchange()
+    assert len(read) == 20
+    processes[0].fail()
+    processes[0].exchange()
+    third.exchange()
+    assert [is_held for _, is_held in read[20:]] == [False]
 
 
 def test_an_answer_that_was_under_way_before_does_not_take_it_back(processes):

@@ -180,7 +180,7 @@ class SimulatedProcess(Actor):
         if self.is_cut_off:
             return
         response = self.fleet.store.exchange(request)
-        if response is not None and decode_evidence(request.evidence, 0.0, is_heard_of=True).facts:
+        if response is not None and decode_evidence(request.evidence).facts:
             self.fleet.reported.setdefault(self.name, self.world.now)
         if response is not None and request.is_news and self.fleet.setting.sends_news:
             news = News(request.member, request.evidence)

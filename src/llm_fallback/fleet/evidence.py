@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -47,6 +47,13 @@ class Evidence:
     """By deployment the highest fence of a probe that it knows."""
     healed: Mapping[str, int] = field(default_factory=dict)
     """By deployment the highest fence of a probe that succeeded."""
+
+    def after(self, seconds: float, *, is_heard_of: bool) -> Evidence:
+        """What it comes to that many seconds later. What a member reports that is heard of no more holds for the time
+        it named."""
+        aged = (replace(fact, reopens_in_s=max(0.0, fact.reopens_in_s - seconds)) for fact in self.facts)
+        facts = tuple(fact for fact in aged if is_heard_of or fact.reopens_in_s > 0)
+        return Evidence(facts, self.fences, self.healed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +124,10 @@ _WRITTEN: TypeAdapter[
 ] = TypeAdapter(tuple[list[tuple[str, str, Failure, _Seconds, _Seconds, int, int]], dict[str, int], dict[str, int]])
 
 
-def decode_evidence(text: str, age_s: float, *, is_heard_of: bool) -> Evidence:
-    """What a member said that many seconds ago. What a member reports that is heard of no more holds for the time it
-    named. Anything that cannot be read is passed over: another version may have written it."""
+def decode_evidence(text: str) -> Evidence:
+    """What a member said. Anything that cannot be read is passed over: another version may have written it."""
     try:
         rows, fences, healed = _WRITTEN.validate_json(text)
     except ValidationError:
         return Evidence()
-    facts = [Fact(*row[:3], max(0.0, row[3] - age_s), *row[4:]) for row in rows]
-    return Evidence(tuple(fact for fact in facts if is_heard_of or fact.reopens_in_s > 0), fences, healed)
+    return Evidence(tuple(Fact(*row) for row in rows), fences, healed)

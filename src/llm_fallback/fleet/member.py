@@ -63,9 +63,9 @@ class Member:
         self._next_at = self.now()
         self._is_news = self._is_telling = False
         """Whether there is something the others had better know at once; whether it was told, and no answer yet."""
-        self._heard: dict[str, tuple[float, str]] = {}
+        self._heard: dict[str, tuple[float, Evidence]] = {}
         """What each other member has told last, and when."""
-        self._news: dict[str, tuple[float, str]] = {}
+        self._news: dict[str, tuple[float, Evidence]] = {}
         """Of that what came by itself, and the answer to the last request may not have yet."""
 
     def _begin_child(self) -> None:
@@ -164,6 +164,7 @@ class Member:
         self._is_telling = False
         self.schedule.answered(response.members)
         grants = {claim.resource: grant for claim, grant in zip(request.claims, response.grants, strict=True)}
+        told = {member: (now - age_s, decode_evidence(text)) for member, (age_s, text) in response.evidence.items()}
         with self._health.lock:
             for deployment in self._deployments.values():
                 for lease in deployment.all_leases:
@@ -171,7 +172,6 @@ class Member:
                         lease.receive(grants[lease.resource], expires_at, restores=self._restores)
             # What came by itself since the request was sent may be later than the answer.
             self._news = {member: said for member, said in self._news.items() if said[0] >= sent_at}
-            told = {member: (now - age_s, text) for member, (age_s, text) in response.evidence.items()}
             self._heard = {**told, **self._news}
             self._learn(now)
         for account, escrow in list(self._escrows.values()):
@@ -185,9 +185,9 @@ class Member:
         """Take what another member has told the store just now."""
         if news.member == self.id or self._health is None:
             return
-        now = self.now()
+        now, said = self.now(), decode_evidence(news.evidence)
         with self._health.lock:
-            self._news[news.member] = self._heard[news.member] = (now, news.evidence)
+            self._news[news.member] = self._heard[news.member] = (now, said)
             self._learn(now)
         self._health.notify_waiters()
 
@@ -234,9 +234,9 @@ class Member:
         fences: dict[str, int] = defaultdict(int)
         healed: dict[str, int] = defaultdict(int)
         silent_s = SILENT_LEASES * self.schedule.lease_s
-        for member, (told_at, text) in self._heard.items():
+        for member, (told_at, said) in self._heard.items():
             age_s = now - told_at
-            evidence = decode_evidence(text, age_s, is_heard_of=age_s <= silent_s)
+            evidence = said.after(age_s, is_heard_of=age_s <= silent_s)
             for fact in evidence.facts:
                 reports[fact.deployment].append(Report(member, fact))
             _raise_to(fences, evidence.fences.items())
