@@ -166,25 +166,33 @@ class _Workers:
         self._up: set[SpawnProcess] = set()
         self._is_announced = False
         self._is_ending = False
+        # A signal is only noted when it comes, which may be while a process is started that nobody knows yet.
+        self._signals, self._note = get_context("spawn").Pipe(duplex=False)
         self._handlers = {
-            number: signal.signal(number, handler)
-            for name, handler in (("SIGTERM", self._end), ("SIGINT", self._end), ("SIGHUP", self._hand_on))
+            number: signal.signal(number, lambda number, frame: self._note.send(number))
+            for name in ("SIGTERM", "SIGINT", "SIGHUP")
             if (number := getattr(signal, name, None)) is not None
         }
 
     def run(self) -> int:
         self._processes = [self._start() for _ in range(self._count)]
         while self._processes:
-            told = connection.wait([*(process.sentinel for process in self._processes), *self._starting], timeout=0.5)
+            sentinels = [process.sentinel for process in self._processes]
+            told = connection.wait([self._signals, *sentinels, *self._starting], timeout=0.5)
+            if self._signals in told:
+                self._obey(self._signals.recv())
             self._hear([pipe for pipe in self._starting if pipe in told])
             dead = [process for process in self._processes if process.exitcode is not None]
             if any(process.exitcode == _EXIT_STARTUP for process in dead) and not self._is_ending:
-                self._end(signal.SIGTERM, None)
+                self._end()
             for process in dead:
                 self._processes.remove(process)
+                self._up.discard(process)
                 if not self._is_ending:
                     logger.warning("a process ended with %s and is started again", process.exitcode)
-                    time.sleep(_RESTART_S)
+                    self._pause(_RESTART_S)
+                process.close()
+                if not self._is_ending:
                     self._processes.append(self._start())
         return 0
 
@@ -193,6 +201,14 @@ class _Workers:
             signal.signal(number, handler)
         for process in self._processes:
             process.kill()
+        for pipe in (self._signals, self._note, *self._starting):
+            pipe.close()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait that long, or until a signal ends all."""
+        until = time.monotonic() + seconds
+        while not self._is_ending and connection.wait([self._signals], timeout=max(0.0, until - time.monotonic())):
+            self._obey(self._signals.recv())
 
     def _start(self) -> SpawnProcess:
         context = get_context("spawn")
@@ -209,18 +225,25 @@ class _Workers:
             process = self._starting.pop(pipe)
             with pipe, contextlib.suppress(EOFError):
                 pipe.recv()
-                self._up.add(process)
-        if not self._is_announced and self._up.issuperset(self._processes):
+                if process in self._processes:  # It may have died since.
+                    self._up.add(process)
+        if not self._is_announced and not self._is_ending and self._up.issuperset(self._processes):
             self._is_announced = True
             self._announce()
 
-    def _end(self, number: int, frame: FrameType | None) -> None:
+    def _obey(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._end()
+        else:
+            self._hand_on(number)
+
+    def _end(self) -> None:
         self._is_ending = True
         # Nobody is to wait at this door for processes that do not open it any more.
         self._listener.close()
-        self._hand_on(signal.SIGTERM, frame)
+        self._hand_on(signal.SIGTERM)
 
-    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+    def _hand_on(self, number: int) -> None:
         for process in self._processes:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, number)
