@@ -36,6 +36,19 @@ def test_a_port_that_is_taken_is_told(run: Callable[..., Any], write: Callable[.
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("keys", [[], ["sk-1"]])
+def test_a_proxy_s_key_that_the_spec_does_not_name_is_told(
+    keys: list[str], run: Callable[..., Any], write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A LiteLLM proxy takes it from the process; here it is none, and only this machine is answered."""
+    monkeypatch.setenv("LITELLM_MASTER_KEY", "sk-of-the-process")
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # It is told before it listens, and then it ends.
+        write({**SPEC, "serve": {"port": taken.getsockname()[1], "keys": keys}})
+        output = run("serve").output
+    assert ("LITELLM_MASTER_KEY is set" in output) is (not keys)
+    assert "sk-of-the-process" not in output
+
+
 def test_the_variable_names_the_spec(run: Callable[..., Any], write: Callable[..., str], monkeypatch: Any) -> None:
     """For every command, with the separator of the system between several files; -f wins."""
     monkeypatch.setenv("LLM_FALLBACK_SPEC", write(SPEC, "elsewhere.yaml"))

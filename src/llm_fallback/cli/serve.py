@@ -38,6 +38,9 @@ def command(ctx: click.Context, files: tuple[Path, ...], host: str | None, port:
         click.echo(f"{ctx.command_path}: {error}", err=True)
         ctx.exit(EXIT_FAILED)
     host, keys = host or spec.serve.host, CallerKeys.of_spec(spec, os.environ)
+    if not keys and "LITELLM_MASTER_KEY" in os.environ:
+        why = "LITELLM_MASTER_KEY is set, and is no key here unless `serve.keys` has ${LITELLM_MASTER_KEY}"
+        click.echo(f"{ctx.command_path}: {why}", err=True)
     if not keys and not is_loopback(host):
         click.echo(f"{ctx.command_path}: not at {host}, because there are no keys: name some in `serve.keys`", err=True)
         host = "127.0.0.1"
