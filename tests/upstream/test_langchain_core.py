@@ -26,7 +26,7 @@ from langchain_core.utils._signature import _signature_parameters
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, PrivateAttr
 
-from llm_fallback.chat_model import heard
+from llm_fallback.chat_model import with_handlers
 
 MARK: ContextVar[str] = ContextVar("mark", default="unset")
 
@@ -122,9 +122,9 @@ class TestCalls:
 
 
 class TestStepsOfAPlainCall:
-    """What LangChain calls on the way of a plain call. `chat_model/unheard.py` says of each why a call that nobody
-    listens to can do without, or does it itself, and `heard.py` why one whose handlers listen can: a step that is new
-    here is to be looked at there."""
+    """What LangChain calls on the way of a plain call. `chat_model/without_handlers.py` says of each why a call
+    of which no handler is told can do without, or does it itself, and `with_handlers.py` why one that tells handlers
+    can: a step that is new here is to be looked at there."""
 
     @pytest.mark.parametrize("name", ["generate", "agenerate"])
     def test_what_is_done_for_a_batch(self, name):
@@ -172,7 +172,7 @@ class TestStepsOfAPlainCall:
 
     def test_the_steps_that_are_taken_for_handlers_are_there(self):
         """By their private names; without one of them a call whose handlers listen takes all of LangChain's steps."""
-        assert heard._HAS_STEPS
+        assert with_handlers._HAS_STEPS
 
     async def test_the_message_of_a_run_bears_its_id(self):
         """The id that ours writes where LangChain does not."""

@@ -24,12 +24,12 @@ from pydantic import BaseModel
 from llm_fallback.chat_model.batch.model import BatchChatModel
 from llm_fallback.chat_model.caller import CallContext, CallingAs
 from llm_fallback.chat_model.generation import GeneratingChatModel
-from llm_fallback.chat_model.heard import heard_message
 from llm_fallback.chat_model.structured import structured, with_raw
-from llm_fallback.chat_model.unheard import (
+from llm_fallback.chat_model.with_handlers import message_with_handlers
+from llm_fallback.chat_model.without_handlers import (
+    has_no_handlers,
     is_plain_call,
     is_plain_stream,
-    is_unheard,
     message_of,
     plain_messages,
     without_forms,
@@ -123,7 +123,7 @@ class ChainChatModel(BatchChatModel, GeneratingChatModel):
         caller = self._caller_from_config(config)
         with CallingAs(caller):
             messages = plain_messages(self, input) if is_plain_call(self, kwargs) else None
-            if messages is None or not is_unheard(self, caller, config):
+            if messages is None or not has_no_handlers(self, caller, config):
                 return super().invoke(input, config, **kwargs)
             return message_of(self._generate(messages, **without_forms(kwargs)), config["run_id"])
 
@@ -146,9 +146,9 @@ class ChainChatModel(BatchChatModel, GeneratingChatModel):
             messages = plain_messages(self, input) if is_plain_call(self, kwargs) else None
             if messages is None:
                 return await super().ainvoke(input, config, **kwargs)
-            if is_unheard(self, caller, config):
+            if has_no_handlers(self, caller, config):
                 return message_of(await self._agenerate(messages, **without_forms(kwargs)), config["run_id"])
-            message = await heard_message(self, messages, config, kwargs)
+            message = await message_with_handlers(self, messages, config, kwargs)
             return await super().ainvoke(input, config, **kwargs) if message is None else message
 
     def stream(
@@ -170,7 +170,7 @@ class ChainChatModel(BatchChatModel, GeneratingChatModel):
         config, kwargs = self._prepare_call(config, kwargs)
         caller, held_s, now = self._caller_from_config(config), 0.0, self.runtime.engine.clock.now
         messages = plain_messages(self, input) if is_plain_stream(self, kwargs) else None
-        if messages is None or not is_unheard(self, caller, config):
+        if messages is None or not has_no_handlers(self, caller, config):
             chunks = cast("Generator[AIMessageChunk, None, None]", super().stream(input, config, **kwargs))
         else:
             chunks = self._chunks(messages, caller, **without_forms(kwargs))
@@ -203,7 +203,7 @@ class ChainChatModel(BatchChatModel, GeneratingChatModel):
         config, kwargs = self._prepare_call(config, kwargs)
         caller, held_s, now = self._caller_from_config(config), 0.0, self.runtime.engine.clock.now
         messages = plain_messages(self, input) if is_plain_stream(self, kwargs) else None
-        if messages is None or not is_unheard(self, caller, config):
+        if messages is None or not has_no_handlers(self, caller, config):
             answer = cast("AsyncGenerator[AIMessageChunk, None]", super().astream(input, config, **kwargs))
         else:
             answer = self._achunks(messages, caller, **without_forms(kwargs))

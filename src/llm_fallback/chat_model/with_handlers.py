@@ -1,7 +1,7 @@
 """Calls whose handlers listen, past the steps that LangChain takes for several prompts at once.
 
 Handlers are found and told by LangChain's own managers, of the same things in the same order as by `agenerate`. What is
-left out of `agenerate` and `_agenerate_with_cache`, beside what `unheard` says:
+left out of `agenerate` and `_agenerate_with_cache`, beside what `without_handlers` says:
 
 - They run the call, and what tells of its end, in tasks of their own: there is one call. A call that is cancelled is
   told to nobody either way.
@@ -22,7 +22,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables import RunnableConfig
 
-from llm_fallback.chat_model.unheard import message_of
+from llm_fallback.chat_model.without_handlers import message_of
 
 _langchain: Any = chat_models
 _STEPS = (
@@ -33,7 +33,7 @@ _HAS_STEPS = all(hasattr(_langchain, name) for name in _STEPS)
 """Whether this langchain-core has them: without, every call goes its way."""
 
 
-async def heard_message(
+async def message_with_handlers(
     model: BaseChatModel, messages: list[BaseMessage], config: RunnableConfig, words: dict[str, Any]
 ) -> AIMessage | None:
     """The message of a call, its handlers told; None, with nobody told or asked, where one of them wants a stream."""

@@ -78,19 +78,24 @@ def plain_messages(model: BaseChatModel, input: LanguageModelInput) -> list[Base
     return messages
 
 
-def is_unheard(model: BaseChatModel, caller: CallContext, config: RunnableConfig) -> bool:
-    """Whether nobody listens to a call."""
+def has_no_handlers(model: BaseChatModel, caller: CallContext, config: RunnableConfig) -> bool:
+    """Whether no handler is told of a call."""
     # To ask LangChain for the handlers is dear, and in vain where some were given.
-    return not (caller.listeners or _hears(config["callbacks"]) or _hears(model.callbacks) or _hears(caller.handlers))
+    return not (
+        caller.listeners
+        or _has_handlers(config["callbacks"])
+        or _has_handlers(model.callbacks)
+        or _has_handlers(caller.handlers)
+    )
 
 
-def _hears(callbacks: Any) -> bool:
+def _has_handlers(callbacks: Any) -> bool:
     """Whether among handlers, or a manager's, is one that hears what models tell."""
     handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks
-    return not {*map(type, handlers or ())} <= _DEAF
+    return not {*map(type, handlers or ())} <= _TOLD_NOTHING
 
 
-_DEAF = {RootRun}
+_TOLD_NOTHING = {RootRun}
 
 
 def _has_langchains_steps(model: type[BaseChatModel]) -> bool:

@@ -15,10 +15,10 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers._streaming import _V2StreamingCallbackHandler
 
-from llm_fallback.chat_model import base, heard
+from llm_fallback.chat_model import base, with_handlers
 from llm_fallback.errors import ChainExhausted
 from llm_fallback.testing import Fail, Reply, fake_chat_model
-from tests.chat_model.test_unheard import FORMS, by_langchain, plainly, two_chains
+from tests.chat_model.test_without_handlers import FORMS, by_langchain, plainly, two_chains
 
 TOLD = ("on_chat_model_start", "on_llm_new_token", "on_llm_end", "on_llm_error", "on_custom_event")
 
@@ -68,14 +68,14 @@ HANDLERS = (Sync, InlineSync, Async, InlineAsync)
 def counted_steps() -> Iterator[list[str]]:
     """Notes which calls go through LangChain's steps."""
     noted: list[str] = []
-    ask = heard.heard_message
+    ask = with_handlers.message_with_handlers
 
     async def note(*args: Any) -> AIMessage | None:
         message = await ask(*args)
         noted.append("through" if message is None else "past")
         return message
 
-    with patch.object(base, "heard_message", note):
+    with patch.object(base, "message_with_handlers", note):
         yield noted
 
 
@@ -221,7 +221,7 @@ async def test_who_wants_a_stream_gets_one():
 
 async def test_where_langchain_has_moved_its_steps_calls_go_its_way(monkeypatch):
     """Nobody is told twice."""
-    monkeypatch.setattr(heard, "_HAS_STEPS", False)
+    monkeypatch.setattr(with_handlers, "_HAS_STEPS", False)
     hears = Sync()
     with counted_steps() as steps:
         await fake_chat_model({"a": "fine"}).ainvoke("hi", {"callbacks": [hears]})
