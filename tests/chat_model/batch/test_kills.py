@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[3]
-ROWS, KILLS = 10_000, 50
+ROWS, KILLS = 100_000, 50
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
