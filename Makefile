@@ -11,9 +11,9 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 help:
 	@echo "make demo   watch a chain answer while its servers fail (no network, no key)"
-	@echo "make test   run the tests a change needs, two to three minutes"
+	@echo "make test   run the tests a change needs, seven to eight minutes"
 	@echo "make test-all"
-	@echo "            run every test, fifteen to twenty minutes; 10,000 histories each of a fleet and of a model are half"
+	@echo "            run every test, half an hour; 10,000 histories each of a fleet and of a model are half"
 	@echo "make soak   play ten times as many histories, and make 100,000 calls that may leave nothing behind, for hours;"
 	@echo "            TIMES=5 plays five times as many as test-all"
 	@echo "make fuzz   spoilt input of every kind for some hours; TIMES=5 tries five times as many as test-all, SECONDS=60 of"
@@ -43,11 +43,11 @@ demo: $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest -n 2 --dist=worksteal
 
 test: $(VENV)/.installed-test
-	@echo "This takes two to three minutes on two cores. The rest, such as tests that start whole interpreters: make test-all"
+	@echo "This takes seven to eight minutes on two cores. The rest, such as tests that start whole interpreters: make test-all"
 	@$(PYTEST) -m "not servers and not slow" --hypothesis-profile=fast
 
 test-all: $(VENV)/.installed-test
-	@echo "This takes fifteen to twenty minutes on two cores."
+	@echo "This takes half an hour on two cores."
 	@$(PYTEST)
 
 # 10,000 histories of each kind, times so many.
