@@ -39,7 +39,7 @@ from llm_fallback.spec.shown import shown
 if TYPE_CHECKING:
     from langchain_core.language_models.chat_models import _ChatModelBinding
 
-_LOG = logging.getLogger("llm_fallback")
+logger = logging.getLogger("llm_fallback")
 
 _PROFILE = LazyField("profile", lambda model: chain_profile(model._plan(), model.runtime.engine.catalogue.profile))
 
@@ -155,7 +155,7 @@ class ManagedChatModel(BaseChatModel):
         """Close the breaker of a deployment that is known to be well again, for all copies of this model; the next call
         may ask it. Raises SpecError for a deployment that there is not."""
         self.runtime.engine.health.reset_breaker(self._deployment(deployment))
-        _LOG.info("the breaker of %s was closed by hand", shown(deployment))
+        logger.info("the breaker of %s was closed by hand", shown(deployment))
 
     def open_breaker(self, deployment: str, for_s: float) -> None:
         """Ask a deployment nothing for so many seconds, in all copies of this model: it is about to be restarted, say.
@@ -167,7 +167,7 @@ class ManagedChatModel(BaseChatModel):
             raise SpecError([Mistake("open_breaker(for_s)", problem, "as in for_s=300")], "arguments")
         engine = self.runtime.engine
         engine.health.open_breaker(name, engine.clock.now(), for_s)
-        _LOG.warning("the breaker of %s was opened by hand for %g s", shown(name), for_s)
+        logger.warning("the breaker of %s was opened by hand for %g s", shown(name), for_s)
 
     def _deployment(self, name: str) -> str:
         """The name, if a deployment has it."""

@@ -29,7 +29,7 @@ from llm_fallback.plan.plan import Catalogue, FleetPlan, Plan, Target
 from llm_fallback.spec import Spec
 from llm_fallback.spec.secrets import Redactor
 
-_LOG = logging.getLogger("llm_fallback")
+logger = logging.getLogger("llm_fallback")
 
 _MOST_IGNORED = 100
 """Words of configs that are told of: each is kept, so as not to be told again."""
@@ -162,7 +162,7 @@ class ModelRuntime:
             self._ignored.add(known)
         no_name = f"a chain's name is a text, not of type {type(word).__name__}", None
         problem = unknown_chain(word, self.plan.chains) if isinstance(word, str) else no_name
-        _LOG.warning("%s", Mistake("configurable['chain'] is ignored", *problem))
+        logger.warning("%s", Mistake("configurable['chain'] is ignored", *problem))
 
     def pings(
         self, targets: Sequence[Target], keys: Mapping[str, Any], timeout_s: float
@@ -220,7 +220,7 @@ def _warn(spec: Spec) -> None:
     """Say what its sources have that was probably meant otherwise: nobody may have asked `check`."""
     for note in spec.notes:
         if note.severity == "warning":
-            _LOG.warning("%s", note)
+            logger.warning("%s", note)
 
 
 def _open_budgets(engine: Engine, plan: Plan, spec: Spec) -> None:

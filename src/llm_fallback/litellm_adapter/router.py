@@ -18,7 +18,7 @@ from llm_fallback.spec.overrides import read_spec
 from llm_fallback.spec.secrets import unmask
 from llm_fallback.spec.settings import ROUTES, SIDE_ROUTES
 
-_LOG = logging.getLogger("llm_fallback")
+logger = logging.getLogger("llm_fallback")
 
 
 def build_router(source: Source) -> litellm.Router:
@@ -37,7 +37,7 @@ def router_within(spec: Spec, zones: frozenset[str] | None) -> litellm.Router:
     plan = resolve_spec(spec, spec.environment(os.environ))
     unknown = {name for name, target in plan.targets.items() if not _is_known(target)}
     for name in sorted(unknown):
-        _LOG.warning("litellm knows no provider of %s, which is left out of the Router", plan.targets[name].model)
+        logger.warning("litellm knows no provider of %s, which is left out of the Router", plan.targets[name].model)
     entries: list[dict[str, Any]] = []
     fallbacks: dict[str, list[dict[str, list[str]]]] = {route: [] for route in ROUTES}
     for chain in plan.chains.values():

@@ -20,7 +20,7 @@ from llm_fallback.spec.options import LangChainFields, ModelFields, ModelOptions
 from llm_fallback.spec.settings import Part
 from llm_fallback.spec.typed_dicts import ChainSettingsDict
 
-_LOG = logging.getLogger("llm_fallback")
+logger = logging.getLogger("llm_fallback")
 
 CHAIN_SETTINGS = tuple(name for name in ChainSettingsDict.__annotations__ if name != "zones")
 """Without zones, which are a field of the model: what is given there narrows the chain's, and widens nothing."""
@@ -122,7 +122,7 @@ def check_call(words: Mapping[str, Any]) -> None:
 def _warn_if_misspelt(word: str) -> None:
     meant = misspelt(word)
     if meant:
-        _LOG.warning("%r is no word of a call that is known; %s It is sent as it is", word, meant)
+        logger.warning("%r is no word of a call that is known; %s It is sent as it is", word, meant)
 
 
 def misspelt(word: str) -> str:
