@@ -356,6 +356,8 @@ class CallExecution:
     def _note_answerer(self, attempt: AttemptExecution) -> None:
         """Take note of whose content the caller gets from here on."""
         if attempt.delivers_all:
+            # Nobody goes on with such a reply if it breaks, so the policy, which counts what was delivered for the next
+            # prompt, need not see it.
             self.delivered = attempt.partial
         if attempt.request.trimmer is not None:
             self._stitches.append(Stitch(attempt.member.name, len(self.delivered.text)))
