@@ -8,13 +8,9 @@ Each has a process of its own; the calls of all its threads count.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import multiprocessing
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from multiprocessing.connection import Connection
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
@@ -23,8 +19,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from benchmarks.contestants import MESSAGES, OURS, QUESTION, a_chain
-from benchmarks.serving import served
-from benchmarks.steps import Counter
+from benchmarks.steps import Counter, in_processes
 from benchmarks.tables import table, times
 
 FLOOR = "LangChain and aiohttp"
@@ -103,7 +98,8 @@ async def _model(name: str, url: str, stack: AsyncExitStack) -> BaseChatModel:
     return Bare(url=url, session=await stack.enter_async_context(aiohttp.ClientSession()))
 
 
-async def _counted(name: str, url: str) -> dict[str, float]:
+async def counted(name: str, url: str) -> dict[str, float]:
+    """Function calls per `ainvoke`, by the kind of the handler."""
     counter, found = Counter(), {}
     async with AsyncExitStack() as stack:
         model = await _model(name, url, stack)
@@ -113,26 +109,8 @@ async def _counted(name: str, url: str) -> dict[str, float]:
     return found
 
 
-def _count(pipe: Connection, name: str, url: str) -> None:
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    pipe.send(asyncio.run(_counted(name, url)))
-
-
-def handlers() -> dict[str, dict[str, float]]:
-    """Function calls per `ainvoke`, ours and the least, by the kind of the handler."""
-    spawning, found = multiprocessing.get_context("spawn"), {}
-    with served() as url:
-        for name in (FLOOR, OURS):
-            mine, theirs = spawning.Pipe()
-            process = spawning.Process(target=_count, args=(theirs, name, url))
-            process.start()
-            found[name] = mine.recv()
-            process.join()
-    return found
-
-
 if __name__ == "__main__":
-    result = handlers()
+    result = in_processes(counted, (FLOOR, OURS))
     rows = [
         (
             kind,

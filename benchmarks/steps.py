@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from multiprocessing.connection import Connection
 from typing import Any
@@ -56,6 +56,7 @@ class Counter:
 
 
 async def counted(name: str, url: str) -> dict[str, float]:
+    """Function calls per call and per chunk."""
     counter = Counter()
     async with AsyncExitStack() as stack:
         contestant: Contestant = await BUILDERS[name](url, stack)
@@ -67,19 +68,23 @@ async def counted(name: str, url: str) -> dict[str, float]:
         return {"call": await counter.in_each(contestant.ask), "chunk": await counter.in_each(read) / CHUNKS}
 
 
-def _count(pipe: Connection, name: str, url: str) -> None:
+Count = Callable[[str, str], Awaitable[dict[str, float]]]
+"""What counts a contestant, by its name, at the server with this address."""
+
+
+def _send_counts(pipe: Connection, count: Count, name: str, url: str) -> None:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    pipe.send(asyncio.run(counted(name, url)))
+    pipe.send(asyncio.run(count(name, url)))
 
 
-def steps(names: list[str]) -> dict[str, dict[str, float]]:
-    """Function calls per call and per chunk of each contestant."""
+def in_processes(count: Count, names: Iterable[str]) -> dict[str, dict[str, float]]:
+    """What is counted of each contestant, in a process of its own."""
     spawning = multiprocessing.get_context("spawn")
     found = {}
     with served() as url:
         for name in names:
             ours, theirs = spawning.Pipe()
-            process = spawning.Process(target=_count, args=(theirs, name, url))
+            process = spawning.Process(target=_send_counts, args=(theirs, count, name, url))
             process.start()
             found[name] = ours.recv()
             process.join()
@@ -101,5 +106,5 @@ if __name__ == "__main__":
     parser.add_argument("--only", action="append", choices=list(BUILDERS), help="a contestant; repeatable")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    result = steps(given.only or list(BUILDERS))
+    result = in_processes(counted, given.only or BUILDERS)
     print(json.dumps(result) if given.json else report(result))

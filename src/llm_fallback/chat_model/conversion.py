@@ -62,7 +62,7 @@ def to_call(
         spender=spender,
         left_out=left_out,
         signers=signers,
-        has_signed_calls=_has_signed_calls(messages),
+        has_signed_calls=any("tool_calls" in message and is_signed(message) for message in messages),
         conversation=None if chain.affinity == "off" else _conversation(chain, request["messages"], thread),
     )
 
@@ -82,10 +82,6 @@ def _from_elsewhere(
 
 
 _NOBODY: frozenset[str] = frozenset()
-
-
-def _has_signed_calls(messages: Sequence[Mapping[str, Any]]) -> bool:
-    return any("tool_calls" in message and is_signed(message) for message in messages)
 
 
 def _conversation(chain: ChainPlan, messages: Sequence[Mapping[str, Any]], thread: object) -> bytes:

@@ -108,25 +108,27 @@ class DeploymentHealth:
 
     def unavailable(self, now: float, tokens: int = 0) -> Unavailable | None:
         """None if a request of about that many tokens may be sent now."""
+        free = self._free_at(now, tokens)
         reopens = self.breaker.blocked_until(now)
         if reopens is not None:
             failure = self.breaker.failure or "server_error"
             warming_up = self.breaker.is_warming_up(now)
             # Once the time it named has come and a probe is in flight, it has named none.
             named = self.breaker.retry_after_given and self.breaker.state(now) == "open"
-            limited = self._free_at(now, tokens) is not None
             return Unavailable(
-                "breaker_open", reopens, warming_up or named, failure, warming_up, limited, self._last_request
+                "breaker_open", reopens, warming_up or named, failure, warming_up, free is not None, self._last_request
             )
         if self.shared is not None and self.breaker.failure is not None:
             probes_at = self.shared.probe_blocked_until(now)
             if probes_at is not None:
                 failure = self.breaker.failure or "server_error"
-                limited = self._free_at(now, tokens) is not None
                 return Unavailable(
-                    "breaker_open", probes_at, failure=failure, is_limited=limited, last_request=self._last_request
+                    "breaker_open",
+                    probes_at,
+                    failure=failure,
+                    is_limited=free is not None,
+                    last_request=self._last_request,
                 )
-        free = self._free_at(now, tokens)
         return None if free is None else Unavailable("limit", free)
 
     def _free_at(self, now: float, tokens: int) -> float | None:

@@ -51,14 +51,11 @@ def _of_limits(key: str, fleet: Mapping[str, Any]) -> Iterator[Reading]:
 
 def _of_budgets(key: str, fleet: Mapping[str, Any]) -> Iterator[Reading]:
     """Of the last day that is known; not of single spenders, of which there may be any number."""
-    last = {budget["scope"]: budget for budget in sorted(_of_all(fleet["budgets"]), key=lambda budget: budget["day"])}
+    of_all = [budget for budget in fleet["budgets"] if budget["spender"] is None]
+    last = {budget["scope"]: budget for budget in sorted(of_all, key=lambda budget: budget["day"])}
     for scope, budget in last.items():
         if budget[key] is not None:
             yield (encodable(scope),), budget[key]
-
-
-def _of_all(budgets: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [budget for budget in budgets if budget["spender"] is None]
 
 
 _LIMIT, _BUDGET = ("deployment", "limit"), ("scope",)
