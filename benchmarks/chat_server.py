@@ -122,10 +122,14 @@ def billed_tokens(number: int) -> tuple[int, int]:
 
 
 class Billing:
-    """Numbers the requests, and bills each by its number; of three deployments some requests fail, each in its way."""
+    """Numbers the requests, and bills each by its number. Of the requests to all deployments but `good` a few fail, and
+    in spells many, each in its way: with many alone, breakers would be open and nobody would be asked."""
 
     WORDS = ("right", "500", "503", "429", "hang", "slow", "cut", "html", "no_finish", "nonsense")
-    WEIGHTS = (72, 6, 4, 2, 1, 4, 4, 2, 3, 2)
+    IN_A_SPELL = (72, 6, 4, 2, 1, 4, 4, 2, 3, 2)
+    BETWEEN = (970, 4, 2, 1, 1, 8, 6, 1, 3, 4)
+    EVERY, SPELL = 5000, 500
+    """Requests."""
     SLOW_S = 0.3
 
     def __init__(self, seed: int) -> None:
@@ -139,7 +143,8 @@ class Billing:
     def post(self, connection: Connection, deployment: str, prompt: str) -> None:
         self._received += 1
         number = self._received
-        word = "right" if deployment == "good" else self._rng.choices(self.WORDS, self.WEIGHTS)[0]
+        weights = self.IN_A_SPELL if number % self.EVERY < self.SPELL else self.BETWEEN
+        word = "right" if deployment == "good" else self._rng.choices(self.WORDS, weights)[0]
         match word:
             case "slow":
                 asyncio.get_running_loop().call_later(self.SLOW_S, self._answer, connection, number, "right", prompt)

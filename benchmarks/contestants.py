@@ -14,6 +14,7 @@ from typing import Any
 QUESTION = "What is the capital of France?"
 MESSAGES = [{"role": "user", "content": QUESTION}]
 RAW = "raw aiohttp"
+FLOOR = "LangChain and aiohttp"
 BARE = "ChatLiteLLMRouter"
 
 
@@ -118,6 +119,41 @@ async def any_llm(url: str, stack: AsyncExitStack) -> Contestant:
 def of_model(model: Any) -> Contestant:
     """A contestant made of a LangChain chat model."""
     return Contestant(lambda: model.ainvoke(QUESTION), lambda: model.astream(QUESTION), lambda: model.invoke(QUESTION))
+
+
+async def floor_model(url: str, stack: AsyncExitStack) -> Any:
+    """A model of LangChain's that asks by aiohttp and does nothing else: the least that any costs."""
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import AIMessage, AIMessageChunk
+    from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+
+    asks = await raw(url, stack)
+
+    class Floor(BaseChatModel):
+        @property
+        def _llm_type(self) -> str:
+            return "floor"
+
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            raise NotImplementedError
+
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            document = await asks.ask()
+            said = document["choices"][0]["message"]["content"]
+            return ChatResult(generations=[ChatGeneration(message=AIMessage(said))])
+
+        async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+            async for document in asks.stream():
+                for choice in document["choices"]:
+                    said = choice["delta"].get("content") or ""
+                    yield ChatGenerationChunk(message=AIMessageChunk(said))
+
+    return Floor()
+
+
+async def floor(url: str, stack: AsyncExitStack) -> Contestant:
+    model = await floor_model(url, stack)
+    return Contestant(lambda: model.ainvoke(QUESTION), lambda: model.astream(QUESTION))
 
 
 def a_chat_openai(url: str) -> Any:
@@ -259,6 +295,7 @@ OURS = "ours, vllm"
 GROUPS: Mapping[str, Mapping[str, Builder]] = {
     "openai": {
         RAW: raw,
+        FLOOR: floor,
         "openai SDK": openai_sdk,
         "ChatOpenAI": chat_openai,
         "ChatOpenAI.with_fallbacks": with_fallbacks,
@@ -300,7 +337,7 @@ GROUPS: Mapping[str, Mapping[str, Builder]] = {
 """Contestants that ask the same server in the same protocol; ratios are to the `BASES`."""
 
 BASES: Mapping[str, tuple[str, ...]] = {
-    "openai": (RAW, "openai SDK", BARE),
+    "openai": (RAW, FLOOR, "openai SDK", BARE),
     "anthropic": ("ChatAnthropic",),
     "gemini": ("ChatGoogleGenerativeAI",),
     "azure": ("AzureChatOpenAI",),

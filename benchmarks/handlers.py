@@ -8,21 +8,16 @@ Each has a process of its own; the calls of all its threads count.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
 
-from benchmarks.contestants import MESSAGES, OURS, QUESTION, a_chain
+from benchmarks.contestants import FLOOR, OURS, QUESTION, a_chain, floor_model
 from benchmarks.steps import Counter, in_processes
 from benchmarks.tables import table, times
-
-FLOOR = "LangChain and aiohttp"
 
 
 class Sync(BaseCallbackHandler):
@@ -68,34 +63,12 @@ HANDLERS: Mapping[str, Callable[[], BaseCallbackHandler] | None] = {
 }
 
 
-class Bare(BaseChatModel):
-    """Asks by aiohttp, and does nothing else."""
-
-    url: str
-    session: Any
-
-    @property
-    def _llm_type(self) -> str:
-        return "bare"
-
-    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        raise NotImplementedError
-
-    async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        body, headers = {"model": "gpt-4.1", "messages": MESSAGES}, {"authorization": "Bearer none"}
-        async with self.session.post(f"{self.url}/v1/chat/completions", json=body, headers=headers) as response:
-            document = json.loads(await response.read())
-        return ChatResult(generations=[ChatGeneration(message=AIMessage(document["choices"][0]["message"]["content"]))])
-
-
 async def _model(name: str, url: str, stack: AsyncExitStack) -> BaseChatModel:
     if name == OURS:
         own = {"backend": "vllm", "model": "gpt-4.1", "api_base": url, "api_key": "none"}
         model: BaseChatModel = await stack.enter_async_context(a_chain(own))
         return model
-    import aiohttp
-
-    return Bare(url=url, session=await stack.enter_async_context(aiohttp.ClientSession()))
+    return await floor_model(url, stack)
 
 
 async def counted(name: str, url: str) -> dict[str, float]:
