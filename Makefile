@@ -19,7 +19,7 @@ help:
 	@echo "make fuzz   spoilt input of every kind for some hours; TIMES=5 tries five times as many as test-all, SECONDS=60 of"
 	@echo "            each target that is guided by coverage"
 	@echo "make coverage"
-	@echo "            which lines and branches the tests of make test run, in about ten minutes"
+	@echo "            which lines and branches the tests of make test run, and those that start servers; some fifteen minutes"
 	@echo "make mutants FILES=\"engine/policy.py\""
 	@echo "            would a test notice if a line of these were wrong? BASE=origin/main: of what differs; MINUTES=20 at most"
 	@echo "make matrix SESSIONS=\"lowest_allowed\""
@@ -63,10 +63,18 @@ fuzz: $(VENV)/.installed-test
 		$(BIN)/python -m tests.fuzz.guided $$target $(or $(SECONDS),600) || exit 1; \
 	done
 
+# The server of the command runs in processes, which the slow tests of tests/serving start.
+COUNTED := --cov --cov-report= --cov-fail-under=0
+
 coverage: $(VENV)/.installed-test
 	$(PIP) --quiet --group coverage
-	$(PYTEST) -m "not servers and not slow" --hypothesis-profile=fast --cov --cov-report=
+	$(PYTEST) -m "not servers and not slow" --hypothesis-profile=fast $(COUNTED)
+	$(PYTEST) -m slow tests/serving $(COUNTED) --cov-append
 	$(BIN)/coverage report
+	@$(BIN)/coverage json --quiet -o $(VENV)/coverage.json
+	@$(BIN)/python -c 'import json; totals = json.load(open("$(VENV)/coverage.json"))["totals"]; \
+		share = 100 * totals["covered_branches"] / totals["num_branches"]; \
+		print(f"{share:.1f} % of branches alone; 97 % are asked for"); raise SystemExit(share < 97)'
 
 mutants: $(VENV)/.installed-test
 	$(PIP) --quiet --group mutants

@@ -2,8 +2,8 @@
 another in each file, and the tests that `modules.yaml` names for it are to fail.
 
 `--base REF` takes the files that differ from that commit, `--minutes N` stops after so long and says what was not
-tried, `--again` keeps what an earlier run found of files that are as they were. What survives and is not in
-`equivalent.yaml` is shown, and fails the run where less than 95 % of what is not equivalent was noticed.
+tried, `--again` tries only what no test noticed in an earlier run, and what has changed since. What survives and is not
+in `equivalent.yaml` is shown, and fails the run where less than 95 % of what is not equivalent was noticed.
 """
 
 from __future__ import annotations
@@ -34,10 +34,19 @@ WORK = ROOT / ".mutants"
 GOAL = 0.95
 NOTICED = ("killed", "timeout", "segfault")
 READ_BY_TESTS = ("tests", "docs", "examples", "benchmarks", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+NO_VERDICT = (2, 3, 4, 5)
+"""How pytest ends where it was interrupted, broke down, was called wrongly or found no test."""
 PLUGINS = ("pytest_asyncio.plugin", "pytest_timeout", "_hypothesis_pytestplugin")
 """All that the tests need: whatever else is installed takes longer to load than a test takes."""
 WITHOUT = ("cacheprovider", "faulthandler", "junitxml", "unraisableexception", "threadexception")
 """Parts of pytest that cost more than the test: one collects garbage five times at the end of each run."""
+
+OPTIONS = [
+    *(word for name in (*PLUGINS, *(f"no:{name}" for name in WITHOUT)) for word in ("-p", name)),
+    *("--hypothesis-profile=mutants", "--timeout=60", "-W", "ignore", "-m", "not servers and not slow"),
+    *("-o", "addopts="),
+]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,18 @@ class Module:
     def work(self) -> Path:
         return WORK / self.path.removesuffix(".py").replace("/", ".")
 
+    @property
+    def meta(self) -> Path:
+        return self.work / "mutants" / SOURCE / f"{self.path}.meta"
+
+    @property
+    def noticed(self) -> Path:
+        return self.work / "noticed.json"
+
     def prepare(self, again: bool) -> None:
-        if not again:
+        if again:
+            self.keep_noticed()
+        else:
             shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True, exist_ok=True)
         for name in ("src", *READ_BY_TESTS):
@@ -77,16 +96,23 @@ class Module:
             if not link.exists():
                 link.symlink_to(ROOT / name)
 
+    def keep_noticed(self) -> None:
+        """mutmut tries what it has no result of, and what has changed. Each choice of tests has it forget its results,
+        and which tests reach what."""
+        if self.meta.exists() and self.noticed.exists():
+            known, names = (json.loads(path.read_text(encoding="utf-8")) for path in (self.meta, self.noticed))
+            known["exit_code_by_key"] = {name: 1 if name in names else None for name in known["exit_code_by_key"]}
+            self.meta.write_text(json.dumps(known), encoding="utf-8")
+        (self.work / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
+
     def configure(self, tests: Sequence[str]) -> None:
         """mutmut reads pyproject.toml where it runs."""
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
-        plugins = [*PLUGINS, *(f"no:{name}" for name in WITHOUT)]
-        options = [*(word for name in plugins for word in ("-p", name)), "--hypothesis-profile=fast"]
         mutmut = {
             "source_paths": ["src"],
             "only_mutate": [f"{SOURCE}/{self.path}"],
             "also_copy": list(READ_BY_TESTS),
-            "pytest_add_cli_args": [*options, "-W", "ignore", "-m", "not servers and not slow", "-o", "addopts="],
+            "pytest_add_cli_args": OPTIONS,
             "pytest_add_cli_args_test_selection": list(tests),
             "timeout_constant": 2.0,
             "timeout_multiplier": 8.0,
@@ -103,8 +129,7 @@ class Module:
 
     def found(self) -> Mapping[str, str]:
         """What came of each mutant."""
-        meta = self.work / "mutants" / SOURCE / f"{self.path}.meta"
-        codes = json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"] if meta.exists() else {}
+        codes = json.loads(self.meta.read_text(encoding="utf-8"))["exit_code_by_key"] if self.meta.exists() else {}
         return {name: status_by_exit_code[code] for name, code in codes.items()}
 
     def try_all(self, until: float) -> list[Mutant]:
@@ -118,29 +143,47 @@ class Module:
             self.configure(tests)
             self.mutmut(left, until)
             found = self.found()
-            statuses.update({name: found[name] for name in left or found if found[name] != "not checked"})
-            statuses.update({name: "not checked" for name in found if name not in statuses})
+            asked = set(left or found)
+            statuses = {
+                name: status if name in asked and status != "not checked" else statuses.get(name, "not checked")
+                for name, status in found.items()
+            }
+        for name in [name for name, status in statuses.items() if status == "no tests"]:
+            statuses[name] = self.try_in_other_processes(name, until)
+        # What took too long is tried again: it may have been for others on the machine.
+        noticed = [name for name, status in statuses.items() if status in NOTICED and status != "timeout"]
+        self.noticed.write_text(json.dumps(noticed), encoding="utf-8")
         return [self.mutant(name, status) for name, status in statuses.items()]
 
     def mutmut(self, names: Sequence[str], until: float) -> None:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": "",
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "HYPOTHESIS_STORAGE_DIRECTORY": str(self.work / "hypothesis"),
-        }
         command = [str(Path(sys.executable).with_name("mutmut")), "run", "--max-children", "1", *names]
         log = self.work / "log.txt"
         with log.open("w") as written:
             try:
                 ended = subprocess.run(
-                    command, cwd=self.work, env=environment, check=False, stdout=written, stderr=subprocess.STDOUT,
+                    command, cwd=self.work, env=ENVIRONMENT, check=False, stdout=written, stderr=subprocess.STDOUT,
                     timeout=max(1.0, until - time.monotonic()),
                 )  # fmt: skip
             except subprocess.TimeoutExpired:
                 return
         if ended.returncode:
             sys.exit(f"{self.path}: mutmut failed, see {log}\n{log.read_text(encoding='utf-8')[-3000:]}")
+
+    def try_in_other_processes(self, name: str, until: float) -> str:
+        """What comes of one that no test reaches in its own process: a test may start or fork another one that does."""
+        there = self.work / "mutants"
+        environment = {**ENVIRONMENT, "PYTHONPATH": str(there / "src"), "MUTANT_UNDER_TEST": name}
+        command = [sys.executable, "-m", "pytest", "-q", "-x", *OPTIONS, *self.tests]
+        try:
+            ended = subprocess.run(
+                command, cwd=there, env=environment, check=False, capture_output=True,
+                timeout=max(1.0, until - time.monotonic()),
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return "not checked"
+        if ended.returncode in NO_VERDICT:
+            sys.exit(f"{name}: pytest ended with {ended.returncode}\n{ended.stdout.decode()[-3000:]}")
+        return "killed" if ended.returncode else "survived"
 
     def mutant(self, name: str, status: str) -> Mutant:
         if status in NOTICED or status == "not checked":
