@@ -10,13 +10,23 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.thinning import FAST
 
 # How long an example takes says more about who else is on the machine than about the code.
 settings.register_profile("full", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fast", settings.get_profile("full"), max_examples=FAST)
+# A failure is enough to know by, and the same examples make the same score. Each test runs twice in one process, a
+# method of two objects then.
+settings.register_profile(
+    "mutants",
+    settings.get_profile("fast"),
+    phases=[Phase.explicit, Phase.generate],
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
+)
 settings.load_profile("full")
 
 if os.environ.get("EVENT_LOOP") == "uvloop":

@@ -8,8 +8,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| ([^|]+) \| ([\d,]+) \| ([\d,]+) \| `pytest ([^`|]+)` \|$", re.MULTILINE)
 
@@ -23,7 +21,6 @@ def rows() -> dict[str, tuple[int, int, list[str]]]:
     }
 
 
-@pytest.mark.slow
 def test_the_figures_are_those_that_pytest_collects():
     """Each input is a test of its own, and each of them passes, or it would be said here."""
     wanted = rows()

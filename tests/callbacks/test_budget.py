@@ -319,3 +319,7 @@ class TestItself:
             "  acme  $0.001200",
         ]
         assert repr(handler) == "BudgetCallbackHandler($0.001200 spent, $1.000000 allowed (today))"
+
+    async def test_without_a_key_it_reports_the_sum_alone(self):
+        """On one line."""
+        assert BudgetCallbackHandler(1).report() == "$0.000000 spent, $1.000000 allowed (in all)"

@@ -9,11 +9,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import TypedDict
+from uuid import uuid4
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
+from langchain_core.language_models import FakeListLLM
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import LLMResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableParallel
 from langchain_openai import ChatOpenAI
@@ -26,6 +29,7 @@ from llm_fallback.callbacks.handlers import (
     get_cost_callback,
     get_latency_callback,
 )
+from llm_fallback.callbacks.observer import _MAX_OPEN_CALLS
 from llm_fallback.testing import Cut, Fail, FakeServer, Reply, fake_chat_model
 from tests.asking import MODES, STREAMED, ask
 
@@ -401,6 +405,32 @@ class TestOtherModels:
             self.other(server, model="nobody-sells-this").invoke("x")
             list(self.other(server, stream_usage=False).stream("x"))
         assert (cost.snapshot()["unpriced_calls"], cost.snapshot()["total_usd"]) == (2, 0.0)
+
+    def test_a_stream_that_is_left_is_of_unknown_cost(self):
+        """Nobody tells what was billed of it; where nothing had come, nothing was."""
+        with FakeServer({"a": [Reply("one two three", usage=USAGE)]}) as server:
+            with get_cost_callback() as cost:
+                chunks = self.other(server).stream("x")
+                while not next(chunks).text:
+                    pass
+                chunks.close()
+        assert (cost.snapshot()["calls"], cost.snapshot()["unpriced_calls"]) == (1, 1)
+
+    def test_a_model_of_texts_counts_as_a_call_of_unknown_cost(self):
+        """LangChain's older kind, which knows no messages."""
+        with get_cost_callback() as cost:
+            assert FakeListLLM(responses=["fine"]).invoke("x") == "fine"
+        assert (cost.snapshot()["calls"], cost.snapshot()["unpriced_calls"]) == (1, 1)
+
+    def test_calls_whose_end_is_never_told_are_forgotten_some_time(self):
+        """The oldest first: a process that runs for months keeps no list of them."""
+        handler = CostCallbackHandler()
+        runs = [uuid4() for _ in range(_MAX_OPEN_CALLS + 1)]
+        for run in runs:
+            handler.on_chat_model_start({}, [], run_id=run)
+        for run in (runs[0], runs[-1]):
+            handler.on_llm_end(LLMResult(generations=[]), run_id=run)
+        assert handler.snapshot()["calls"] == 1
 
     def test_its_errors_count_as_calls_at_no_cost(self):
         """A request that was refused is not billed."""

@@ -50,6 +50,7 @@ def theirs(chunks: Sequence[Chunk]) -> Iterator[AIMessageChunk]:
         message, metadata = chunk.message, chunk.message.response_metadata
         assert isinstance(message, AIMessageChunk)
         metadata.pop("model_name", None)  # It is the chain's; the answerer's stands on the last chunk.
+        metadata.pop("finish_reason", None)  # It stands on the last chunk, too.
         if SIGNED in (message.additional_kwargs.get("provider_specific_fields") or ()):
             keep_thoughts(message)
         if LOGPROBS in metadata.get("provider_specific_fields", ()):

@@ -1,9 +1,11 @@
 """`llm-fallback ask`: the answer on stdout, the steps of the call on stderr."""
 
 import json
+from decimal import Decimal
 
 import pytest
 
+from llm_fallback.cli.timeline import dollars
 from llm_fallback.testing import Cut, Fail, Stall
 
 CANARY = "sk-canary-0123456789abcdef"
@@ -113,3 +115,12 @@ def test_without_a_question_it_is_wrong_usage(serve, run):
     """Exit code 2."""
     serve({"primary": Stall()})
     assert run("ask").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [("0", "$0"), ("0.0000004", "below $0.000001"), ("0.000001", "$0.000001"), ("0.25", "$0.250000"), ("1", "$1.00")],
+)
+def test_an_amount_is_shown_with_as_many_places_as_say_something(amount, shown):
+    """And what is above nothing never as nothing."""
+    assert dollars(Decimal(amount)) == shown

@@ -1,12 +1,16 @@
 """The command as a whole, in a process of its own: what it loads, and how it ends."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 
+from llm_fallback.cli import main
 from llm_fallback.testing import FakeServer, Stall
 from tests.cli.conftest import FINE
 
@@ -132,3 +136,35 @@ def test_a_variable_that_is_not_set_is_told_with_its_line(run, write, monkeypatc
     result = run(*command)
     assert result.exit_code == 1
     assert "llm-fallback.yaml:5 deployments.own.api_base: the variable OWN_URL is not set" in result.stderr
+
+
+def closed_pipe():
+    """What nobody reads any more."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    return open(writes, "w")
+
+
+@pytest.mark.parametrize(
+    ("opened", "told"),
+    [
+        pytest.param(lambda: None, "cannot write the output: Bad file descriptor", id="none"),
+        pytest.param(closed_pipe, "", id="a pipe that nobody reads"),
+        pytest.param(
+            partial(Path("/dev/full").open, "w"),
+            "cannot write the output: No space left on device",
+            id="a full disk",
+            marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has one"),
+        ),
+    ],
+)
+def test_an_output_that_cannot_be_written_ends_it_with_a_line_at_most(monkeypatch, opened, told):
+    """Who closed it knows that, and is told nothing."""
+    monkeypatch.setattr("sys.stdout", out := opened())
+    monkeypatch.setattr("sys.stderr", said := io.StringIO())
+    with pytest.raises(SystemExit) as ended:
+        main(["schema"], prog_name="llm-fallback")
+    if out is not None:
+        out.close()
+    assert ended.value.code == 1
+    assert said.getvalue() == (f"llm-fallback: {told}\n" if told else "")

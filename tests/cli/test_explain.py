@@ -26,6 +26,22 @@ def test_another_chain_is_explained_when_it_is_named(write, run):
     assert "other 50%" in text
 
 
+def test_what_keeps_a_conversation_where_it_is_is_told(write, run):
+    """And what a slow answer counts as, and what a budget does at its end."""
+    own = "{backend: vllm, model: m, api_base: 'http://a:8000', price: {per_request: 0.01}, breaker: {slow_times: 4}}"
+    write(f"""
+deployments:
+  own: {own}
+  other: {own}
+chains:
+  main: {{tiers: [[own, other]], affinity: thread, budget: {{usd_per_day: 1, on_limit: cheaper}}}}
+""")
+    notes = json.loads(run("explain", "--json").stdout)["notes"]
+    assert any("a conversation stays on one member" in note for note in notes)
+    assert any("an answer of own that is 4 times as slow as usual is delivered" in note for note in notes)
+    assert any("goes on with those it suffices for" in note for note in notes)
+
+
 def test_no_line_is_made_of_blanks(write, run):
     """Neither above the table nor below it."""
     write(TWO)

@@ -67,6 +67,15 @@ def test_tables_tell_who_answered_how_fast_and_at_what_cost(run, log):
     assert max(map(len, lines)) <= 80
 
 
+def test_a_cost_that_nobody_knows_is_told_as_unknown(run, here):
+    """Not as nothing."""
+    with CallLog(here / "calls.jsonl") as log:
+        whole = call(0)
+        unpriced = tuple(replace(attempt, cost_usd=None) for attempt in whole.record.attempts)
+        log(replace(whole, record=replace(whole.record, attempts=unpriced)))
+    assert "unknown" in run("report", "calls.jsonl").stdout
+
+
 def test_json_has_the_same_as_data(run, log):
     """In total, by name, over time."""
     printed = json.loads(run("report", "calls.jsonl", "--json").stdout)

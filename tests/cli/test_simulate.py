@@ -112,7 +112,7 @@ def test_a_wrong_spec_is_told_like_everywhere(write, run):
 
 def test_troubles_are_read_from_their_words():
     """In the order of the options; a span of time may end each."""
-    read = troubles(["a", "b@30s-2m"], ["a=auth", "a=rate_limited:30%@0-1h", "b=timeout:5"], ["c=500ms"])
+    read = troubles(["a", "b@30s-2m"], ["a=auth", "a=rate_limited:30%@0-1h", "b=timeout:5"], ["c=500ms", "c=10x@5s-6s"])
     assert read == [
         Trouble("a", "connection"),
         Trouble("b", "connection", begins_s=30, ends_s=120),
@@ -120,6 +120,7 @@ def test_troubles_are_read_from_their_words():
         Trouble("a", "rate_limited", 0.3, ends_s=3600),
         Trouble("b", "timeout", 0.05),
         Trouble("c", first_token_s=0.5),
+        Trouble("c", times=10, begins_s=5, ends_s=6),
     ]
     assert read[0].ends_s == math.inf
 

@@ -98,6 +98,20 @@ async def test_where_no_deployment_is_in_all_of_the_zones_nothing_is_sent(mode):
     assert model.received() == []
 
 
+@pytest.mark.parametrize("failure", ["context_window", "content_policy"])
+@pytest.mark.parametrize("mode", TWO_MODES)
+async def test_a_side_route_keeps_to_the_zones_too(mode, failure):
+    """The prompt that one refuses is no less secret than another."""
+    zones, side_route = ["own", "eu"], {f"on_{failure}": ["us", "own"]}
+    scripts = {"eu": [Fail(failure)] * 2}
+    for model, words in (
+        (zoned(scripts, zones=zones, **side_route), {}),
+        (zoned(scripts, **side_route), {"zones": zones}),
+    ):
+        assert facts_of(await ask(model, mode, **words))["deployment"] == "own"
+        assert [request.deployment for request in model.received()] == ["eu", "own"]
+
+
 @pytest.mark.parametrize("words", [{"zones": ["onw"]}, {"config": {"configurable": {"zones": "onw"}}}])
 def test_a_zone_that_no_deployment_is_in_is_told_with_the_nearest(words):
     """A word that is misspelt must not pass for a zone where nobody is."""

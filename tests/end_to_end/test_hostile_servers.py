@@ -91,6 +91,25 @@ async def test_a_stream_that_said_how_it_ended_is_whole_whatever_becomes_of_its_
     assert [attempt["outcome"] for attempt in reply.response_metadata["llm_fallback"]["attempts"]] == ["succeeded"]
 
 
+STOPPED = b'data: {"choices":[{"index":0,"delta":{"content":"x "},"finish_reason":"stop"}]}\n\n' * 2
+BREAKS: dict[str, Play] = {
+    "it is reset": say(STREAM + CHUNKED + b"%x\r\n%b\r\n" % (len(STOPPED), STOPPED), then=reset),
+    "its last chunk is missing": say(STREAM + CHUNKED + b"%x\r\n%b\r\n" % (len(STOPPED), STOPPED), then=leave),
+    "its length is not reached": say(STREAM + b"Content-Length: 9999\r\n\r\n" + STOPPED, then=leave),
+}
+
+
+@pytest.mark.parametrize("mode", STREAMED)
+@pytest.mark.parametrize("end", BREAKS)
+async def test_a_stream_of_a_gateway_that_says_stop_with_every_chunk_breaks_where_its_connection_does(end, mode):
+    """What followed the last word may have been half of the reply."""
+    with hostile(BREAKS[end]) as address, build_chat_model(spec_of(f"http://{address}")) as model:
+        with pytest.raises(StreamBroken) as broken:
+            await ask(model, mode)
+    assert broken.value.partial.text == "x x "
+    assert "finish_reason" not in broken.value.partial.response_metadata
+
+
 def spec_of(address: str, **limits: Any) -> dict[str, Any]:
     return {
         "deployments": {"a": {"backend": "vllm", "model": "m", "api_base": address, "limits": limits}},

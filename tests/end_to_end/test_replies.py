@@ -64,6 +64,15 @@ async def test_a_reply_that_a_safety_system_ended_is_no_answer_by_whatever_word(
     assert [attempt.failure for attempt in caught.value.attempts] == ["content_policy"]
 
 
+async def test_how_a_streamed_reply_ended_is_told_once_with_the_facts():
+    """LangChain adds up what chunks say: of a gateway that says "stop" with every chunk it would be `stopstop`. And who
+    leaves a stream at the word has the facts, and has not cancelled the call."""
+    with FakeServer({"a": "one two three"}) as server, build_chat_model(server.spec()) as model:
+        chunks = [chunk async for chunk in model.astream("?")]
+    assert [chunk.response_metadata.get("finish_reason") for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+    assert "llm_fallback" in chunks[-1].response_metadata
+
+
 @pytest.mark.parametrize(("word", "meant"), [("max_tokens", "length"), ("end_turn", "stop"), ("eos", "stop")])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("mode", ["invoke", "astream"])

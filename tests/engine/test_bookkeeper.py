@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -13,10 +14,12 @@ from decimal import Decimal
 
 import pytest
 
+from llm_fallback.engine import bookkeeper
 from llm_fallback.engine.bookkeeper import Bookkeeper
 from llm_fallback.engine.clock import RealClock
 from llm_fallback.engine.virtual_clock import JumpingClock
 from tests.disks import held_elsewhere
+from tests.forks import in_child
 
 CENT = Decimal("0.01")
 DAY = "2026-01-31"
@@ -51,12 +54,23 @@ def shelf():
     yield own
     own.error = None
     own.is_open.set()
+    until(lambda: not bookkeepers_at_work())
 
 
 def bookkeeper_of(store):
     """A bookkeeper, and what it has received."""
     received = []
     return Bookkeeper(store, lambda day, news: received.append((day, list(news)))), received
+
+
+def bookkeeper_that_owes(shelf):
+    """A bookkeeper with a cent that it could not write; now it could."""
+    books, _ = bookkeeper_of(shelf)
+    shelf.error = OSError("away")
+    books.settle(DAY, None, CENT)
+    books.wait(DAY)
+    shelf.error = None
+    return books
 
 
 def bookkeepers_at_work():
@@ -80,6 +94,92 @@ def test_what_is_settled_is_added_without_anybody_waiting_for_it(shelf):
     books.wait(DAY)
     assert shelf.kept == [(DAY, "acme", CENT), (DAY, None, 2 * CENT)]
     until(lambda: not bookkeepers_at_work())
+
+
+def test_its_thread_keeps_no_interpreter_from_ending(shelf):
+    """It is a daemon, and there is one however much is settled."""
+    books, _ = bookkeeper_of(shelf)
+    shelf.is_open.clear()
+    for _ in range(3):
+        books.settle(DAY, None, CENT)
+    assert [thread.daemon for thread in bookkeepers_at_work()] == [True]
+
+
+def test_a_thread_waits_for_a_shut_store_for_a_moment(shelf, caplog, monkeypatch):
+    """Then it goes on, and says so."""
+    monkeypatch.setattr(bookkeeper, "LONGEST_WAIT_S", 0.05)
+    books, _ = bookkeeper_of(shelf)
+    shelf.is_open.clear()
+    began = time.monotonic()
+    books.wait(DAY)
+    assert 0.05 <= time.monotonic() - began < 5
+    assert [record.getMessage() for record in caplog.records] == [
+        "the shelf cannot be written (no turn within 0.05 s: its disk is slow, or another process holds it); chain a "
+        "counts on in memory, and what it owes is written later"
+    ]
+
+
+def test_what_is_owed_at_the_end_is_added_or_told(shelf, caplog, monkeypatch):
+    """A store that is shut is waited for as long as ever."""
+    monkeypatch.setattr(bookkeeper, "LONGEST_WAIT_S", 0.05)
+    books, _ = bookkeeper_of(shelf)
+    books.finish()
+    assert shelf.exchanges == 0
+    shelf.error = OSError("away")
+    books.settle(DAY, "acme", CENT)
+    books.settle(DAY, None, CENT)
+    books.wait(DAY)
+    shelf.error = None
+    books.finish()
+    assert sorted(shelf.kept, key=str) == [(DAY, "acme", CENT), (DAY, None, CENT)]
+    shelf.is_open.clear()
+    books.settle(DAY, None, 3 * CENT)
+    caplog.clear()
+    books.finish()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the shelf: 0.03 US dollars that chain a has cost are not in it"
+    ]
+
+
+def test_where_no_thread_can_be_started_what_is_owed_is_added_later(shelf, monkeypatch):
+    """There are too many for now."""
+    books, _ = bookkeeper_of(shelf)
+    with monkeypatch.context() as patch:
+
+        def refused(thread):
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", refused)
+        books.settle(DAY, None, CENT)
+    books.wait(DAY)
+    assert shelf.kept == [(DAY, None, CENT)]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_mistake_of_the_store_ends_one_exchange_and_not_the_next(shelf):
+    """What was owed is added then."""
+    books, _ = bookkeeper_of(shelf)
+    shelf.error = ValueError("no such day")
+    books.settle(DAY, None, CENT)
+    until(lambda: shelf.exchanges == 1 and not bookkeepers_at_work())
+    shelf.error = None
+    books.wait(DAY)
+    assert shelf.kept == [(DAY, None, CENT)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_forked_child_owes_nothing_that_its_parent_owes(shelf):
+    """The parent adds it, whatever it had under way."""
+    books = bookkeeper_that_owes(shelf)
+
+    def adds_its_own():
+        books.settle(DAY, "child", CENT)
+        books.wait(DAY)
+        return shelf.kept == [(DAY, "child", CENT)]
+
+    assert in_child(adds_its_own)
+    books.wait(DAY)
+    assert shelf.kept == [(DAY, None, CENT)]
 
 
 def test_what_others_have_spent_is_known_when_the_wait_is_over(shelf):
@@ -111,7 +211,7 @@ async def test_a_shut_store_is_waited_for_a_tenth_of_the_time_left_and_by_the_fi
     other.cancel()
     assert 0.19 < first < 1
     assert second < 0.1
-    assert turns > 20
+    assert turns > 3
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "the shelf cannot be written (no turn within 0.2 s" in caplog.text
     assert "chain a counts on in memory" in caplog.text
@@ -126,6 +226,18 @@ async def test_nobody_waits_longer_than_a_second_or_beyond_the_deadline(shelf):
         began = clock.now()
         await books.keep_up(DAY, clock, began + left_s)
         assert clock.now() - began == pytest.approx(waited_s)
+
+
+async def test_a_virtual_clock_gives_the_store_real_time(shelf, caplog):
+    """A file is written in a thread; to jump over that would be to find every disk slow."""
+    books, _ = bookkeeper_of(shelf)
+    clock = JumpingClock(patience_s=5)
+    shelf.is_open.clear()
+    opens = threading.Timer(0.1, shelf.is_open.set)
+    opens.start()
+    await books.keep_up(DAY, clock, 1000.0)
+    opens.join()
+    assert (clock.now(), caplog.records) == (0.0, [])
 
 
 async def test_what_is_owed_is_added_once_the_store_is_open_again(shelf):
@@ -190,11 +302,7 @@ def test_many_who_ask_at_once_are_served_by_few_exchanges(shelf):
 
 def test_a_new_day_owes_nothing_of_the_old_one(shelf):
     """The store holds one day."""
-    books, _ = bookkeeper_of(shelf)
-    shelf.error = OSError("away")
-    books.settle(DAY, None, CENT)
-    books.wait(DAY)
-    shelf.error = None
+    books = bookkeeper_that_owes(shelf)
     books.settle("2026-02-01", None, 2 * CENT)
     books.wait("2026-02-01")
     assert shelf.kept == [("2026-02-01", None, 2 * CENT)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
@@ -13,6 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from llm_fallback.engine import budget
 from llm_fallback.engine.budget import Account, BudgetLimit, BudgetShortfall, Reservation, Spender, reserve
+from tests.forks import in_child
 from tests.thinning import examples
 
 DAY_S = 86_400.0
@@ -58,6 +61,11 @@ class TestReserving:
         refused = reserve([one], Spender(), CENT)
         assert (refused.spent, refused.limit, refused.estimate) == (dollars("0.10"), dollars("0.05"), CENT)
 
+    def test_a_call_that_one_limit_stops_may_go_on_cheaper_where_that_limit_says_so(self):
+        """The refusal says so, and why."""
+        one = BudgetLimit(CENT, Account("none"), "test", goes_cheaper=True)
+        assert reserve([one], Spender(), 2 * CENT) == BudgetShortfall(Decimal(0), CENT, "test", 2 * CENT, True)
+
     def test_what_just_fits_fits(self):
         """Up to the limit, and not a millionth of a millionth more."""
         assert isinstance(reserve([budget_limit("0.05")], Spender(), dollars("0.05")), Reservation)
@@ -74,12 +82,13 @@ class TestReserving:
     def test_what_may_cost_nobody_knows_what_goes_while_anything_is_left(self):
         """And is counted as unpriced when it has ended."""
         one = budget_limit("0.02")
-        reserve([one], Spender(), None).settle(None)
+        for _ in range(2):
+            reserve([one], Spender(), None).settle(None)
         reserve([one], Spender(), CENT).settle(CENT)
         assert isinstance(reserve([one], Spender(), None), Reservation)
         reserve([one], Spender(), CENT).settle(CENT)
         assert isinstance(reserve([one], Spender(), None), BudgetShortfall)
-        assert [own.unpriced for own in one.account.balances()] == [1]
+        assert [own.unpriced for own in one.account.balances()] == [2]
 
     def test_money_is_taken_from_all_accounts_or_from_none(self):
         """The refusal names the one that has too little."""
@@ -125,12 +134,20 @@ class TestWindows:
         assert isinstance(reserve([one], Spender(), CENT), Reservation)
         assert one.account.balances() == []
 
+    def test_two_limits_of_a_call_are_counted_apart(self):
+        """Each holds what the call has spent, once."""
+        one, other, spender = budget_limit("0.05", "call"), budget_limit("0.02", "call"), Spender()
+        first, second, third = (reserve([one, other], spender, CENT) for _ in range(3))
+        assert [isinstance(got, Reservation) for got in (first, second, third)] == [True, True, False]
+        assert third.limit == dollars("0.02")
+
     def test_the_calls_of_a_run_share_its_limit(self):
         """A call outside of any run is one by itself."""
         one = budget_limit("0.01", "run")
         assert isinstance(reserve([one], Spender("r1"), CENT), Reservation)
         assert isinstance(reserve([one], Spender("r1"), CENT), BudgetShortfall)
         assert isinstance(reserve([one], Spender("r2"), CENT), Reservation)
+        assert {own.day for own in one.account.balances()} == {""}
         assert isinstance(reserve([one], Spender(), CENT), Reservation)
         assert isinstance(reserve([one], Spender(), CENT), Reservation)
 
@@ -145,6 +162,17 @@ class TestWindows:
         assert isinstance(reserve([one], Spender(), CENT), Reservation)
         before.settle(dollars("5"))
         assert total(one) == (0, CENT)
+
+    @pytest.mark.skipif(not hasattr(time, "tzset"), reason="Windows sets no time zone for a process")
+    def test_a_day_is_that_of_utc_wherever_the_process_runs(self, monkeypatch):
+        """In New York it still is the day before."""
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "EST5")
+            time.tzset()
+            one = budget_limit("1", "day", wall=Wall(9 * DAY_S))
+            reserve([one], Spender(), CENT)
+        time.tzset()
+        assert [own.day for own in one.account.balances()] == ["1970-01-10"]
 
     def test_a_clock_set_back_does_not_bring_yesterdays_money_back(self):
         """Nor does it forget what today has cost."""
@@ -183,6 +211,130 @@ class TestWindows:
             reserve([one], Spender(run), CENT).settle(CENT)
         assert len(one.account.balances()) == 3
         assert isinstance(reserve([one], Spender("a"), CENT), BudgetShortfall)
+        assert isinstance(reserve([one], Spender("e"), 2 * CENT), BudgetShortfall)
+
+
+class Shelf:
+    """A store of what others have spent, told in turns."""
+
+    owner = "test"
+
+    def __init__(self, *told):
+        self.told, self.kept = list(told), []
+
+    def exchange(self, day, amounts):
+        self.kept += [(day, *amount) for amount in amounts.items()]
+        return self.told.pop(0) if self.told else []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+class TestForks:
+    def test_a_child_goes_on_with_what_was_spent_and_not_with_what_is_set_aside(self):
+        """What the parent has under way the parent settles; in the child it changes nothing."""
+        one, acme = budget_limit("1", "day", per="tenant", wall=Wall()), Spender(None, {"tenant": "acme"})
+        reserve([one], acme, None).settle(None)
+        reserve([one], acme, CENT).settle(CENT)
+        held = reserve([one], acme, 3 * CENT)
+
+        def known():
+            [own] = one.account.balances()
+            return own.day, own.spender_key, own.spent, own.reserved, own.unpriced
+
+        def goes_on():
+            before = known()
+            held.settle(3 * CENT)
+            return before == known() == ("1970-01-01", "acme", CENT, 0, 1)
+
+        assert in_child(goes_on)
+        assert known() == ("1970-01-01", "acme", CENT, 3 * CENT, 1)
+
+    def test_what_a_child_knows_from_its_parent_counts_until_the_store_tells_it(self):
+        """Once, with what others have spent meanwhile; what it tells later comes on top."""
+        shelf = Shelf()
+        one = budget_limit("1", "day", wall=Wall(), store=shelf)
+        reserve([one], Spender(), 2 * CENT).settle(2 * CENT)
+        one.account.sync()
+
+        def learns():
+            shelf.told = [[], [(None, 5 * CENT)], [(None, CENT)]]
+            known = []
+            for _ in range(3):
+                one.account.sync()
+                known.append(total(one)[0])
+            return known == [2 * CENT, 5 * CENT, 6 * CENT]
+
+        assert in_child(learns)
+        assert total(one)[0] == 2 * CENT
+
+
+class TestStores:
+    def test_what_is_settled_is_kept_and_what_others_spent_is_known(self):
+        """By the day and the spender; what cost nothing is no news, and what is of another window is not kept."""
+        shelf = Shelf([("acme", 5 * CENT), (None, CENT)])
+        one = budget_limit("1", "day", per="tenant", wall=Wall(), store=shelf)
+        acme = Spender(None, {"tenant": "acme"})
+        assert [(own.day, own.spender_key, own.spent) for own in one.account.balances()] == [
+            ("1970-01-01", "acme", 5 * CENT),
+            ("1970-01-01", None, CENT),
+        ]
+        for cost in (2 * CENT, Decimal(0), None):
+            reserve([one], acme, CENT).settle(cost)
+        one.account.spend(Spender(), 3 * CENT)
+        one.account.spend(Spender(), None)
+        one.account.sync()
+        assert [own.unpriced for own in one.account.balances()] == [1, 1]
+        assert shelf.kept == [("1970-01-01", "acme", 2 * CENT), ("1970-01-01", None, 3 * CENT)]
+        assert total(one) == (11 * CENT, 0)
+        assert one.account.is_kept
+        assert not Account("day").is_kept
+
+    def test_what_is_told_of_a_day_that_is_over_is_nobodys(self):
+        """The store took its time."""
+        wall = Wall()
+        one = budget_limit("1", "day", wall=wall, store=LateShelf(wall))
+        assert one.account.balances() == []
+        one.account.sync()
+        assert total(one) == (CENT, 0)
+
+
+@pytest.mark.parametrize("goes_cheaper", [False, True])
+def test_where_other_processes_spend_the_same_money_what_they_leave_decides(goes_cheaper):
+    """By the limit, the spender and the estimate; what costs nothing asks nobody."""
+    account, lacking, asked = Account("day", "tenant", Wall()), None, []
+    one = BudgetLimit(dollars("1"), account, "test", goes_cheaper)
+    acme = Spender(None, {"tenant": "acme"})
+
+    class Left:
+        def __init__(self, limit, balance):
+            self.of = (limit, balance.spender_key)
+
+        def shortfall(self, estimate):
+            asked.append((*self.of, estimate))
+            return lacking
+
+    account.shared = Left
+    assert isinstance(reserve([one], acme, CENT), Reservation)
+    lacking = (3 * CENT, True)
+    assert isinstance(reserve([one], acme, Decimal(0)), Reservation)
+    assert reserve([one], acme, 2 * CENT) == BudgetShortfall(
+        *(3 * CENT, 1, "test, tenant acme", 2 * CENT, goes_cheaper), is_momentary=True
+    )
+    lacking = (3 * CENT, False)
+    assert not reserve([one], acme, None).is_momentary
+    assert asked == [(one, "acme", CENT), (one, "acme", 2 * CENT), (one, "acme", None)]
+
+
+class LateShelf(Shelf):
+    """A store that is asked before midnight and answers after it, the first time."""
+
+    def __init__(self, wall):
+        super().__init__()
+        self.wall = wall
+
+    def exchange(self, day, amounts):
+        if self.wall.now < DAY_S:
+            self.wall.now = DAY_S
+        return [(None, CENT)]
 
 
 AMOUNTS = st.integers(0, 2000).map(lambda mills: Decimal(mills) / 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from llm_fallback.engine.budget import Account, BudgetLimit, Reservation, Spender, reserve
 from llm_fallback.engine.budget_file import DailySpendFile
 from tests.disks import held_elsewhere, room_for
+from tests.forks import in_child
 
 DAY_S = 86_400.0
 CENT = Decimal("0.01")
@@ -83,6 +85,7 @@ class TestRestart:
         first = budget_limit(path, per="tenant")
         assert spend(first, 4, Spender(None, {"tenant": "acme"}))
         assert spend(first, 2)
+        assert [line[1:] for line in lines(path)[1:]] == [["acme", "0.040000000000"], [None, "0.020000000000"]]
         second = budget_limit(path, per="tenant")
         assert not spend(second, 2, Spender(None, {"tenant": "acme"}))
         assert spend(second, 1, Spender(None, {"tenant": "acme"}))
@@ -173,6 +176,30 @@ os._exit(0)
 
 
 class TestForks:
+    def test_a_child_reads_the_day_anew(self, path):
+        """What its parent wrote and knew as well: the child's account counts by what the file says."""
+        one = DailySpendFile(path, "chain a")
+        one.exchange("1970-01-01", {None: CENT})
+        assert in_child(lambda: one.exchange("1970-01-01", {}) == [(None, CENT)])
+        assert one.exchange("1970-01-01", {}) == []
+
+    def test_a_child_has_no_file_open_that_its_parent_waits_for(self, path):
+        """It would hold what its parent gives back."""
+        one = DailySpendFile(path, "chain a")
+
+        def has_it_open():
+            return str(path) in [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+
+        with held_elsewhere(path):
+            waiting = threading.Thread(target=one.exchange, args=("1970-01-01", {None: CENT}))
+            waiting.start()
+            end = time.monotonic() + 10
+            while not has_it_open() and time.monotonic() < end:
+                time.sleep(0.001)
+            time.sleep(0.05)  # Until the file that is open is known as such.
+            assert in_child(lambda: not has_it_open())
+        waiting.join()
+
     def test_a_child_that_is_forked_while_the_file_is_in_use_does_not_keep_it(self, path):
         """It lets go of what its parent waits for."""
         path.write_text("begun", encoding="utf-8")
@@ -229,8 +256,34 @@ class TestAccidents:
         assert spend(one, 5)
         assert not spend(budget_limit(path), 1)
         assert path.with_name("budget.unreadable").read_text(encoding="utf-8") == content
-        assert [record.levelno for record in caplog.records] == [logging.WARNING]
-        assert str(path) in caplog.text
+        assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+            (
+                logging.WARNING,
+                f"budget file {path} is unreadable; it is begun anew, and kept as {path}.unreadable",
+            )
+        ]
+
+    def test_nothing_and_a_million_millions_are_amounts(self, path, caplog):
+        """Neither is odd, though we write none of them."""
+        assert spend(budget_limit(path), 1)
+        with path.open("a") as file:
+            file.write('["chain a", null, "0"]\n["chain a", null, "1000000000000"]\n')
+        caplog.clear()
+        [known] = budget_limit(path).account.balances()
+        assert (known.spent, caplog.records) == (10**12 + CENT, [])
+
+    def test_a_line_that_another_is_about_to_write_is_read_when_it_is_whole(self, path, caplog):
+        """Whoever only reads waits for its end."""
+        one = budget_limit(path)
+        assert spend(one, 1)
+        caplog.clear()
+        for piece in ('["chain a", null, "0.0', '3"]\n'):
+            with path.open("a") as file:
+                file.write(piece)
+            one.account.sync()
+        assert caplog.records == []
+        assert not spend(one, 2)
+        assert spend(one, 1)
 
     def test_a_line_that_is_none_is_passed_over_with_a_warning(self, path, caplog):
         """A process was killed while it wrote; what it had written before counts, and what comes after."""
@@ -239,8 +292,12 @@ class TestAccidents:
         with path.open("a") as file:
             file.write('["chain a", nul')
         assert spend(budget_limit(path), 1)
-        assert [record.levelno for record in caplog.records] == [logging.WARNING]
-        assert str(path) in caplog.text
+        assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+            (
+                logging.WARNING,
+                f"budget file {path}: passed over what is no amount, in 1 lines: " + repr(b'["chain a", nul'),
+            )
+        ]
         assert spend(budget_limit(path), 2)
         assert not spend(budget_limit(path), 1)
 
@@ -292,7 +349,9 @@ class TestAccidents:
     def test_a_file_that_is_not_there_is_told(self, path, caplog):
         """It may be the first start, or a disk that was not mounted."""
         budget_limit(path)
-        assert f"budget file {path} is not there" in caplog.text
+        assert [record.getMessage() for record in caplog.records] == [
+            f"budget file {path} is not there; what chain a has cost today begins at nothing"
+        ]
 
     @pytest.mark.parametrize("device", ["/dev/null", "/dev/full", "/dev/zero"])
     def test_what_is_no_regular_file_is_not_read(self, device, caplog):
@@ -345,6 +404,16 @@ class TestAccidents:
         assert spend(one, 1)
         assert not spend(budget_limit(path), 2)
 
+    def test_amounts_that_waited_for_the_disk_are_lines_of_their_own(self, tmp_path):
+        """One for each spender."""
+        path = tmp_path / "none" / "budget"
+        one = budget_limit(path, per="tenant")
+        assert spend(one, 1, Spender(None, {"tenant": "acme"}))
+        assert spend(one, 2)
+        path.parent.mkdir()
+        one.account.sync()
+        assert lines(path)[1:] == [["chain a", "acme", "0.010000000000"], ["chain a", None, "0.020000000000"]]
+
     def test_a_full_disk_leaves_no_half_line(self, path, caplog):
         """What did not fit is taken back, and written later."""
         one = budget_limit(path)
@@ -353,7 +422,8 @@ class TestAccidents:
         with room_for(len(before) + 10):
             assert spend(one, 1)
         assert path.read_bytes() == before
-        assert "the disk is full" in caplog.text
+        why = f"[Errno {errno.ENOSPC}] the disk is full"
+        assert f"budget file {path} cannot be written ({why}); chain a counts on in memory" in caplog.text
         assert spend(one, 1)
         assert not spend(budget_limit(path), 3)
         assert spend(budget_limit(path), 2)

@@ -8,7 +8,8 @@ from decimal import Decimal
 
 import pytest
 
-from llm_fallback.engine.budget import Account, BudgetLimit, Spender, estimate_cost, find_unpriced
+from llm_fallback.engine.budget import Account, BudgetLimit, ChainBudgets, Spender, estimate_cost, find_unpriced
+from llm_fallback.engine.budget_file import DailySpendFile
 from llm_fallback.engine.engine import Answered, OverBudget, StreamBrokeOff
 from llm_fallback.engine.health import DeploymentHealth
 from llm_fallback.engine.transport import Chunk, Fault
@@ -16,7 +17,8 @@ from llm_fallback.events import AttemptFailed, Usage
 from llm_fallback.plan.plan import Plan
 from llm_fallback.plan.pricing import FREE, Prices
 from llm_fallback.spec import Budget, Hedge
-from tests.engine.test_execution import BOTH, HANG, RAW, fail, played, say, stage
+from llm_fallback.spec.consistency import price_missing
+from tests.engine.test_execution import BOTH, HANG, RAW, MemoryExchange, fail, no_key, played, say, stage, until
 from tests.plans import DeclaredCatalogue, chain, member, target
 
 CENT = Decimal("0.01")
@@ -72,6 +74,28 @@ class TestEndOfTheMoney:
         assert [(skip.deployment, skip.reason) for skip in out.end.record.skipped] == [("b", "budget")]
         assert [type(item) for item in out.items] == [AttemptFailed]
         on.check_nothing_is_left()
+
+    async def test_a_call_goes_on_cheaper_where_the_chain_says_so(self):
+        """With the next deployment that the money suffices for."""
+        dear = priced("a", replace(BY_REQUEST, per_request=3 * CENT))
+        on = stage(
+            chain(dear, priced("b"), budget=Budget(usd_per_call="0.02", on_limit="cheaper")), a=answers(), b=answers()
+        )
+        out = await on.call()
+        assert out.attempts == [("b", "succeeded")]
+        assert [(skip.deployment, skip.reason) for skip in out.end.record.skipped] == [("a", "budget")]
+
+    def test_each_window_has_an_account_that_outlives_a_reload(self, tmp_path):
+        """Only what a day costs is kept in the file."""
+        budget = Budget(usd_per_call=1, usd_per_run=2, usd_per_day=3, per="tenant", file=str(tmp_path / "spent"))
+        plan, budgets = chain(priced("a"), budget=budget), ChainBudgets(lambda: 0.0)
+        limits = budgets.limits(plan)
+        assert [(one.usd, one.scope, one.account.window, one.account.per, one.account.is_kept) for one in limits] == [
+            (1, "chain assistant, per call", "call", "tenant", False),
+            (2, "chain assistant, per run", "run", "tenant", False),
+            (3, "chain assistant, per day", "day", "tenant", True),
+        ]
+        assert [one.account for one in budgets.limits(plan)] == [one.account for one in limits]
 
     async def test_a_repeat_costs_as_well(self):
         """Broken replies were billed; a third request would go over."""
@@ -151,6 +175,29 @@ class TestHedges:
         assert sorted(out.attempts) == [("a", "cancelled"), ("b", "succeeded")]
         assert spent(on) == (Decimal(1000 * 2 + 100 * 2 + 50 * 10) / 1_000_000, 0)
 
+    async def test_a_hedge_that_was_never_sent_costs_nothing(self):
+        """Its key function failed; what was set aside for it is free again."""
+        plan = chain(priced("a"), priced("b", api_key=no_key), hedge=Hedge(after_s=1.0), budget=Budget(usd_per_day=1))
+        on = stage(plan, a=[5.0, *answers()])
+        assert (await on.call()).attempts == [("a", "succeeded")]
+        assert spent(on) == (CENT, 0)
+
+    async def test_a_hedge_counts_what_others_have_spent_while_the_first_was_waited_for(self, tmp_path):
+        """Another process that shares the file has taken the rest meanwhile."""
+        budget = Budget(usd_per_day="0.03", file=str(tmp_path / "spent"))
+        on = stage(
+            chain(priced("a"), priced("b"), hedge=Hedge(after_s=1.0), budget=budget), a=[5.0, *answers()], b=answers()
+        )
+        other = Account("day", None, on.clock.wall, DailySpendFile(tmp_path / "spent", "chain assistant"))
+
+        def spends_meanwhile(clock, act):
+            other.spend(Spender(), 2 * CENT)
+            other.sync()
+            return MemoryExchange(clock, act)
+
+        on.transport.make_exchange = spends_meanwhile
+        assert (await on.call()).attempts == [("a", "succeeded")]
+
     async def test_the_hedge_there_was_no_money_for_may_follow_when_the_first_has_failed(self):
         """A failure before the first token costs nothing, and its money is free again."""
         plan = chain(priced("a"), priced("b"), hedge=Hedge(after_s=1.0), budget=Budget(usd_per_call="0.01"))
@@ -169,8 +216,7 @@ class TestLeaving:
         on = stage(plan, a=act, b=act)
         task = asyncio.ensure_future(on.call(tokens=1000))
         expected = 2 if hedge and act == [HANG] else 1
-        while len(on.transport.exchanges) < expected:
-            await asyncio.sleep(0)
+        await until(lambda: len(on.transport.exchanges) == expected)
         for _ in range(4):  # So that what is there is read, and not so many that the clock jumps to a deadline.
             await asyncio.sleep(0)
         assert spent(on)[1] > 0
@@ -263,12 +309,12 @@ class TestUnpriced:
             for name, prices in (("a", None), ("b", BY_TOKEN))
         }
         targets = {name: own.members[0].target for name, own in chains.items()}
-        return [problem.path for problem in find_unpriced(Plan(chains, "a", targets, ()), DeclaredCatalogue())]
+        return list(find_unpriced(Plan(chains, "a", targets, ()), DeclaredCatalogue()))
 
     def test_a_budget_over_a_deployment_of_unknown_price_is_a_mistake(self):
         """Named by its deployment; other chains do not matter, and a budget that limits nothing is none."""
         daily = Budget(usd_per_day=1)
-        assert self.found(a=daily) == [("deployments", "a", "price")]
+        assert self.found(a=daily) == [price_missing("a", "a", "openai/a")]
         assert self.found(b=daily) == []
         assert self.found(a=Budget(per="tenant")) == []
 

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from llm_fallback.engine.continuation import INSTRUCTION, OverlapTrimmer, can_continue, continuation_request
 from llm_fallback.engine.engine import Answered, StreamBrokeOff
-from llm_fallback.engine.transport import Chunk, Fault, PartialReply, Reply, StreamEnd, ToolCallPart
+from llm_fallback.engine.transport import Chunk, Fault, PartialReply, Reply, StreamEnd, ToolCallPart, Usage
 from llm_fallback.plan.explain import explain
 from llm_fallback.plan.plan import Target
 from tests.engine.test_execution import HANG, RAW, MemoryExchange, MemoryTransport, Stage, stage
@@ -40,6 +41,8 @@ def test_a_repetition_that_is_cut_short_is_one():
     """By a server that began anew and had no more tokens; what repeats some middle may be new text."""
     assert joined("once upon a time", "once upon a") == ""
     assert joined("once upon a time", "once upon a", exact=True) == ""
+    assert joined("once upon a time", "once upo") == ""
+    assert joined("once upon a time", "once up") == "once up", "so little may come twice"
     assert joined("a: none here, b: ", "none here") == "none here"
 
 
@@ -53,6 +56,9 @@ def test_after_a_real_prefill_only_a_whole_restart_is_trimmed():
     """A server that was handed the beginning goes on from it; one that does not know the handing says it all again."""
     assert joined("ha ha ha", " ha", exact=True) == " ha"
     assert joined("once upon a time", "once upon", " a time there", exact=True) == " there"
+    assert joined("The quick", "quick brown", exact=True) == "quick brown"
+    assert joined("12345678", "12345678 9", exact=True) == " 9"
+    assert joined("1234567", "1234567 8", exact=True) == "1234567 8", "so little may come twice"
 
 
 @given(st.integers(1, 11), st.integers(0, 11), st.lists(st.integers(1, 9), max_size=20))
@@ -112,6 +118,9 @@ def test_of_several_repetitions_the_longest_counts_and_two_characters_are_none()
     assert joined("say He", "Hello") == "Hello"
     assert joined("say Hel", "Hello") == "lo"
     assert joined("see (now", "now) then") == ") then"
+    assert joined("(now", "now) then") == ") then"
+    assert joined("see (now", "(now) then") == ") then"
+    assert joined("do it-now", "now then") == " then"
     assert joined("", "any text") == "any text"
     assert joined("abcdef", "def") == "def", "in the middle of a word nothing begins"
     assert joined("The quick brown", "quick") == "quick", "some middle is no repetition"
@@ -157,6 +166,116 @@ class Speakers(MemoryTransport):
             if after < len(pieces) or how is not None:
                 return [*pieces[:after], how]
         return [*pieces, Chunk(dict(RAW), finish="stop"), StreamEnd("stop")]
+
+
+CALL = ToolCallPart(0, "call_1", "look_up", "{}")
+
+
+def piece(text: str = "", **said: Any) -> Chunk:
+    """A chunk as a server sends it, what it says also in its document."""
+    raw = {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": said.get("finish")}]}
+    return Chunk(raw, text=text, **said)
+
+
+async def gone_on_with(*pieces: Chunk) -> list[Chunk]:
+    """What a caller gets of a chain whose first reply is cut, and whose second goes on with these pieces."""
+    plan = chain(member("a"), member("b"), on_stream_break="continue")
+    cut = [piece("Let me look up "), Fault("stream_broken", "cut")]
+    out = await stage(plan, a=cut, b=[*pieces, StreamEnd("stop")]).call()
+    assert isinstance(out.end, Answered)
+    return out.pieces
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param(
+            [piece("Let me look up the weather.", tool_calls=(CALL,), finish="tool_calls")], id="a document as a whole"
+        ),
+        pytest.param(
+            [piece(tool_calls=(CALL,)), piece("Let me look up "), piece("the weather.")], id="a tool call first"
+        ),
+        pytest.param(
+            [piece("Let me look "), piece(tool_calls=(CALL,)), piece("up the weather.")], id="a tool call in its middle"
+        ),
+    ],
+)
+async def test_what_is_said_again_beside_a_tool_call_is_said_once(pieces):
+    """A tool call of a reply that goes on waits for the end, and so does what comes with it and after it."""
+    got = await gone_on_with(*pieces)
+    assert "".join(each.text for each in got) == "Let me look up the weather."
+    assert [call for each in got for call in each.tool_calls] == [CALL]
+    assert all(each.raw["choices"][0]["delta"].get("content", "") == each.text for each in got)
+
+
+async def test_what_was_held_to_the_end_comes_without_what_came_with_it():
+    """Its tool calls, usage and finish have a chunk of their own: with both, LangChain would add them up."""
+    usage = Usage(7, 3)
+    got = await gone_on_with(piece("up", tool_calls=(CALL,), usage=usage, finish="tool_calls"))
+    assert "".join(each.text for each in got) == "Let me look up up"
+    assert [call for each in got for call in each.tool_calls] == [CALL]
+    assert [each.usage for each in got if each.usage] == [usage]
+    assert [each.finish for each in got if each.finish] == ["tool_calls"]
+    assert [each.raw["choices"][0]["finish_reason"] for each in got[1:]] == [None, "tool_calls"]
+
+
+async def test_what_follows_a_tool_call_comes_after_it():
+    """Though it waits, in the order in which it was said."""
+    got = await gone_on_with(piece(tool_calls=(CALL,)), piece("the weather."), piece(finish="tool_calls"))
+    assert [(each.text, each.tool_calls, each.finish) for each in got] == [
+        ("Let me look up ", (), None),
+        ("", (CALL,), None),
+        ("the weather.", (), None),
+        ("", (), "tool_calls"),
+    ]
+
+
+async def test_what_was_held_to_the_end_comes_before_the_finish():
+    """Whoever reads on up to the finish has all of it."""
+    got = await gone_on_with(piece("up"), piece(finish="stop"))
+    assert [(each.text, each.finish) for each in got] == [("Let me look up ", None), ("up", None), ("", "stop")]
+
+
+def whole(raw: dict[str, Any]) -> dict[str, Any]:
+    return raw
+
+
+def delta_of(raw: dict[str, Any]) -> dict[str, Any]:
+    return raw["choices"][0]["delta"]
+
+
+@pytest.mark.parametrize("text", ["Let me look ", "around"], ids=["a text said again", "a new text"])
+@pytest.mark.parametrize(
+    ("place", "name", "said"),
+    [
+        pytest.param(delta_of, "provider_specific_fields", {"images": [{"url": "data:"}]}, id="a picture"),
+        pytest.param(delta_of, "annotations", [{"type": "url_citation"}], id="a citation"),
+        pytest.param(whole, "vertex_ai_grounding_metadata", [{"webSearchQueries": ["weather"]}], id="sources"),
+    ],
+)
+async def test_what_comes_beside_a_text_of_a_reply_that_goes_on_is_told(text, place, name, said):
+    """Whether or not the text itself was delivered before."""
+    chunk = piece(text)
+    place(chunk.raw)[name] = said
+    got = await gone_on_with(chunk, piece(finish="stop"))
+    assert [place(each.raw)[name] for each in got if name in place(each.raw)] == [said]
+
+
+async def test_thoughts_of_a_reply_that_goes_on_are_not_told():
+    """Nor are the parts in which some servers send them once more."""
+    thought = Chunk({"choices": [{"delta": {"content": "", "thinking_blocks": [{}]}}]}, reasoning="Hm.")
+    got = await gone_on_with(thought, piece("the weather."), piece(finish="stop"))
+    assert [each.text for each in got] == ["Let me look up ", "the weather.", ""]
+
+
+async def test_probabilities_are_told_of_a_text_that_is_told_as_it_came():
+    """What is trimmed has other tokens."""
+    trimmed, passed = piece("up the weather"), piece(" of today")
+    for each in (trimmed, passed):
+        each.raw["provider_specific_fields"] = {"logprobs": {"content": [{"token": "up", "logprob": -0.1}]}}
+    got = await gone_on_with(trimmed, passed, piece(finish="stop"))
+    told = [(each.text, "provider_specific_fields" in each.raw) for each in got[1:]]
+    assert told == [("the weather", False), (" of today", True), ("", False)]
 
 
 HOWS = st.sampled_from(

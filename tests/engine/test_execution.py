@@ -91,10 +91,14 @@ class MemoryExchange:
         try:
             return await self._play()
         except asyncio.CancelledError:
-            await asyncio.sleep(0)
+            await self.stop()
             raise
         finally:
             self.is_read = False
+
+    async def stop(self) -> None:
+        """What it takes to leave off reading."""
+        await asyncio.sleep(0)
 
     async def _play(self) -> Any:
         for step in self._steps:
@@ -135,6 +139,7 @@ class MemoryTransport:
     keys: list[str | None] = field(default_factory=list)
     played: list[Act] = field(default_factory=list)
     exchanges: list[MemoryExchange] = field(default_factory=list)
+    make_exchange: Callable[[JumpingClock, Act], MemoryExchange] = MemoryExchange
 
     def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> MemoryExchange:
         before = [name for name, _ in self.asked].count(target.name)
@@ -143,7 +148,7 @@ class MemoryTransport:
         self.asked.append((target.name, self.clock.now()))
         self.keys.append(api_key.get_secret_value() if api_key else None)
         self.played.append(act)
-        self.exchanges.append(MemoryExchange(self.clock, act))
+        self.exchanges.append(self.make_exchange(self.clock, act))
         return self.exchanges[-1]
 
 
@@ -222,6 +227,13 @@ async def played(items: AsyncGenerator[Any, Any], reading_takes: float = 0.0) ->
         yield item
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    """Let the loop turn until others have come so far."""
+    async with asyncio.timeout(10):
+        while not is_so():
+            await asyncio.sleep(0)
+
+
 def stage(plan: ChainPlan, *, start: float = 0.0, **acts: Any) -> Stage:
     """A stage for a chain. Each deployment's acts: one act, or a list of acts."""
     scripts = {name: own if isinstance(own, list) and _is_list_of_acts(own) else [own] for name, own in acts.items()}
@@ -288,13 +300,30 @@ async def test_a_failing_deployment_is_left_at_the_moment_it_fails(streamed, fai
 @BOTH
 async def test_an_opening_breaker_is_a_fact(streamed):
     """With the time until it reopens; the next call does not ask that deployment."""
-    on = stage(chain(member("a"), member("b")), a=fail("rate_limited", retry_after_s=12.0), b=say("fine"))
+    plan = chain(member("a"), member("b"))
+    on = stage(plan, start=100.0, a=fail("rate_limited", retry_after_s=12.0), b=say("fine"))
     out = await on.call(streamed=streamed)
     opened = out.of(BreakerOpened)[0]
     assert (opened.deployment, opened.failure, opened.retry_in_s) == ("a", "rate_limited", 12.0)
     again = await on.call(streamed=streamed)
     skip = again.end.record.skipped[0]
     assert (on.asked, skip.deployment, skip.reason, skip.retry_in_s) == (["a", "b", "b"], "a", "breaker_open", 12.0)
+
+
+async def test_a_breaker_that_was_open_before_is_not_told_as_opened():
+    """In an outage the deployment is asked all the same, and the request cannot even be written."""
+    on = stage(chain(member("a", policy=Breaker(failures=1)), retries=0), a=[fail("timeout"), REFUSED_HERE])
+    assert [len((await on.call()).of(BreakerOpened)) for _ in range(2)] == [1, 0]
+    on.check_nothing_is_left()
+
+
+async def test_an_answer_that_comes_after_others_have_opened_the_breaker_opens_nothing():
+    """Nor does it close it: it is of before."""
+    acts = [fail("timeout", after=1.0), say("late", every=2.0)]
+    on = stage(chain(member("a", policy=Breaker(failures=1)), retries=0), a=acts)
+    outs = await asyncio.gather(on.call(), on.call())
+    assert [(out.attempts[0][1], len(out.of(BreakerOpened))) for out in outs] == [("timeout", 1), ("succeeded", 0)]
+    assert on.health["a"].breaker.state(2.0) == "open"
 
 
 @BOTH
@@ -511,6 +540,52 @@ async def test_white_space_alone_is_not_delivered_before_content_follows():
     assert (type(out.end), out.text) == (Answered, "fine")
 
 
+async def test_a_server_that_goes_on_behind_its_finish_and_a_silence_is_heard_to_its_end():
+    """Whatever it says; where it goes on for ever, until `total_s` is over, and then that is what the error says."""
+    behind = [Chunk(dict(RAW), text="one"), Chunk(dict(RAW), finish="stop"), 2.01, Chunk(dict(RAW), text=" two")]
+    on = stage(chain(member("a")), a=[*behind, StreamEnd("stop")])
+    out = await on.call()
+    assert (type(out.end), out.text) == (Answered, "one two")
+    on = stage(chain(member("a"), total_s=60), a=[*behind, *[1.9, Chunk(dict(RAW), text="!")] * 40])
+    out = await on.call()
+    assert out.end.fault.message == "total_s (60 s) is over"
+    assert (out.took, out.text[:11]) == (pytest.approx(60, abs=0.1), "one two!!!!")
+    on.check_nothing_is_left()
+
+
+@pytest.mark.parametrize("text", ["", "Let me see. "], ids=["before the first content", "with every chunk"])
+async def test_a_server_that_says_stop_before_its_end_is_waited_for_as_if_it_had_not(text):
+    """Some gateways say it with every chunk, or with empty ones while the model still thinks: no pause ends it then."""
+    stop = [Chunk(dict(RAW), text=text, finish="stop"), Chunk(dict(RAW), text=text, finish="stop")]
+    on = stage(chain(timed("a", idle_s=10, first_token_s=10)), a=[*stop, 5.0, *say("It is one.", "!", every=4.0)])
+    out = await on.call()
+    assert (type(out.end), out.text) == (Answered, 2 * text + "It is one.!")
+    assert out.end.finish == "stop"
+    on = stage(chain(timed("a", idle_s=10, first_token_s=10), retries=0), a=[*stop, HANG])
+    out = await on.call()
+    assert out.attempts == [("a", "idle_timeout" if text else "first_token_timeout")]
+    assert out.took == pytest.approx(10, abs=0.1)
+
+
+async def test_another_word_behind_many_stops_is_believed_though_the_connection_stays_open():
+    """No gateway says it with every chunk."""
+    cut = [Chunk(dict(RAW), text="one ", finish="stop"), Chunk(dict(RAW), text="two", finish="length")]
+    on = stage(chain(timed("a", idle_s=10)), a=[*cut, 60.0, HANG])
+    out = await on.call()
+    assert (type(out.end), out.text, out.end.finish) == (Answered, "one two", "length")
+    assert out.took == pytest.approx(2, abs=0.1)
+
+
+async def test_a_refusal_without_content_is_believed_though_the_connection_stays_open():
+    """Nobody says it before the end."""
+    on = stage(
+        chain(member("a"), member("b")), a=[Chunk(dict(RAW), finish="content_filter"), 60.0, HANG], b=say("fine")
+    )
+    out = await on.call()
+    assert out.attempts[0] == ("a", "content_policy")
+    assert out.took == pytest.approx(2, abs=0.1)
+
+
 async def test_a_held_stream_is_delivered_once_it_is_whole():
     """Cut, stalled and refused ones leave no trace but their attempts."""
     plan = chain(timed("a", idle_s=1), timed("b", idle_s=1), member("c"), on_stream_break="hold")
@@ -586,6 +661,34 @@ async def test_the_time_a_key_takes_is_not_the_deployment_s(streamed):
 
 
 @BOTH
+@pytest.mark.parametrize("limits", [Limits(rpm=1), Limits(tpm=10)], ids=["requests", "tokens"])
+async def test_a_minute_of_a_limit_begins_with_the_request_and_not_with_the_question_for_its_key(limits, streamed):
+    """Whoever counts at the other end knows nothing of the key."""
+    on = []
+    slow = member("a", limits=limits, api_key=slow_key(on, 3.0))
+    on.append(stage(chain(slow, member("b"), total_s=500), a=say("fine"), b=say("full")))
+    asked_at = []
+    for wait_s in (0.0, 58.0, 4.0):
+        on[0].clock.advance(wait_s)
+        asked_at.append((on[0].clock.now(), (await on[0].call(streamed=streamed, tokens=10)).attempts[0][0]))
+    assert asked_at == [(0.0, "a"), (61.0, "b"), (65.0, "a")]
+
+
+@BOTH
+async def test_a_percentile_hedges_as_soon_as_it_is_known(streamed):
+    """After fifty answers: then whoever takes longer than nearly all of them did."""
+    late, usual = [9.0, *say("late")], say("fine", every=0.25)
+    plan = chain(member("a"), member("b"), hedge=Hedge(after_s="p95"))
+    on = stage(plan, a=[late, *[usual] * 50, late], b=say("quick", every=0.5))
+    first = await on.call(streamed=streamed)
+    for _ in range(50):
+        await on.call(streamed=streamed)
+    last = await on.call(streamed=streamed)
+    assert (first.attempts, first.took) == ([("a", "succeeded")], 9.0)
+    assert (sorted(last.attempts), last.took) == ([("a", "cancelled"), ("b", "succeeded")], 0.75)
+
+
+@BOTH
 async def test_nor_is_the_time_a_hedge_s_key_takes(streamed):
     """The hedge has all of its own limits, and the first goes on meanwhile."""
     on = []
@@ -594,6 +697,7 @@ async def test_nor_is_the_time_a_hedge_s_key_takes(streamed):
     on.append(stage(plan, a=[9.0, *say("late")], b=say("quick", every=0.25)))
     out = await on[0].call(streamed=streamed)
     assert (sorted(out.attempts), out.took) == ([("a", "cancelled"), ("b", "succeeded")], 4.25)
+    assert on[0].transport.keys == [None, "key"]
 
 
 def no_key() -> str:
@@ -655,6 +759,16 @@ async def test_whoever_was_no_hedge_for_want_of_a_key_is_asked_when_the_first_ha
     on = stage(plan, a=fail("timeout", after=5.0), b=say("fine"))
     out = await on.call(streamed=streamed)
     assert (out.attempts, on.transport.keys) == ([("a", "timeout"), ("b", "succeeded")], [None, "key"])
+    on.check_nothing_is_left()
+
+
+@BOTH
+async def test_but_not_before_those_whom_nothing_is_known_against(streamed):
+    """A vault that is sealed mostly stays so, and is slow to say it."""
+    plan = chain(member("a"), member("b", api_key=no_key), member("c"), hedge=Hedge(after_s=1.0))
+    on = stage(plan, a=fail("timeout", after=5.0), c=say("fine"))
+    out = await on.call(streamed=streamed)
+    assert out.attempts == [("a", "timeout"), ("c", "succeeded")]
     on.check_nothing_is_left()
 
 
@@ -940,8 +1054,7 @@ async def test_a_caller_cancelled_again_and_again_leaves_nothing_behind(streamed
     on = stage(chain(member("a"), member("b"), hedge=Hedge(after_s=1.0) if "b" in asked else None), a=[HANG], b=[HANG])
     run = on.start(streamed=streamed)
     task = asyncio.ensure_future(anext(played(run.steps())))
-    while on.asked != asked:
-        await asyncio.sleep(0)
+    await until(lambda: on.asked == asked)
     await cancelled_until_over(task)
     assert task.cancelled()
     on.check_nothing_is_left()
@@ -954,8 +1067,7 @@ async def test_a_call_whose_caller_is_cancelled_again_while_it_leaves_is_in_the_
     plan = chain(member("a"), member("b", api_key=key.wait), hedge=Hedge(after_s=1.0))
     on = stage(plan, a=[HANG])
     task = asyncio.ensure_future(anext(adrive(on.start(), CallContext([events.append]))))
-    while on.health["b"].in_flight == 0:
-        await asyncio.sleep(0)
+    await until(lambda: on.health["b"].in_flight > 0)
     await cancelled_until_over(task)
     assert [(type(event), event.failure) for event in events] == [(CallEnded, "cancelled")]
     on.check_nothing_is_left()
@@ -966,8 +1078,7 @@ async def test_a_caller_cancelled_while_a_race_is_decided_leaves_nothing_behind(
     on = stage(chain(member("a"), member("b"), hedge=Hedge(after_s=1.0)), a=[HANG], b=say("quick", every=1.0))
     run = on.start()
     task = asyncio.ensure_future(anext(played(run.steps())))
-    while on.clock.now() < 2.0:
-        await asyncio.sleep(0)
+    await until(lambda: on.clock.now() >= 2.0)
     await cancelled_until_over(task)
     assert task.cancelled()
     on.check_nothing_is_left()
@@ -1007,8 +1118,7 @@ async def test_what_cannot_be_booked_takes_no_place_with_it(act, hedge, streamed
     on = stage(chain(member("a"), member("b"), hedge=hedge), a=[2.0, *act], b=[5.0, *say("other")])
     on.engine.catalogue.prices = prices
     task = asyncio.ensure_future(on.call(streamed=streamed, tokens=10))
-    while on.clock.now() < 2.0:
-        await asyncio.sleep(0)
+    await until(lambda: on.clock.now() >= 2.0)
     for _ in range(5 if act == [HANG] else 50):
         await asyncio.sleep(0)
     task.cancel()
@@ -1138,10 +1248,58 @@ async def test_a_reader_s_pauses_over_a_held_reply_are_nobody_s_time():
     assert (record.attempts[0].latency_s, record.cost_usd) == (4.0, Decimal(4))
 
 
+@BOTH
+async def test_what_an_answer_took_is_known_of_its_deployment_by_its_kind(streamed):
+    """Of a stream the time to its first token, of a plain reply the whole and what each token took."""
+    on = stage(chain(member("a")), a=say("Hel", "lo", every=0.25, usage=Usage(1, 10)))
+    await on.call(streamed=streamed)
+    known = on.health["a"].snapshot(1.0)
+    assert (known["first_token_s"], known["output_token_s"]) == ((0.25, None) if streamed else (None, 0.05))
+    assert on.health["a"].first_token_s(0.5) == (0.25 if streamed else None)
+    assert on.health["a"].reply_s(0.5) == (None if streamed else 0.5)
+
+
+@BOTH
+async def test_a_member_that_grew_slow_beside_its_mate_is_left_alone(streamed):
+    """That opens its breaker, as a failure does; the call itself is answered."""
+    policy = Breaker(slow_times=4, failures=1, failure_ratio=0.01)
+    quick, slow = say("x", every=0.25), say("x", every=9.0)
+    tier = [member("a", policy=policy), member("b", policy=policy)]
+    on = stage(chain(tier), a=[*[quick] * 5, slow], b=[quick])
+    opened = []
+    for _ in range(60):
+        out = await on.call(streamed=streamed)
+        opened += [(fact.deployment, fact.failure, fact.retry_in_s) for fact in out.of(BreakerOpened)]
+        assert isinstance(out.end, Answered)
+        if opened:
+            break
+    assert opened == [("a", "timeout", 30.0)]
+
+
+async def test_a_request_that_could_not_be_written_counts_against_no_limit():
+    """Neither against requests nor against tokens."""
+    on = stage(chain(member("a", limits=Limits(rpm=1, tpm=10))), a=REFUSED_HERE)
+    await on.call(tokens=10)
+    assert on.health["a"].unavailable(0.0, 10) is None
+
+
+async def test_tokens_of_a_reply_that_broke_are_counted_against_the_limit():
+    """The server has used them all the same."""
+    on = stage(
+        chain(member("a", limits=Limits(tpm=1000)), member("b"), on_stream_break="hold"),
+        a=say("half", every=1.0, finish=None, usage=Usage(400, 500)),
+        b=say("y"),
+    )
+    assert (await on.call(tokens=200)).attempts == [("a", "stream_broken"), ("b", "succeeded")]
+    assert on.health["a"].unavailable(1.0, 100) is None
+    assert on.health["a"].unavailable(1.0, 400).until == 61.0
+
+
 async def test_tokens_of_a_reply_are_counted_against_the_limit():
     """What was estimated is settled to what the server reported."""
     on = stage(chain(member("a", limits=Limits(tpm=1000)), member("b")), a=say("x", usage=Usage(400, 500)), b=say("y"))
     assert [(await on.call(tokens=200)).text for _ in range(2)] == ["x", "y"]
+    assert on.health["a"].unavailable(0.0, 400).until == 60.0
 
 
 # Hedges.
@@ -1155,6 +1313,9 @@ async def test_the_loser_of_a_race_is_in_the_record_as_cancelled():
     out = await on.call()
     assert sorted(out.attempts) == [("a", "cancelled"), ("b", "succeeded")]
     assert (out.text, out.took) == ("quick", 2.0)
+    assert [one.message for one in out.end.record.attempts if one.deployment == "a"] == [
+        "another deployment was quicker"
+    ]
     on.check_nothing_is_left()
 
 
@@ -1178,12 +1339,55 @@ async def test_the_loser_of_a_dead_heat_is_dropped_and_recorded_too(streamed):
         b=[gate, *pieces],
     )
     task = asyncio.ensure_future(on.call(streamed=streamed))
-    while on.asked != ["a", "b"]:
-        await asyncio.sleep(0)
+    await until(lambda: on.asked == ["a", "b"])
     await asyncio.sleep(0)
     gate.set()
     out = await task
     assert len(out.end.record.attempts) == 2
+
+
+class SlowToStop(MemoryExchange):
+    """Its library tidies up for a moment before it leaves off reading."""
+
+    async def stop(self) -> None:
+        await asyncio.sleep(0.01)
+
+
+class DeafToStop(MemoryExchange):
+    """Its library reads on until the connection is gone."""
+
+    async def stop(self) -> None:
+        while not self.is_closed:
+            await asyncio.sleep(0.001)
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.parametrize(("exchange", "took"), [(SlowToStop, 2.0), (DeafToStop, 2.5)])
+async def test_the_loser_of_a_race_is_given_half_a_second_to_leave_off_reading(exchange, took):
+    """Whoever needs a moment has it, and keeps nobody; whoever does not hear is closed all the same."""
+    plan = chain(member("a"), member("b"), hedge=Hedge(after_s=1.0))
+    on = stage(plan, a=[HANG], b=say("quick", every=1.0))
+    on.transport.make_exchange = exchange
+    out = await on.call()
+    assert (out.text, out.took) == ("quick", took)
+    on.check_nothing_is_left()
+
+
+@BOTH
+async def test_a_hedge_at_a_percentile_follows_once_fifty_answers_of_its_kind_are_known(streamed):
+    """The 95th of the times to the first token, or of the times of whole replies; of fewer nobody can tell."""
+    on = stage(chain(member("a"), member("b"), hedge=Hedge(after_s="p95")), a=[5.0, *say("late")], b=say("quick"))
+    own = on.health["a"]
+    for number in range(1, 50):
+        for kind, seconds in (("first_token_s", number / 100), ("reply_s", 1 + number / 100)):
+            own.succeeded(own.begin(0.0), 0.0, **{kind: seconds})
+    assert [(await on.call(streamed=streamed)).attempts[-1] for _ in range(2)] == [
+        ("a", "succeeded"),
+        ("b", "succeeded"),
+    ]
+    assert on.transport.asked == [("a", 0.0), ("a", 5.0), ("b", 5.48 if streamed else 6.48)]
 
 
 # Every script.

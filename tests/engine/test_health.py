@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_fallback.engine.circuit_breaker import CircuitBreaker
-from llm_fallback.engine.health import DeploymentHealth, Health
-from llm_fallback.spec import Breaker, Limits
+from llm_fallback.engine.concurrency import ConcurrencyLimit
+from llm_fallback.engine.health import DeploymentHealth, Health, Unavailable
+from llm_fallback.spec import Breaker, ColdStart, Limits
+from tests.engine.test_load import health_of_tier, tier_of
+from tests.forks import in_child
+from tests.plans import target
 from tests.thinning import examples
 
 
@@ -42,10 +48,12 @@ def test_requests_a_minute_are_passed_over_until_the_oldest_is_a_minute_old():
 def test_tokens_a_minute_are_passed_over_until_enough_of_them_are_forgotten():
     """Whoever needs more waits longer."""
     own = health(tpm=1000)
-    own.begin(0.0, 400), own.begin(10.0, 400)
+    own.begin(0.0, 400), own.begin(10.0, 400), own.begin(10.0)
     assert own.unavailable(20.0, 200) is None
     assert own.unavailable(20.0, 600).until == 60.0
     assert own.unavailable(20.0, 601).until == 70.0
+    own.begin(20.0, 200)
+    assert own.unavailable(20.0) is None, "what needs none goes all the same"
 
 
 def test_both_limits_hold_together():
@@ -148,6 +156,34 @@ def test_a_limit_that_is_found_shrinks_at_a_429_and_opens_no_breaker():
     assert (own.breaker.state(0.3), own.max_parallel) == ("open", 4)
 
 
+class Listening(ConcurrencyLimit):
+    """Keeps what it is told of answers: when, since when, among how many, and how much work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[tuple[float, ...]] = []
+
+    def answered(self, now, sent_at, in_flight, work=None):
+        self.heard.append((now, sent_at, in_flight, work))
+
+
+def test_a_limit_is_found_by_what_each_answer_was_and_among_how_many():
+    """The answer that came is one of those under way; one without a word is some work too."""
+    own = health(max_parallel="auto")
+    own.concurrency = Listening()
+    first, second = own.begin(1.0), own.begin(2.0)
+    assert own.succeeded(first, 5.0, reply_s=4.0, output_tokens=0) is False
+    own.succeeded(second, 6.0, 0.5, output_tokens=7)
+    assert own.concurrency.heard == [(5.0, 1.0, 2, 1), (6.0, 2.0, 1, 7)]
+
+
+def test_a_plain_reply_of_which_nobody_knows_the_length_is_one_token():
+    """Until there have been others."""
+    own = health()
+    own.succeeded(own.begin(0.0), 4.0, reply_s=4.0)
+    assert own.snapshot(4.0)["output_token_s"] == 4.0
+
+
 def test_a_probe_that_is_throttled_leaves_the_next_one_free():
     """Else the deployment would stay half open for ever."""
     own = health(policy=Breaker(), max_parallel="auto")
@@ -173,13 +209,123 @@ def test_an_open_breaker_is_the_block_whatever_the_limits_say():
     """Its reason, its time, and the failure the call would end by."""
     own = health(policy=Breaker(), rpm=1)
     own.failed(own.begin(0.0), 0.0, "auth", None)
-    unavailable = own.unavailable(1.0)
-    assert (unavailable.reason, unavailable.until, unavailable.return_known, unavailable.failure) == (
-        "breaker_open",
-        300.0,
-        False,
-        "auth",
+    assert own.unavailable(1.0) == Unavailable(
+        "breaker_open", 300.0, failure="auth", is_limited=True, last_request=(0.0, 1)
     )
+    assert own.unavailable(61.0) == Unavailable("breaker_open", 300.0, failure="auth", last_request=(0.0, 1))
+
+
+class Leases:
+    """What other processes leave of one deployment, and what they are told of it."""
+
+    def __init__(self) -> None:
+        self.probes_at: float | None = None
+        self.free_from: float | None = None
+        self.told: list[Any] = []
+
+    def probe_blocked_until(self, now):
+        return None if self.probes_at is None or self.probes_at <= now else self.probes_at
+
+    def free_at(self, now, tokens):
+        return None if self.free_from is None else self.free_from + now + tokens
+
+    def began(self, permit, tokens):
+        self.told.append(("began", permit.kind, tokens))
+
+    def withdrawn(self, tokens):
+        self.told.append(("withdrawn", tokens))
+
+    def succeeded(self, permit):
+        self.told.append(("succeeded", permit.kind))
+
+    def failed(self, permit):
+        self.told.append(("failed", permit.kind))
+
+
+def test_what_other_processes_leave_of_a_limit_takes_the_place_of_what_went_from_here():
+    """A time is theirs to say, and one that is free may be asked whatever went from here."""
+    own = health(rpm=1)
+    own.shared = Leases()
+    own.begin(0.0, 5)
+    assert own.unavailable(1.0, 10) is None
+    own.shared.free_from = 100.0
+    assert own.unavailable(1.0, 10) == Unavailable("limit", 111.0)
+
+
+def test_the_probe_of_an_open_deployment_is_one_of_all_processes():
+    """Whoever has no leave for it waits; of a closed one nobody asks for a leave."""
+    own = health(policy=Breaker(), rpm=1)
+    own.shared = Leases()
+    own.shared.probes_at = 301.5
+    assert own.unavailable(0.0) is None
+    own.failed(own.begin(0.0), 0.0, "auth", None)
+    blocked = Unavailable("breaker_open", 301.5, failure="auth", last_request=(0.0, 1))
+    assert own.unavailable(300.0) == blocked
+    own.shared.free_from = 9.0
+    assert own.unavailable(300.0) == replace(blocked, is_limited=True)
+    own.shared.probes_at = own.shared.free_from = None
+    assert own.unavailable(300.0) is None
+
+
+def test_other_processes_are_told_of_every_request():
+    """Its tokens as it begins, and what came of it; one that was not sent is taken back where there is a limit."""
+    own = health(policy=Breaker(), rpm=9)
+    own.shared = Leases()
+    own.failed(own.begin(0.0, 1), 0.0, "auth", None)
+    own.succeeded(own.begin(300.0, 2), 300.0)
+    own.failed(own.begin(301.0, 3), 301.0, "rejected", None)
+    own.failed(own.begin(301.0, 4), 301.0, "rate_limited", 0.0)
+    own.withdraw(own.begin(301.0, 5), 5)
+    assert own.shared.told == [
+        *(("began", "closed", 1), ("failed", "closed"), ("began", "probe", 2), ("succeeded", "probe")),
+        *(("began", "closed", 3), ("succeeded", "closed"), ("began", "closed", 4), ("failed", "closed")),
+        *(("began", "probe", 5), ("withdrawn", 5)),
+    ]
+    free = health()
+    free.shared = Leases()
+    free.withdraw(free.begin(0.0, 5), 5)
+    assert free.shared.told == [("began", "closed", 5)]
+
+
+def test_a_request_that_was_not_sent_counts_against_no_limit():
+    """Neither against requests nor against tokens, nor as one under way."""
+    own = health(rpm=1, tpm=10, max_parallel=1)
+    own.withdraw(own.begin(0.0, 10), 10)
+    assert own.unavailable(1.0, 10) is None
+
+
+def test_a_request_that_waited_for_its_key_counts_from_when_it_is_sent():
+    """Also where its tokens are settled, and where it is not sent after all."""
+    own = health(rpm=1, tpm=100)
+    permit = own.restart(own.begin(0.0, 40), 40, 5.0)
+    assert permit.at == 5.0
+    own.correct_tokens(permit, -30, 6.0)
+    assert [use for use in own.rate.token_uses(6.0) if use[0]] == [(10, 1.0)]
+    assert (own.unavailable(64.0, 1).until, own.unavailable(65.0, 1)) == (65.0, None)
+    own.withdraw(own.restart(own.begin(70.0, 40), 40, 71.0), 40)
+    assert own.unavailable(71.0, 100) is None
+    free = health()
+    assert free.restart(free.begin(0.0), 0, 5.0).at == 5.0
+    assert free.rate.uses(5.0) == []
+
+
+def test_one_that_is_only_suspected_says_nothing_of_why():
+    """While its trial is out, it is as one whose server failed."""
+    own = health(policy=Breaker())
+    own.breaker.suspect()
+    own.begin(1.0)
+    assert own.unavailable(2.0) == Unavailable("breaker_open", 32.0, failure="server_error", last_request=(1.0, 1))
+
+
+def test_one_that_may_be_asleep_warms_up_where_another_has_failed():
+    """It is left for a moment and known to come back; the other has failed once, which opens nothing."""
+    known = Health.of_targets([target("sleepy", cold_start=ColdStart(max_wait_s=60)), target("other")])
+    for name in known:
+        known[name].failed(known[name].begin(0.0), 0.0, "connection", None)
+    assert known["sleepy"].unavailable(0.0) == Unavailable(
+        "breaker_open", 0.5, return_known=True, failure="connection", warming_up=True, last_request=(0.0, 1)
+    )
+    assert known["other"].unavailable(0.0) is None
 
 
 def test_a_time_the_server_named_is_named_until_it_has_come():
@@ -203,15 +349,18 @@ def test_a_failure_of_the_request_counts_as_an_answer_of_the_deployment(failure)
     assert own.breaker.state(31.0) == "closed"
 
 
-def test_quantiles_are_of_the_last_first_token_times():
-    """None before there are any; with one, it is that one; old ones make room."""
+@pytest.mark.parametrize("kind", ["first_token_s", "reply_s"])
+def test_quantiles_are_of_the_last_times_of_their_kind(kind):
+    """None before there are any, or as many as are asked for; with one, it is that one; old ones make room."""
     own = health()
-    assert own.first_token_s(0.95) is None
-    own.succeeded(own.begin(0.0), 0.0, 0.5)
-    assert [own.first_token_s(q) for q in (0.0, 0.5, 0.95, 1.0)] == [0.5] * 4
+    quantile = getattr(own, kind)
+    assert quantile(0.95) is None
+    own.succeeded(own.begin(0.0), 0.0, **{kind: 0.5})
+    assert [quantile(q) for q in (0.0, 0.5, 0.95, 1.0)] == [0.5] * 4
+    assert (quantile(0.5, at_least=2), quantile(0.5, at_least=1)) == (None, 0.5)
     for number in range(1, 1001):
-        own.succeeded(own.begin(0.0), 0.0, float(number))
-    assert [own.first_token_s(q) for q in (0.0, 0.5, 0.95, 1.0)] == [745.0, 872.0, 988.0, 1000.0]
+        own.succeeded(own.begin(0.0), 0.0, **{kind: float(number)})
+    assert [quantile(q) for q in (0.0, 0.5, 0.95, 1.0)] == [745.0, 872.0, 988.0, 1000.0]
 
 
 def test_a_plain_reply_has_no_first_token_and_leaves_the_quantiles_alone():
@@ -240,9 +389,150 @@ def test_a_snapshot_is_the_plain_data_of_the_contract():
     assert state("a", 1.0) == plain | {"failures": 1, "in_flight": 1}
     assert state("b", 1.0) == plain | {"first_token_p95_s": 0.25}
     both["a"].failed(permit, 1.0, "not_found", None)
-    assert state("a", 1.5) == plain | {"breaker": "open", "retry_in_s": 299.5, "failures": 1}
+    assert state("a", 1.23456) == plain | {"breaker": "open", "retry_in_s": 299.765, "failures": 1}
     assert state("a", 301.0) == plain | {"breaker": "half_open", "failures": 0}
     assert list(both.snapshot(1.0)) == list(both) == ["a", "b"]
+
+
+def test_a_snapshot_has_everything_that_is_known_of_a_deployment():
+    """Of streams, of plain replies, of slow ones, and of hedges."""
+    tier = tier_of(1, 1, policy=Breaker(slow_times=4))
+    both, _ = health_of_tier(tier)
+    own, load = both["m0"], both.tier_load(tier)
+    for seconds in (0.5, 0.5, 0.5, 5.0):
+        for name in ("m0", "m1"):
+            took = seconds if name == "m0" else 0.1
+            both[name].succeeded(both[name].begin(0.0), 0.0, took, tier=load)
+    own.succeeded(own.begin(0.0), 0.0, reply_s=4.0, output_tokens=8)
+    own.hedges_sent, own.hedges_won, own.stitched = 3, 2, 1
+    assert own.snapshot(1.0) == {
+        "breaker": "closed",
+        "retry_in_s": None,
+        "failures": 1,
+        "in_flight": 0,
+        "max_parallel": None,
+        "first_token_p50_s": 0.5,
+        "first_token_p95_s": 5.0,
+        "first_token_s": pytest.approx(1.85),
+        "output_token_s": 0.5,
+        "slow_share": 0.25,
+        "hedges_sent": 3,
+        "hedges_won": 2,
+        "stitched": 1,
+    }
+
+
+def test_the_length_and_the_time_of_replies_are_remembered_as_means():
+    """None before the first."""
+    own = health()
+    assert (own.mean_output_tokens, own.mean_seconds) == (None, None)
+    own.record_usage(10, 2.0), own.record_usage(30, 5.0)
+    assert (own.mean_output_tokens, own.mean_seconds) == (20.0, 3.5)
+    for _ in range(256):
+        own.record_usage(5, 1.0)
+    assert (own.mean_output_tokens, own.mean_seconds) == (5.0, 1.0)
+
+
+@pytest.mark.parametrize(("calls", "hedges", "repeats"), [(0, 3, 10), (1000, 100, 200)])
+def test_hedges_are_a_tenth_of_the_calls_and_count_as_repeats_too(calls, hedges, repeats):
+    """Repeats and hedges together are a fifth. One that was not sent after all is taken back."""
+    known = of_names("a")
+    for _ in range(calls):
+        known.count_call(0.0)
+    for _ in range(hedges):
+        assert known.hedge_budget.allows(1.0)
+        known.count_hedge("a", 1.0)
+    assert not known.hedge_budget.allows(1.0)
+    known.count_hedge("a", 1.0, -1)
+    assert known.hedge_budget.allows(1.0)
+    assert known["a"].hedges_sent == hedges - 1
+    left = 0
+    while known.retry_budget.allows(1.0):
+        known.retry_budget.spend(1.0)
+        left += 1
+    assert left == repeats - (hedges - 1)
+
+
+def of_names(*names: str) -> Health:
+    return Health({name: DeploymentHealth(CircuitBreaker(Breaker()), None) for name in names})
+
+
+def test_an_operator_opens_and_closes_a_deployment_and_who_waits_looks_again():
+    """It comes back at the time that was said; nobody has asked it yet."""
+    known, woken = of_names("a", "b"), []
+    known.open_breaker("a", 10.0, 50.0)
+    assert known["a"].unavailable(11.0) == Unavailable(
+        "breaker_open", 60.0, return_known=True, failure="overloaded", last_request=(-math.inf, 0)
+    )
+    known.add_waiter(lambda: woken.append(1))
+    known.reset_breaker("a")
+    assert (woken, known["a"].unavailable(11.0), known["b"].unavailable(11.0)) == ([1], None, None)
+
+
+def test_what_opened_by_the_word_of_others_is_told_once():
+    """With its reason and the seconds that are left; not what closed, was opened from here, or is gone since."""
+    known = of_names(*"abcd")
+    for name in "abc":
+        known[name].breaker.adopt("timeout", 40.0, 20.0)
+    known["b"].breaker.disown()
+    known["c"].failed(known["c"].begin(40.0), 40.0, "auth", None)
+    known.adopted |= {*"abcd", "gone"}
+    assert known.take_adopted([*"abc", "gone"], 10.0) == [("a", "timeout", 30.0)]
+    assert known.take_adopted([*"abc", "gone"], 10.0) == []
+    known["d"].breaker.adopt("overloaded", 40.0, 20.0)
+    assert known.take_adopted("abcd", 50.0) == [("d", "overloaded", 0.0)]
+
+
+def test_whoever_waits_is_woken_when_limits_are_looked_for_no_longer():
+    """There is room again; one that is gone since takes no part."""
+    known, woken = of_names("a"), []
+    with known.finding_limits(["a", "gone"]):
+        known.add_waiter(lambda: woken.append(1))
+        assert known["a"].max_parallel < math.inf
+    assert (woken, known["a"].max_parallel) == ([1], math.inf)
+
+
+def test_a_waiter_that_is_forgotten_is_not_woken():
+    """However often it is forgotten, and whether it was woken or not."""
+    known, woken = of_names(), []
+
+    def wake():
+        woken.append(1)
+
+    known.add_waiter(wake)
+    for _ in range(2):
+        known.remove_waiter(wake)
+    known.notify_waiters()
+    assert woken == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_forked_child_knows_what_its_parent_knew_and_has_nothing_under_way():
+    """No place is taken, nobody waits, and there is nothing of others to tell."""
+    tier, woken = tier_of(1, 1, policy=Breaker()), []
+    known, load = health_of_tier(tier)
+    answered = known["m0"].begin(0.0)
+    known["m0"].succeeded(answered, 0.0, 0.5)
+    known["m1"].failed(known["m1"].begin(0.0), 0.0, "auth", None)
+    known["m0"].begin(0.0), known["m1"].begin(300.0)
+    known.adopted.add("m1")
+    known.add_waiter(lambda: woken.append(1))
+
+    def begins_anew():
+        known.notify_waiters()
+        known.add_waiter(lambda: woken.append(2))
+        known.notify_waiters()
+        own = known.tier_load(tier)
+        known["m0"].begin(0.0)
+        return (
+            (woken, known.adopted, own.in_flight("m0"), own.in_flight("m1")) == ([2], set(), 1, 0)
+            and known["m0"].first_token_s(0.5) == 0.5
+            and known["m1"].unavailable(299.0).failure == "auth"
+            and known["m1"].unavailable(300.0) is None
+        )
+
+    assert in_child(begins_anew)
+    assert (load.in_flight("m0"), load.in_flight("m1"), known.adopted) == (1, 1, {"m1"})
 
 
 def test_a_release_wakes_each_waiter_once():
@@ -315,3 +605,24 @@ def test_health_that_is_inherited_is_one_with_the_old():
     assert woken == ["new", "old"]
     assert new["a"].unavailable(1.0) is None
     assert list(new) == ["a", "b"]
+
+
+def test_what_calls_may_repeat_and_where_conversations_went_outlives_a_reload():
+    """Calls of the old engine and of the new count together."""
+    old, new = of_names("a"), of_names("a")
+    new.inherit(old, ["a"])
+    for _ in range(3):
+        old.count_hedge("a", 0.0)
+    assert not new.hedge_budget.allows(0.0)
+    for _ in range(7):
+        new.retry_budget.spend(0.0)
+    assert not old.retry_budget.allows(0.0)
+    for _ in range(100):
+        new.count_call(0.0)
+    assert old.hedge_budget.allows(0.0)
+    assert new.retry_budget.allows(0.0)
+    old.conversations.remember("assistant", b"key", "a", 0.0)
+    assert new.conversations.find("assistant", b"key", 1.0) == "a"
+    old["a"].breaker.adopt("timeout", 40.0, 20.0)
+    old.adopted.add("a")
+    assert new.take_adopted(["a"], 10.0) == [("a", "timeout", 30.0)]

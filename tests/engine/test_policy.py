@@ -233,6 +233,36 @@ def test_one_whose_request_was_dropped_may_be_asked_again():
     assert course.next_step(1.0) == Try(first.member, repeat=True)
 
 
+@pytest.mark.parametrize(("max_wait_s", "total_s"), [(10, 300.0), (60, 10.0), (60, 0.6)])
+def test_one_that_warms_up_is_retried_no_more_often_than_its_pauses_could(max_wait_s, total_s):
+    """Though nothing else keeps it from being asked; they are no repeats."""
+    plan = chain(member("a", cold_start=ColdStart(max_wait_s=max_wait_s)), retries=0, total_s=total_s)
+    course = FallbackPolicy(plan, lambda name, at: None, pick=by_weight(Random(1)), backoff=float, deadline=total_s)
+    tries = []
+    for _ in range(50):
+        step = course.next_step(0.0)
+        if isinstance(step, Stop):
+            break
+        tries.append((step.repeat, step.warmup_retry))
+        course.failed(step.member, Fault("overloaded", "no"), 0.0)
+    assert tries == [(False, False), *[(False, True)] * warmup_retries_within(min(max_wait_s, total_s))]
+    assert course.repeats == 0
+
+
+def test_one_that_is_left_alone_for_something_else_is_not_waited_for_as_if_it_warmed_up():
+    """It refused as one that starts does, and is blocked by a wrong key since."""
+    plan = chain(member("a", cold_start=ColdStart(max_wait_s=60)), retries=0)
+    warming = Unavailable("breaker_open", 30.0, return_known=True, failure="overloaded", warming_up=True)
+    for blocked, then in ((warming, Wait), (Unavailable("breaker_open", 30.0, failure="auth"), Stop)):
+        blocks = {}
+        course = FallbackPolicy(
+            plan, lambda name, at, of=blocks: of.get(name), pick=by_weight(Random(1)), backoff=float, deadline=300.0
+        )
+        course.failed(course.next_step(0.0).member, Fault("overloaded", "no"), 0.0)
+        blocks["a"] = blocked
+        assert isinstance(course.next_step(0.0), then)
+
+
 # Rate limits and the times that servers name.
 
 
@@ -324,6 +354,13 @@ def test_a_refusal_without_such_tiers_goes_to_the_next_tier_and_not_to_its_own()
     plan = chain([member("a"), member("b"), member("c")], [member("next")])
     went = journey(plan, dict.fromkeys("abc", "content_policy") | {"next": OK})
     assert (len(went.asked), went.asked[-1]) == (2, "next")
+
+
+def test_a_second_refusal_leaves_the_tier_of_the_first_where_it_is():
+    """Nobody of it is repeated, though it failed by something else before."""
+    plan = chain([member("a", weight=1e-6), member("b", weight=1e6)], member("next"))
+    went = journey(plan, {"a": "content_policy", "b": ["timeout", OK], "next": "content_policy"})
+    assert went.asked == ["b", "a", "next"]
 
 
 def test_within_the_tiers_for_long_prompts_a_refusal_goes_to_their_next_tier():
@@ -766,6 +803,22 @@ def test_members_of_a_tier_share_the_load_by_weight():
     assert first["b"] / 3000 == pytest.approx(1 / 4, abs=0.04)
 
 
+def test_whoever_picks_is_told_the_time():
+    """What is under way, and how fast who was, depend on when that is."""
+    told = []
+
+    def pick(tier, taken, now):
+        told.append(now)
+        return by_weight(Random(7))(tier, taken, now)
+
+    plan = three()
+    course = FallbackPolicy(plan, lambda name, at: None, pick=pick, backoff=float, deadline=1009.0)
+    step = course.next_step(1000.0)
+    course.failed(step.member, Fault("timeout", "no"), 1002.0)
+    course.next_step(1002.0)
+    assert set(told) == {1000.0, 1002.0}
+
+
 def test_the_order_within_a_tier_is_weighted_random_without_replacement():
     """Every member once, and the second choice by the weights of those left."""
     seen = drawn(2, 1, 1)
@@ -861,22 +914,49 @@ def free(plan: ChainPlan, backoff: Callable[[int], float] = float) -> FallbackPo
     return FallbackPolicy(plan, lambda name, at: None, pick=by_weight(Random(1)), backoff=backoff, deadline=99.0)
 
 
-def test_one_that_was_not_asked_after_all_comes_next_and_is_no_repeat():
-    """As when its place was taken meanwhile; one that has failed in this call stays asked."""
+def test_one_that_was_not_asked_for_want_of_its_key_comes_after_everybody_else_and_is_no_repeat():
+    """Its key may be there by then; who has failed in this call stays asked."""
     course = free(three())
     step = course.next_step(0.0)
     course.withdraw(step.member)
+    for name in "bc":
+        other = course.next_step(0.0)
+        assert other.member.name == name
+        course.failed(other.member, Fault("timeout", ""), 0.0)
+    assert course.next_untried(0.0) is None, "nobody hedges by it once more"
     assert course.next_step(0.0) == step
     course.failed(step.member, Fault("timeout", ""), 0.0)
-    for _ in "bc":
-        course.failed(course.next_step(0.0).member, Fault("timeout", ""), 0.0)
-    again = course.next_step(1.0)
-    assert again == Wait(2.0)
-    again = course.next_step(2.0)
-    assert again == Try(step.member, repeat=True)
-    course.withdraw(again.member)
+    course.withdraw(step.member)
     assert course.next_untried(2.0) is None
-    assert (course.repeats, course.skipped) == (1, ())
+    assert (course.repeats, course.skipped) == (0, ())
+
+
+def test_it_comes_last_on_another_route_too():
+    """As the first of those that take long prompts."""
+    b = member("b")
+    course = free(chain(member("a"), b, long=[b, member("c")]))
+    primary = course.next_step(0.0).member
+    course.withdraw(course.next_untried(0.0).member)
+    course.failed(primary, Fault("context_window", ""), 0.0)
+    assert [course.next_step(0.0).member.name for _ in "cb"] == ["c", "b"]
+
+
+def test_it_comes_last_where_its_conversation_asked_for_it_before_its_turn():
+    """It was busy at first, and comes up once more when its tier does."""
+    plan, busy = three(), {"b": Unavailable("limit", math.inf)}
+    course = FallbackPolicy(
+        plan,
+        lambda name, at: busy.get(name),
+        pick=by_weight(Random(1)),
+        backoff=float,
+        stays_with=plan.tiers[1].members[0],
+    )
+    primary = course.next_step(0.0).member
+    busy.clear()
+    assert course.next_untried(0.0).member.name == "b"
+    course.withdraw(plan.tiers[1].members[0])
+    course.failed(primary, Fault("timeout", ""), 0.0)
+    assert [course.next_step(0.0).member.name for _ in "cb"] == ["c", "b"]
 
 
 def test_one_for_which_there_is_no_money_now_is_named_unless_it_is_asked_later():

@@ -68,6 +68,19 @@ async def test_how_a_fleet_stands_is_what_its_type_says(tmp_path):
     TypeAdapter(dict[str, DeploymentState]).validate_python(deployments)
 
 
+@pytest.mark.parametrize("kept", [{"file": "day.json"}, {"per": "user"}], ids=str)
+async def test_money_is_shared_ahead_of_the_first_call_where_it_is_one_sum_and_no_file_s(kept, tmp_path):
+    """A file has its own sum; whoever else spends is not known before."""
+    with FakeServer({"primary": "fine"}) as server:
+        budget = {"usd_per_day": 1, **kept}
+        if "file" in kept:
+            budget["file"] = str(tmp_path / "day.json")
+        spec = server.spec(deployments={"primary": {"price": {"per_request": 0.01}}}, budget=budget)
+        async with build_chat_model(with_fleet(spec, tmp_path)) as model:
+            await until(lambda: model.state()["fleet"]["store"] == "answers")
+            assert model.state()["fleet"]["budgets"] == []
+
+
 async def test_a_reload_keeps_the_member_and_another_fleet_is_another(tmp_path):
     """What is known of deployments that stayed is kept."""
     with FakeServer({"primary": "hi", "backup": "fine"}) as server:

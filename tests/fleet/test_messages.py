@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_fallback.fleet.messages import Grant, News, Overtaken, StoreError, decode_news, decode_response, in_ms
+from llm_fallback.fleet.messages import (
+    Claim,
+    Grant,
+    News,
+    Overtaken,
+    Request,
+    StoreError,
+    decode_news,
+    decode_response,
+    encode_request,
+    in_ms,
+)
 from tests.fuzz.spoiling import ODD, spoilt_document, tries
 
 WHOLE = {"epoch": 7, "members": 2, "evidence": [["m1", 1500, "{}"]], "grants": [[3, 1, "9", {"k": 2}], [0, 0, 1, None]]}
@@ -21,6 +32,25 @@ def test_a_response_is_read(as_sent):
     assert tuple(read.grants) == (Grant(3, 1, 9, {"k": 2}), Grant(0, 0, 1, {}))
     empty = decode_response(as_sent({**WHOLE, "evidence": {}, "grants": None}))
     assert (dict(empty.evidence), tuple(empty.grants)) == ({}, ())
+
+
+def test_a_request_is_written_as_the_script_in_the_store_reads_it():
+    """Times in milliseconds, nothing between the parts."""
+    claim = Claim("rpm", 10, 60, ((2, 1.5),), held=1, wanted=5, need=3, fence=4, remembered={"m2": 7})
+    request = Request("m1", 8, 7, "e", 1.5, is_active=True, evidence="x", claims=(claim,), is_news=True)
+    assert encode_request(request) == (
+        '{"member":"m1","number":8,"answered":7,"epoch":"e","lease_ms":1500,"active":true,"is_news":true,'
+        '"leaves":false,"evidence":"x","claims":[{"capacity":10,"window_ms":60000,"charges":[[2,1500]],"held":1,'
+        '"wanted":5,"need":3,"fence":4,"remembered":[["m2",7]]}]}'
+    )
+
+
+def test_a_store_error_names_what_reading_met():
+    """Not what was sent, which may be anything."""
+    with pytest.raises(StoreError, match=r"\(AttributeError\)$"):
+        decode_response("[]")
+    with pytest.raises(StoreError, match=r"\(TypeError\)$"):
+        decode_news("5")
 
 
 def test_who_was_overtaken_is_told():

@@ -54,6 +54,22 @@ def test_all_come_back_to_a_store_within_a_lease(failures):
     assert len(set(found)) == len(found)
 
 
+@pytest.mark.parametrize(("failures", "longest_s"), [(1, 0.5), (2, 1.0), (3, 1.125), (5000, 1.125)])
+def test_it_waits_longer_with_every_answer_that_is_missed(failures, longest_s):
+    """Between half of the pause and all of it."""
+    found = pauses(schedule(failures=failures))
+    assert longest_s / 2 <= min(found) < 0.52 * longest_s
+    assert 0.98 * longest_s < max(found) <= longest_s
+
+
+def test_it_is_one_member_until_it_hears_of_others():
+    """Itself counts, though it may not be counted by the store."""
+    made = Schedule(Random(1))
+    assert (made.failures, made.members) == (0, 1)
+    made.answered(0)
+    assert made.members == 1
+
+
 def test_an_answer_ends_the_failures():
     """A member counts those that come one after another."""
     made = schedule(failures=2)

@@ -92,6 +92,48 @@ def test_more_than_the_whole_capacity_is_granted_when_nothing_else_counts(member
     assert units(members.exchange("b", claim(1, need=1))) == 0
 
 
+def test_a_member_that_uses_a_little_leaves_no_room_for_more_than_the_whole(members):
+    """Else the sum would be more than the capacity."""
+    members.exchange("b", claim(charges=((1, 30.0),)))
+    assert units(members.exchange("a", claim(25, need=25))) == 0
+
+
+def test_what_it_holds_is_part_of_what_it_needs(members):
+    """Beyond that it gets its part of what is free."""
+    assert units(members.exchange("a", claim(8, held=2, need=4))) == 4
+
+
+def test_a_member_on_its_own_may_have_it_all():
+    """From the first moment at which anything is granted."""
+    members = Members()
+    assert units(members.exchange("a", claim(10))) == 0
+    members.now += LEASE_S
+    [grant] = members.exchange("a", claim(10)).grants
+    assert (grant.units, grant.fence, grant.used) == (10, 1, {"a": 10})
+
+
+def test_nothing_used_or_used_up_counts_for_nothing(members):
+    """Not even as a row of the table."""
+    [grant] = members.exchange("a", claim(charges=((0, 9.0), (5, 0.0)))).grants
+    assert (grant.charged, grant.used) == (0, {})
+
+
+def test_what_was_used_counts_until_its_time_and_no_longer_for_being_remembered(members):
+    """By those to whom it was told."""
+    members.exchange("a", claim(charges=((10, 1.0),)))
+    for _ in range(2):
+        assert units(members.exchange("b", claim(1, need=1, remembered={"a": 10}))) == 0
+        members.now += 0.5
+    assert units(members.exchange("b", claim(1, need=1))) == 1
+
+
+def test_a_member_that_was_answered_more_than_is_known_has_seen_data_that_are_lost(members):
+    """Also one that is not known at all."""
+    before = members.exchange("a").epoch
+    members.numbers["c"] = 1
+    assert members.exchange("c").epoch != before
+
+
 def test_what_is_given_back_is_there_for_others(members):
     """A claim replaces the member's last one as a whole."""
     members.exchange("a", claim(8, need=8))
@@ -129,9 +171,10 @@ def test_an_answer_that_got_lost_leaves_nothing_behind(members):
 def test_a_request_that_comes_late_changes_nothing(members):
     """A later one of the same member was there before."""
     members.exchange("a", claim(charges=((2, 30.0),)))
-    members.numbers["a"] -= 2
-    with pytest.raises(Overtaken):
-        members.exchange("a", claim(charges=((9, 30.0),)))
+    for back in (2, 0):
+        members.numbers["a"] -= back
+        with pytest.raises(Overtaken):
+            members.exchange("a", claim(charges=((9, 30.0),)))
     assert members.exchange("b", claim()).grants[0].charged == 2
 
 
@@ -199,7 +242,9 @@ def test_a_clock_that_is_set_forward_is_a_loss_of_data(members):
 def test_members_are_those_that_were_heard_of_lately_and_make_calls(members):
     """A process that only has the model loaded takes no part of the limits."""
     assert members.exchange("c", is_active=False).members == 2
-    members.now += 3.5
+    members.now += 2.8
+    assert members.exchange("a").members == 2
+    members.now += 0.1
     assert members.exchange("a").members == 1
 
 
@@ -215,6 +260,15 @@ def test_evidence_reaches_the_others_with_its_age(members):
     members.now += 0.3
     assert members.exchange("b").evidence == {"a": (0.3, "the primary is down")}
     assert members.exchange("a", evidence="").evidence == {}
+    assert members.exchange("b").evidence == {}
+
+
+def test_what_a_member_has_told_is_kept_for_an_hour(members):
+    """Though it is heard of no more."""
+    members.exchange("a", evidence="the primary is down")
+    members.now += 3600
+    assert members.exchange("b").evidence == {"a": (3600, "the primary is down")}
+    members.now += 0.001
     assert members.exchange("b").evidence == {}
 
 

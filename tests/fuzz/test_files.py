@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -123,13 +124,12 @@ def test_a_line_is_a_recorded_exchange_or_a_value_error(document, folder):
 
 def calls() -> list[str]:
     """Lines of a log of calls."""
-    path = Path(__file__).with_name("calls.jsonl")
-    with CallLog(path, metadata="tenant") as log:
-        model = fake_chat_model({"a": Fail(429, retry_after=7), "b": Reply("hi", usage=(3, 4))}, listeners=[log])
-        model.invoke("x", config={"metadata": {"tenant": "t"}})
-    written = path.read_text(encoding="utf-8").splitlines()
-    path.unlink()
-    return written
+    with TemporaryDirectory() as folder:  # Of its own: several processes collect these tests at a time.
+        path = Path(folder) / "calls.jsonl"
+        with CallLog(path, metadata="tenant") as log:
+            model = fake_chat_model({"a": Fail(429, retry_after=7), "b": Reply("hi", usage=(3, 4))}, listeners=[log])
+            model.invoke("x", config={"metadata": {"tenant": "t"}})
+        return path.read_text(encoding="utf-8").splitlines()
 
 
 @given(document=spoilt_document([json.loads(line) for line in calls()]))

@@ -1,18 +1,15 @@
 """A fleet in a world: processes that call a primary and a backup, what befalls them, and the promises they keep.
 
 A process is the engine's own health, breakers, limits and budget, with a real `Member` of the fleet. A call is made
-step by step here, without a transport; a whole model can take its place as another `Actor`.
+step by step here, without a transport, so that hundreds a second cost little; `history.py` has fleets of whole models.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from random import Random
-from typing import Any
 
 from llm_fallback.engine.budget import Account, BudgetLimit, Reservation, Spender, reserve
 from llm_fallback.engine.circuit_breaker import Permit
@@ -21,11 +18,11 @@ from llm_fallback.events import Failure
 from llm_fallback.fleet.deployment import DeploymentNames
 from llm_fallback.fleet.evidence import decode_evidence
 from llm_fallback.fleet.member import Member
-from llm_fallback.fleet.messages import News, Overtaken, Request, Response, in_ms
+from llm_fallback.fleet.messages import News, Request, Response
 from llm_fallback.fleet.names import Names
-from llm_fallback.fleet.schedule import INTERVAL_S, Schedule
-from llm_fallback.fleet.state import FleetState
+from llm_fallback.fleet.schedule import INTERVAL_S
 from llm_fallback.spec import Breaker, Limits
+from tests.histories.store import SimulatedStore
 from tests.histories.world import Actor, BrokenPromise, World
 from tests.plans import target
 
@@ -36,68 +33,8 @@ _NAMES = Names("secret of the fleet")
 _RECOVERED_S = 8.0
 """After trouble with the store: until the last process has come back to it."""
 MINUTE_S = 60.0
-LEASE_S = Schedule(Random(0)).lease_s
 PUSHED_S = 0.01
 """What the store sends on is heard within this time."""
-
-
-class SimulatedStore:
-    """The store with what may befall it: gone, slow, emptied, restored from an old copy, a clock that jumps."""
-
-    def __init__(self, world: World) -> None:
-        self.world, self.state = world, FleetState()
-        self.clock_off_s = 1_700_000_000.0
-        self.skipped: list[tuple[float, float]] = []
-        """When its clock jumped ahead by less than a lease lasts, which is taken for time that has passed; how far."""
-        self.lost_at = -math.inf
-        """When it lost everything."""
-        self._gone_until = 0.0
-        self._copies: deque[tuple[float, Any]] = deque(maxlen=8)
-        self._rng = world.rng("store")
-        self._copy()
-
-    @property
-    def is_up(self) -> bool:
-        return self.world.now >= self._gone_until
-
-    def exchange(self, request: Request) -> Response | None:
-        """None: no answer will come."""
-        if not self.is_up:
-            return None
-        try:
-            return self.state.exchange(request, in_ms(self.world.now + self.clock_off_s))
-        except Overtaken:
-            return None
-
-    def go_away(self, seconds: float) -> None:
-        self.world.note(f"the store is gone for {seconds:.1f} s")
-        self._gone_until = max(self._gone_until, self.world.now + seconds)
-
-    def lose_everything(self) -> None:
-        self.world.note("the store loses everything")
-        self.state, self.lost_at = FleetState(), self.world.now
-
-    def go_back(self) -> None:
-        """Be started anew from an old copy."""
-        at, copy = self._rng.choice(self._copies)
-        self.world.note(f"the store is restored from a copy of {at:.1f}")
-        self.state = FleetState.from_data(copy)
-        # A server that is started from a copy is away for longer than a lease lasts.
-        self.go_away(1.5)
-
-    def jump(self, seconds: float) -> None:
-        self.world.note(f"the store's clock jumps by {seconds:.0f} s")
-        self.clock_off_s += seconds
-        if 0 < seconds < LEASE_S:
-            self.skipped.append((self.world.now, seconds))
-
-    def passed_s(self, begin: float, end: float) -> float:
-        """The time between two moments as the store takes it to have passed, but for losses of data."""
-        return end - begin + sum(seconds for at, seconds in self.skipped if begin <= at <= end)
-
-    def _copy(self) -> None:
-        self._copies.append((self.world.now, FleetState.from_data(self.state.as_data()).as_data()))
-        self.world.after(5.0, self._copy)
 
 
 @dataclass(eq=False)

@@ -11,7 +11,10 @@ import heapq
 import itertools
 import sys
 import weakref
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import suppress
+from contextvars import Context, copy_context
 from typing import Any
 
 from tests.histories.world import World
@@ -32,12 +35,17 @@ class SeededLoop(asyncio.AbstractEventLoop):
         self.world, self._rng, self._in_order = world, world.rng("order"), in_order
         self.before_time_passes: Callable[[], object] = lambda: None
         """Called whenever nobody has anything to do."""
+        self.is_gone: Callable[[Context], bool] = lambda context: False
+        """Whether what runs in a context never runs again, because its process was killed."""
         self.errors: list[str] = []
         """What nobody caught."""
         self._ready: list[asyncio.Handle] = []
+        self._handed_over = deque[asyncio.Handle]()
+        """By threads."""
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._order = itertools.count()
         self._generators = weakref.WeakSet[AsyncGenerator[Any, Any]]()
+        self._contexts = weakref.WeakKeyDictionary[asyncio.Task[Any], Context]()
         self._is_running = self._is_closed = False
         self.turns = 0
 
@@ -53,7 +61,19 @@ class SeededLoop(asyncio.AbstractEventLoop):
         self._ready.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon  # type: ignore[assignment]
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.Handle:
+        """In the order in which threads ask for it: they rely on that."""
+        handle = asyncio.Handle(callback, args, self, context)
+        self._handed_over.append(handle)
+        self.call_soon(self._take_over, context=Context())
+        return handle
+
+    def _take_over(self) -> None:
+        handle = self._handed_over.popleft()
+        if not handle.cancelled() and not self.is_gone(handle._context):  # type: ignore[attr-defined]
+            handle._run()
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None
@@ -96,7 +116,7 @@ class SeededLoop(asyncio.AbstractEventLoop):
         if self._ready:
             at = 0 if self._in_order else self._rng.randrange(len(self._ready))
             handle = self._ready.pop(at)
-            if not handle.cancelled():
+            if not handle.cancelled() and not self.is_gone(handle._context):  # type: ignore[attr-defined]
                 handle._run()
 
     def _pass_time(self) -> None:
@@ -120,8 +140,11 @@ class SeededLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
-    def create_task(self, coro: Any, **settings: Any) -> asyncio.Task[Any]:  # type: ignore[override]
-        return asyncio.Task(coro, loop=self, **settings)
+    def create_task(self, coro: Any, *, context: Context | None = None, **settings: Any) -> asyncio.Task[Any]:  # type: ignore[override]
+        context = copy_context() if context is None else context
+        task = asyncio.Task(coro, loop=self, context=context, **settings)
+        self._contexts[task] = context
+        return task
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         """Not in a thread, but later."""
@@ -148,5 +171,20 @@ class SeededLoop(asyncio.AbstractEventLoop):
         self._is_closed = True
 
     def waiting(self) -> list[str]:
-        """The tasks that have not ended."""
-        return sorted(repr(task) for task in asyncio.all_tasks(self))
+        """The tasks that have not ended, and are not gone."""
+        return sorted(repr(task) for task in asyncio.all_tasks(self) if not self.is_gone(self._contexts[task]))
+
+    def end(self, is_over: Callable[[], bool]) -> None:
+        """Cancel every task, and run until all have ended and that holds, or nothing more will come."""
+        left = asyncio.all_tasks(self)
+
+        async def cancel() -> None:
+            for task in left:
+                task.cancel()
+            while not is_over() or any(not task.done() for task in left):
+                await asyncio.sleep(1)
+
+        self.turns = 0
+        if left or not is_over():
+            with suppress(Stuck):
+                self.run_until_complete(cancel())

@@ -1,4 +1,4 @@
-"""Faults planted in the engine, one at a time, to see who notices: the histories of a model, and the nearest tests.
+"""Faults planted in the source, one at a time, to see who notices: the histories of a model, and the nearest tests.
 
     python -m tests.histories.planted [--seeds 2000]
 
@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+_TESTS_S = 300
+"""After which tests are taken for such as do not end."""
 _SEARCH = """
 import sys
 from tests.histories.plans import plan
@@ -31,7 +33,7 @@ for seed in range(int(sys.argv[1])):
 
 @dataclass(frozen=True)
 class Fault:
-    """A line of the engine, and what is wrong in its place."""
+    """A line of the source, and what is wrong in its place."""
 
     what: str
     file: str
@@ -87,9 +89,9 @@ FAULTS = (
     Fault(
         "what a continuation repeats is delivered again",
         "engine/attempt.py",
-        "chunk.with_text(self.request.trimmer.feed(chunk.text))",
+        "chunk.with_text(trimmer.feed(chunk.text))",
         "chunk.with_text(chunk.text)",
-        "engine/test_execution.py",
+        "engine/test_continuation.py",
     ),
     Fault(
         "a side route leaves the call's zones",
@@ -101,9 +103,9 @@ FAULTS = (
     Fault(
         "a stream that breaks off costs nothing",
         "engine/attempt.py",
-        'if self.partial.is_empty and outcome == "failed"',
-        'if outcome == "failed"',
-        "engine/test_execution.py",
+        'if outcome == "failed" and self.partial.is_empty:',
+        'if outcome == "failed":',
+        "end_to_end/test_budgets.py",
     ),
     Fault(
         "Retry-After is ignored",
@@ -111,6 +113,27 @@ FAULTS = (
         "return self._record_failure(permit, now, failure, retry_after_s)",
         "return self._record_failure(permit, now, failure, None)",
         "engine/test_health.py",
+    ),
+    Fault(
+        "who asked for a probe's lease gives it back before the next call",
+        "fleet/leases.py",
+        "if now < self._kept_until:\n            self._need",
+        "if False:\n            self._need",
+        "fleet/test_leases.py",
+    ),
+    Fault(
+        "a tool call that was held back lacks its beginning",
+        "engine/attempt.py",
+        "self._ready.extend(self._held_back)",
+        "self._ready.extend(self._held_back[1:])",
+        "engine/test_continuation.py",
+    ),
+    Fault(
+        "what is settled during an exchange with the file is never written",
+        "engine/bookkeeper.py",
+        "self._owe({spender_key: -usd for spender_key, usd in owed.items()})",
+        "self._owed.clear()",
+        "engine/test_bookkeeper.py",
     ),
 )
 
@@ -149,7 +172,12 @@ def found_by_tests(folder: Path, nearest: str) -> str:
         "not servers and not slow",
     ]
     command += ["-o", "pythonpath=", "-p", "no:cacheprovider", f"tests/{nearest}"]
-    ran = subprocess.run(command, cwd=ROOT, env=environment(folder), capture_output=True, text=True, check=False)
+    try:
+        ran = subprocess.run(
+            command, cwd=ROOT, env=environment(folder), capture_output=True, text=True, check=False, timeout=_TESTS_S
+        )
+    except subprocess.TimeoutExpired:
+        return "does not end"
     failed = re.search(r"^FAILED [^:]+::([\w:]+)", ran.stdout, re.MULTILINE)
     return failed[1] if failed else "not" if ran.returncode == 0 else ran.stdout.strip().splitlines()[-1]
 

@@ -10,18 +10,17 @@ from __future__ import annotations
 import argparse
 import re
 
-from tests.histories.model import SimulatedModel, play
+from tests.histories.history import History, play
 from tests.histories.plans import Plan, plan
-from tests.histories.promises import check, watched
+from tests.histories.promises import check
 from tests.histories.shrink import shrunk
+from tests.histories.watching import watched
 from tests.histories.world import BrokenPromise
 
 
-def played(plan: Plan) -> SimulatedModel:
+def played(plan: Plan) -> History:
     """The history of a plan, all of whose promises held; else BrokenPromise."""
-    simulated = play(plan, watched)
-    check(simulated)
-    return simulated
+    return play(plan, watched, check)
 
 
 def breach(plan: Plan) -> BrokenPromise | None:

@@ -26,7 +26,7 @@ from llm_fallback.events import Failure
 from llm_fallback.plan.plan import Target
 from llm_fallback.spec.secrets import Redactor
 from llm_fallback.testing import Fail
-from llm_fallback.testing.answers.answer import Answer
+from llm_fallback.testing.answers.answer import Answer, ToolCall
 from llm_fallback.testing.openai_responses import (
     COMMENT,
     DONE,
@@ -34,6 +34,7 @@ from llm_fallback.testing.openai_responses import (
     chunk,
     closings,
     completion,
+    deltas,
     encode,
     error_body,
     frame,
@@ -79,6 +80,8 @@ FAILURES: Mapping[Word, frozenset[Failure]] = {
     "filtered": frozenset({"content_policy"}),
 }
 """Every way to treat a request, and as what the caller may take it; besides, a limit of time may have ended it."""
+KEY_TROUBLES: tuple[Word, ...] = ("no key", "slow key")
+"""What a deployment's key function does instead of answering at once."""
 LIMITS: frozenset[Failure] = frozenset({"timeout", "first_token_timeout", "idle_timeout", "stream_broken"})
 
 
@@ -87,11 +90,20 @@ def answer_to(call: str, words: int) -> str:
     return "".join(f"{call}w{number:02} " for number in range(words))
 
 
-def question(call: str, words: int) -> str:
-    return f"Tell me {words} words about {call}, whatever becomes of the servers that are asked."
+def tool_calls_of(request: Request) -> list[ToolCall]:
+    """The tool calls of the reply to a request; no two requests have the same."""
+    return [
+        ToolCall("look_up", {"of": request.number, "words": [f"{request.call}t{at}n{n}" for n in range(at + 2)]}, id_)
+        for at in range(request.tools)
+        for id_ in [f"call_{request.number}_{at}"]
+    ]
 
 
-_QUESTION = re.compile(r"Tell me (\d+) words about (\w+),")
+def question(call: str, words: int, tools: int) -> str:
+    return f"Tell me {words} words about {call} and call {tools} tools, whatever becomes of the servers that are asked."
+
+
+_QUESTION = re.compile(r"Tell me (\d+) words about (\w+) and call (\d+) tools,")
 
 
 @dataclass(eq=False)
@@ -103,11 +115,18 @@ class Request:
     at: float
     word: Word
     streamed: bool
+    number: int
+    """Of all requests of the history."""
     begins_at: int
     """At which character of the answer it begins, to go on with what others have delivered."""
+    tools: int
+    """How many tool calls follow its text."""
+    api_key: str | None
     retry_after_s: float | None = None
     sent: str = ""
     """The text that has gone out, a continuation's repetitions included."""
+    sent_arguments: dict[int, str] = field(default_factory=dict)
+    """Of each tool call that has gone out: so much of its arguments."""
     told_usage: tuple[int, int] | None = None
     """Tokens in and out, as far as the caller was told."""
     is_finished: bool = False
@@ -119,6 +138,15 @@ class Request:
     @property
     def is_open(self) -> bool:
         return math.isinf(self.ended_at)
+
+    @property
+    def has_sent(self) -> bool:
+        """Whether text or a part of a tool call has gone out; white space alone is none."""
+        return bool(self.sent.strip() or self.sent_arguments)
+
+    def end(self, now: float) -> None:
+        """The server has nothing more to send, or the client left."""
+        self.ended_at = min(self.ended_at, now)
 
     def __str__(self) -> str:
         usage = "" if self.told_usage is None else f", bills {self.told_usage}"
@@ -142,6 +170,8 @@ class Act(NamedTuple):
     what: Head | Reset | bytes
     text: str = ""
     """Of the answer, that is out with these bytes."""
+    arguments: Mapping[int, str] = {}
+    """Of tool calls, that are out with them."""
     usage: tuple[int, int] | None = None
     """That is out with them."""
     is_end: bool = False
@@ -173,21 +203,31 @@ class SimulatedServers:
     on_request: Callable[[Request], None] = lambda request: None
 
     def exchange(self, target: Target, request: Mapping[str, Any], api_key: SecretStr | None) -> SimulatedExchange:
-        return SimulatedExchange(self, target, request)
+        return SimulatedExchange(self, target, request, api_key)
 
-    def begin(self, target: Target, body: Mapping[str, Any]) -> tuple[Request, Iterator[Act]]:
+    def has_trouble(self, deployment: str, word: Word) -> bool:
+        """Whether a deployment has that trouble now, of those that are not its server's."""
+        now = self.world.now
+        return any(t.deployment == deployment and t.word == word and t.at <= now < t.until for t in self.troubles)
+
+    def begin(
+        self, target: Target, body: Mapping[str, Any], api_key: SecretStr | None
+    ) -> tuple[Request, Iterator[Act]]:
         """Receive a request."""
         asked = next(message for message in body["messages"] if message["role"] == "user")
         found = _QUESTION.match(asked["content"])
         assert found is not None
-        words, call = int(found[1]), found[2]
+        words, call, tools = int(found[1]), found[2], int(found[3])
         again = sum(request.call == call and request.deployment == target.name for request in self.requests)
         rng = self.world.rng(f"{call}/{target.name}/{again}")
         delivered, is_prefill = _delivered(body["messages"])
         whole = answer_to(call, words)
         request = Request(
             *(call, target.name, self.world.now, self._word(target.name, rng), bool(body.get("stream"))),
+            number=len(self.requests),
             begins_at=_goes_on_at(whole, delivered, rng, is_prefill=is_prefill),
+            tools=tools,
+            api_key=None if api_key is None else api_key.get_secret_value(),
         )
         if request.word == "rate_limited" and rng.random() < 0.7:
             request.retry_after_s = float(rng.choice([0, 1, 2, 5, 30]))
@@ -200,7 +240,7 @@ class SimulatedServers:
     def _word(self, deployment: str, rng: Random) -> Word:
         for trouble in self.troubles:
             is_on = trouble.deployment == deployment and trouble.at <= self.world.now < trouble.until
-            if is_on and rng.random() < trouble.share:
+            if is_on and trouble.word in FAILURES and rng.random() < trouble.share:
                 return trouble.word
         return "answer"
 
@@ -269,28 +309,29 @@ class _Acts:
             yield from self._broken(list(self._document()))
 
     def _answer(self) -> Answer:
-        pieces = tuple(re.findall(r".{1,12}", self._text, re.DOTALL))
-        finish = "stop"
+        pieces, calls = tuple(re.findall(r".{1,12}", self._text, re.DOTALL)), tuple(tool_calls_of(self._request))
+        finish = "tool_calls" if calls else "stop"
         match self._request.word:
             case "short" if not self._repeats:
-                pieces, finish = pieces[: max(1, len(pieces) // 2)], "length"
+                pieces, calls, finish = pieces[: max(1, len(pieces) // 2)], (), "length"
             case "nonsense":
                 pieces = (NONSENSE,)
             case "empty":
-                pieces = ()
+                pieces, calls, finish = (), (), "stop"
             case "filtered":
-                pieces, finish = pieces[:1], "content_filter"
-        tokens = PROMPT_TOKENS, math.ceil(sum(map(len, pieces)) / _CHARACTERS_PER_TOKEN)
-        return Answer(
-            pieces, finish=finish, usage=dict(zip(("prompt_tokens", "completion_tokens"), tokens, strict=True))
-        )
+                pieces, calls, finish = pieces[:1], (), "content_filter"
+        characters = sum(map(len, pieces)) + sum(len(call.arguments) for call in calls)
+        tokens = PROMPT_TOKENS, math.ceil(characters / _CHARACTERS_PER_TOKEN)
+        usage = dict(zip(("prompt_tokens", "completion_tokens"), tokens, strict=True))
+        return Answer(pieces, tool_calls=calls, finish=finish, usage=usage)
 
     def _stream(self) -> Iterator[Act]:
         answer, envelope = self._answer(), self._envelope
         usage = PROMPT_TOKENS, answer.usage["completion_tokens"]
         yield from (Act(0.0, frame(opening)) for opening in openings(envelope))
-        for piece in answer.pieces:
-            yield Act(self._ticks(0, 4), frame(chunk(envelope, {"content": piece})), piece)
+        for delta in deltas(answer, envelope):
+            calls = {part["index"]: part["function"]["arguments"] for part in delta.get("tool_calls", ())}
+            yield Act(self._ticks(0, 4), frame(chunk(envelope, delta)), delta.get("content", ""), calls)
         if self._request.word != "no_finish":
             finish, told = closings(answer, envelope, with_usage=True)
             yield Act(0.0, frame(finish), is_end=True)
@@ -302,8 +343,9 @@ class _Acts:
         document = completion(answer, self._envelope)
         if self._request.word == "no_finish":
             document["choices"][0]["finish_reason"] = None
-        usage = PROMPT_TOKENS, answer.usage["completion_tokens"]
-        yield Act(self._ticks(0, 10), encode(document), answer.text, usage, is_end=self._request.word != "no_finish")
+        calls = {at: call.arguments for at, call in enumerate(answer.tool_calls)}
+        usage, is_end = (PROMPT_TOKENS, answer.usage["completion_tokens"]), self._request.word != "no_finish"
+        yield Act(self._ticks(0, 10), encode(document), answer.text, calls, usage, is_end=is_end)
 
     def _broken(self, acts: list[Act]) -> Iterator[Act]:
         """What the word makes of an answer."""
@@ -353,8 +395,10 @@ class SimulatedExchange:
     dropped_params: tuple[str, ...] = ()
     _clean = FaultCleaner(Redactor(()))
 
-    def __init__(self, servers: SimulatedServers, target: Target, body: Mapping[str, Any]) -> None:
-        self._servers, self._target, self._body = servers, target, body
+    def __init__(
+        self, servers: SimulatedServers, target: Target, body: Mapping[str, Any], api_key: SecretStr | None
+    ) -> None:
+        self._servers, self._target, self._body, self._api_key = servers, target, body, api_key
         self._response = Response(OpenAIReader(target.finish_reasons), streamed=bool(body.get("stream")))
         self._document, self._unread = bytearray(), deque[Chunk]()
         self._request: Request | None = None
@@ -397,13 +441,15 @@ class SimulatedExchange:
     async def _receive(self) -> bytes | Fault | None:
         """The next bytes; None at the end."""
         if self._request is None:
-            self._request, self._acts = self._servers.begin(self._target, self._body)
+            self._request, self._acts = self._servers.begin(self._target, self._body, self._api_key)
             self._act = next(self._acts, None)
         while (act := self._act) is not None:
             await self._wait(act.after_s)
             # Only now, so that a read that is cancelled takes nothing away.
             self._act = next(self._acts, None)
             self._request.sent += act.text
+            for at, arguments in act.arguments.items():
+                self._request.sent_arguments[at] = self._request.sent_arguments.get(at, "") + arguments
             self._request.told_usage = act.usage or self._request.told_usage
             self._request.is_finished = self._request.is_finished or act.is_end or self._request.word in REFUSALS
             if self._act is None:
@@ -431,4 +477,4 @@ class SimulatedExchange:
 
     def _end(self) -> None:
         if self._request is not None:
-            self._request.ended_at = min(self._request.ended_at, self._servers.world.now)
+            self._request.end(self._servers.world.now)

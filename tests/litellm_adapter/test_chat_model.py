@@ -126,6 +126,24 @@ class TestBuilding:
         with pytest.raises(SpecError, match="chains: there is none"):
             build({"deployments": {"own": {"model": "openai/m"}}})
 
+    @pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+    async def test_a_model_that_is_to_stream_does_where_a_whole_reply_is_asked_for(self, mode):
+        """LangChain's word for it; the reply comes whole all the same."""
+        with FakeServer({"a": Reply("one two three", chunks=3)}) as server:
+            model = build_chat_model(server.spec(), streaming=True)
+            reply = await ask(model, mode)
+            assert server.received("a")[0].body["stream"] is True
+        assert reply.content == "one two three"
+
+    @pytest.mark.parametrize("mode", MODES)
+    async def test_one_call_may_have_repeats_of_its_own(self, mode):
+        """`max_retries`, LangChain's word, for this call alone."""
+        with FakeServer({"a": Fail(500)}) as server:
+            model = build_chat_model(server.spec(retries={"max": 2, "wait_initial_s": 0.01}))
+            with pytest.raises(ChainExhausted):
+                await ask(model.bind(max_retries=0), mode)
+            assert len(server.received()) == 1
+
     def test_a_later_word_wins(self):
         """A deployment's params, then build, then bind, then the call."""
         with FakeServer({"a": "hi"}) as server:
@@ -651,6 +669,22 @@ class TestLettingGo:
             assert router.completion("default", [{"role": "user", "content": "x"}]).choices[0].message.content == "hi"
             for used in (model.router, router):
                 used.discard()
+
+    def test_the_router_has_weights_limits_names_for_prices_and_side_routes(self):
+        """What litellm has a word for."""
+        with FakeServer({"a": "hi", "b": "yo", "wide": "long"}) as server:
+            limited = {"weight": 3, "limits": {"rpm": 60, "max_parallel": "auto"}, "base_model": "gpt-4.1"}
+            spec = server.spec(deployments={"a": limited})
+            spec["chains"]["default"].update(tiers=[["a", "b"]], on_context_window=["wide"])
+            router = build_router(spec)
+            first, second, side = router.model_list
+            assert (first["litellm_params"]["weight"], first["litellm_params"]["rpm"]) == (3, 60)
+            assert "max_parallel_requests" not in first["litellm_params"]
+            assert first["model_info"]["base_model"] == "gpt-4.1"
+            assert not {"weight", "rpm"} & {name for name, value in second["litellm_params"].items() if value}
+            assert side["model_name"] == "default/on_context_window"
+            assert router.context_window_fallbacks == [{"default": ["default/on_context_window"]}]
+            router.discard()
 
     def test_reload_swaps_the_spec_and_keeps_the_state_of_unchanged_deployments(self):
         """An open breaker stays open; a wrong spec changes nothing."""

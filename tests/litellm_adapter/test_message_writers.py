@@ -176,3 +176,21 @@ def test_of_cohere_s_requests_only_litellm_knows():
     """There is no writer for every protocol that is read."""
     with pytest.raises(Unusual):
         _ = COHERE_CHAT.writer
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param({"role": "user", "content": ["a text alone"]}, id="a part that is a text"),
+        pytest.param({"role": "assistant", "content": "", "tool_calls": [call(1), call(2)]}, id="one call twice"),
+        pytest.param(
+            {"role": "user", "content": [{**PICTURE, "image_url": {**PICTURE["image_url"], "detail": "low"}}]},
+            id="a picture with a detail",
+        ),
+    ],
+)
+def test_what_litellm_writes_for_gemini_in_ways_of_its_own_is_left_to_it(message):
+    """Nobody here guesses how."""
+    with pytest.raises(Unusual):
+        shape_of(message)
+        GeminiWriter().write([message])

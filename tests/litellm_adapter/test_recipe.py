@@ -115,3 +115,18 @@ def test_a_column_that_is_not_there_is_named(recipe):
     """With those that are."""
     with pytest.raises(ValueError, match="no column 'prompt'; it has 'text'"):
         recipe.batches()({"text": prompts()})
+
+
+def test_a_row_over_the_budget_fails_without_facts_of_a_call():
+    """Nobody was asked."""
+    with FakeServer({"only": "fine"}) as server:
+        spec = server.spec(deployments={"only": {"price": {"per_request": 2}}})
+        answered = Recipe(spec, budget={"usd_per_call": 1}).batches()({"prompt": ["a"]})
+    assert (answered["answer"], answered["llm_fallback"]) == ([None], [None])
+    assert json.loads(answered["error"][0])["failure"] == "budget"
+
+
+def test_what_is_no_prompt_ends_the_batch(recipe):
+    """It is the caller's mistake, and no deployment's failure."""
+    with pytest.raises(ValueError, match="Invalid input type"):
+        recipe.batches()({"prompt": [42]})

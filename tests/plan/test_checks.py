@@ -172,6 +172,11 @@ def test_a_sound_spec_has_no_findings():
             "For a server of your own name its backend",
         ),
         (
+            with_a(model="zzyzx/llama"),
+            "warning: deployments.a.model: no provider is known as 'zzyzx'; "
+            "write litellm's name for it, as in 'openai/gpt-4.1'",
+        ),
+        (
             with_a(model="llama", backend="vllm", api_base="http://gpu"),
             "note: deployments.a: what calls of a cost is not known; write price, or price: free",
         ),

@@ -11,7 +11,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from llm_fallback import build_chat_model
 from llm_fallback.testing import assert_attempts
 from tests.asking import STREAMED, ask
-from tests.chat_model.test_elsewhere import HISTORIES, dropped
+from tests.chat_model.test_foreign_messages import HISTORIES, dropped
 from tests.servers.conftest import BACKUP, SpecOf
 from tests.servers.fleet import Server
 from tests.servers.systems import System, selected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,22 @@ async def test_while_it_drains_what_was_begun_goes_on_and_what_comes_is_sent_els
     assert (ready.status_code, ready.json()["draining"]) == (503, True)
     assert alive.status_code == 200
     assert app.state.chains.in_flight == 0
+
+
+async def test_what_a_client_still_sends_is_taken_before_it_is_sent_elsewhere() -> None:
+    """Its connection ends with the answer; with a part of the body unread the system would reset it instead."""
+    sent = []
+
+    async def body() -> AsyncIterator[bytes]:
+        for part in (b"{", b"}"):
+            await asyncio.sleep(0.01)
+            sent.append(part)
+            yield part
+
+    with in_process(fake_chat_model({"only": "fine"})) as client:
+        client._transport.app.state.chains.is_draining = True  # type: ignore[attr-defined]
+        refused = await client.post(PATH, content=body())
+    assert (refused.status_code, sent) == (503, [b"{", b"}"])
 
 
 async def test_listeners_of_the_model_and_of_the_application_hear_of_each_call() -> None:

@@ -309,6 +309,47 @@ async def test_probabilities_stand_where_openai_has_them() -> None:
     assert events(streamed.text)[0]["choices"][0]["logprobs"] == logprobs
 
 
+async def said_by_a_server(said: dict[str, Any], **beside: Any) -> tuple[Any, list[Any]]:
+    """What a caller gets, plain and streamed, of a server that says it in both."""
+    rest = {"index": 0, "finish_reason": "stop"}
+    with LoopbackServer(_saying({"choices": [{**rest, "message": {"role": "assistant", **said}}], **beside})) as server:
+        plain = await asked(_spec_of(server))
+    with LoopbackServer(_saying({"choices": [{**rest, "delta": said}], **beside}, streamed=True)) as server:
+        streamed = await asked(_spec_of(server), stream=True)
+    return plain.json(), events(streamed.text)
+
+
+async def test_the_model_server_s_own_names_stand_where_openai_has_them() -> None:
+    """Plain and streamed."""
+    plain, chunks = await said_by_a_server({"content": "hi"}, id="chatcmpl-7", system_fingerprint="fp_1")
+    assert plain["id"] == "chatcmpl-7"
+    assert plain["system_fingerprint"] == chunks[-1]["system_fingerprint"] == "fp_1"
+
+
+async def test_what_a_reply_was_looked_up_in_stands_beside_the_choices() -> None:
+    """Plain and streamed, under litellm's name."""
+    looked_up = [{"webSearchQueries": ["capital of France"]}]
+    plain, chunks = await said_by_a_server({"content": "Paris"}, vertex_ai_grounding_metadata=looked_up)
+    assert plain["vertex_ai_grounding_metadata"] == looked_up
+    assert [chunk["vertex_ai_grounding_metadata"] for chunk in chunks[:-1]] == [looked_up]
+    assert text_of(chunks) == "Paris"
+
+
+async def test_sound_is_a_field_of_the_message() -> None:
+    """Where OpenAI's clients look for it, plain and streamed."""
+    sound = {"id": "audio_1", "data": "UklGRg==", "transcript": "hi"}
+    plain, (first, *_) = await said_by_a_server({"content": "hi", "audio": sound})
+    assert plain["choices"][0]["message"]["audio"] == first["choices"][0]["delta"]["audio"] == sound
+
+
+async def test_a_thought_comes_without_an_empty_text_beside_it() -> None:
+    """As servers that think send it; a text that comes with it is kept."""
+    _, (thought, *_) = await said_by_a_server({"reasoning_content": "Hm."})
+    _, (both, *_) = await said_by_a_server({"reasoning_content": "Hm.", "content": "hi"})
+    assert thought["choices"][0]["delta"] == {"role": "assistant", "reasoning_content": "Hm."}
+    assert both["choices"][0]["delta"] == {"role": "assistant", "reasoning_content": "Hm.", "content": "hi"}
+
+
 async def test_signed_thoughts_come_with_who_signed_them_and_go_back_to_nobody_else() -> None:
     """A client that sends a message back as it got it sends each deployment its own thoughts."""
     block = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
@@ -432,6 +473,27 @@ async def test_an_unknown_model_is_404_with_the_nearest_and_no_model_is_the_defa
     assert (await asked(model)).json()["llm_fallback"]["chain"] == "default"
 
 
+async def test_a_client_that_leaves_while_it_still_asks_gets_nothing_and_nobody_is_asked() -> None:
+    """Half a question is none."""
+    with FakeServer({"only": Reply("fine")}) as server:
+        sent = await _through_asgi(
+            create_app(server.spec()),
+            {"type": "http.request", "body": b'{"messages": [', "more_body": True},
+            {"type": "http.disconnect"},
+        )
+        assert server.received("only") == []
+    assert sent == []
+
+
+async def test_what_a_server_says_after_the_question_is_no_departure() -> None:
+    """Some hand on an empty part once more."""
+    body = json.dumps(question()).encode()
+    with FakeServer({"only": "fine"}) as server:
+        app = create_app(server.spec())
+        sent = await _through_asgi(app, {"type": "http.request", "body": body}, {"type": "http.request", "body": b""})
+    assert sent[0]["status"] == 200
+
+
 async def test_a_body_without_end_is_refused_before_it_is_read() -> None:
     """413, and nothing is kept of it."""
     with in_process(fake_chat_model()) as client:
@@ -451,6 +513,31 @@ async def test_a_function_of_the_users_that_fails_is_500_and_says_nothing_of_its
     assert "secret" not in reply.text
 
 
+SCOPE = {
+    "type": "http",
+    "method": "POST",
+    "path": PATH,
+    "headers": [],
+    "client": ("127.0.0.1", 1),
+    "query_string": b"",
+    "root_path": "",
+}
+
+
+async def _through_asgi(app: Any, *messages: dict[str, Any]) -> list[Any]:
+    """What an application sends to a client of which it gets these messages, and then none."""
+    parts, sent = iter(messages), []
+
+    async def receive() -> Any:
+        return next(parts, None) or await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(SCOPE, receive, send)
+    return sent
+
+
 MOST_CALLS = 1000
 """Function calls of Python that a request may take, with all that a fake deployment does about it: 914, and a tenth."""
 
@@ -458,30 +545,9 @@ MOST_CALLS = 1000
 async def test_a_request_takes_few_function_calls() -> None:
     """Counted, because they are the same on every machine, unlike milliseconds."""
     app = create_app(fake_chat_model({"only": "fine"}))
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": PATH,
-        "headers": [],
-        "client": ("127.0.0.1", 1),
-        "query_string": b"",
-        "root_path": "",
-    }
-    statuses: list[int] = []
-
-    async def ask() -> None:
-        parts = iter([{"type": "http.request", "body": json.dumps(question()).encode()}])
-
-        async def receive() -> Any:
-            return next(parts, None) or await asyncio.get_running_loop().create_future()
-
-        async def send(message: Any) -> None:
-            statuses.append(message.get("status", 200))
-
-        await app(scope, receive, send)
-
+    asks = {"type": "http.request", "body": json.dumps(question()).encode()}
     for _ in range(3):
-        await ask()
+        await _through_asgi(app, asks)
     calls = 0
 
     def count(frame: Any, event: str, argument: Any) -> None:
@@ -490,8 +556,18 @@ async def test_a_request_takes_few_function_calls() -> None:
 
     sys.setprofile(count)
     try:
-        await ask()
+        head, *_ = await _through_asgi(app, asks)
     finally:
         sys.setprofile(None)
-    assert set(statuses) == {200}
+    assert head["status"] == 200
     assert calls < MOST_CALLS
+
+
+async def test_arguments_of_a_tool_call_that_are_no_text_are_refused_with_their_place() -> None:
+    """OpenAI's are JSON in a text; nobody is asked."""
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    model = fake_chat_model({"only": "fine"})
+    with in_process(model) as client:
+        reply = await client.post(PATH, json=question(messages=[{"role": "assistant", "tool_calls": [call]}]))
+    assert (reply.status_code, model.received()) == (400, [])
+    assert reply.json()["error"]["message"].endswith("must have arguments that are a text")

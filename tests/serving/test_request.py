@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,17 +96,16 @@ def test_every_body_is_read_as_a_call_or_refused_with_400(body: dict[str, Any]) 
         assert call.streamed == request.streamed
 
 
+@pytest.fixture(scope="module")
+def spec() -> Iterator[dict[str, Any]]:
+    """Of a real deployment: litellm and what knows its translations get each body."""
+    with FakeServer({"only": "fine"}) as server:
+        yield server.spec(retries={"max": 0}, deployments={"only": {"breaker": "off"}})
+
+
 @given(bodies)
-async def test_no_body_makes_the_server_fail(body: dict[str, Any]) -> None:
-    """Over a real deployment, too: litellm and what knows its translations get it."""
-    with in_process(SPEC) as client:
+async def test_no_body_makes_the_server_fail(spec: dict[str, Any], body: dict[str, Any]) -> None:
+    """Over a real deployment, too."""
+    with in_process(spec) as client:
         reply = await client.post(PATH, json=body)
     assert reply.status_code in (200, 400, 404, 502), reply.text
-
-
-SERVER = FakeServer({"only": "fine"}).start()
-SPEC = SERVER.spec(retries={"max": 0}, deployments={"only": {"breaker": "off"}})
-
-
-def teardown_module() -> None:
-    SERVER.close()

@@ -230,6 +230,12 @@ class TestTroubles:
         assert out.deployments["a"].passed_over == 600 - out.deployments["a"].asked
         assert out.unanswered == 0
 
+    def test_conversations_that_stay_with_one_deployment_are_shared_out_among_all(self):
+        """As of many users."""
+        out = outcome_of(spec=spec_of(tiers=[list(NAMES)], affinity="thread"), calls=600)
+        assert out.unanswered == 0
+        assert all(out.deployments[name].answered > 60 for name in NAMES)
+
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
@@ -239,6 +245,7 @@ class TestTroubles:
             ({"troubles": [Trouble("a", "cancelled")]}, "cannot fail by 'cancelled'"),
             ({"troubles": [Trouble("a", "auth", 1.5)]}, "a share is from 0 to 1, got 1.5"),
             ({"troubles": [Trouble("a", first_token_s=math.inf)]}, "a number from 0 on, got inf"),
+            ({"troubles": [Trouble("a", times=0)]}, "more than 0 times as long as usual, got 0"),
             ({"troubles": [Trouble("a", begins_s=5, ends_s=5)]}, "ends after it begins, got 5 to 5 s"),
             ({"calls": 0}, "there is at least one call, got 0"),
             ({"per_second": 0}, "a rate above 0, got 0"),

@@ -282,6 +282,11 @@ class TestMistakes:
             "a.json:5 deployments.a.limits.rpm: must be at least 1, got 0",
         ]
 
+    def test_where_json_and_yaml_read_a_key_differently_there_is_no_line(self, write):
+        """The mistake is told all the same."""
+        text = '{"x-\\ud83d\\ude00": 1, "deployments": {"a": {\n  "model": "openai/a", "weight": -1}}}'
+        assert mistakes(write("a.json", text)) == ["a.json deployments.a.weight: must be at least 0, got -1"]
+
     @pytest.mark.parametrize(
         ("word", "told"),
         [
@@ -303,6 +308,11 @@ class TestMistakes:
         assert mistakes(with_deployment(**{word: 3})) == [
             f"deployments.x.{word}: unknown key {word!r}; here it is {told!r}"
         ]
+
+    def test_a_price_per_token_that_is_no_number_is_told_the_unit(self):
+        """There is nothing to convert."""
+        [found] = mistakes(with_deployment(input_cost_per_token="cheap"))
+        assert found.endswith("here it is 'price.input_per_million', a million times as much")
 
     def test_a_price_per_token_is_converted(self):
         """Who copies litellm's number gets ours."""
@@ -360,6 +370,10 @@ class TestMistakes:
             (
                 {"tiers": ["gpt", ["claude", "gpt"]]},
                 "chains.main.tiers[1][1]: 'gpt' stands here a second time; it is at chains.main.tiers[0] already",
+            ),
+            (
+                {"tiers": ["claude", 5]},
+                "chains.main.tiers[1]: must be a deployment's name or a list of names, got 5",
             ),
             (
                 {"accept": "a.b:c", "on_stream_break": "continue"},
@@ -445,6 +459,7 @@ class TestMistakes:
                 "write ${NAME}, ${NAME:-default} or ${NAME:?message}; "
                 "for the characters themselves write $${",
             ),
+            ({"api_key": ""}, "deployments.x.api_key: is empty; leave it out where no key is needed"),
             ({"breaker": {"failures": 0}}, "deployments.x.breaker.failures: must be at least 1, got 0"),
             ({"context_window": "32k"}, "deployments.x.context_window: must be a whole number, got '32k'"),
         ],
@@ -484,6 +499,11 @@ class TestMistakes:
             ({"runnables": {"r": {"promt": "{x}"}}}, "runnables.r.promt: unknown key 'promt'; did you mean 'prompt'?"),
             ({"chain": {}}, "chain: unknown key 'chain'; did you mean 'chains'?"),
             ({"deployments": None}, "deployments: is missing"),
+            ({"chains": {" ": {"tiers": ["gpt"]}}}, "chains. : has an empty name"),
+            (
+                {"chains": {"main": {"tiers": ["nobody"], "zones": ["eu"]}}},
+                "chains.main.tiers[0]: no deployment is called 'nobody'; known are 'claude', 'gpt'",
+            ),
             ({"\udfff": 1}, "there is half a character, got '\\udfff'"),
         ],
     )
@@ -574,6 +594,7 @@ class TestNoSpec:
             ("a.yaml", "x-a: !!bool maybe\n" + OK, "does not fit its YAML type"),
             ("a.yaml", "x-a: !!int ''\n" + OK, "does not fit its YAML type"),
             ("a.yaml", "x-a: !!timestamp soon\n" + OK, "does not fit its YAML type"),
+            ("a.yaml", OK + "x-a: " + "a" * 70_000 + "\nx-b: [", "a.yaml:5: is not YAML"),
             ("a.yaml", "#" * 2_000_000, "is larger than 1,048,576 bytes"),
         ],
     )

@@ -429,3 +429,31 @@ class TestServe:
         with pytest.raises(SpecError, match=r"serve\.keys\[0\]: must be a text that is not empty") as raised:
             spec_of(serve={"keys": wrong})
         assert "12345678" not in str(raised.value)
+
+
+def test_parts_of_a_spec_may_be_the_models_that_specs_have():
+    """As a program puts them together that has them from another spec."""
+    other = spec_of(deployment={"limits": {"rpm": 5}})
+    made = load_spec(
+        {"deployments": {"c": {"model": "openai/c", "limits": other.limits("a")}}, "chains": {"x": {"tiers": ["c"]}}}
+    )
+    assert made.limits("c").rpm == 5
+
+
+def test_keys_of_callers_may_be_secrets_already():
+    """They are not asked for a variable, and not shown."""
+    made = spec_of(serve={"keys": [SecretStr(CANARY)]})
+    assert made.serve.keys[0].get_secret_value() == CANARY
+    assert CANARY not in repr(made)
+
+
+def test_a_switch_is_no_number():
+    """Python would take `true` for 1."""
+    with pytest.raises(SpecError, match="must be a number, got true"):
+        spec_of(deployment={"weight": True})
+
+
+def test_a_model_without_a_provider_before_its_slash_is_told_what_to_write():
+    """Whose it is cannot be guessed."""
+    with pytest.raises(SpecError, match="must be 'provider/model'"):
+        load_spec({"deployments": {"a": {"model": "/gpt-4.1"}}, "chains": {"x": {"tiers": ["a"]}}})

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_fallback.spec.providers import BACKENDS, backend_called
+from llm_fallback.spec.providers import BACKENDS, backend_called, misspelt_provider
 
 HOSTS = st.from_regex(r"https?://[a-z][a-z0-9-]{0,10}(:[1-9][0-9]{1,3})?(/[a-z]{2,8}){0,2}", fullmatch=True)
 SUFFIXES = st.sampled_from(["", "/", "//", "/v1", "/v1/", "/v1/chat/completions", "/v1/chat/completions/"])
@@ -97,3 +97,9 @@ def test_each_backend_knows_where_its_server_tells_of_itself(name, health, metri
     """Up or not, what it serves, how busy it is: paths on the server's root."""
     backend = BACKENDS[name]
     assert (backend.health, backend.models, backend.metrics) == (health, "/v1/models", metrics)
+
+
+def test_a_provider_that_is_one_is_misspelt_from_none():
+    """However like another it is."""
+    assert misspelt_provider("groq") == ""
+    assert misspelt_provider("together") == "did you mean 'together_ai'?"

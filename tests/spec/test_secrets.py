@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from llm_fallback.spec.secrets import REDACTED, Address, Redactor, secrets_in, secrets_of_address, unmask
+from llm_fallback.spec.secrets import (
+    REDACTED,
+    Address,
+    Redactor,
+    mask,
+    safe_repr,
+    secrets_in,
+    secrets_of_address,
+    unmask,
+)
 
 
 @pytest.fixture
@@ -120,12 +129,23 @@ def test_no_secret_survives_in_any_text(secrets, between):
     [
         ("Bearer canary-91ac", "no canary-91ac"),
         ("Basic dXNlcjpjYW5hcnktOTFhYw==", "no canary-91ac"),
+        ("Basic dXNlcjpjYW5hcnk6OTFhYw==", "no canary:91ac"),
+        (' {"private_key": "canary-91ac"}', "no canary-91ac"),
         ('{"type": "service_account", "private_key": "canary-91ac"}', "no canary-91ac"),
     ],
 )
 def test_a_secret_within_a_secret_is_one(secret, told):
     """Of a header what stands behind the scheme, of a login the password, of a document its keys."""
     assert Redactor([secret])(told) == f"no {REDACTED}"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["Basic not!base64", "Basic /////w==", "Basic dXNlcjpjY.W5hcnktOTFhYw==", "{no document", '{"a":' * 100_000],
+)
+def test_what_only_looks_like_a_login_or_a_document_is_a_secret_as_it_is(secret):
+    """Nothing within it."""
+    assert Redactor([secret])(f"a {secret} b canary-91ac") == f"a {REDACTED} b canary-91ac"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +183,37 @@ def test_nested_secrets_are_found_and_revealed_wherever_they_are():
     assert nested["a"] == SecretStr("one")
 
 
+def test_texts_and_numbers_under_the_name_of_a_secret_are_masked_and_texts_with_a_variable():
+    """At every depth below the name; nothing else is."""
+    spec = {"api_key": ["one", {"b": (2, 2.5)}, True, None], "b": ["plain", 7, "${KEY}"], "X-Token": 5}
+    assert mask(spec) == {
+        "api_key": [SecretStr("one"), {"b": [SecretStr("2"), SecretStr("2.5")]}, True, None],
+        "b": ["plain", 7, SecretStr("${KEY}")],
+        "X-Token": SecretStr("5"),
+    }
+    assert (mask("plain"), mask(7), mask("plain", secret=True)) == ("plain", 7, SecretStr("plain"))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        *((None, "null"), (True, "true"), (False, "false"), ({"a": 1}, "a mapping"), ([1], "a list"), ((1,), "a list")),
+        *((7, "7"), (2.5, "2.5"), ("fast", "'fast'"), (b"fast", "a bytes")),
+        *(("x" * 60, repr("x" * 60)), ("x" * 61, None), ("sk-0123456789abcdef", None), ("Bearer x", None)),
+    ],
+)
+def test_a_mistake_shows_a_value_unless_it_may_be_a_secret(value, shown):
+    """What is long, or looks like a key, may be one."""
+    assert safe_repr(value, ("deployments", 0, "model")) == shown
+
+
+@pytest.mark.parametrize("path", [("deployments", 0, "api_key"), ("headers", "X-Auth-Token", 1), ("secret", "a")])
+def test_a_mistake_shows_nothing_of_what_stands_under_the_name_of_a_secret(path):
+    """Not even a word or a number."""
+    assert safe_repr("fast", path) is None
+    assert safe_repr(7, path) is None
+
+
 def test_a_plain_value_holds_no_secret():
     """Numbers, texts and functions are what they are."""
     assert (list(secrets_in(7)), unmask(7), unmask(len)) == ([], 7, len)
@@ -175,6 +226,10 @@ def test_a_plain_value_holds_no_secret():
         ("https://user@host/v1", []),
         ("https://user:pass@host/v1", ["pass"]),
         ("https://gh-0123456789ab@host/v1", ["gh-0123456789ab"]),
+        ("https://user:pass@host/v1?next=http://there", ["pass"]),
+        ("https://host/v1?next=http://user:pass@there", []),
+        ("https://abcdefghijk@host/v1", []),
+        ("https://abcdefghijkl@host/v1", ["abcdefghijkl"]),
         ("https://host/v1?api-version=1&api-key=k%2B1&sig=s", ["k%2B1", "k+1", "s"]),
         ("https://user:p%40ss@host/v1", ["p%40ss", "p@ss"]),
         ("", []),

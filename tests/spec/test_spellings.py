@@ -77,6 +77,45 @@ def test_a_secret_is_found_however_it_is_spelt(spell, around):
     assert not [part for part in (spelt[at : at + 12] for at in range(8, len(spelt) - 20, 4)) if part in text]
 
 
+@pytest.mark.parametrize(
+    ("text", "secret", "shown"),
+    [
+        (" ".join(SECRET), SECRET, "***"),
+        ("\u200b".join(SECRET), SECRET, "***"),
+        (f"a {SPELT['in JSON, every character escaped'](SECRET)} b", SECRET, "a *** b"),
+        (f"a {SPELT['in HTML'](SECRET)} b", SECRET, "a *** b"),
+        ("a key-1234 b key-1234 c key-1234 d", "key-1234", "a *** b *** c *** d"),
+        ("aaaaa", "aaaa", "***"),
+        ("the passphrase12 of", "pass phrase 12", "the *** of"),
+        ("the pass\nphrase 12 of", "pass phrase 12", "the *** of"),
+        ("YWJjZGVm", "abcdef", "***"),
+        ("61 62 63 64 65 66 67 68", "abcdefgh", "***"),
+        (urlsafe_b64encode(b"sk-???>>>~~~").decode(), "sk-???>>>~~~", "***"),
+        (json.dumps("%41\\bcdefgh"), "%41\\bcdefgh", '"***"'),
+        ("half\ud83d-key", "half\ud83d-key", "***"),
+    ],
+)
+def test_nothing_is_left_of_a_secret(text, secret, shown):
+    """Not its last escape, nor one that seems to stand in it; at either end of a text and in it more than once."""
+    assert strike(text, secret) == shown
+
+
+@pytest.mark.parametrize("encode", [b64encode, urlsafe_b64encode, b32encode])
+@pytest.mark.parametrize("before", range(8))
+def test_in_an_encoded_text_a_secret_is_found_wherever_it_stands(encode, before):
+    """Of it is left at most what a character says of it that says something of its neighbour, too."""
+
+    def characters(data: bytes) -> int:
+        return len(encode(data).rstrip(b"="))
+
+    for secret in (SECRET, SECRET[:-1], SECRET[:-2], SECRET[:-3], SECRET[:-4]):
+        shown = strike(encode(b"x" * before + secret.encode() + b"y" * 7).decode(), secret)
+        left, mark, right = shown.partition("***")
+        assert mark
+        assert len(left) <= characters(b"x" * before)
+        assert len(right.rstrip("=")) <= characters(b"y" * 7) + 1
+
+
 def test_what_stands_around_a_secret_stays():
     """Of what is not seen only that between its characters goes."""
     spelt = " ".join(SECRET)

@@ -224,6 +224,19 @@ class TestSchemas:
                 "$defs": {"n": {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}}},
             },
             {"type": "object", "required": ["unheard_of"]},
+            {"type": "object", "properties": {"gone": {"type": "null"}}, "required": ["gone"]},
+            {"type": "array", "items": {"type": "object"}, "minItems": 1, "uniqueItems": True},
+            {"items": {"type": "string"}},
+            {
+                "$ref": "#/$defs/n",
+                "$defs": {
+                    "n": {
+                        "type": "object",
+                        "properties": {"n": {"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]}},
+                        "required": ["n"],
+                    }
+                },
+            },
             {},
         ],
     )
@@ -341,3 +354,10 @@ def test_a_reply_that_is_handed_its_beginning_goes_on_from_it():
     }
     assert answer_as(Reply("one two three", chunks=["one ", "two ", "three"]), request).pieces == ("o ", "three")
     assert answer_as(Reply("other"), request).text == "other"
+
+
+@pytest.mark.parametrize("schema", [True, {"anyOf": [True]}], ids=["alone", "in a union"])
+def test_a_schema_that_takes_anything_is_answered_by_null(schema):
+    """Which every schema of that kind takes."""
+    wanted = {"type": "object", "properties": {"x": schema}, "required": ["x"]}
+    assert fill(wanted, TextHints("7")) == {"x": None}

@@ -258,7 +258,7 @@ def test_a_file_that_is_no_recording_is_refused_with_its_line(tmp_path, line):
     ("spoilt", "told"),
     [
         (b"\xff", "invalid start byte"),
-        (b"[" * 100_000, "recursion"),
+        (b"[" * 100_000, "nested too deep"),
         ({"parts": [[0, 5]]}, "parts.0.1: Input should be a valid string"),
         ({"stream": "a"}, "stream: Input should be a valid boolean"),
         ({"delay_s": -1}, "delay_s: Input should be greater than or equal to 0"),

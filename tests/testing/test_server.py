@@ -452,6 +452,7 @@ class TestServer:
         assert [row["id"] for row in rows] == ["backup"]
         assert httpx.get(f"{server.base('backup')}/health").status_code == 200
         assert httpx.get(f"{server.url}/nope/health").status_code == 404
+        assert httpx.get(f"{server.url}/nope/v1/models").status_code == 404
         assert httpx.get(f"{server.url}/elsewhere").status_code == 404
 
     def test_a_request_without_messages_is_refused(self, server: FakeServer) -> None:

@@ -23,6 +23,7 @@ from llm_fallback.chat_model.conversion import (
 from llm_fallback.chat_model.driver import adrive, drive
 from llm_fallback.chat_model.merging import CONTENT, FieldMerger
 from llm_fallback.engine.execution import CallExecution
+from llm_fallback.engine.protocol.finishes import openai_finish
 from llm_fallback.engine.protocol.reader import GROUNDING, LOGPROBS
 from llm_fallback.engine.protocol.thinking import SIGNED
 from llm_fallback.engine.protocol.tool_calls import documents_of
@@ -63,7 +64,8 @@ class ChunkWriter:
         self._merger: FieldMerger | None = None
 
     def write(self, chunk: Chunk) -> AIMessageChunk:
-        """LangChain's chunk of a chunk, such that it can be added to those before."""
+        """LangChain's chunk of a chunk, such that it can be added to those before. How the reply ended is told with its
+        last chunk: told twice, as some servers do, the words would be added up."""
         raw, usage = chunk.raw, None if chunk.usage is None else usage_metadata(chunk.usage)
         if not raw["choices"]:
             return AIMessageChunk(content="", usage_metadata=usage, id=self._id)
@@ -72,10 +74,8 @@ class ChunkWriter:
             self._merger = self._merger or FieldMerger()
             raw = self._merger.mergeable(raw)
         [choice] = raw["choices"]
-        finish, specific = choice.get("finish_reason"), raw.get(_SPECIFIC) or raw.get(GROUNDING)
+        specific = raw.get(_SPECIFIC) or raw.get(GROUNDING)
         metadata: dict[str, Any] = {}
-        if finish is not None:
-            metadata["finish_reason"] = finish
         if specific and LOGPROBS in specific:
             metadata[LOGPROBS] = specific[LOGPROBS]
         elif specific:
@@ -83,10 +83,14 @@ class ChunkWriter:
         return self._message(choice["delta"], metadata, usage)
 
     def write_last(self, execution: CallExecution) -> AIMessageChunk:
-        """The last chunk, with the facts of the call. Raises the error it ended with, if it did."""
+        """The last chunk, with how the reply ended and the facts of the call. Raises the error it ended with, if it
+        did."""
         answer = answered(execution)
         marks = unreadable_marks(execution.delivered)
-        metadata = reply_metadata(answer.model_name, answer.provenance, answer.record)
+        metadata = {
+            "finish_reason": openai_finish(answer.finish),
+            **reply_metadata(answer.model_name, answer.provenance, answer.record),
+        }
         message = self._message({"tool_calls": documents_of(marks)} if marks else {}, metadata)
         message.chunk_position = "last"
         return message

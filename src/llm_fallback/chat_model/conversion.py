@@ -13,7 +13,7 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call
 from langchain_core.outputs import Generation
 from langchain_core.utils.json import parse_partial_json
 
-from llm_fallback.chat_model.elsewhere import LEFT_OUT
+from llm_fallback.chat_model.foreign_messages import LEFT_OUT
 from llm_fallback.chat_model.structured import OutputFormat
 from llm_fallback.engine.budget import Spender
 from llm_fallback.engine.encoding import why_not_json
@@ -297,6 +297,8 @@ def _error(end: Failed | StreamBrokeOff | OverBudget) -> Exception:
             last_reply=None if end.mismatched is None else _mismatched_message(end.mismatched, record),
         )
     partial = to_message(end.delivered)
+    if end.fault.failure != "content_policy":
+        partial.response_metadata.clear()  # A "stop" that a gateway says with every chunk was no end.
     partial.response_metadata[KEY] = end.record.as_metadata()
     text = f"{end.record.attempts[-1].deployment}: the stream broke after a part of it was delivered"
     broken = _STREAM_ERRORS.get(end.fault.failure, StreamCut)

@@ -55,15 +55,13 @@ class GeneratingChatModel(ManagedChatModel):
     def _ask(self, request: dict[str, Any], caller: CallContext) -> Answered:
         """One call through the chain for a whole reply."""
         execution = self._start(request, caller)
-        for _ in drive(execution, caller):
-            pass  # A whole reply has no chunks.
+        next(drive(execution, caller), None)  # A whole reply has no chunks.
         return answered(execution)
 
     async def _aask(self, request: dict[str, Any], caller: CallContext) -> Answered:
         """Like `_ask`."""
         execution = self._start(request, caller)
-        async for _ in adrive(execution, caller):
-            pass
+        await anext(adrive(execution, caller), None)
         return answered(execution)
 
     def _start(self, kwargs: dict[str, Any], caller: CallContext) -> CallExecution:
@@ -193,6 +191,10 @@ class GeneratingChatModel(ManagedChatModel):
         chain = self.runtime.state.plan.chains.get(asked)
         params["ls_model_name"] = asked if chain is None else chain.first_model
         return params
+
+    def _dict_for_compat(self) -> dict[str, Any]:
+        """What describes the model to handlers, past `dict()`, which is deprecated and costs a dozen function calls."""
+        return self.asdict()
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
         """Of several replies at once; the name is there only if one model served them all."""

@@ -62,9 +62,10 @@ class Conversations:
 
     def find(self, chain: str, key: bytes, now: float) -> str | None:
         """The deployment where a conversation of the chain went, if it was used there a short while ago; it is now."""
-        deployment, at = self._went.get((chain, key), (None, 0.0))
-        if deployment is None:
+        went = self._went.get((chain, key))
+        if went is None:
             return None
+        deployment, at = went
         if now - at > REMEMBERED_S:
             del self._went[chain, key]
             return None

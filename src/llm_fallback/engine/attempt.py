@@ -36,6 +36,7 @@ from llm_fallback.engine.transport import (
     StreamEnd,
     Unsupported,
     UpstreamError,
+    is_told_whole,
 )
 from llm_fallback.events import Attempt, Failure, Outcome, Usage
 from llm_fallback.plan.credential import as_secret
@@ -145,10 +146,11 @@ class AttemptExecution:
         self._exchange: Exchange | None = None
         self._ready: deque[Chunk] = deque()
         self._held_back: list[Chunk] = []
-        self._last_text: Chunk | None = None
         self._ended = False
         self._silent_until: float | None = None
         """Until when the rest is taken of a reply whose server said how it ended, and then nothing in time."""
+        self._goes_on = False
+        """Whether content came behind a word of how the reply ended."""
         self._may_hold_back = request.holds_tool_calls or request.trimmer is not None
         self.delivers_all = request.streamed and not self._may_hold_back
         """Whether all that comes of it is delivered as it came, unless nothing is."""
@@ -178,6 +180,7 @@ class AttemptExecution:
             self._began, self.fault = self._engine.clock.now(), fault_of_key_function(key, self._engine.redact)
         else:
             self._api_key = as_secret(key)
+            self.settlement.restart(self._engine.clock.now())
 
     @property
     def attempts(self) -> tuple[AttemptExecution, ...]:
@@ -286,24 +289,25 @@ class AttemptExecution:
             self.fault = item
 
     def _take(self, chunk: Chunk) -> None:
-        """Make a chunk ready for delivery, or hold it back: what follows a tool call until the reply is whole."""
-        if self.request.holds_tool_calls and (self._held_back or chunk.tool_calls):
-            self._held_back.append(chunk)
-            return
-        if self.request.trimmer is not None and (chunk.text or chunk.reasoning):
-            self._last_text = chunk
+        """Make a chunk ready for delivery, or hold it back until the reply is whole: what follows a tool call, and the
+        finish where the trimmer may have text left that belongs before it."""
+        trimmer = self.request.trimmer
+        if trimmer is not None and (chunk.text or chunk.reasoning):
             # A reply's reasoning is that of the deployment that began it; another's would not follow from it.
-            chunk = chunk.with_text(self.request.trimmer.feed(chunk.text))
-            if not (chunk.text or chunk.tool_calls or chunk.finish or chunk.usage):
+            chunk = chunk.with_text(trimmer.feed(chunk.text))
+            if chunk.is_bare:
                 return
-        self._ready.append(chunk)
+        waits = chunk.tool_calls or (trimmer is not None and chunk.finish)
+        if self.request.holds_tool_calls and (self._held_back or waits):
+            self._held_back.append(chunk)
+        else:
+            self._ready.append(chunk)
 
     def _release_held_back(self) -> None:
         trimmer = self.request.trimmer
         rest = trimmer.flush() if trimmer else ""
-        if rest and self._last_text is not None:
-            # What the trimmer held to the very end belongs before the finish.
-            self._ready.appendleft(self._last_text.with_text(rest))
+        if rest:
+            self._ready.append(Chunk.of_text(rest))
         self._ready.extend(self._held_back)
         self._held_back.clear()
 
@@ -314,8 +318,9 @@ class AttemptExecution:
         total = self.request.call.deadline
         if total < at:
             at, failure = total, "timeout"
-        if self.partial.finish is not None and self.partial.finish in FINISHES:
-            item = await self._rest(read, at, self.partial.finish)
+        finish = self.partial.finish
+        if finish is not None and is_told_whole(finish, is_empty=self.partial.is_empty, goes_on=self._goes_on):
+            item = await self._rest(read, at, finish)
             if item is None:
                 return
         else:
@@ -327,6 +332,8 @@ class AttemptExecution:
         if not isinstance(item, Chunk):
             self._on_end(item)
             return
+        if finish is not None and item.has_content:
+            self._goes_on = True
         self.partial.add(item)
         if self.first_token_at is None and item.has_content:
             self.first_token_at = self._engine.clock.now()
@@ -348,12 +355,16 @@ class AttemptExecution:
                 self._silent_until = self._engine.clock.now() + _LAST_WORD_S
                 return None
             item = None
-        if silent_until is not None and isinstance(item, Chunk) and item.has_content:
-            self.out_of_time = True  # It goes on and on.
-            return Fault("timeout", self._limit_text("timeout"))
-        if silent_until is not None and not isinstance(item, Chunk | StreamEnd):
+        if silent_until is None or isinstance(item, StreamEnd):
+            return item
+        if not isinstance(item, Chunk):
             await self.close_unshielded()
             return StreamEnd(finish)
+        if item.has_content:
+            if self._engine.clock.now() >= self.request.call.deadline:
+                self.out_of_time = True
+                return Fault("timeout", self._limit_text("timeout"))
+            self._silent_until = None  # It goes on, and so does the wait for its end.
         return item
 
     def _limit_text(self, failure: Failure) -> str:
@@ -454,7 +465,7 @@ class AttemptExecution:
         """What the attempt used, and whether that is an estimate, because the reply ended before the server said it."""
         if self.partial.usage is not None:
             return self.partial.usage, False
-        if self.partial.is_empty and outcome == "failed":
+        if outcome == "failed" and self.partial.is_empty:
             return _NO_USAGE, False
         output = estimate_reply_tokens(self.partial.output_characters)
         return Usage(input_tokens=self.request.tokens, output_tokens=output), True

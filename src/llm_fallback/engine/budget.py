@@ -110,7 +110,7 @@ class Account:
                 return self._balance("", spender_key)
             case "run" if spender.run is not None:
                 return self._of_run(spender.run, spender_key)
-        return spender.balances.setdefault(self, Balance(spender_key=spender_key))
+        return spender.balances.setdefault(self, Balance())
 
     def spender_key(self, spender: Spender) -> str | None:
         """What tells this spender from others: its value of the metadata key `per`; None without one."""

@@ -103,11 +103,11 @@ class DailySpendFile:
         written = file.read()
         end = len(written) if whole else written.rfind(b"\n") + 1
         lines = written[:end].splitlines()
-        amounts = [_amount(line) for line in lines]
-        odd = [line for line, amount in zip(lines, amounts, strict=True) if amount is None]
+        read = [(line, _amount(line)) for line in lines]
+        odd = [line for line, amount in read if amount is None]
         if odd:
             logger.warning("%s: passed over what is no amount, in %d lines: %.80r", self, len(odd), odd[0])
-        return [amount[1] for amount in amounts if amount is not None and amount[0] == self.owner], begin + end
+        return [amount[1] for _, amount in read if amount is not None and amount[0] == self.owner], begin + end
 
     def __str__(self) -> str:
         return f"budget file {self._path}"

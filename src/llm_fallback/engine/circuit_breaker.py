@@ -99,18 +99,19 @@ class CircuitBreaker:
             return Permit("probe", self._generation, now)
         return Permit("forced", self._generation, now)
 
-    def succeeded(self, permit: Permit, now: float) -> None:
-        """Count an answer, be it the refusal of this one request."""
+    def succeeded(self, permit: Permit, now: float) -> bool:
+        """Count an answer, be it the refusal of this one request; False if it is too old to count."""
         if permit.generation != self._generation:
-            return
+            return False
         if self._warm_up is not None:
             self._warm_up.on_answered()
         if permit.kind in ("closed", "trial"):
-            self._window.add(now, 1, 0)
+            self._window.add(now, 1)
             if self._suspected:
                 self.trust()
         else:
             self._close()
+        return True
 
     def failed(self, permit: Permit, now: float, failure: Failure, retry_after_s: float | None = None) -> bool:
         """Count a failure; True if it opened the breaker. A warm-up opens it once, however often it is retried."""

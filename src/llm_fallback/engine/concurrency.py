@@ -20,8 +20,8 @@ START = 16
 MOST = 1024
 _ROUND = 32
 """The fewest answers that a level is judged by: their latencies differ as their lengths do."""
-_PATIENCE = 120
-"""Answers between two looks beyond the limit. Each may cost one refusal, so fewer than one in a hundred is refused."""
+_PATIENCE, _PATIENCE_WITH_REFUSALS = 64, 110
+"""Answers between two looks beyond the limit. Where each may cost a refusal, fewer than one in a hundred is refused."""
 _SMALL_STEP, _LEAST_GAIN = 1.5, 0.25
 """A level is worth having if it brings at least this share of the answers that its further requests could bring. Of a
 step that is smaller than the first number, that cannot be told from chance."""
@@ -73,9 +73,9 @@ class ConcurrencyLimit:
         self._answers, self._work, self._busy_s = 0, 0.0, 0.0
         """Of the requests sent since then."""
 
-    def answered(self, now: float, sent_at: float, in_flight: int, work: float = 1) -> None:
+    def answered(self, now: float, sent_at: float, in_flight: int, work: float) -> None:
         """Learn of an answer: when its request was sent, how many were under way with it, and how much work it was
-        (output tokens, say), by which latencies of long and short answers are compared."""
+        (output tokens, say, and never none), by which latencies of long and short answers are compared."""
         self._pause_s = 0.0
         if 2 * in_flight <= self.limit:
             return  # Nobody needs that many: what they would bring cannot be known.
@@ -85,12 +85,12 @@ class ConcurrencyLimit:
         elif sent_at >= self._since:
             self._answers, self._work, self._busy_s = self._answers + 1, self._work + work, self._busy_s + now - sent_at
             if self._answers >= self._enough():
-                self._judge(_Level(self.limit, self._busy_s / max(self._work, 1)), now)
+                self._judge(_Level(self.limit, self._busy_s / self._work), now)
 
     def _enough(self) -> int:
         """The number of answers that the present level is judged by."""
         if self._phase == "holding" and not self._has_grown_slow:
-            return max(_PATIENCE, self.limit)
+            return max(_PATIENCE_WITH_REFUSALS if self._is_refused_at_ceiling else _PATIENCE, self.limit)
         # Of a small step only a refusal tells anything, and that comes at once.
         is_small = self._good is not None and self._good.size < self.limit < _SMALL_STEP * self._good.size
         return self.limit if is_small else max(_ROUND, self.limit)
@@ -148,13 +148,12 @@ class ConcurrencyLimit:
 
     def _go_on(self, now: float) -> None:
         """The level is worth having: try twice as many, unless they are known to be too many."""
+        times = 2
         if self._ceiling is not None and self.limit >= self._ceiling:
             self._ceiling = None
-        if self.limit >= MOST or self.limit + 1 == self._ceiling:
-            self._phase = "holding"
-            self._measure_from(now)
-        else:
-            self._climb_to(2 * self.limit if self._ceiling is None else self._ceiling - 1, now)
+            if self._is_refused_at_ceiling:
+                times = 4  # It takes what it refused, so it has grown, and will say when that is too many.
+        self._climb_to(times * self.limit if self._ceiling is None else self._ceiling - 1, now)
 
     def _look_around(self, level: _Level, now: float) -> None:
         """After a while at the limit: find out whether it has become too many, or too few."""
@@ -164,10 +163,8 @@ class ConcurrencyLimit:
             self._compare_with_half(level, now)
         elif self._has_grown_slow:
             self._measure_from(now)
-        elif self.limit < MOST:
-            self._climb_to(self.limit + 1 if self._is_refused_at_ceiling else 2 * self.limit, now)
         else:
-            self._measure_from(now)
+            self._climb_to(self.limit + 1 if self._is_refused_at_ceiling else 2 * self.limit, now)
 
     def _compare_with_half(self, level: _Level, now: float) -> None:
         self._slow, self.limit, self._phase, self._has_grown_slow = level, level.size // 2, "measuring", False

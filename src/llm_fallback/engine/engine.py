@@ -71,6 +71,8 @@ class Answered:
     reply: Reply | None
     model_name: str
     """Of the model that answered, as LangChain names it."""
+    finish: str | None
+    """How the reply ended, by the server's word in OpenAI's spelling."""
     provenance: Provenance = NO_PROVENANCE
 
 

@@ -395,7 +395,7 @@ class CallExecution:
         if attempt.request.is_hedge:
             with self.engine.health.lock:
                 self.engine.health[target.name].hedges_won += 1
-        self.end = Answered(self.record(), attempt.reply, target.model_name, attempt.provenance)
+        self.end = Answered(self.record(), attempt.reply, target.model_name, attempt.partial.finish, attempt.provenance)
         if opened_for_s is None:
             return []
         return [BreakerOpened(self.call.chain.name, target.name, "timeout", opened_for_s)]

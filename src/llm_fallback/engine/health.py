@@ -121,11 +121,10 @@ class DeploymentHealth:
         if self.shared is not None and self.breaker.failure is not None:
             probes_at = self.shared.probe_blocked_until(now)
             if probes_at is not None:
-                failure = self.breaker.failure or "server_error"
                 return Unavailable(
                     "breaker_open",
                     probes_at,
-                    failure=failure,
+                    failure=self.breaker.failure,
                     is_limited=free is not None,
                     last_request=self._last_request,
                 )
@@ -231,14 +230,14 @@ class DeploymentHealth:
         return self._record_failure(permit, now, failure, retry_after_s)
 
     def _record_success(self, permit: Permit, now: float) -> None:
-        self.breaker.succeeded(permit, now)
-        if self.shared is not None:
+        counts = self.breaker.succeeded(permit, now)
+        if counts and self.shared is not None:
             self.shared.succeeded(permit)
 
     def _record_failure(self, permit: Permit, now: float, failure: Failure, retry_after_s: float | None) -> bool:
         opened = self.breaker.failed(permit, now, failure, retry_after_s)
         if self.shared is not None:
-            self.shared.failed(permit, retry_after_given=retry_after_s is not None)
+            self.shared.failed(permit)
         return opened
 
     def cancelled(self, permit: Permit) -> None:
@@ -246,13 +245,21 @@ class DeploymentHealth:
         self.in_flight -= 1
         self.breaker.cancelled(permit)
 
-    def withdraw(self, permit: Permit, now: float, tokens: int) -> None:
+    def withdraw(self, permit: Permit, tokens: int) -> None:
         """Take back a request that was counted by `begin` and not sent after all."""
         self.cancelled(permit)
         if self.limits is not None:
-            self.rate.remove(permit.at, tokens, now)
+            self.rate.remove(permit.at, tokens)
             if self.shared is not None:
                 self.shared.withdrawn(tokens)
+
+    def restart(self, permit: Permit, tokens: int, now: float) -> Permit:
+        """Count a request that `begin` has counted from now on, and return its permit as of now: it could not be sent
+        before."""
+        if self.limits is not None:
+            self.rate.remove(permit.at, tokens)
+            self.rate.add(now, tokens)
+        return permit._replace(at=now)
 
     def correct_tokens(self, permit: Permit, tokens: int, now: float) -> None:
         """Count what a request used beyond the estimate it began with (negative: less)."""

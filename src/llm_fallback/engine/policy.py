@@ -86,7 +86,6 @@ class _TierOrder:
     def next(self, now: float) -> Member | None:
         first, self.stays_with = self.stays_with, None
         if first is not None:
-            self.taken.add(first.name)
             return first
         while True:
             member = self.pick(self.tier, self.taken, now) if self.tier else None
@@ -139,6 +138,8 @@ class FallbackPolicy:
         self._refusing: set[str] = set()
         self._untranslatable_for: list[Target] = []
         self._barred: set[str] = set()
+        self._put_off: set[str] = set()
+        """Who comes after everybody else."""
         self._unfit: set[str] = set()
         self._enter(chain.tiers, side=False, stays_with=stays_with)
 
@@ -162,10 +163,13 @@ class FallbackPolicy:
         if self._over is not None:
             return None
         for passed in self._passed_over():
-            if self._unavailable(passed.name, now) is None:
+            if passed.name not in self._put_off and self._unavailable(passed.name, now) is None:
                 return self._try(passed)
         while (member := self._order.next(now)) is not None:
             if self._is_barred(member):
+                continue
+            if member.name in self._put_off:
+                self._passed[member.name] = member
                 continue
             if self.first is None:
                 self.first = member
@@ -193,22 +197,19 @@ class FallbackPolicy:
                 self._untranslatable_for.append(member.target)
             case "bad_request":
                 self._refusing.add(member.target.model_identity)
-            case _:
-                pass
 
     def unsupported(self, member: Member) -> None:
         """Learn that a deployment cannot take this request; nothing was sent to it."""
         self._unfit.add(member.name)
         if self.first is member:
             self.first = None
-        self._asked.pop(member.name, None)
-        self._asked_here.pop(member.name, None)
+        self._forget_asking(member.name)
         self._skipped[member.name] = Skip(member.name, "unsupported")
 
     def over_budget(self, member: Member) -> None:
         """Learn that there is no money to ask a deployment now; it may be asked when another attempt has cost less than
         was set aside for it."""
-        self.withdraw(member)
+        self._pass_over(member)
         self._skipped[member.name] = Skip(member.name, "budget")
 
     def too_expensive(self, step: Try) -> None:
@@ -217,16 +218,22 @@ class FallbackPolicy:
         self.repeats -= step.repeat
         self._unfit.add(name)
         if name not in self._faults:
-            self._asked.pop(name, None)
-            self._asked_here.pop(name, None)
+            self._forget_asking(name)
             self._skipped[name] = Skip(name, "budget")
 
     def withdraw(self, member: Member) -> None:
-        """Learn that a deployment was not asked after all; it may be asked later."""
+        """Learn that a deployment was not asked for want of its key; it may be asked after everybody else."""
+        self._put_off.add(member.name)
+        self._pass_over(member)
+
+    def _pass_over(self, member: Member) -> None:
         if member.name not in self._faults:
-            self._asked.pop(member.name, None)
-            self._asked_here.pop(member.name, None)
+            self._forget_asking(member.name)
             self._passed[member.name] = member
+
+    def _forget_asking(self, name: str) -> None:
+        self._asked.pop(name, None)
+        self._asked_here.pop(name, None)
 
     @property
     def skipped(self) -> tuple[Skip, ...]:

@@ -32,6 +32,12 @@ class Settlement:
         self.attempt: Attempt | None = None
         """The fact, once it is settled; None for an attempt that was never sent."""
 
+    def restart(self, now: float) -> None:
+        """Its request is sent only now. It holds its place, and a minute of a limit is counted from here: what its key
+        took would else be missing from the minute that the server counts."""
+        with self._engine.health.lock:
+            self._permit = self._deployment.restart(self._permit, self._expected_tokens, now)
+
     def succeed(self, attempt: Attempt, now: float, output_tokens: int) -> float | None:
         """The deployment answered; seconds until it reopens if it was so slow that its breaker opened."""
         self._record_cost(attempt)
@@ -60,7 +66,7 @@ class Settlement:
             with health.lock:
                 self.is_settled, opened = True, False
                 if fault.was_refused_here:
-                    deployment.withdraw(self._permit, now, self._expected_tokens)
+                    deployment.withdraw(self._permit, self._expected_tokens)
                 elif is_to_blame:
                     opened = deployment.failed(self._permit, now, fault.failure, fault.retry_after_s)
                 else:
@@ -86,7 +92,7 @@ class Settlement:
         health = self._engine.health
         with health.lock:
             if self._was_unsent:
-                self._deployment.withdraw(self._permit, self._engine.clock.now(), self._expected_tokens)
+                self._deployment.withdraw(self._permit, self._expected_tokens)
             else:
                 self._deployment.cancelled(self._permit)
         health.notify_waiters()

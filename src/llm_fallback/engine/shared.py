@@ -31,10 +31,10 @@ class SharedDeployment(Protocol):
         ...
 
     def succeeded(self, permit: Permit) -> None:
-        """A request was answered; the breaker knows already."""
+        """A request was answered, and the breaker has counted it."""
         ...
 
-    def failed(self, permit: Permit, *, retry_after_given: bool) -> None:
+    def failed(self, permit: Permit) -> None:
         """A request failed; the breaker knows already."""
         ...
 

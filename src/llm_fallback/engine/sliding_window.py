@@ -32,7 +32,7 @@ class SlidingCounter:
     def totals(self, now: float) -> list[int]:
         """The sum of each kind over the window that ends now."""
         self._forget(now)
-        return [sum(kind) for kind in zip(*(counts for _, counts in self._slices), strict=True)] or [0] * self._kinds
+        return [sum([counts[kind] for _, counts in self._slices]) for kind in range(self._kinds)]
 
     def clear(self) -> None:
         self._slices.clear()
@@ -55,11 +55,11 @@ class RateWindow:
         self._requests.append(now)
         self._spend(now, tokens)
 
-    def remove(self, began: float, tokens: int, now: float) -> None:
+    def remove(self, began: float, tokens: int) -> None:
         """Take back a request that was counted then, and was not sent."""
         with suppress(ValueError):  # The window has moved on without it.
             self._requests.remove(began)
-        self.correct(-tokens, began, now)
+        self._take_back(tokens, began)
 
     def correct(self, tokens: int, began: float, now: float) -> None:
         """Correct what was expected of the request that began then: tokens beyond it (positive) count from now on,
@@ -67,13 +67,8 @@ class RateWindow:
         window."""
         if tokens > 0:
             self._spend(now, tokens)
-            return
-        for index, (at, counted) in enumerate(self._spends):
-            if at == began:
-                unused = min(-tokens, counted)
-                self._spends[index] = (at, counted - unused)
-                self._tokens -= unused
-                return
+        else:
+            self._take_back(-tokens, began)
 
     def free_at(self, now: float, rpm: int | None, tpm: int | None, tokens: int) -> float | None:
         """None if a request of that many tokens may go now, else when one may."""
@@ -95,6 +90,15 @@ class RateWindow:
         if tokens:
             self._spends.append((now, tokens))
             self._tokens += tokens
+
+    def _take_back(self, tokens: int, began: float) -> None:
+        # Clocks that tick slowly name one time for several requests: what one of them has not counted, another has.
+        for index, (at, counted) in enumerate(self._spends):
+            if at == began:
+                unused = min(tokens, counted)
+                self._spends[index] = (at, counted - unused)
+                self._tokens -= unused
+                tokens -= unused
 
     def _forget(self, now: float) -> None:
         # By the same sums as in `free_at`: else, rounded, one would still count at the time that was named.

@@ -66,6 +66,15 @@ FINISHES = frozenset({"stop", "length", "tool_calls", REFUSED_FINISH, FULL_WINDO
 """Finish reasons by which a reply has ended. By any other, or none, the server stopped in the middle."""
 
 
+def is_told_whole(finish: str | None, *, is_empty: bool, goes_on: bool) -> bool:
+    """Whether a reply is whole by its server's word alone, however its stream ends. Some gateways say "stop" with every
+    chunk, or with empty ones while the model still thinks: not where content came behind it (`goes_on`), or none came.
+    With calls it is "tool_calls"; no other word is said so."""
+    if finish in ("stop", "tool_calls"):
+        return not goes_on and not (finish == "stop" and is_empty)
+    return finish in FINISHES
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCallPart:
     """A part of a streamed tool call, or a whole one of a plain reply."""
@@ -96,17 +105,36 @@ class _Content(NamedTuple):
         return bool(self.tool_calls or self.has_media or self.text.strip() or self.reasoning.strip())
 
 
+_REASONING = ("reasoning_content", "thinking_blocks")
+_PROBABILITIES = "provider_specific_fields"
+"""Of a chunk, beside its choices, nothing else stands there."""
+
+
 class Chunk(_Content):
     """One chunk of a stream."""
 
     __slots__ = ()
 
+    @classmethod
+    def of_text(cls, text: str) -> Chunk:
+        """A chunk with that text and nothing else."""
+        return cls({"choices": [{"delta": {"content": text}, "finish_reason": None}]}, text=text)
+
     def with_text(self, text: str) -> Chunk:
-        """The chunk with that text in place of its own, and without its reasoning."""
+        """The chunk with that text in place of its own, without its reasoning, and without the probabilities of tokens
+        that are not those of the text any more."""
         choice = self.raw["choices"][0]
-        delta = {name: value for name, value in choice["delta"].items() if name != "reasoning_content"}
-        raw = {"choices": [{**choice, "delta": {**delta, "content": text}}]}
+        delta = {name: value for name, value in choice["delta"].items() if name not in _REASONING}
+        beside = {name: value for name, value in self.raw.items() if text == self.text or name != _PROBABILITIES}
+        raw = {**beside, "choices": [{**choice, "delta": {**delta, "content": text}}]}
         return self._replace(raw=raw, text=text, reasoning="")
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it brings nothing, of the reply or beside it, as its sources are."""
+        if self.text or self.tool_calls or self.finish or self.usage:
+            return False
+        return set(self.raw) == {"choices"} and set(self.raw["choices"][0]["delta"]) == {"content"}
 
 
 class Reply(_Content):

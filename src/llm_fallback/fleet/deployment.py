@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -65,11 +66,12 @@ class MemberDeployment:
         self._limits: tuple[Lease, ...] = tuple(
             lease for lease in (self._rpm, self._tpm, self._places) if lease is not None
         )
-        self._probe_fence: int | None = None
-        """Of the lease by which the probe under way was sent."""
+        self._probe_fence = 0
+        """Of the probe that was sent last."""
         self.healed = 0
         """The highest fence of a probe that succeeded."""
-        self._is_account = False
+        self._probed_elsewhere = 0
+        """The highest fence of a probe that another member has sent in vain."""
         self._opened_at = (0, 0)
         """The last opening that is reported, and the fence that was known then."""
         self._trusted: Suspicion | None = None
@@ -99,7 +101,7 @@ class MemberDeployment:
         breaker = self._health.breaker
         if not breaker.needs_lease or not self._membership.is_answered() or self._probe.available(now) >= 1:
             return None
-        if self._probe.ask(breaker.cooldown_s):
+        if self._probe.ask(now, breaker.cooldown_s):
             self._membership.hurry()
         return self._membership.next_exchange()
 
@@ -127,7 +129,7 @@ class MemberDeployment:
         assert limits is not None
         places = limits.max_parallel
         if isinstance(places, int) and self._health.in_flight >= _share(places, members):
-            return float("inf")
+            return math.inf
         rpm, tpm = (None if limit is None else _share(limit, members) for limit in (limits.rpm, limits.tpm))
         return self._health.rate.free_at(now, rpm, tpm, tokens)
 
@@ -139,7 +141,11 @@ class MemberDeployment:
         if self._places is not None:
             self._places.demand(1)
         if permit.kind == "probe":
-            self._probe_fence = self._probe.fence if self._probe.available(permit.at) >= 1 else self._probe.fence + 1
+            if self._probe.available(permit.at) < 1:
+                # Sent without a lease it is numbered here, and the next that is leased must not have its number: what
+                # this one met would not be healed by it.
+                self._probe.fence += 1
+            self._probe_fence = self._probe.fence
             self._probe.use(permit.at, self._health.breaker.cooldown_s)
 
     def withdrawn(self, tokens: int) -> None:
@@ -150,29 +156,29 @@ class MemberDeployment:
 
     def succeeded(self, permit: Permit) -> None:
         if permit.kind in ("probe", "forced"):
-            fence = self._probe_fence if permit.kind == "probe" else None
-            self.healed = max(self.healed, self._probe.fence + 1 if fence is None else fence)
+            if permit.kind == "forced":
+                # It has found what a probe would, and takes a number, too: what is met from now on is not healed by it.
+                self._probe.fence += 1
+                self._probe_fence = self._probe.fence
+            self.healed = max(self.healed, self._probe_fence)
             self._membership.tell()
         elif self._suspicion is not None and not self._health.breaker.is_suspected:
             self._trusted, self._suspicion = self._suspicion, None
 
-    def failed(self, permit: Permit, *, retry_after_given: bool) -> None:
-        breaker = self._health.breaker
-        has_opened = breaker.is_open_by_requests and self._is_news()
-        if has_opened:
-            names_a_time = breaker.failure == "rate_limited" and retry_after_given
-            self._is_account = names_a_time or breaker.failure in ACCOUNT_FAILURES
-            self._membership.tell()
+    def failed(self, permit: Permit) -> None:
+        if self._health.breaker.is_open_by_requests:
+            self._suspicion = None  # It was right.
+            if self._is_news(permit):
+                self._membership.tell()
         elif permit.kind == "trial":
             self._membership.hurry()
 
-    def _is_news(self) -> bool:
+    def _is_news(self, permit: Permit) -> bool:
         """Whether the breaker has opened since that was looked at last; a probe that failed is news, too."""
         opening = self._health.breaker.openings
-        if self._probe_fence is None and opening == self._opened_at[0]:
+        if permit.kind != "probe" and opening == self._opened_at[0]:
             return False
-        self._opened_at = (opening, max(self._probe.fence, self._probe_fence or 0))
-        self._probe_fence = None
+        self._opened_at = (opening, self._probe.fence)
         return True
 
     # What the member exchanges.
@@ -187,16 +193,20 @@ class MemberDeployment:
         breaker = self._health.breaker
         if not breaker.is_open_by_requests or breaker.failure is None:
             return None
-        blocked_until = breaker.blocked_until(now)
-        reopens_in_s = max(0.0, (blocked_until or now) - now) if breaker.state(now) == "open" else 0.0
+        reopens_at = breaker.blocked_until(now) if breaker.state(now) == "open" else None
+        reopens_in_s = 0.0 if reopens_at is None else reopens_at - now
         opening, fence = self._opened_at
-        account = self.names.account if self._is_account else ""
+        names_a_time = breaker.failure == "rate_limited" and breaker.retry_after_given
+        # What it said last, which is not always what opened the breaker: in a total outage it is asked all the same.
+        account = self.names.account if names_a_time or breaker.failure in ACCOUNT_FAILURES else ""
         name = self.names.deployment
         return Fact(name, account, breaker.failure, reopens_in_s, breaker.cooldown_s, opening, fence)
 
     def learn(self, reports: Iterable[Report], fence: int, healed: int, now: float) -> bool:
         """Take what the others report: it replaces what they reported before. True if it opened the breaker here."""
         breaker = self._health.breaker
+        if breaker.is_closed:
+            self._probe.forgo()
         self._probe.fence = max(self._probe.fence, fence)
         if healed > self.healed:
             self.healed = healed
@@ -204,7 +214,13 @@ class MemberDeployment:
                 breaker.heal()
         reports = list(reports)
         self.reporters = tuple(report.member for report in reports)
-        match merge(reports, self.fact(now), self.healed, (self.names.account,)):
+        probed = max((report.fact.fence for report in reports), default=0)
+        if probed > self._probed_elsewhere:
+            self._probed_elsewhere = probed
+            self._probe.forgo()
+        if breaker.is_open_by_requests:
+            return False  # Whatever others report, it is open.
+        match merge(reports, self.healed, (self.names.account,)):
             case Opening(failure, reopens_in_s, cooldown_s, names_a_time):
                 return breaker.adopt(failure, now + reopens_in_s, cooldown_s, retry_after_given=names_a_time)
             case Suspicion() as suspicion:

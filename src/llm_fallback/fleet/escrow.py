@@ -52,7 +52,6 @@ class Escrow(Lease):
             return None if self._used_without_store + wanted <= self._share else (self._usd_of_all, False)
         spare = self.available(self._membership.now())
         if wanted <= spare:
-            self.demand(wanted)
             return None
         if self._left is not None and self._left + max(spare, 0.0) < wanted:
             return self._usd_of_all, False

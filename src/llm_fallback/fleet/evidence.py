@@ -84,11 +84,9 @@ class Suspicion:
     opening: int
 
 
-def merge(
-    reports: Iterable[Report], own: Fact | None, healed: int, accounts: Iterable[str] = ()
-) -> Opening | Suspicion | None:
-    """What follows from the reports about one deployment, and from this member's own. `accounts` are those this member
-    uses there. None: nothing."""
+def merge(reports: Iterable[Report], healed: int, accounts: Iterable[str] = ()) -> Opening | Suspicion | None:
+    """What follows from the reports about one deployment for a member whose own requests have not opened it. `accounts`
+    are those it uses there. None: nothing."""
     valid = [report for report in reports if report.fact.fence >= healed]
     account = [report.fact for report in valid if report.fact.account and report.fact.account in accounts]
     if account:
@@ -97,12 +95,9 @@ def merge(
         names_a_time = longest.failure == "rate_limited"
         return Opening(longest.failure, longest.reopens_in_s, longest.cooldown_s, names_a_time)
     path = [report for report in valid if not report.fact.account]
-    facts = [report.fact for report in path]
-    if own is not None and not own.account and own.fence >= healed:
-        facts.append(own)
-    if len(facts) >= 2:
+    if len(path) >= 2:
         # As long as two say so: one that is sick, and has waited longer and longer, does not decide.
-        second = sorted(facts, key=lambda fact: fact.reopens_in_s)[-2]
+        second = sorted((report.fact for report in path), key=lambda fact: fact.reopens_in_s)[-2]
         return Opening(second.failure, second.reopens_in_s, second.cooldown_s)
     return Suspicion(path[0].member, path[0].fact.opening) if path else None
 

@@ -123,6 +123,8 @@ class Exchanger:
         try:
             async with asyncio.timeout(patience_s):
                 response = await store.exchange(request)
+            if len(response.grants) != len(request.claims):
+                raise StoreError("it answered with grants of other claims")
         except TimeoutError:
             self._lost(f"no answer within {patience_s:.2g} s")
         except (StoreError, Overtaken) as error:

@@ -15,6 +15,8 @@ _STANDBY_PART = 10
 """All idle members together hold no more than this part of a limit."""
 _SLICES = 12
 """Uses are told by slices of their window, to the end of the slice."""
+_LONGEST_KEPT_S = 7200.0
+"""For which a member keeps the lease of a probe: long enough for a fleet whose members are called once an hour."""
 
 
 class Lease:
@@ -150,17 +152,32 @@ class PlaceLease(Lease):
 
 
 class ProbeLease(Lease):
-    """One probe of a deployment in each cooldown."""
+    """One probe of a deployment in each cooldown.
+
+    The call that asks for it goes elsewhere, so it is kept for the next one: for a cooldown, and where no call came in
+    that time, for twice as long as it took. Those who are called seldom would give it back before each call. Whoever
+    learns that another member has probed begins anew: where one is called often, the others leave it to that one.
+    """
 
     def __init__(self, resource: str) -> None:
         super().__init__(resource, 1.0, 0.0)
         self._used = 0.0
-        self._counts_until = -math.inf
+        self._counts_until = self._kept_until = -math.inf
+        self._asked_at: float | None = None
 
-    def ask(self, cooldown_s: float) -> bool:
+    def ask(self, now: float, cooldown_s: float) -> bool:
         """Note that a call would send the probe. Whether it helps to hurry."""
         self.window_s = cooldown_s
+        since_s = 0.0 if self._asked_at is None else now - self._asked_at
+        self._asked_at = now
+        if now >= self._kept_until:
+            self._kept_until = now + min(max(cooldown_s, 2 * since_s), _LONGEST_KEPT_S)
         return self.refuse(1.0)
+
+    def forgo(self) -> None:
+        """Keep it no longer: it need not be sent, or another member is called often enough to send it. How seldom calls
+        come is measured anew, as in another outage."""
+        self._kept_until, self._asked_at = -math.inf, None
 
     @property
     def used(self) -> float:
@@ -170,6 +187,12 @@ class ProbeLease(Lease):
         """Send the probe: the lease is used up, and no other is given for a cooldown."""
         self._used += 1.0
         self._counts_until = now + cooldown_s
+        self._kept_until = -math.inf
+
+    def claim(self, now: float, members: int, *, restores: bool = False) -> Claim:
+        if now < self._kept_until:
+            self._need = 1.0
+        return super().claim(now, members, restores=restores)
 
     def _charges(self, now: float) -> Iterable[tuple[float, float]]:
         return [(1.0, self._counts_until - now)] if now < self._counts_until else []
@@ -179,7 +202,7 @@ class ProbeLease(Lease):
 
     def is_told(self, now: float) -> bool:
         """Whether there is anything of it to tell the store, or to ask."""
-        return self._refused > 0 or now < self._counts_until or self.available(now) > 0
+        return self._refused > 0 or now < max(self._counts_until, self._kept_until) or self.available(now) > 0
 
 
 def in_slices(uses: Iterable[tuple[float, float]], window_s: float) -> list[tuple[float, float]]:

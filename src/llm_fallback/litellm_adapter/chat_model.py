@@ -13,7 +13,7 @@ from langchain_litellm import ChatLiteLLMRouter
 from llm_fallback.chat_model.base import ChainChatModel
 from llm_fallback.chat_model.caller import Listener
 from llm_fallback.chat_model.conversion import unwritable, write_thoughts
-from llm_fallback.chat_model.elsewhere import carried, mark
+from llm_fallback.chat_model.foreign_messages import carried, mark
 from llm_fallback.chat_model.history import with_invalid_calls
 from llm_fallback.chat_model.lazy_field import LazyField
 from llm_fallback.chat_model.managed import fields_of

@@ -131,12 +131,12 @@ class AmazonSignature:
         return BaseAWSLLM().get_credentials(**unmask({"aws_region_name": self._region, **self._given}))
 
     def _signed(self, request: Request, credentials: Any) -> Request:
-        from botocore.auth import SigV4Auth
-        from botocore.awsrequest import AWSRequest
+        # It loads botocore, which is there where Amazon is asked.
+        from llm_fallback.litellm_adapter.amazon_signer import AmazonSigner, AWSRequest
 
         kind = {name: text for name, text in request.headers.items() if name.lower() == "content-type"}
         signed = AWSRequest(method="POST", url=request.url, data=request.body, headers=kind)
-        SigV4Auth(credentials, self._service, self._region).add_auth(signed)
+        AmazonSigner(credentials, self._service, self._region).add_auth(signed)
         return replace(request, headers={**request.headers, **dict(signed.headers.items())})
 
 

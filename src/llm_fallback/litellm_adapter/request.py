@@ -21,7 +21,6 @@ from llm_fallback.litellm_adapter.providers import provider_called
 from llm_fallback.litellm_adapter.request_guard import RequestGuard
 from llm_fallback.litellm_adapter.thinking import for_deployment
 from llm_fallback.plan.plan import Target
-from llm_fallback.plan.provider_credentials import names_identity
 from llm_fallback.spec.secrets import unmask
 
 SAMPLING = frozenset(
@@ -68,9 +67,7 @@ class DeploymentRequest:
         self.streamed = bool(request.get("stream"))
         # Nobody gave a key: what litellm makes of none is taken off again.
         # By what the provider's own variables, or parameters of the deployment, say of it.
-        self._may_log_in = target.uses_provider_credentials or names_identity(
-            target.litellm_provider, target.parameters
-        )
+        self._may_log_in = target.uses_provider_credentials or target.names_identity
         keyless = api_key is None and not self._may_log_in and provider_called(target.litellm_provider).takes_a_key
         self.invented_headers = _LOGINS - _names(target.parameters) if keyless else frozenset()
         """Names, in lower case, of headers that carry no login, though they look like it."""

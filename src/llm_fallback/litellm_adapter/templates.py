@@ -80,7 +80,9 @@ class RequestTemplates:
                 return None
             known = template.request
             written = known.protocol.writer.write(request.messages)
-            return replace(known, body=write_json({**template.words, **written}))
+            # By hand: `replace` makes twice the function calls.
+            body = write_json({**template.words, **written})
+            return TranslatedRequest(known.url, known.headers, body, known.protocol)
         except (Unusual, ValueError):
             return None
 
@@ -179,7 +181,7 @@ def _read(request: DeploymentRequest) -> tuple[Hashable, list[Hashable]]:
         raise Unusual
     shapes[-1] = (shapes[-1], "last")
     # The key as it is given: a SecretStr shows in no dump.
-    login = request.key or _login_of_the_environment(request.target)
+    login = _login_of_the_environment(request.target) if request.key is None else request.key
     return (rest, frozenset(company), login, *[repr(getattr(litellm, name, None)) for name in _SWITCHES]), shapes
 
 

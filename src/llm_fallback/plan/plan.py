@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from llm_fallback.errors import Mistake, SpecError, did_you_mean, unknown_chain
 from llm_fallback.plan.credential import Credential
 from llm_fallback.plan.pricing import Prices
-from llm_fallback.plan.provider_credentials import signs
+from llm_fallback.plan.provider_credentials import names_identity, signs
 from llm_fallback.spec import Breaker, Budget, ColdStart, Hedge, Limits, Retries, Timeouts
 from llm_fallback.spec.providers import DIRECT, SIGNED_BY, split_model
 from llm_fallback.spec.settings import Affinity, Balance
@@ -79,6 +79,8 @@ class Target:
     """The model without its provider, as LangChain's `model_name` wants it."""
     road: Road = field(init=False)
     """Whether its requests are sent and read here, or go through litellm whole."""
+    names_identity: bool = field(init=False)
+    """Whether its own parameters say who it is to its provider, beside a key."""
     signs: bool = field(init=False)
     """Whether its own parameters say by which credentials its requests are signed."""
     signer: str = field(init=False)
@@ -93,6 +95,7 @@ class Target:
         object.__setattr__(self, "most_reply_bytes", int((self.limits or _NO_LIMITS).reply_mb * 2**20))
         provider = split_model(self.parameters.get("model", self.model))[0]
         object.__setattr__(self, "litellm_provider", provider)
+        object.__setattr__(self, "names_identity", names_identity(provider, self.parameters))
         object.__setattr__(self, "signs", signs(provider, self.parameters))
         is_direct = provider in DIRECT and _LITELLMS_OWN.isdisjoint(self.parameters)
         object.__setattr__(self, "road", "direct" if is_direct else "relayed")

@@ -30,7 +30,7 @@ from llm_fallback.chat_model.base import ChainChatModel
 from llm_fallback.chat_model.caller import Listener
 from llm_fallback.errors import Mistake, SpecError
 from llm_fallback.exporters.prometheus import PrometheusExporter
-from llm_fallback.serving.caller_keys import CallerKeys, is_from_elsewhere
+from llm_fallback.serving.caller_keys import CallerKeys, is_from_another_machine
 from llm_fallback.serving.chat import ChatEndpoint, send_error
 from llm_fallback.serving.errors import ErrorResponse
 from llm_fallback.spec import Spec, load_spec
@@ -103,7 +103,7 @@ class ServedChains:
                 Route("/ready", self._show_readiness),
                 Route("/metrics", self._show_metrics),
             ],
-            middleware=[Middleware(_Door, chains=self)],
+            middleware=[Middleware(_AccessMiddleware, chains=self)],
             exception_handlers={HTTPException: _refused, Exception: _failed},
             lifespan=self._lifespan,
         )
@@ -192,7 +192,7 @@ async def _alive(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-class _Door:
+class _AccessMiddleware:
     """Lets requests in: with a key where there are keys, from this machine where there are none, and not any more when
     the process is about to end."""
 
@@ -205,6 +205,8 @@ class _Door:
             return
         refusal = self._refusal(scope)
         if refusal is not None:
+            if refusal is _DRAINING:
+                await _skip_body(receive)
             await send_error(send, refusal)
             return
         self._chains.in_flight += 1
@@ -217,9 +219,16 @@ class _Door:
         keys = self._chains.keys
         if keys and not keys.accept(scope["headers"]):
             return _NO_KEY
-        if not keys and is_from_elsewhere(scope):
-            return _FROM_ELSEWHERE
+        if not keys and is_from_another_machine(scope):
+            return _FROM_ANOTHER_MACHINE
         return _DRAINING if self._chains.is_draining else None
+
+
+async def _skip_body(receive: Receive) -> None:
+    """Take what a client sends. Its connection is closed then: with some of that unread it would be reset, and what it
+    was answered be lost."""
+    while (await receive()).get("more_body"):
+        pass
 
 
 _OPEN = frozenset({"/health", "/ready"})
@@ -231,7 +240,7 @@ _NO_KEY = ErrorResponse(
     code="invalid_api_key",
     headers={"www-authenticate": "Bearer"},
 )
-_FROM_ELSEWHERE = ErrorResponse(
+_FROM_ANOTHER_MACHINE = ErrorResponse(
     403,
     "This server has no keys and answers only its own machine; `serve.keys` in its spec names some.",
     code="no_keys",

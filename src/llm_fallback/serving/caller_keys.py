@@ -63,7 +63,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def is_from_elsewhere(scope: Mapping[str, Any]) -> bool:
+def is_from_another_machine(scope: Mapping[str, Any]) -> bool:
     """Whether a request came from another machine, or from a page of another machine's in a browser on this one. One by
     a socket of the file system, or by no network, did not."""
     client = scope.get("client")

@@ -22,7 +22,7 @@ from llm_fallback.chat_model.caller import CallContext, Listener
 from llm_fallback.chat_model.conversion import to_call
 from llm_fallback.chat_model.driver import adrive
 from llm_fallback.chat_model.runtime import ModelRuntime
-from llm_fallback.engine.engine import Answered, Engine, Failed, OverBudget, StreamBrokeOff
+from llm_fallback.engine.engine import Answered, Engine, OverBudget, StreamBrokeOff
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.errors import BudgetExceeded, exhausted
 from llm_fallback.events import Record
@@ -89,8 +89,7 @@ class _ChatReply:
             await self._stream(execution, caller)
         else:
             async with aclosing(adrive(execution, caller)) as steps:
-                async for _ in steps:
-                    raise AssertionError("a whole reply has no chunks")
+                await anext(steps, None)  # A whole reply has no chunks.
             end = execution.end
             if isinstance(end, Answered):
                 body = encoded(completion(end, f"chatcmpl-{self._id}", self._created))
@@ -148,9 +147,8 @@ class _ChatReply:
             case StreamBrokeOff():
                 message = f"{record.attempts[-1].deployment}: the stream broke off ({end.fault.message})"
                 return failed_call(end.fault.failure, message, facts, headers, None)
-            case Failed():
-                error = exhausted(record.chain, end.failure, record.attempts, record.skipped, reason=end.reason)
-                return failed_call(end.failure, str(error), facts, headers, self._retry_after_s())
+        error = exhausted(record.chain, end.failure, record.attempts, record.skipped, reason=end.reason)
+        return failed_call(end.failure, str(error), facts, headers, self._retry_after_s())
 
     def _retry_after_s(self) -> float | None:
         """Seconds until a deployment of the chain may be asked again; None if one may be now, or nobody knows when."""
@@ -205,7 +203,7 @@ class _EndedBy:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._left = self._is_over = False
+        self._left = False
 
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
@@ -214,7 +212,6 @@ class _EndedBy:
         self._watch = asyncio.create_task(self._await_departure(task.cancel))
 
     async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self._is_over = True
         self._watch.cancel()
         if self._left and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientLeft
@@ -222,9 +219,8 @@ class _EndedBy:
     async def _await_departure(self, leave: Callable[[], object]) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not self._is_over:
-            self._left = True
-            leave()
+        self._left = True
+        leave()
 
 
 async def send_error(send: Send, error: ErrorResponse, headers: Headers | None = None) -> None:

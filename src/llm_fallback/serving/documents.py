@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_fallback.engine.engine import Answered
+from llm_fallback.engine.protocol.finishes import openai_finish
 from llm_fallback.engine.protocol.reader import GROUNDING, LOGPROBS, MEDIA
 from llm_fallback.engine.protocol.thinking import BLOCKS, SIGNED
 from llm_fallback.engine.transport import Chunk
@@ -89,7 +90,6 @@ class ChunkWriter:
         self._head = {"id": id_, "object": "chat.completion.chunk", "created": created, "model": model}
         self._prefix = b"data: " + encoded(self._head)[:-1] + b',"choices":[{"index":0,"delta":'
         self._is_first = True
-        self._finish: str | None = None
 
     def write(self, chunk: Chunk) -> bytes:
         """The event of a chunk; empty if a client learns nothing from it. How the reply ended is told at its end."""
@@ -97,7 +97,6 @@ class ChunkWriter:
         if not raw["choices"]:
             return b""
         (choice,) = raw["choices"]
-        self._finish = choice["finish_reason"] or self._finish
         delta = choice["delta"]
         if len(delta) > 1:  # Nearly all have a content and nothing else.
             delta = _delta(delta)
@@ -114,7 +113,8 @@ class ChunkWriter:
     def end(self, answer: Answered, usage: Mapping[str, Any] | None, *, wants_usage: bool) -> bytes:
         """The events that end a whole reply: why it ended, the usage if it is wanted, and on the last of them the facts
         of the call."""
-        last: dict[str, Any] = {**self._head, "choices": [{**_of_stream({}, None), "finish_reason": self._finish}]}
+        finish = openai_finish(answer.finish)
+        last: dict[str, Any] = {**self._head, "choices": [{**_of_stream({}, None), "finish_reason": finish}]}
         if answer.provenance.system_fingerprint is not None:
             last["system_fingerprint"] = answer.provenance.system_fingerprint
         before = b""

@@ -92,6 +92,10 @@ class DrainingServer(uvicorn.Server):
         self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.force_exit:
+            # Python 3.12 and later wait for each to end, and uvicorn would tell as an error that they do not.
+            for open_connection in self.server_state.connections:
+                open_connection.transport.abort()
         await super().shutdown(sockets)
         if not self.force_exit:
             await self._chains.aclose()

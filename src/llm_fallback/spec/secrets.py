@@ -203,7 +203,7 @@ def secrets_of_address(url: str) -> Iterator[str]:
 
 
 def _written_in(url: str) -> Iterator[str]:
-    login, _, _ = _AUTHORITY_END.split(url.partition("://")[2], maxsplit=1)[0].rpartition("@")
+    login, _, _ = _AUTHORITY_END.split(url.partition("://")[2])[0].rpartition("@")
     user, _, password = login.partition(":")
     if password or len(user) >= _SHORTEST_USER_TOKEN:
         yield password or user

@@ -124,9 +124,10 @@ class _Shown(NamedTuple):
         shown = _Shown(self.text.translate(_SMALL), self.starts, self.ends)
         found: list[tuple[int, int]] = []
         for unread, forms in ((None, wanted.short), (_UNSEEN, wanted.apart), (_BETWEEN_DIGITS, wanted.digits)):
-            read = shown if unread is None or unread.search(shown.text) is None else shown.without(unread)
+            text = shown.text if unread is None else unread.sub("", shown.text)
             for form in forms:
-                if form in read.text:  # Which costs no call, and hardly ever is so.
+                if form in text:  # Which costs no call, and hardly ever is so.
+                    read = shown if unread is None else shown.without(unread)
                     found += read._places_of(form)
         return found
 

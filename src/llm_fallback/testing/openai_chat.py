@@ -16,7 +16,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import Field
 
 from llm_fallback.chat_model.conversion import PROVIDER, unwritable
-from llm_fallback.chat_model.elsewhere import carried, mark
+from llm_fallback.chat_model.foreign_messages import carried, mark
 from llm_fallback.chat_model.history import with_invalid_calls
 from llm_fallback.engine.encoding import why_not_json
 

@@ -72,7 +72,9 @@ def recorded(file: str | Path, *, pace: float = 1.0) -> dict[str, Tape]:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ValueError(f"{file}:{number}: not a recorded exchange ({where}: {first['msg']})") from None
-        except (ValueError, RecursionError) as error:
+        except RecursionError:
+            raise ValueError(f"{file}:{number}: not a recorded exchange (nested too deep)") from None
+        except ValueError as error:
             raise ValueError(f"{file}:{number}: not a recorded exchange ({error})") from None
     return {name: Tape(name, tuple(exchanges)) for name, exchanges in tapes.items()}
 

@@ -52,8 +52,11 @@ def test_a_torn_message_is_unreadable(cut):
     """Once the stream has ended; what came before was told."""
     parser = MessageParser()
     assert all(event.document for event in parser.feed(WRITTEN[:cut]))
-    with pytest.raises(Unreadable):
+    with pytest.raises(Unreadable, match=r"^a message of the stream was torn$"):
         list(parser.end())
+
+
+DAMAGED = r"^a message of the stream is damaged$"
 
 
 @given(st.integers(0, len(WRITTEN) - 1), st.integers(1, 255))
@@ -62,9 +65,8 @@ def test_a_damaged_byte_is_noticed(place, change):
     damaged = bytearray(WRITTEN)
     damaged[place] ^= change
     parser, came = MessageParser(), []
-    with pytest.raises(Unreadable):
+    with pytest.raises(Unreadable, match=DAMAGED):
         came.extend(parser.feed(bytes(damaged)))
-        list(parser.end())
     assert [event.document for event in came] in ([], [{"messageStart": {"role": "assistant"}}])
 
 
@@ -73,50 +75,72 @@ def test_a_damaged_byte_is_noticed(place, change):
     [
         ({":message-type": "exception", ":exception-type": "aException"}, b'{"message": "No"}', {"message": "No"}),
         ({":message-type": "exception", ":exception-type": "aException"}, b"No", {"message": "No"}),
+        ({":message-type": "exception", ":exception-type": "aException"}, b'["No"]', {"message": '["No"]'}),
+        ({":message-type": "exception", ":exception-type": "aException"}, b"N\xff", {"message": "N\ufffd"}),
         ({":message-type": "exception", ":exception-type": "aException"}, b"", {"message": ""}),
         ({":message-type": "error", ":error-code": "aException", ":error-message": "No"}, b"", {"message": "No"}),
     ],
 )
 def test_an_exception_is_an_error_with_its_name_as_the_code(headers, payload, error):
     """Modeled by the service or not, whatever it says."""
-    [event] = events(message(b"".join(header(*one) for one in headers.items()), payload))
-    assert event.document == {"error": {**error, "code": "aException"}}
+    written = message(b"".join(header(*one) for one in headers.items()), payload)
+    assert events(written) == [Event({"error": {**error, "code": "aException"}}, b"aException", payload)]
 
 
 EVENT = header(":message-type", "event") + header(":event-type", "a")
+NUMBER = b"\x04" + bytes(4)
+"""A header's value that is no text."""
+
+
+def test_an_event_has_its_name_and_what_was_written():
+    """Of one without a document an empty object is read."""
+    assert events(message(EVENT, b'{"b": 1}') + message(EVENT, b"")) == [
+        Event({"a": {"b": 1}}, b"a", b'{"b": 1}'),
+        Event({"a": {}}, b"a", b""),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("headers", "payload"),
+    ("headers", "payload", "said"),
     [
-        (EVENT, b"no JSON"),
-        (EVENT + header(":event-type", "b"), b"{}"),
-        (EVENT + b"\x01a\x63", b"{}"),
-        (EVENT + b"\x01a\x07\xff\xff", b"{}"),
-        (EVENT + b"\x01a\x07\x00", b"{}"),
-        (EVENT + b"\x02\xff\xfe\x00", b"{}"),
-        (b"\x0d:message-type\x00", b"{}"),
+        (EVENT, b"no JSON", "^not JSON$"),
+        (EVENT + header(":event-type", "b"), b"{}", DAMAGED),
+        (EVENT + b"\x01a\x63", b"{}", DAMAGED),
+        (EVENT + b"\x01a\x07\xff\xff", b"{}", DAMAGED),
+        (EVENT + b"\x01a\x07\x00", b"{}", DAMAGED),
+        (EVENT + b"\x01a\x07\x00\x01\xff", b"{}", DAMAGED),
+        (EVENT + b"\x01a\x09" + bytes(15), b"{}", DAMAGED),
+        (EVENT + b"\x02\xff\xfe\x00", b"{}", DAMAGED),
+        (EVENT + b"\x05ab", b"{}", DAMAGED),
+        (b"\x0d:message-type" + NUMBER, b"{}", "^:message-type is null, not the text it should be$"),
+        (header(":message-type", "event") + b"\x0b:event-type" + NUMBER, b"{}", "^:event-type is "),
+        (header(":message-type", "exception") + b"\x0f:exception-type" + NUMBER, b"{}", "^:exception-type is "),
+        (header(":message-type", "error") + b"\x0b:error-code" + NUMBER, b"{}", "^:error-code is "),
+        (header(":message-type", "error") + b"\x0e:error-message" + NUMBER, b"{}", "^:error-message is "),
     ],
 )
-def test_a_message_that_means_nothing_is_unreadable(headers, payload):
-    """Though its checksums are right; or it is an event, where botocore reads on."""
-    with suppress(Unreadable):
-        assert events(message(headers, payload))[0].document == {"a": {}}
+def test_a_message_that_means_nothing_is_unreadable(headers, payload, said):
+    """Though its checksums are right."""
+    with pytest.raises(Unreadable, match=said):
+        events(message(headers, payload))
 
 
-def test_a_message_longer_than_any_is_unreadable():
-    """Nobody waits for it."""
-    prelude = struct.pack("!II", 2**31, 0)
-    with pytest.raises(Unreadable):
-        events(prelude + struct.pack("!I", zlib.crc32(prelude)))
+def prelude(length: int, headers: int = 0) -> bytes:
+    written = struct.pack("!II", length, headers)
+    return written + struct.pack("!I", zlib.crc32(written))
 
 
-def test_a_message_shorter_than_any_is_unreadable():
-    """Lengths that contradict each other lead nowhere."""
-    for length in range(16):
-        prelude = struct.pack("!II", length, 0)
-        with pytest.raises(Unreadable):
-            events(prelude + struct.pack("!I", zlib.crc32(prelude)) + bytes(8))
+@pytest.mark.parametrize("lengths", [(2**31, 0), (24 * 2**20 + 1, 0), *((length, 0) for length in range(16)), (20, 5)])
+def test_lengths_that_no_message_has_are_unreadable_as_soon_as_they_are_told(lengths):
+    """Nobody waits for one longer than AWS's own clients take; one shorter than its parts leads nowhere."""
+    with pytest.raises(Unreadable, match=DAMAGED):
+        list(MessageParser().feed(prelude(*lengths)))
+
+
+@pytest.mark.parametrize("lengths", [(24 * 2**20, 0), (16, 0), (20, 4)])
+def test_for_any_other_the_rest_of_the_message_is_waited(lengths):
+    """It may be the longest, or have nothing but headers."""
+    assert list(MessageParser().feed(prelude(*lengths))) == []
 
 
 VALUES = {

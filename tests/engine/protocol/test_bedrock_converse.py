@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from litellm.llms.bedrock.chat.converse_transformation import AmazonConverseConfig
 
 from llm_fallback.engine.protocol.bedrock_converse import ConverseReader
+from llm_fallback.engine.protocol.values import Unreadable
 from llm_fallback.engine.transport import REFUSED_FINISH, Fault, PartialReply, Reply, StreamEnd
 from tests.engine.protocol.spoken import (
     Spoken,
@@ -175,6 +176,7 @@ def test_a_stream_comes_to_what_the_plain_reply_is(content):
     chunks, ended = streamed(*frames_of(content))
     assert isinstance(reply, Reply)
     assert told(PartialReply(*chunks), ended.finish) == told(PartialReply(reply), reply.finish)
+    assert PartialReply(*chunks).finish == reply.finish
     assert beside_chunks(chunks) == beside_reply(reply)
 
 
@@ -210,6 +212,52 @@ def test_a_block_that_another_takes_the_place_of_is_whole():
     assert isinstance(reply, Reply)
     assert told(PartialReply(*chunks), ended.finish) == told(PartialReply(reply), reply.finish)
     assert beside_chunks(chunks) == beside_reply(reply)
+
+
+def test_it_is_told_as_soon_as_the_other_begins():
+    """A thought that came before a call is not told behind it, nor as a part of the next thought in that place."""
+    signed, again = (list(block_frames(0, {"reasoningContent": {"reasoningText": said}})) for said in SAID_TWICE)
+    start = event("contentBlockStart", contentBlockIndex=0, start={"toolUse": {"toolUseId": "t1", "name": "look_up"}})
+    for frames, thoughts in (([*signed, start], SAID_TWICE[:1]), ([*signed, start, *again, stop()], SAID_TWICE)):
+        chunks, _ = streamed(*frames)
+        assert beside_chunks(chunks)["thinking_blocks"] == [
+            {"type": "thinking", "thinking": said["text"], "signature": said["signature"]} for said in thoughts
+        ]
+
+
+SAID_TWICE = [{"text": "hm", "signature": "c2ln"}, {"text": "so", "signature": "bmV1"}]
+
+
+def test_calls_that_are_filled_by_turns_stay_apart():
+    """Each part names its block, and each call keeps the id that Bedrock gave it."""
+    starts = [
+        event("contentBlockStart", contentBlockIndex=place, start={"toolUse": {"toolUseId": id_, "name": "go"}})
+        for place, id_ in enumerate(("t1", "t2"))
+    ]
+    parts = [delta(place, toolUse={"input": part}) for part in ('{"n"', ": 1}") for place in (0, 1)]
+    chunks, _ = streamed(*starts, *parts, stop("tool_use"))
+    calls = PartialReply(*chunks).tool_calls.values()
+    assert [(call.id, call.name, call.arguments) for call in calls] == [
+        ("t1", "go", '{"n": 1}'),
+        ("t2", "go", '{"n": 1}'),
+    ]
+
+
+@pytest.mark.parametrize("said", ["<th", "<thinking", "<"])
+def test_what_only_begins_like_a_tag_is_text(said):
+    """Plain as streamed: nothing is held back for ever."""
+    reply = read_plain(ConverseReader, body({"text": said}))
+    chunks, _ = streamed(*frames_of([{"text": said}]))
+    assert isinstance(reply, Reply)
+    assert (reply.text, PartialReply(*chunks).text) == (said, said)
+
+
+def test_a_cited_text_may_be_of_several_parts():
+    """They are one text."""
+    quote = {"content": [{"text": "It "}, {"text": "rains"}], "citations": [CITED]}
+    reply = read_plain(ConverseReader, body({"text": "So: "}, {"citationsContent": quote}))
+    assert isinstance(reply, Reply)
+    assert reply.text == "So: It rains"
 
 
 def test_thoughts_that_were_left_in_the_text_are_thoughts():
@@ -330,6 +378,195 @@ def test_arguments_of_a_call_that_nobody_named_break_a_stream():
     """There is nobody to give them to."""
     _, fault = streamed(delta(0, toolUse={"input": "{}"}), stop("tool_use"), METADATA)
     assert isinstance(fault, Fault)
+
+
+def invalid(fault):
+    assert isinstance(fault, Fault)
+    assert fault.failure == "invalid_response"
+    return fault.message
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("contentBlockStart", {"contentBlockIndex": "a"}, "contentBlockIndex is a text, not the position it should be"),
+        ("contentBlockDelta", {"contentBlockIndex": "a"}, "contentBlockIndex is a text, not the position it should be"),
+        ("contentBlockStop", {"contentBlockIndex": "a"}, "contentBlockIndex is a text, not the position it should be"),
+        ("contentBlockStart", {"start": 5}, "start is a number, not the object it should be"),
+        ("contentBlockStart", {"start": {"toolUse": 5}}, "toolUse is a number, not the object it should be"),
+        ("contentBlockDelta", {"delta": 5}, "delta is a number, not the object it should be"),
+        ("contentBlockDelta", {"delta": {"text": 5}}, "text is a number, not the text it should be"),
+        ("contentBlockDelta", {"delta": {"toolUse": 5}}, "toolUse is a number, not the object it should be"),
+        ("contentBlockDelta", {"delta": {"toolUse": {"input": 5}}}, "input is a number, not the text it should be"),
+        ("contentBlockDelta", {"delta": {"citation": 5}}, "citation is a number, not the object it should be"),
+        *(
+            ("contentBlockDelta", {"delta": {"reasoningContent": thought}}, said)
+            for thought, said in (
+                (5, "reasoningContent is a number, not the object it should be"),
+                ({"text": 5}, "text is a number, not the text it should be"),
+                ({"signature": 5}, "signature is a number, not the text it should be"),
+                ({"redactedContent": 5}, "redactedContent is a number, not the text it should be"),
+            )
+        ),
+    ],
+)
+def test_a_fault_names_what_is_wrong_with_an_event(name, data, said):
+    """In words."""
+    assert invalid(streamed(event(name, **data))[1]) == said
+
+
+def test_an_event_that_is_no_object_is_named():
+    """In words."""
+    with pytest.raises(Unreadable, match=r"^metadata is a number, not the object it should be$"):
+        ConverseReader().read_event({"metadata": 5})
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        (5, "content is a number, not the object it should be"),
+        ({"text": 5}, "text is a number, not the text it should be"),
+        ({"toolUse": 5}, "toolUse is a number, not the object it should be"),
+        ({"reasoningContent": 5}, "reasoningContent is a number, not the object it should be"),
+        ({"reasoningContent": {"reasoningText": 5}}, "reasoningText is a number, not the object it should be"),
+        ({"reasoningContent": {"reasoningText": {"text": 5}}}, "text is a number, not the text it should be"),
+        ({"reasoningContent": {"reasoningText": {"signature": 5}}}, "signature is a number, not the text it should be"),
+        ({"reasoningContent": {"redactedContent": 5}}, "redactedContent is a number, not the text it should be"),
+        ({"citationsContent": 5}, "citationsContent is a number, not the object it should be"),
+        ({"citationsContent": {"content": 5}}, "content is a number, not the list it should be"),
+        ({"citationsContent": {"content": [5]}}, "content is a number, not the object it should be"),
+        ({"citationsContent": {"content": [{"text": 5}]}}, "text is a number, not the text it should be"),
+    ],
+)
+def test_a_fault_names_what_is_wrong_with_a_block(block, said):
+    """In words."""
+    assert invalid(read_plain(ConverseReader, body(block))) == said
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"output": 5}, "output is a number, not the object it should be"),
+        ({"output": {"message": 5}}, "message is a number, not the object it should be"),
+        ({"output": {"message": {"content": 5}}}, "content is a number, not the list it should be"),
+        ({"output": {}}, "a reply without a message"),
+    ],
+)
+def test_a_fault_names_what_is_wrong_with_a_reply(document, said):
+    """In words."""
+    assert invalid(read_plain(ConverseReader, document)) == said
+
+
+def test_a_message_beside_an_error_is_no_reply():
+    """Plain as in a stream."""
+    said = {**body({"text": "Once"}), "error": {"message": "Overloaded", "code": 503}}
+    reader = ConverseReader()
+    reader.read_event({"error": said["error"], "messageStart": {}})
+    for fault in (read_plain(ConverseReader, said), reader.end()):
+        assert isinstance(fault, Fault)
+        assert fault.message == "Overloaded"
+
+
+def test_a_stream_that_says_nothing_yet_is_cut_and_another_is_no_stream():
+    """Though its messages are sound."""
+    assert streamed(event("messageStart", role="assistant"))[1] == StreamEnd(None)
+    assert isinstance(streamed(event("anEventOfTomorrow", text="a"))[1], Fault)
+
+
+@pytest.mark.parametrize("last", [(stop(), METADATA), (METADATA, stop())])
+def test_nothing_is_read_behind_the_end_and_the_account(last):
+    """In whichever order they come; whoever writes there means another reply."""
+    chunks, ended = streamed(delta(0, text="Oslo"), *last, delta(0, text="Rome"))
+    assert (PartialReply(*chunks).text, ended) == ("Oslo", StreamEnd("stop"))
+    assert counts(PartialReply(*chunks).usage)["input_tokens"] == 22
+
+
+def test_a_word_that_is_no_end_ends_the_reading():
+    """What the server counts behind it is not waited for."""
+    reader = ConverseReader()
+    reader.read_event({"messageStop": {"stopReason": "malformed_tool_use"}})
+    assert reader.is_over
+
+
+def test_what_comes_in_parts_is_joined():
+    """A signature, what was redacted, and the text that is cited; half a character alone is replaced."""
+    thought = {"reasoningText": {"text": "h\ud83dm", "signature": "c2ln"}}
+    quote = {"content": [{"text": "It rains"}], "citations": [CITED, {**CITED, "title": "Chart"}]}
+    content = [{"reasoningContent": thought}, {"reasoningContent": {"redactedContent": "ZGF0YQ=="}}]
+    reply = read_plain(ConverseReader, body(*content, {"citationsContent": quote}))
+    chunks, _ = streamed(
+        *(delta(0, reasoningContent=part) for part in ({"text": "h\ud83d"}, {"text": "m"})),
+        *(delta(0, reasoningContent={"signature": part}) for part in ("c2", "ln")),
+        *(delta(1, reasoningContent={"redactedContent": part}) for part in ("ZGF0", "YQ==")),
+        *(delta(2, text=part) for part in ("It ", "rains")),
+        *(delta(2, citation=citation) for citation in quote["citations"]),
+        stop(),
+    )
+    assert isinstance(reply, Reply)
+    assert beside_chunks(chunks) == beside_reply(reply)
+    assert beside_reply(reply)["thinking_blocks"] == [
+        {"type": "thinking", "thinking": "h\ufffdm", "signature": "c2ln"},
+        {"type": "redacted_thinking", "data": "data"},
+    ]
+    assert beside_reply(reply)["provider_specific_fields"]["citationsContent"] == [quote]
+
+
+@pytest.mark.parametrize("inner", ["ZGF0YQ==", "no base64", "é"])
+def test_what_was_redacted_is_unwrapped_where_it_was_wrapped(inner):
+    """Once, and only where what is within is base64 again."""
+    data = base64.b64encode(inner.encode()).decode()
+    reply = read_plain(ConverseReader, body({"reasoningContent": {"redactedContent": data}}))
+    assert isinstance(reply, Reply)
+    (block,) = beside_reply(reply)["thinking_blocks"]
+    assert block == {"type": "redacted_thinking", "data": inner if inner == "ZGF0YQ==" else data}
+
+
+@pytest.mark.parametrize("data", ["no base64", "ZGF0YQ", "ZGF0!YQ=="])
+def test_what_is_no_base64_stays_as_it_came(data):
+    """Nothing raises."""
+    reply = read_plain(ConverseReader, body({"reasoningContent": {"redactedContent": data}}))
+    assert isinstance(reply, Reply)
+    assert beside_reply(reply)["thinking_blocks"] == [{"type": "redacted_thinking", "data": data}]
+
+
+def origins(deltas):
+    """Who signed each thought, as far as it may be sent back."""
+    fields = [delta.get("provider_specific_fields", {}) for delta in deltas]
+    return [block["origin"] for told in fields for block in told.get("signed_thinking", ())]
+
+
+SIGNED = {"reasoningContent": {"reasoningText": {"text": "hm", "signature": "c2ln"}}}
+UNSIGNED = {"reasoningContent": {"reasoningText": {"text": "so"}}}
+REDACTED = {"reasoningContent": {"redactedContent": "ZGF0YQ=="}}
+TOOL = {"toolUse": {"toolUseId": "t1", "name": "go", "input": {}}}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ([SIGNED, REDACTED, {"text": "Oslo"}, SIGNED], ["m", "m", None]),
+        ([SIGNED, TOOL, REDACTED], ["m", None]),
+        ([{"text": "Oslo"}, REDACTED, SIGNED], [None, None]),
+        ([UNSIGNED, SIGNED, {"text": "Oslo"}], ["m"]),
+    ],
+)
+@pytest.mark.parametrize("closes", [True, False])
+def test_only_thoughts_before_all_else_go_back_to_who_signed_them(content, expected, closes):
+    """Plain as streamed, whether their blocks are closed one by one or by the end."""
+    whole, in_parts = ConverseReader(), ConverseReader()
+    whole.signer = in_parts.signer = "m"
+    reply = whole.read_reply(body(*content))
+    frames = [frame for frame in frames_of(content) if closes or frame["event"] != "contentBlockStop"]
+    chunks = [in_parts.read_event({frame["event"]: frame["data"]}) for frame in frames]
+    assert origins([reply.raw["choices"][0]["message"]]) == expected
+    assert origins(chunk.raw["choices"][0]["delta"] for chunk in chunks if chunk) == expected
+
+
+def test_a_word_of_a_server_s_own_is_an_end_where_its_spec_says_so():
+    """Plain and streamed."""
+    in_parts, whole = (ConverseReader({"fin": "stop"}) for _ in range(2))
+    in_parts.read_event({"messageStop": {"stopReason": "fin"}})
+    assert (in_parts.end(), whole.read_reply(body(reason="fin")).finish) == (StreamEnd("stop"), "stop")
 
 
 NAMES = ("messageStart", "contentBlockStart", "contentBlockDelta", "contentBlockStop", "messageStop", "metadata")

@@ -11,6 +11,7 @@ from litellm.llms.cohere.chat.v2_transformation import CohereV2ChatConfig
 
 from llm_fallback.engine.protocol.cohere import CohereReader
 from llm_fallback.engine.transport import FINISHES, Fault, PartialReply, Reply, StreamEnd
+from llm_fallback.events import Usage
 from tests.engine.protocol.spoken import (
     Spoken,
     beside_chunks,
@@ -186,6 +187,178 @@ def test_a_value_of_another_type_breaks_a_stream(message):
     _, fault = streamed(first, {"type": "content-delta", "delta": {"message": message}}, end())
     assert isinstance(fault, Fault)
     assert fault.failure == "stream_broken"
+
+
+FIELDS_OF_5 = {
+    "message is a number, not the object it should be": 5,
+    "tool_plan is a number, not the text it should be": {"tool_plan": 5},
+    "the type of a citation is a number, not the text it should be": {"citations": {"type": 5}},
+    "the start of a citation is a text, not the position it should be": {"citations": {"start": "a"}},
+    "the end of a citation is a text, not the position it should be": {"citations": {"end": "a"}},
+    "sources is a number, not the list it should be": {"citations": {"sources": 5}},
+    "document is a number, not the object it should be": {
+        "citations": {"sources": [{"type": "document", "document": 5}]}
+    },
+    "title is a number, not the text it should be": {
+        "citations": {"sources": [{"type": "document", "document": {"title": 5}}]}
+    },
+    "url is a number, not the text it should be": {
+        "citations": {"sources": [{"type": "document", "document": {}, "url": 5}]}
+    },
+    "id is a number, not the text it should be": {
+        "citations": {"sources": [{"type": "document", "document": {}, "id": 5}]}
+    },
+    "text is a number, not the text it should be": {"content": {"text": 5}},
+    "thinking is a number, not the text it should be": {"content": {"thinking": 5}},
+    "content is a number, not the object it should be": {"content": 5},
+    "function is a number, not the object it should be": {"tool_calls": {"function": 5}},
+    "tool_calls is a number, not the object it should be": {"tool_calls": 5},
+    "citations is a number, not the object it should be": {"citations": 5},
+}
+KIND_OF = {
+    "tool_plan": "tool-plan-delta",
+    "citations": "citation-start",
+    "content": "content-delta",
+    "tool_calls": "tool-call-delta",
+}
+
+
+def said_of(fault):
+    assert isinstance(fault, Fault)
+    assert fault.failure == "invalid_response"
+    return fault.message
+
+
+@pytest.mark.parametrize("said", FIELDS_OF_5)
+def test_a_fault_names_the_field_of_another_type(said):
+    """Plain as streamed, where each part of a list has an event of its own."""
+    message = FIELDS_OF_5[said]
+    name = next(iter(message)) if isinstance(message, dict) else "content"
+    assert said_of(streamed({"type": KIND_OF[name], "delta": {"message": message}})[1]) == said
+    if isinstance(message, dict) and name != "tool_plan":
+        message = {name: [message[name]] if isinstance(message[name], dict) else 5}
+    whole = said.replace("object", "list") if message == {name: 5} else said
+    assert said_of(read_plain(CohereReader, {"message": message})) == whole
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        ({"type": 5}, "the type of an event is a number, not the text it should be"),
+        ({"type": "content-delta", "delta": 5}, "delta is a number, not the object it should be"),
+    ],
+)
+def test_a_fault_names_what_is_wrong_with_an_event(frame, said):
+    """In words."""
+    assert said_of(streamed(frame)[1]) == said
+
+
+def test_a_reply_without_a_message_says_so():
+    """Whatever stands beside it."""
+    assert said_of(read_plain(CohereReader, {"id": "1", "finish_reason": "COMPLETE"})) == "a reply without a message"
+
+
+def test_a_stream_that_says_nothing_yet_is_cut():
+    """Whatever follows its first event; it is not some other document."""
+    for frames in ([{"type": "message-start"}], [{"type": "message-start"}, {"delta": {}}]):
+        assert streamed(*frames)[1] == StreamEnd(None)
+
+
+def test_nothing_is_read_behind_the_end():
+    """Whoever writes there means another reply; the end is told to the caller, too."""
+    chunks, ended = streamed(
+        *(event("content-delta", 0, content={"text": "Oslo"}), end(), event("content-delta", 0, content={"text": "x"})),
+    )
+    assert (PartialReply(*chunks).text, ended) == ("Oslo", StreamEnd("stop"))
+    reasons = [choice["finish_reason"] for chunk in chunks for choice in chunk.raw["choices"]]
+    assert reasons == [None, "stop"]
+
+
+def test_thoughts_are_told_plain_and_streamed():
+    """Also in the event that begins a part, in several of them, and beside text."""
+    parts = [{"text": "Os", "thinking": "h"}, {"text": "lo", "thinking": "m"}, {"type": "text"}]
+    kinds = ("content-start", "content-delta", "content-start")
+    chunks, _ = streamed(*(event(kind, 0, content=part) for kind, part in zip(kinds, parts, strict=True)), end())
+    reply = read_plain(CohereReader, {"message": {"content": parts}})
+    for came in (PartialReply(*chunks), reply):
+        assert (came.text, came.reasoning) == ("Oslo", "hm")
+
+
+def test_calls_are_told_apart_by_their_index():
+    """Though their parts come by turns, and nothing else tells."""
+    starts = [{"id": name, "type": "function", "function": {"name": name, "arguments": ""}} for name in "ab"]
+    parts = [[{"function": {"arguments": part}} for part in ('{"x"', ":1}")] for _ in starts]
+    frames = [event("tool-call-start", place, tool_calls=call) for place, call in enumerate(starts)]
+    frames += [event("tool-call-delta", place, tool_calls=parts[place][turn]) for turn in (0, 1) for place in (0, 1)]
+    chunks, ended = streamed(*frames, end("TOOL_CALL"))
+    calls = PartialReply(*chunks).tool_calls.values()
+    assert [(call.id, call.name, call.arguments) for call in calls] == [("a", "a", '{"x":1}'), ("b", "b", '{"x":1}')]
+    assert ended == StreamEnd("tool_calls")
+
+
+def test_a_call_of_a_tool_that_takes_nothing_has_no_arguments():
+    """Cohere writes null; plain as streamed, and the call keeps its name and id."""
+    call = {"id": "1", "type": "function", "function": {"name": "now", "arguments": "null"}}
+    chunks, _ = streamed(event("tool-call-start", 0, tool_calls=call), end("TOOL_CALL"))
+    reply = read_plain(CohereReader, {"message": {"tool_calls": [call]}, "finish_reason": "TOOL_CALL"})
+    for told_call in (*PartialReply(*chunks).tool_calls.values(), *reply.tool_calls):
+        assert (told_call.id, told_call.name, told_call.arguments) == ("1", "now", "")
+
+
+def test_what_nobody_said_of_a_citation_is_left_open():
+    """Its place is the beginning, and its source unknown; one without a document is none."""
+    source = {"type": "document", "document": {}}
+    bare = {"sources": [{"type": "document"}, {"type": "tool", "document": {}}, source, {**source, "url": "https://a"}]}
+    chunks, _ = streamed(event("citation-start", 0, citations=bare), end())
+    places = [{"start_index": 0, "end_index": 0, "title": "", "url": url} for url in ("source:unknown", "https://a")]
+    assert beside_chunks(chunks) == {
+        "annotations": [{"type": "url_citation", "url_citation": place} for place in places]
+    }
+
+
+def test_half_characters_are_no_part_of_what_stands_beside_the_text():
+    """A plan that was cut between them is joined; in a title one alone is replaced."""
+    plan = [event("tool-plan-delta", tool_plan=half) for half in ("\ud83d", "\ude00")]
+    source = {"type": "document", "document": {"title": "\ud83d"}}
+    chunks, _ = streamed(*plan, event("citation-start", 0, citations={"sources": [source]}), end())
+    came = beside_chunks(chunks)
+    assert came["provider_specific_fields"] == {"tool_plan": "😀"}
+    assert came["annotations"][0]["url_citation"]["title"] == "\ufffd"
+
+
+def test_usage_and_the_name_of_a_reply_are_told_plain_and_streamed():
+    """The name is the one in the first event."""
+    in_parts, whole = CohereReader(), CohereReader()
+    for frame in ({"type": "message-start", "id": "r1"}, {**event("content-start", 0), "id": "x"}, end()):
+        in_parts.read_event(frame)
+    whole.read_reply({"id": "r1", "message": {}, "usage": USAGE})
+    assert [(reader.reply_id, reader.usage) for reader in (in_parts, whole)] == [("r1", Usage(507, 10))] * 2
+
+
+def test_a_word_of_a_server_s_own_is_an_end_where_its_spec_says_so():
+    """Plain and streamed."""
+    in_parts, whole = (CohereReader({"fin": "stop"}) for _ in range(2))
+    in_parts.read_event(end("fin"))
+    assert (in_parts.end(), whole.read_reply({"message": {}, "finish_reason": "fin"}).finish) == (
+        StreamEnd("stop"),
+        "stop",
+    )
+
+
+def test_an_error_beside_a_message_is_the_failure_it_names():
+    """Of the two that are told, `error` is the one that says more."""
+    said = {"message": "it failed", "error": {"message": "too many tokens: 9000"}}
+    for fault in (streamed(said)[1], read_plain(CohereReader, said)):
+        assert isinstance(fault, Fault)
+        assert (fault.failure, fault.message) == ("context_window", "too many tokens: 9000")
+
+
+def test_an_error_without_words_is_quoted_as_it_came():
+    """With nothing put around it."""
+    said = {"message": "", "error": {"code": 429}}
+    fault = read_plain(CohereReader, said)
+    assert isinstance(fault, Fault)
+    assert (fault.failure, fault.message) == ("rate_limited", json.dumps(said))
 
 
 KINDS = ("content-start", "content-delta", "tool-plan-delta", "tool-call-start", "tool-call-delta", "citation-start")

@@ -53,6 +53,12 @@ def test_a_body_nested_without_end_is_the_message(depth):
     assert parse_error_body(text) == ErrorBody(text, text=text)
 
 
+def test_what_was_written_is_kept_as_it_was():
+    """What a parsed one would be written as has no escapes."""
+    assert parse_error_body('{"error":{}}').text == '{"error":{}}'
+    assert parse_error({"a": "ø"}).text == '{"a": "ø"}'
+
+
 def test_a_byte_order_mark_is_no_part_of_a_body():
     """A page behind one is a page, and JSON is JSON."""
     assert parse_error_body(b"\xef\xbb\xbf<html>502</html>").is_page

@@ -12,15 +12,18 @@ from hypothesis import strategies as st
 
 from llm_fallback.engine.protocol.dialects import CODES, DIALECTS, STATUSES
 from llm_fallback.engine.protocol.faults import (
+    FaultCleaner,
     failure_of,
+    fault_in_body,
     fault_of_response,
     parse_error_body,
     reset_after_s,
     retry_after_s,
     shortened,
 )
-from llm_fallback.engine.transport import Fault
+from llm_fallback.engine.transport import Fault, UpstreamError
 from llm_fallback.events import Failure
+from llm_fallback.spec.secrets import Redactor
 from tests.corpus.cases import Case, systems
 from tests.engine.protocol.spoken import work_of
 
@@ -123,6 +126,31 @@ def test_no_code_means_two_failures():
     assert all(code == code.lower() for code in (*CODES, *STATUSES))
 
 
+@pytest.mark.parametrize(
+    ("response", "classes", "fault"),
+    [
+        ((401, {}, '{"error": {"message": "no"}}'), (), Fault("auth", "no", 401)),
+        ((400, {}, b"no\xff"), (), Fault("bad_request", "no\ufffd", 400)),
+        (
+            (400, {"x-amzn-errortype": "insufficient_quota:http://a"}, '{"message": "no"}'),
+            (),
+            Fault("quota_exhausted", "no", 400),
+        ),
+        ((400, {}, '{"message": "no"}'), ("ContentPolicyViolationError",), Fault("content_policy", "no", 400)),
+        (
+            (403, {}, "Out of call volume quota. Quota will be replenished in 1.02:03:05."),
+            (),
+            Fault(
+                *("quota_exhausted", "Out of call volume quota. Quota will be replenished in 1.02:03:05.", 403, 93_785)
+            ),
+        ),
+    ],
+)
+def test_a_response_with_an_error_is_its_fault(response, classes, fault):
+    """By its status, its headers, its body, and what a library made of it."""
+    assert fault_of_response(*response, classes) == fault
+
+
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 
 
@@ -188,6 +216,44 @@ def test_messages_are_one_line_of_at_most_500_characters(text, short):
     assert shortened(text) == short
 
 
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        *((data, None) for data in (None, 5, [], [5], {}, {"error": None}, {"object": "list"}, [{"error": ""}])),
+        ({"error": "Overloaded"}, Fault("overloaded", "Overloaded", 500)),
+        ({"object": "error", "message": "no"}, Fault("server_error", "no", 500)),
+        ([{}, {"error": "no"}, {"error": "Overloaded"}], Fault("server_error", "no", 500)),
+        ({"error": {"code": 429, "message": "try again in 5s"}}, Fault("rate_limited", "try again in 5s", 429, 5)),
+        ({"error": {"code": 500, "message": "Overloaded"}}, Fault("server_error", "Overloaded", 500)),
+        ({"error": {"type": "Overloaded_Error", "message": "no"}}, Fault("overloaded", "no", 529)),
+    ],
+)
+def test_an_error_inside_of_a_200_is_the_fault_it_names(data, fault):
+    """A status among its codes is the server's; without one its words decide."""
+    assert fault_in_body(data) == fault
+
+
+def test_a_cleaned_fault_has_no_secret_and_a_cause_that_says_the_same():
+    """In one line; the cause is named after what a library raised, if one did."""
+    cleaner = FaultCleaner(Redactor(["sk-of-the-spec"]))
+    cleaner.add("sk-of-today", "sk-of-the-hour")
+    said = Fault("auth", "no sk-of-the-spec,\nno sk-of-today, no sk-of-the-hour", 401, 7)
+    for error, kind in ((None, "UpstreamError"), (TimeoutError("sk-of-the-spec"), "TimeoutError")):
+        cleaned = cleaner(said, error)
+        assert cleaned == Fault("auth", "no ***, no ***, no ***", 401, 7)
+        assert isinstance(cleaned.cause, UpstreamError)
+        assert str(cleaned.cause) == f"{kind} (401): no ***, no ***, no ***"
+
+
+def test_of_a_secret_across_the_end_of_what_is_searched_nothing_is_told():
+    """Its first part alone would be no secret that anybody knows."""
+    secret = "sk-" + "x" * 8_189
+    cleaner = FaultCleaner(Redactor([secret]))
+    assert cleaner(Fault("auth", secret * 2)).message == "******"
+    assert cleaner(Fault("auth", secret + "-" + secret)).message == "***"
+    assert cleaner(Fault("auth", "a" * 20_000)).message == "a" * 499 + "…"
+
+
 def test_two_faults_that_say_the_same_are_equal_whatever_caused_them():
     """The upstream exception is for `__cause__`, not for comparisons."""
     assert Fault("auth", "no", 401, cause=ValueError()) == Fault("auth", "no", 401)
@@ -214,6 +280,22 @@ def test_two_faults_that_say_the_same_are_equal_whatever_caused_them():
         ({"x-ratelimit-reset": str(int(NOW.timestamp()) + 30)}, 30.0),
         ({"X-RateLimit-Reset": str((int(NOW.timestamp()) + 30) * 1000), "X-RateLimit-Remaining": "0"}, 30.0),
         ({"anthropic-ratelimit-input-tokens-reset": "2026-11-22T12:00:37Z"}, 37.0),
+        ({"anthropic-ratelimit-requests-reset": "2026-11-22T13:00:37+01:00"}, 37.0),
+        ({"anthropic-ratelimit-requests-reset": "2026-11-22T12:00:37"}, 37.0),
+        ({"anthropic-ratelimit-requests-reset": "2026-11-22T11:00:00Z"}, 0.0),
+        (
+            {
+                "X-RateLimit-Reset-Requests": "9m",
+                "X-RateLimit-Remaining-Requests": "3",
+                "X-RateLimit-Reset-Tokens": "4s",
+                "X-RateLimit-Remaining-Tokens": "0",
+            },
+            4.0,
+        ),
+        ({"x-ratelimit-reset": "1000000000"}, 1e9),
+        ({"x-ratelimit-reset": "1000000001"}, 0.0),
+        ({"x-ratelimit-reset": "100000000000"}, 1e11 - NOW.timestamp()),
+        ({"x-ratelimit-reset": "100000000001"}, 1e11 + 1),
         ({"x-ratelimit-reset": str(int(NOW.timestamp()) - 30)}, 0.0),
         ({"x-ratelimit-reset": "soon"}, None),
         ({"x-ratelimit-reset": "-3"}, None),

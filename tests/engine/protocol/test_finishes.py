@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm_fallback.engine.protocol.finishes import read_finish
-from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH
+from llm_fallback.engine.protocol.finishes import openai_finish, read_finish
+from llm_fallback.engine.transport import FINISHES, FULL_WINDOW, REFUSED_FINISH
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,16 @@ def test_of_an_endless_word_the_length_is_told():
     """It is shown in messages, and a part of it might be a part of a key."""
     assert read_finish("x" * 80) == "x" * 80
     assert read_finish("x" * 10_000) == "of 10000 characters"
+
+
+def test_a_window_that_is_full_is_told_apart_here_and_a_length_to_openais_clients():
+    """They would not know the word; every other is left as it is."""
+    assert read_finish("model_context_window_exceeded") == FULL_WINDOW
+    assert [openai_finish(finish) for finish in (FULL_WINDOW, "stop", "tool_calls", None)] == [
+        *("length", "stop", "tool_calls", None)
+    ]
+
+
+def test_half_a_character_in_a_word_is_replaced():
+    """The word is shown in messages, and could not be encoded."""
+    assert read_finish("o\ud83dops") == "o\ufffdops"

@@ -18,7 +18,8 @@ from langchain_litellm.chat_models.litellm import _convert_delta_to_message_chun
 from litellm import ModelResponse
 from litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini import VertexGeminiConfig
 
-from llm_fallback.engine.protocol.gemini import GROUNDING, GeminiReader
+from llm_fallback.chat_model.chunks import ChunkWriter
+from llm_fallback.engine.protocol.gemini import GROUNDING, GeminiReader, is_signed
 from llm_fallback.engine.protocol.response import Response
 from llm_fallback.engine.protocol.values import Unreadable
 from llm_fallback.engine.transport import Fault, PartialReply, Reply, StreamEnd
@@ -242,7 +243,17 @@ def test_a_blocked_prompt_is_refused(reason: str) -> None:
     assert (reply.finish, reply.text) == ("content_filter", "")
     assert reply.usage is not None
     assert reply.usage.input_tokens == 5
-    assert streamed([blocked])[2] == StreamEnd("content_filter")
+    for events in ([blocked], [blocked, blocked], [{"modelVersion": "gemini-2.5-flash"}, blocked]):
+        partial, _, end = streamed(events)
+        assert (partial.finish, end) == ("content_filter", StreamEnd("content_filter"))
+    assert finishes([blocked, blocked, said({"text": "Hello"})]) == ["content_filter", None]
+
+
+def finishes(events: list[dict[str, Any]]) -> list[str | None]:
+    """What each chunk of a stream says of its end."""
+    response = Response(GeminiReader(), streamed=True)
+    chunks = [chunk for event in events for chunk in response.feed(sse(event))]
+    return [chunk.raw["choices"][0]["finish_reason"] for chunk in chunks]
 
 
 def test_a_reply_without_candidates_is_none() -> None:
@@ -250,7 +261,7 @@ def test_a_reply_without_candidates_is_none() -> None:
     document = {"usageMetadata": USAGE, "modelVersion": "gemini-2.5-flash"}
     fault = read_plain(GeminiReader, document)
     assert isinstance(fault, Fault)
-    assert fault.failure == "invalid_response"
+    assert (fault.failure, fault.message) == ("invalid_response", "a reply without candidates")
     end = streamed([document])[2]
     assert isinstance(end, Fault)
     assert end.failure == "invalid_response"
@@ -274,10 +285,9 @@ def test_an_error_in_a_stream_is_the_fault_it_names(error: dict[str, Any], failu
 
 def test_a_model_that_stops_in_every_event_stops_once() -> None:
     """Older models say STOP each time; LangChain would join the words."""
-    response = Response(GeminiReader(), streamed=True)
-    chunks = [chunk for text in ("Hello ", "world") for chunk in response.feed(sse(said({"text": text})))]
-    assert [chunk.raw["choices"][0]["finish_reason"] for chunk in chunks] == ["stop", None]
-    assert response.reader.end() == StreamEnd("stop")
+    events = [said({"text": text}) for text in ("Hello ", "world")]
+    assert finishes(events) == ["stop", None]
+    assert streamed(events)[2] == StreamEnd("stop")
 
 
 def test_usage_is_the_sum_so_far_and_not_added_up() -> None:
@@ -313,6 +323,186 @@ def test_further_candidates_are_further_choices() -> None:
     both = {"candidates": [first, second], "usageMetadata": USAGE}
     assert [choice["message"]["content"] for choice in whole(both).raw["choices"]] == ["one", "two"]
     assert streamed([{"candidates": [first]}, {"candidates": [second]}])[0].text == "one"
+    assert streamed([{"candidates": [second]}, {"candidates": [first]}])[0].text == "two"
+
+
+@pytest.mark.parametrize("zero", [{}, {"index": 0}])
+def test_a_candidate_without_an_index_is_the_first(zero: dict[str, int]) -> None:
+    """Google leaves out what is 0, and may do so in one event and not in the next."""
+
+    def event(text: str, place: dict[str, int]) -> dict[str, Any]:
+        return {"candidates": [{"content": {"parts": [{"text": text}]}, **place}]}
+
+    assert streamed([event("one ", zero), event("two", {}), event(" three", {"index": 0})])[0].text == "one two three"
+    assert streamed([event("one", zero), event("another", {"index": 1})])[0].text == "one"
+    assert streamed([event("one", {"index": 1}), event("another", zero)])[0].text == "one"
+
+
+def test_a_reply_has_the_name_that_google_gives_it() -> None:
+    """A stream the first that is told."""
+    reader = GeminiReader()
+    reader.read_reply(said({"text": "Hello"}))
+    assert reader.reply_id == "r"
+    reader = GeminiReader()
+    for event in ({"usageMetadata": USAGE}, {"responseId": "first"}, {"responseId": "second"}, {}):
+        reader.read_event(event)
+    assert reader.reply_id == "first"
+
+
+def test_what_a_stream_was_looked_up_in_is_told_beside_its_choices_once() -> None:
+    """As of a whole reply."""
+    document = said({"text": "Hello world!"}, groundingMetadata=GROUNDED)
+    response = Response(GeminiReader(), streamed=True)
+    told = [chunk.raw.get(GROUNDING) for _ in range(2) for chunk in response.feed(sse(document))]
+    assert told == [[GROUNDED], None]
+    assert whole(document).raw[GROUNDING] == [GROUNDED]
+
+
+def test_pictures_and_sound_are_told_apart_from_the_text() -> None:
+    """Pictures by their number, sound as one; whole, and in a stream, where LangChain adds its parts up."""
+    pictures = [{"inlineData": {"mimeType": "image/png", "data": data}} for data in ("AAAA", "BBBB", "CCCC")]
+    sound = [{"inlineData": {"mimeType": "audio/L16", "data": data}} for data in ("DDDD", "EEEE")]
+    images = [
+        {"index": place, "type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}", "detail": "auto"}}
+        for place, data in enumerate(("AAAA", "BBBB", "CCCC"))
+    ]
+    reply = whole(said(*pictures, *sound))
+    assert reply.text == ""
+    assert reply.raw["choices"][0]["message"]["provider_specific_fields"] == {
+        "images": images,
+        "audio": {"data": "DDDDEEEE", "mime_type": "audio/L16"},
+    }
+    response, writer = Response(GeminiReader(), streamed=True), ChunkWriter(None)
+    chunks = [chunk for event in in_pieces(said(*pictures, *sound)) for chunk in response.feed(sse(event))]
+    message = reduce(add, map(writer.write, chunks))
+    assert message.additional_kwargs == {
+        "provider_specific_fields": {"images": images, "audio": {"data": "DDDDEEEE", "mime_type": "audio/L16"}}
+    }
+
+
+LIKELY: dict[str, Any] = {
+    "chosenCandidates": [{"token": "He", "logProbability": -0.5}, {"token": "llo", "logProbability": -0.1}],
+    "topCandidates": [
+        {"candidates": [{"token": "He", "logProbability": -0.5}, {"token": "Hi", "logProbability": -1.5}]},
+        {"candidates": []},
+    ],
+}
+
+
+def test_the_probabilities_of_tokens_are_in_openai_s_form() -> None:
+    """Of a whole reply beside its message, of a chunk among the provider's fields."""
+
+    def token(text: str, logprob: float, *others: Any) -> dict[str, Any]:
+        return {"token": text, "logprob": logprob, "bytes": None, "top_logprobs": [*others]}
+
+    tops = [{"token": text, "logprob": value, "bytes": None} for text, value in (("He", -0.5), ("Hi", -1.5))]
+    content = {"content": [token("He", -0.5, *tops), token("llo", -0.1)]}
+    document = said({"text": "Hello"}, logprobsResult=LIKELY)
+    assert whole(document).raw["choices"][0]["logprobs"] == content
+    chunk = GeminiReader().read_event(document)
+    assert chunk is not None
+    assert chunk.raw["provider_specific_fields"] == {"logprobs": content}
+    assert whole(said({"text": "Hello"})).raw["choices"][0]["logprobs"] is None
+    fewer = {**LIKELY, "topCandidates": LIKELY["topCandidates"][:1]}
+    *_, last = whole(said({"text": "Hello"}, logprobsResult=fewer)).raw["choices"][0]["logprobs"]["content"]
+    assert last == {"token": "llo", "logprob": -0.1, "bytes": None}
+
+
+def test_tools_that_google_called_itself_are_told_with_what_they_answered() -> None:
+    """Under litellm's names, in the order of the parts; signed where Google signed them."""
+    tool_call = {"toolType": "GOOGLE_SEARCH", "id": "t1", "args": {"queries": ["Oslo"]}}
+    answer = {"toolType": "GOOGLE_SEARCH", "id": "t1", "response": {"found": 1}}
+    document = said({"toolCall": tool_call, "thoughtSignature": "s"}, {"toolResponse": answer})
+    fields = whole(document).raw["choices"][0]["message"]["provider_specific_fields"]
+    assert fields["server_side_tool_invocations"] == [
+        {"tool_type": "GOOGLE_SEARCH", "id": "t1", "args": {"queries": ["Oslo"]}, "thought_signature": "s"},
+        {"tool_type": "GOOGLE_SEARCH", "id": "t1", "response": {"found": 1}},
+    ]
+
+
+def test_a_message_is_signed_if_one_of_its_calls_is() -> None:
+    """By the mark in the call's id."""
+    signed, unsigned = {"id": f"c1__thought__{SIGNATURE}"}, {"id": "c2"}
+    assert is_signed({"tool_calls": [unsigned, signed]})
+    assert not is_signed({"tool_calls": [unsigned, {}]})
+    assert not is_signed({"tool_calls": None})
+    assert not is_signed({"content": "c1__thought__"})
+
+
+@pytest.mark.parametrize("word", ["partialArgs", "willContinue"])
+def test_arguments_in_parts_are_refused(word: str) -> None:
+    """Nobody asked for them, and what is read would be a part of what the model said."""
+    with pytest.raises(Unreadable, match=r"^arguments of a tool call come in parts, which nobody asked for$"):
+        whole(said({"functionCall": {"name": "f", word: [{}]}}))
+
+
+def test_a_call_without_a_name_is_refused() -> None:
+    """Nothing could be called."""
+    with pytest.raises(Unreadable, match=r"^a tool call without a name$"):
+        whole(said({"functionCall": {"args": {}}}))
+
+
+EVERYTHING = said(
+    {"text": "a", "thoughtSignature": "s"},
+    called("f", {}, toolCall={}, toolResponse={}),
+    {"inlineData": {"mimeType": "image/png", "data": "AAAA"}},
+    groundingMetadata=GROUNDED,
+    logprobsResult=LIKELY,
+)
+PART, LOOKED_UP = ("candidates", 0, "content", "parts"), ("candidates", 0, "groundingMetadata")
+SUPPORT, LOGPROBS = (*LOOKED_UP, "groundingSupports", 0), ("candidates", 0, "logprobsResult")
+NAMED: list[tuple[tuple[Any, ...], str]] = [
+    (("candidates",), "candidates is a number, not the list"),
+    (("candidates", 0), "candidates is a number, not the object"),
+    (("candidates", 0, "finishReason"), "finishReason is a number, not the text"),
+    (("candidates", 0, "content"), "content is a number, not the object"),
+    (PART, "parts is a number, not the list"),
+    ((*PART, 0, "thoughtSignature"), "thoughtSignature is a number, not the text"),
+    ((*PART, 0, "text"), "the text of a part is a number, not the text"),
+    ((*PART, 1, "functionCall"), "functionCall is a number, not the object"),
+    ((*PART, 1, "functionCall", "id"), "the id of a tool call is a number, not the text"),
+    ((*PART, 1, "functionCall", "args"), "the arguments of a tool call is a number, not the object"),
+    ((*PART, 1, "toolCall"), "toolCall is a number, not the object"),
+    ((*PART, 1, "toolResponse"), "toolResponse is a number, not the object"),
+    ((*PART, 2, "inlineData"), "inlineData is a number, not the object"),
+    ((*PART, 2, "inlineData", "mimeType"), "mimeType is a number, not the text"),
+    ((*PART, 2, "inlineData", "data"), "data is a number, not the text"),
+    ((*LOOKED_UP, "groundingChunks"), "groundingChunks is a number, not the list"),
+    ((*LOOKED_UP, "groundingChunks", 0, "web"), "web is a number, not the object"),
+    ((*LOOKED_UP, "groundingChunks", 0, "web", "uri"), "uri is a number, not the text"),
+    ((*LOOKED_UP, "groundingChunks", 0, "web", "title"), "title is a number, not the text"),
+    ((*LOOKED_UP, "groundingSupports"), "groundingSupports is a number, not the list"),
+    ((*SUPPORT, "segment"), "segment is a number, not the object"),
+    ((*SUPPORT, "segment", "startIndex"), "startIndex is a number, not the position"),
+    ((*SUPPORT, "segment", "endIndex"), "endIndex is a number, not the position"),
+    ((*SUPPORT, "groundingChunkIndices"), "groundingChunkIndices is a number, not the list"),
+    ((*SUPPORT, "groundingChunkIndices", 0), "groundingChunkIndices is a number, not the position"),
+    (LOGPROBS, "logprobsResult is a number, not the object"),
+    ((*LOGPROBS, "chosenCandidates"), "chosenCandidates is a number, not the list"),
+    ((*LOGPROBS, "chosenCandidates", 0, "token"), "token is a number, not the text"),
+    ((*LOGPROBS, "topCandidates"), "topCandidates is a number, not the list"),
+    ((*LOGPROBS, "topCandidates", 0, "candidates"), "candidates is a number, not the list"),
+]
+
+
+@pytest.mark.parametrize(("place", "why"), NAMED, ids=[".".join(map(str, place)) for place, _ in NAMED])
+def test_what_is_of_another_type_is_named_as_google_names_it(place: tuple[Any, ...], why: str) -> None:
+    """Whole and in a stream: the words are all that tells who reads of the fault what a server sent."""
+    document = json.loads(json.dumps(EVERYTHING))
+    holder: Any = document
+    for name in place[:-1]:
+        holder = holder[name]
+    holder[place[-1]] = -1.5
+    for read in (GeminiReader().read_reply, GeminiReader().read_event):
+        with pytest.raises(Unreadable) as raised:
+            read(document)
+        assert str(raised.value) == f"{why} it should be"
+
+
+def test_a_word_on_a_prompt_that_is_of_another_type_is_named() -> None:
+    """There is no candidate then."""
+    with pytest.raises(Unreadable, match=r"^promptFeedback is a number, not the object it should be$"):
+        whole({"promptFeedback": 7})
 
 
 ODD = st.recursive(

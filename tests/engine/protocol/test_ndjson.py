@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_fallback.engine.protocol.ndjson import LineParser
+from llm_fallback.engine.protocol.sse import Event
 from llm_fallback.engine.protocol.values import Unreadable
 from tests.engine.protocol.spoken import in_parts, work_of
 
@@ -36,8 +37,8 @@ def test_where_reads_begin_and_end_makes_no_difference(way, cuts):
 
 
 def test_a_document_is_there_as_soon_as_its_line_has_ended():
-    """A word is not kept back for the next one."""
-    assert [event.document for event in LineParser().feed(b'{"a": 1}\n{"b"')] == [{"a": 1}]
+    """A word is not kept back for the next one. It has no name, and what was written is with it."""
+    assert list(LineParser().feed(b'{"a": 1}\r\n{"b"')) == [Event({"a": 1}, b"", b'{"a": 1}')]
 
 
 @pytest.mark.parametrize("reads", [[b"oops\n"], [b'{"a": 1'], [b"<html>\n"], [b'data: {"a": 1}\n'], [b'{"a": NaN}\n']])

@@ -146,6 +146,89 @@ def test_a_line_that_is_none_of_ollama_s_breaks_a_stream(line):
     assert fault.failure == "invalid_response"
 
 
+CALL_OF_5 = {"function": {"name": 5}}
+NAME_5 = "the name of a tool call is a number, not the text it should be"
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"message": 5}, "message is a number, not the object it should be"),
+        (message(content=5), "content is a number, not the text it should be"),
+        (message(thinking=5), "thinking is a number, not the text it should be"),
+        (message(tool_calls=5), "tool_calls is a number, not the list it should be"),
+        (message(tool_calls=[CALL_OF_5]), NAME_5),
+    ],
+)
+def test_a_fault_names_the_field_of_another_type(document, said):
+    """Plain as streamed."""
+    for fault in (streamed(document)[1], read_plain(OllamaReader, document)):
+        assert isinstance(fault, Fault)
+        assert (fault.failure, fault.message) == ("invalid_response", said)
+
+
+@pytest.mark.parametrize("document", [{}, {"message": None}, {"done": True}])
+def test_a_reply_without_a_message_is_none(document):
+    """It says so."""
+    fault = read_plain(OllamaReader, document)
+    assert isinstance(fault, Fault)
+    assert (fault.failure, fault.message) == ("invalid_response", "a reply without a message")
+
+
+def test_a_message_beside_an_error_is_no_reply():
+    """Plain as streamed."""
+    said = {**message(content="Once"), "done": True, "error": "the runner has stopped"}
+    for fault in (streamed(said)[1], read_plain(OllamaReader, said)):
+        assert isinstance(fault, Fault)
+        assert (fault.failure, fault.message) == ("server_error", said["error"])
+
+
+def test_a_stream_that_says_nothing_yet_is_cut_and_another_document_is_no_stream():
+    """Whatever lines without a message follow the first."""
+    for frames in ([message(content="")], [message(content=""), {"done": False}]):
+        assert streamed(*frames)[1] == StreamEnd(None)
+    _, fault = streamed({"done": False}, {"model": "m"})
+    assert isinstance(fault, Fault)
+    assert fault.failure == "invalid_response"
+
+
+def test_nothing_is_read_behind_the_end():
+    """Whoever writes there means another reply."""
+    came, ended = streamed(message(content="Oslo"), end(), message(content="Rome"))
+    assert (came.text, ended) == ("Oslo", StreamEnd("stop"))
+
+
+def test_several_calls_in_a_line_are_counted_on_in_the_next():
+    """None of them takes the place of another."""
+    lines = [[{"function": {"name": name, "arguments": {}}} for name in names] for names in ("ab", "cd")]
+    came, _ = streamed(*(message(tool_calls=calls) for calls in lines), end())
+    assert [(place, call.name) for place, call in came.tool_calls.items()] == list(enumerate("abcd"))
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "reasoning"),
+    [
+        ({"content": "<th"}, "<th", ""),
+        ({"content": "<think>hm"}, "", "hm"),
+        ({"thinking": "so ", "content": "<think>hm</think>Oslo"}, "Oslo", "so hm"),
+    ],
+)
+def test_half_a_tag_is_text_and_an_open_one_thought(said, text, reasoning):
+    """In the last line of a stream, and in a plain reply."""
+    line = {"message": said, "done": True}
+    came, reply = streamed(line)[0], read_plain(OllamaReader, line)
+    assert isinstance(reply, Reply)
+    assert (came.text, came.reasoning) == (reply.text, reply.reasoning) == (text, reasoning)
+
+
+def test_a_word_of_a_server_s_own_is_an_end_where_its_spec_says_so():
+    """Plain and streamed."""
+    line = {**message(content="Oslo"), "done": True, "done_reason": "fin"}
+    in_parts, whole = (OllamaReader({"fin": "stop"}) for _ in range(2))
+    in_parts.read_event(line)
+    assert (in_parts.end(), whole.read_reply(line).finish) == (StreamEnd("stop"), "stop")
+
+
 lines = anything | st.builds(
     dict,
     message=anything

@@ -11,8 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_fallback.engine.protocol.openai_chat import OpenAIReader
+from llm_fallback.engine.protocol.reader import GROUNDING
 from llm_fallback.engine.protocol.response import Response
-from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Chunk, Fault, PartialReply, Reply, StreamEnd
+from llm_fallback.engine.protocol.tool_calls import documents_of
+from llm_fallback.engine.transport import (
+    FINISHES,
+    REFUSED_FINISH,
+    Chunk,
+    Fault,
+    PartialReply,
+    Reply,
+    StreamEnd,
+    ToolCallPart,
+)
 from llm_fallback.events import Usage
 from tests.engine.protocol.test_values import anything
 
@@ -56,11 +67,24 @@ FORMS: Mapping[str, tuple[Any, str, str]] = {
     "thinking parts": ({"content": [THOUGHT, {"type": "text", "text": "2"}]}, "2", "hm"),
     "a thinking part with a text": ({"content": [{"type": "thinking", "thinking": "hm"}, "2"]}, "2", "hm"),
     "a reference among the parts": ({"content": ["2", {"type": "reference", "reference_ids": [1]}]}, "2", ""),
+    "several thinking parts": ({"content": [THOUGHT, "2", THOUGHT]}, "2", "hmhm"),
+    "a reasoning part": (
+        {"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}, "2"]},
+        *("2", "hm"),
+    ),
+    "a thinking part before tags": ({"content": [THOUGHT, "<think>so</think>2"]}, "2", "hmso"),
+    "half a tag": ({"content": "<think"}, "<think", ""),
+    "tags that stay open": ({"content": "<think>hm"}, "", "hm"),
     "reasoning_content": ({"content": "2", "reasoning_content": "hm"}, "2", "hm"),
     "reasoning": ({"content": "2", "reasoning": "hm"}, "2", "hm"),
     "reasoning is null": ({"content": "2", "reasoning": None, "reasoning_content": "hm"}, "2", "hm"),
     "reasoning_content is null": ({"content": "2", "reasoning": "hm", "reasoning_content": None}, "2", "hm"),
     "reasoning in parts": ({"content": "2", "reasoning_content": [{"type": "text", "text": "hm"}]}, "2", "hm"),
+    "reasoning in parts that are texts": ({"content": "2", "reasoning": ["h", "m"]}, "2", "hm"),
+    "nothing said with values of another type": (
+        {"content": "2", "reasoning": False, "tool_calls": {}, "refusal": 0, "function_call": ""},
+        *("2", ""),
+    ),
     "only reasoning": ({"content": None, "reasoning_content": "hm"}, "", "hm"),
     "an emoji": ({"content": "ha 😀"}, "ha 😀", ""),
 }
@@ -116,6 +140,67 @@ def test_a_value_of_another_type_is_no_reply(delta):
     assert isinstance(end, Fault)
     assert (end.failure, whole.text) == ("stream_broken", "Once")
     assert isinstance(plain(delta), Fault)
+
+
+TEXT_5 = {"type": "text", "text": 5}
+SAID_OF_MESSAGES = {
+    "content is a number, not the list it should be": {"content": 5},
+    "a part of the content is a number, not the object it should be": {"content": [5]},
+    "the text of a part is a number, not the text it should be": {"content": [TEXT_5]},
+    "reasoning is a number, not the list it should be": {"reasoning": 5},
+    "a part is a number, not the object it should be": {"reasoning": [5]},
+    "the text of a part is a number, not the text it should be ": {"reasoning": [TEXT_5]},
+    "audio is a number, not the object it should be": {"audio": 5},
+    "images is a number, not the list it should be": {"images": 5},
+    "annotations is a number, not the list it should be": {"annotations": 5},
+    "thinking_blocks is a number, not the list it should be": {"thinking_blocks": 5},
+}
+
+
+@pytest.mark.parametrize("said", SAID_OF_MESSAGES)
+def test_a_fault_names_the_field_of_another_type(said):
+    """Plain as streamed."""
+    _, end = streamed(frame(SAID_OF_MESSAGES[said]))
+    reply = plain(SAID_OF_MESSAGES[said])
+    assert isinstance(end, Fault)
+    assert isinstance(reply, Fault)
+    assert end.message == reply.message == said.strip()
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"choices": 5}, "choices is a number, not the list it should be"),
+        ({"choices": [5]}, "a choice is a number, not the object it should be"),
+        ({"choices": [], "x_groq": 5}, "x_groq is a number, not the object it should be"),
+        (frame(5), "delta is a number, not the object it should be"),
+        ({"choices": [{"delta": {}}, {"delta": 5}]}, "delta is a number, not the object it should be"),
+        ({"choices": [{"delta": 5}, {"delta": {}}]}, "delta is a number, not the object it should be"),
+        ({"choices": [{"text": "a"}]}, "a choice of a stream without a delta"),
+    ],
+)
+def test_a_fault_names_what_is_wrong_with_an_event(document, said):
+    """In words."""
+    _, end = streamed(document)
+    assert isinstance(end, Fault)
+    assert end.message == said
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"choices": 5}, "choices is a number, not the list it should be"),
+        ({}, "a reply without choices"),
+        ({"choices": [{"message": 5}]}, "message is a number, not the object it should be"),
+        ({"choices": [{"message": 5}, {}]}, "message is a number, not the object it should be"),
+        ({"choices": [{}, {"message": 5}]}, "message is a number, not the object it should be"),
+    ],
+)
+def test_a_fault_names_what_is_wrong_with_a_reply(document, said):
+    """In words."""
+    fault = Response(OpenAIReader(), streamed=False).reply(json.dumps(document).encode())
+    assert isinstance(fault, Fault)
+    assert fault.message == said
 
 
 @pytest.mark.parametrize(
@@ -178,6 +263,8 @@ NULLS: dict[str, Any] = dict.fromkeys(USAGE)
         ([{**STOP, "usage": USAGE}, {"choices": [], "usage": dict.fromkeys(USAGE, 0)}], Usage(1000, 10)),
         ([{"choices": [{**STOP["choices"][0], "usage": USAGE}]}], Usage(1000, 10)),
         ([frame({"content": "a"}, usage={**USAGE, "completion_tokens": 1}), {**STOP, "usage": USAGE}], Usage(1000, 10)),
+        ([{**STOP, "x_groq": {"id": "1", "usage": USAGE}}], Usage(1000, 10)),
+        ([{**STOP, "x_groq": {"id": "1"}}], None),
         ([{**STOP, "usage": {**USAGE, "completion_tokens": -1}}], None),
         ([{**STOP, "usage": "much"}], None),
         ([STOP], None),
@@ -187,6 +274,14 @@ def test_of_several_accounts_the_fuller_counts_once(frames, usage):
     """Some servers count in every event, some twice, some in a choice, some with nothing."""
     whole, end = streamed(frame({"content": "Hello"}), *frames)
     assert (whole.usage, end) == (usage, StreamEnd("stop"))
+
+
+def test_usage_in_the_choice_of_a_whole_reply_is_its_usage():
+    """Where it is not beside it, as with Moonshot."""
+    document = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop", "usage": USAGE}]}
+    reply = Response(OpenAIReader(), streamed=False).reply(json.dumps(document).encode())
+    assert isinstance(reply, Reply)
+    assert reply.usage == Usage(1000, 10)
 
 
 def test_usage_is_told_at_the_end_alone():
@@ -213,10 +308,11 @@ def test_choices_of_one_index_in_a_frame_are_one():
     pairs = [
         [{"index": 0, "delta": {"content": "a"}}, {"index": 0, "delta": {"content": "b"}}],
         [{"index": 0, "delta": {"content": parts}}, {"index": 0, "delta": {"content": "d", "tool_calls": [CALL]}}],
+        [{"index": 0, "delta": {"content": "ef"}}, {"index": 0, "delta": {"content": parts}}],
         [{"index": 0, "delta": {}}, {"index": 0, "delta": None, "finish_reason": "tool_calls"}],
     ]
     whole, end = streamed(*({"choices": pair} for pair in pairs))
-    assert (whole.text, whole.tool_calls[0].name, end) == ("abcd", "f", StreamEnd("tool_calls"))
+    assert (whole.text, whole.tool_calls[0].name, end) == ("abcdefc", "f", StreamEnd("tool_calls"))
 
 
 @pytest.mark.parametrize("index", [{}, {"index": 0}])
@@ -228,10 +324,12 @@ def test_a_choice_with_the_tool_calls_of_the_one_before_is_no_other_answer(index
         reply = Response(OpenAIReader(), streamed=False).reply(json.dumps({"choices": choices}).encode())
         assert isinstance(reply, Reply)
         assert (reply.text, len(reply.tool_calls), len(reply.raw["choices"])) == ("Let me see", 1, 1)
-    two = [{**index, "message": message, "finish_reason": "stop"} for message in (text, text)]
-    reply = Response(OpenAIReader(), streamed=False).reply(json.dumps({"choices": two}).encode())
-    assert isinstance(reply, Reply)
-    assert len(reply.raw["choices"]) == 2
+    both = {**text, "tool_calls": [CALL]}
+    for messages in ((text, text), (call, call), (both, text), (text, both), ({"content": ""}, text)):
+        two = [{**index, "message": message, "finish_reason": "stop"} for message in messages]
+        reply = Response(OpenAIReader(), streamed=False).reply(json.dumps({"choices": two}).encode())
+        assert isinstance(reply, Reply)
+        assert len(reply.raw["choices"]) == 2
 
 
 def test_further_choices_of_a_whole_reply_are_kept_for_langchain():
@@ -264,24 +362,17 @@ def raw_of(*frames: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("more", [(), (frame({}, "tool_calls"),), (frame({}, "stop", usage={"prompt_tokens": 1}),)])
 def test_a_call_behind_the_word_stop_ends_in_tool_calls(more):
-    """ "Stop" is told at the end, once it is known that no call follows: agents look at the word."""
+    """Agents look at the word."""
     frames = (frame({"content": "Let me see"}, "stop"), frame({"tool_calls": [CALL]}), *more)
     assert streamed(*frames)[1] == StreamEnd("tool_calls")
-    assert [choice["finish_reason"] for choice in raw_of(*frames) if choice["finish_reason"]] == ["tool_calls"]
-
-
-def test_stop_is_told_once_with_or_without_usage():
-    """At the end of the stream."""
-    usage = {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}
-    for frames in ([frame({"content": "a"}, "stop")], [frame({"content": "a"}), {**STOP, **usage}]):
-        assert [choice["finish_reason"] for choice in raw_of(*frames)][-1] == "stop"
-        assert sum(bool(choice["finish_reason"]) for choice in raw_of(*frames)) == 1
+    assert [choice["finish_reason"] for choice in raw_of(*frames) if choice["finish_reason"]] == ["stop", "tool_calls"]
 
 
 def test_arguments_that_stay_empty_are_told_at_the_end():
     """They waited for the real ones, which some gateways send behind an empty object."""
     [*_, last] = raw_of(frame({"tool_calls": [CALL]}), frame({}, "tool_calls"))
     assert [call["function"]["arguments"] for call in last["delta"]["tool_calls"]] == ["{}"]
+    assert (last["delta"]["content"], last["finish_reason"]) == ("", None)
     whole, end = streamed(frame({"tool_calls": [CALL]}), done=False)
     assert (whole.tool_calls[0].arguments, end) == ("", StreamEnd(None))
 
@@ -310,6 +401,88 @@ def test_a_word_of_a_server_s_own_is_an_end_where_its_spec_says_so():
     assert (whole.text, end) == ("Once", StreamEnd("stop"))
 
 
+def test_the_empty_arguments_of_a_call_are_told_with_the_usage():
+    """They wait for the end."""
+    reader = OpenAIReader()
+    reader.read_event(frame({"tool_calls": [CALL]}, "tool_calls"))
+    told = ToolCallPart(0, None, None, "{}")
+    choice = {"delta": {"content": "", "tool_calls": documents_of([told])}, "finish_reason": None}
+    assert reader.usage_chunk() == Chunk({"choices": [choice]}, tool_calls=(told,))
+    reader = OpenAIReader()
+    reader.read_event(frame({"tool_calls": [CALL]}, "tool_calls", usage=USAGE))
+    raw = {"choices": [choice], "usage": USAGE}
+    assert reader.usage_chunk() == Chunk(raw, tool_calls=(told,), usage=Usage(1000, 10))
+
+
+def test_nothing_that_waits_is_told_of_a_stream_that_ends_in_an_error():
+    """Half a reply is no whole one."""
+    reader = OpenAIReader()
+    reader.read_event(frame({"tool_calls": [CALL]}, "tool_calls"))
+    reader.read_event({"error": {"message": "Overloaded"}})
+    assert reader.usage_chunk() is None
+
+
+def test_a_tag_further_on_is_what_the_reply_is_about():
+    """Also at the beginning of a part."""
+    parts = ("Tags: ", "<think>", "like this", "</think>")
+    whole, _ = streamed(*(frame({"content": part}) for part in parts), STOP)
+    assert (whole.text, whole.reasoning) == ("".join(parts), "")
+
+
+def test_a_tag_may_come_in_parts():
+    """And so may what stands between two."""
+    whole, _ = streamed(*(frame({"content": part}) for part in ("<thi", "nk>h", "m</think>", "2")), STOP)
+    assert (whole.text, whole.reasoning) == ("2", "hm")
+
+
+def test_a_choice_that_says_nothing_is_of_the_protocol():
+    """The reply is cut short; it is not some other document."""
+    _, end = streamed(frame({}))
+    assert end == StreamEnd(None)
+
+
+def test_the_servers_own_names_are_those_it_gave_first():
+    """Plain as streamed."""
+    names = {"id": "r1", "system_fingerprint": "f1"}
+    in_parts = OpenAIReader()
+    in_parts.read_event({"choices": [], **names})
+    in_parts.read_event({"choices": [], "id": "r2", "system_fingerprint": "f2"})
+    whole = OpenAIReader()
+    whole.read_reply({"choices": [{}], **names})
+    assert {(reader.reply_id, reader.system_fingerprint) for reader in (in_parts, whole)} == {("r1", "f1")}
+
+
+def test_what_stands_beside_the_text_is_handed_to_langchain():
+    """Plain as streamed: what is known of tokens and sources, signed thoughts, fields of the server's own."""
+    logprobs = {"content": [{"token": "a", "logprob": -0.5}]}
+    message = {
+        "content": "a",
+        "annotations": [{"index": 0, "type": "url_citation"}],
+        "thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}],
+        "provider_specific_fields": {"of": "its own"},
+        "audio": {"id": "a1", "expires_at": 7},
+    }
+    specific = {"of": "its own", "audio": {"id": "a1"}}
+    grounding = {GROUNDING: [{"queries": ["a"]}]}
+    choice = {"index": 0, "finish_reason": "length", "logprobs": logprobs}
+    chunk = OpenAIReader().read_event({"choices": [{**choice, "delta": message}], **grounding})
+    reply = OpenAIReader().read_reply(
+        {"choices": [{**choice, "message": message}], "provider_specific_fields": {"b": "\ud83d"}, **grounding}
+    )
+    assert chunk is not None
+    assert chunk.raw["provider_specific_fields"] == {"logprobs": logprobs}
+    assert reply.raw["choices"][0]["logprobs"] == logprobs
+    assert reply.raw["provider_specific_fields"] == {"b": "\ufffd"}
+    for raw in (chunk.raw, reply.raw):
+        said = raw["choices"][0].get("delta") or raw["choices"][0]["message"]
+        assert (said["annotations"], said["thinking_blocks"]) == (
+            [{"type": "url_citation"}],
+            message["thinking_blocks"],
+        )
+        assert said["provider_specific_fields"] == specific
+        assert raw[GROUNDING] == grounding[GROUNDING]
+
+
 SOUND = {"audio": {"id": "a", "data": "UklG", "transcript": "hi"}}
 PICTURE = {"images": [{"type": "image_url", "image_url": {"url": "data:,"}}]}
 
@@ -325,14 +498,21 @@ def test_sound_and_pictures_are_a_reply(message):
     assert reply.raw["choices"][0]["message"]["provider_specific_fields"] == message
 
 
+def test_an_object_called_error_is_one():
+    """vLLM and SGLang write it so."""
+    _, end = streamed({"object": "error", "message": "Overloaded", "code": 503})
+    assert isinstance(end, Fault)
+    assert (end.failure, end.message) == ("overloaded", "Overloaded")
+
+
 @pytest.mark.parametrize("error", [{"message": "Overloaded", "code": 503}, "Overloaded", {"message": "boom"}])
 def test_an_error_in_a_frame_is_the_fault_it_names(error):
     """By its key, or by the name of its event; an empty one is none."""
     whole, end = streamed(frame({"content": "Once"}), {"error": error})
     assert isinstance(end, Fault)
     assert (end.failure, whole.text) == ("stream_broken", "Once")
-    _, end = streamed({**frame({"content": "Once"}), "error": None}, STOP)
-    assert end == StreamEnd("stop")
+    whole, end = streamed({**frame({"content": "Once"}), "error": None}, STOP)
+    assert (whole.text, end) == ("Once", StreamEnd("stop"))
 
 
 def whole_in_place_of_a_stream(document: Any, indent: int | None, size: int = 7) -> tuple[PartialReply, Any]:
@@ -447,14 +627,35 @@ def test_pictures_and_citations_of_one_index_stay_apart():
     assert (delta["provider_specific_fields"], delta["annotations"]) == ({"images": [{"type": "image_url"}]}, [{}])
 
 
-@pytest.mark.parametrize("words", [("stop", "stop"), ("stop", "length"), ("tool_calls", "stop")])
-def test_a_finish_that_comes_twice_is_told_once(words):
-    """LangChain would add the words up: `stopstop`."""
+def test_a_refusal_behind_a_finish_is_one_all_the_same():
+    """In an event without a word of its own."""
+    _, end = streamed(frame({"content": "I"}, "stop"), frame({"refusal": "cannot"}))
+    assert end == StreamEnd(REFUSED_FINISH)
+
+
+def test_nothing_is_kept_back_behind_a_finish():
+    """Nobody knows which chunk is the last where each says "stop": half a tag or half a character is told as it is."""
+    whole, _ = streamed(frame({"content": "a"}, "stop"), frame({"content": "b\ud83d"}, "stop"))
+    assert whole.text == "ab\ufffd"
+    whole, _ = streamed(frame({"content": ""}, "stop"), frame({"content": "<think>a</think>b <"}, "stop"))
+    assert (whole.text, whole.reasoning) == ("b <", "a")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["stop", "stop"], ["stop", None]),
+        (["stop", "length"], ["stop", "length"]),
+        (["tool_calls", "stop"], ["tool_calls", None]),
+        (["length", "stop"], ["length", None]),
+    ],
+)
+def test_stop_gives_way_to_any_other_finish(words, told):
+    """Some gateways say it with every chunk."""
     reader = OpenAIReader()
     chunks = [reader.read_event(frame({"content": "a"}, word)) for word in words]
-    chunks.append(reader.usage_chunk())
-    told = [chunk.raw["choices"][0]["finish_reason"] for chunk in chunks if chunk is not None]
-    assert ([word for word in told if word], reader.end()) == ([words[0]], StreamEnd(words[0]))
+    assert [chunk and chunk.raw["choices"][0]["finish_reason"] for chunk in chunks] == told
+    assert reader.end() == StreamEnd(max(words, key="stop".__ne__))
 
 
 def test_a_frame_without_the_index_of_its_choice_belongs_to_it():

@@ -10,15 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_fallback.engine.protocol.sse import EventParser, Mark
+from llm_fallback.engine.protocol.sse import Event, EventParser, Mark
 from llm_fallback.engine.protocol.values import Unreadable
 from tests.engine.protocol.spoken import work_of
 
 
-def documents(*reads: bytes) -> list[Any]:
+def events(*reads: bytes) -> list[Event]:
     parser = EventParser()
-    events = [event for data in reads for event in parser.feed(data)]
-    return [event.document for event in [*events, *parser.end()]]
+    came = [event for data in reads for event in parser.feed(data)]
+    return [*came, *parser.end()]
+
+
+def documents(*reads: bytes) -> list[Any]:
+    return [event.document for event in events(*reads)]
 
 
 WAYS_TO_WRITE_IT = {
@@ -31,6 +35,7 @@ WAYS_TO_WRITE_IT = {
     "no empty lines between": b'data: {"a": 1}\ndata: {"b": 2}\ndata: [DONE]\n',
     "no line break at the end": b'data: {"a": 1}\n\ndata: {"b": 2}\n\ndata: [DONE]',
     "other fields": b': hi\nevent: x\nid: 7\nretry: 1\ndata: {"a": 1}\n\n:\ndata: {"b": 2}\n\ndata: [DONE]\n',
+    "a document that is the end's word": b'data: {"a": 1}\n\ndata: {"b": 2}\n\ndata: "[DONE]"\n\n',
     "empty data between": b'data: {"a": 1}\n\ndata:\n\ndata: \n\ndata: {"b": 2}\n\ndata: [DONE]\n\n',
 }
 
@@ -58,10 +63,23 @@ def test_an_event_is_there_as_soon_as_its_document_is_complete():
     assert [event.document for event in parser.feed(b'data: {"a": 1}\n')] == [{"a": 1}]
 
 
+@pytest.mark.parametrize(
+    ("lines", "document"),
+    [
+        ([b'{"a":', b"1", b"}"], {"a": 1}),
+        *(([b"[0", *[b",0"] * (count - 2), b"]"], [0] * (count - 1)) for count in (2, 3, 5, 15, 16, 32, 64)),
+    ],
+)
+def test_nor_does_a_document_of_several_lines_wait(lines, document):
+    """Of up to sixteen, and beyond where their number has doubled. What one of them says alone is no document."""
+    [event] = EventParser().feed(b"".join(b"data: " + line + b"\n" for line in lines))
+    assert event.document == document
+
+
 @pytest.mark.parametrize("reads", [[b"data: {half\n\n"], [b"data: {half\n", b"data: more\n\n"], [b'data: {"a": 1']])
 def test_data_that_are_no_document_are_unreadable(reads):
     """Once their event has ended, or the stream."""
-    with pytest.raises(Unreadable):
+    with pytest.raises(Unreadable, match=r"^a frame of the stream does not parse$"):
         documents(*reads)
 
 
@@ -79,15 +97,23 @@ def test_what_came_before_is_not_lost_with_it():
 def test_a_line_that_belongs_to_no_event_is_told(line):
     """A page, an error without a frame around it, a broken frame: whoever reads decides what it means."""
     parser = EventParser()
-    [event] = parser.feed(line + b"\n")
-    assert (event.document, event.data) == (Mark.NO_EVENT, line + b"\n")
+    assert list(parser.feed(line + b"\n")) == [Event(Mark.NO_EVENT, b"", line + b"\n")]
+
+
+def test_a_byte_order_mark_stands_only_at_the_beginning():
+    """Anywhere else it is part of a line that belongs to no event."""
+    assert documents(b'data: {"a": 1}\n\n\xef\xbb\xbfdata: {"b": 2}\n\n') == [{"a": 1}, Mark.NO_EVENT]
 
 
 def test_the_name_of_an_event_is_that_of_its_own_lines():
     """It ends with the event."""
-    parser = EventParser()
-    events = parser.feed(b'event: error\ndata: {"a": 1}\n\ndata: {"b": 2}\n\n')
-    assert [event.name for event in events] == [b"error", b""]
+    written = b'data: {"a": 1}\n\nevent:error\ndata: {"b": 2}\n\ndata: [DONE]\n\nevent: x\ndata:[DONE]\n'
+    assert events(written) == [
+        Event({"a": 1}, b"", b'{"a": 1}'),
+        Event({"b": 2}, b"error", b'{"b": 2}'),
+        Event(Mark.DONE, b"", b"[DONE]"),
+        Event(Mark.DONE, b"x", b"[DONE]"),
+    ]
 
 
 def test_an_event_of_endless_lines_is_given_up():
@@ -129,6 +155,9 @@ def test_an_event_of_many_lines_is_whole_at_its_empty_line_or_the_streams_end():
     lines = b'data: {"a": [\n' + b"data: 1,\n" * 5000 + b"data: 1]}\n"
     assert documents(lines + b'\ndata: {"b": 2}\n\n') == [{"a": [1] * 5001}, {"b": 2}]
     assert documents(lines) == [{"a": [1] * 5001}]
+    assert [(event.name, event.data) for event in events(b"event: x\n" + lines)] == [
+        (b"x", lines.replace(b"data: ", b"").strip())
+    ]
 
 
 @pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n"])

@@ -13,7 +13,7 @@ from llm_fallback.engine.protocol.think_tags import ThinkTagParser
 
 def split(*parts: str) -> tuple[str, str]:
     parser = ThinkTagParser()
-    said = [parser.split(part, is_last=place == len(parts)) for place, part in enumerate(parts, 1)]
+    said = [*(parser.split(part) for part in parts[:-1]), parser.split("".join(parts[-1:]), is_last=True)]
     return "".join(text for text, _ in said), "".join(reasoning for _, reasoning in said)
 
 
@@ -48,3 +48,21 @@ def test_where_the_parts_end_makes_no_difference(said, cuts):
 def test_text_without_a_tag_is_not_held_back():
     """The first word is shown as it comes."""
     assert ThinkTagParser().split("Two") == ("Two", "")
+
+
+def test_reasoning_is_held_back_only_where_it_may_be_the_closing_tag():
+    """As far as it may be."""
+    parser = ThinkTagParser()
+    assert parser.split("<think>") == ("", "")
+    assert parser.split("hm") == ("", "hm")
+    assert parser.split(" so</thi") == ("", " so")
+    assert parser.split("s</think>") == ("", "</this")
+    assert parser.split("yes") == ("yes", "")
+
+
+def test_what_comes_behind_the_last_part_stands_alone():
+    """Some servers go on behind a finish; what was held back is not told again."""
+    for first, told in (("<th", ("<th", "")), ("<think>hm</thi", ("", "hm</thi"))):
+        parser = ThinkTagParser()
+        assert parser.split(first, is_last=True) == told
+        assert sum(map(len, parser.split("more"))) == len("more")

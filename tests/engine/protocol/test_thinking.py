@@ -113,6 +113,71 @@ def test_a_later_step_of_the_same_model_may_do_without_a_thought():
     assert not lacks_thoughts([asked, own, result, {"role": "assistant", "content": "rain"}, asked], "a")
 
 
+REDACTED = {"type": "redacted_thinking", "data": "EmwKAhgB"}
+
+
+@pytest.mark.parametrize(
+    ("part", "block"),
+    [
+        (SAID[0], SAID[0]),
+        ({**SAID[0], "index": 0}, SAID[0]),
+        (REDACTED, REDACTED),
+        ({**REDACTED, "signature": "s"}, REDACTED),
+        ({"type": "redacted_thinking", "data": ""}, None),
+        ({"type": "redacted_thinking", "signature": "s"}, None),
+        ({"type": "thinking", "thinking": "hm", "data": "EmwKAhgB"}, None),
+        ({"type": "thinking", "signature": "s"}, {"type": "thinking", "thinking": "", "signature": "s"}),
+        ({"type": "thinking", "thinking": 7, "signature": "s"}, {"type": "thinking", "thinking": "", "signature": "s"}),
+        ({"type": "another", "thinking": "hm", "signature": "s", "data": "EmwKAhgB"}, None),
+    ],
+)
+def test_a_block_has_what_its_protocol_has_for_it(part, block):
+    """A thought with its signature, or one that was redacted; all else is none."""
+    assert ThoughtReader("a").read([part], lead=True) == ([] if block is None else [{**block, ORIGIN: "a"}])
+    (sent,) = with_thoughts_of([{"role": "assistant", "content": "hm", BLOCKS: [{**part, ORIGIN: "a"}]}], "a")
+    assert sent.get(BLOCKS) == (None if block is None else [block])
+
+
+@pytest.mark.parametrize(
+    ("said", "content"),
+    [
+        ({"content": "", "tool_calls": [CALL]}, None),
+        ({"content": "hm", "tool_calls": [CALL]}, "hm"),
+        ({"content": None, "tool_calls": [CALL]}, None),
+        ({"content": "", "tool_calls": []}, ""),
+        ({"content": ""}, ""),
+    ],
+)
+def test_a_call_that_was_made_without_a_word_is_sent_back_without_one(said, content):
+    """Beside its thoughts: litellm would put words of its own in place of an empty text."""
+    (sent,) = with_thoughts_of([{"role": "assistant", **said, BLOCKS: [{**REDACTED, ORIGIN: "a"}]}], "a")
+    assert sent == {"role": "assistant", **said, "content": content, BLOCKS: [REDACTED]}
+    (sent,) = with_thoughts_of([{"role": "assistant", **said, ORIGIN: "a"}], "a")
+    assert sent == {"role": "assistant", **said}
+
+
+def test_thoughts_of_nobody_go_back_to_nobody():
+    """They stood where they cannot be sent back."""
+    for origin in ("a", None):
+        (sent,) = with_thoughts_of(
+            [{"role": "assistant", "content": "hm", BLOCKS: [{**REDACTED, ORIGIN: None}]}], origin
+        )
+        assert sent == {"role": "assistant", "content": "hm"}
+
+
+@pytest.mark.parametrize("role", ["tool", "function"])
+def test_words_beside_a_result_begin_no_turn(role):
+    """Only those of a user who was answered do; a system's begin none."""
+    asked, result = {"role": "user", "content": "?"}, {"role": role, "content": "rain"}
+    called = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    assert lacks_thoughts([asked, called, result], "a")
+    assert lacks_thoughts([asked, called, result, asked], "a")
+    assert lacks_thoughts([asked, called, {"role": "system", "content": "Be brief."}], "a")
+    assert not lacks_thoughts([asked, called, asked], "a")
+    assert not lacks_thoughts([asked, called, result, called, asked], "a")
+    assert not lacks_thoughts([asked, called, {"role": "system", "content": "Be brief."}, asked], "a")
+
+
 @given(st.text(), st.lists(st.text()))
 def test_parts_add_up_to_the_block_that_a_whole_one_is(last, parts):
     """The signature comes with an empty last part, or with the whole text."""

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_fallback.engine.protocol.tool_calls import ToolCallReader, whole_tool_calls
+from llm_fallback.engine.protocol.tool_calls import ToolCallReader, documents_of, whole_tool_calls
 from llm_fallback.engine.protocol.values import Unreadable
-from llm_fallback.engine.transport import Chunk, PartialReply
+from llm_fallback.engine.transport import Chunk, PartialReply, ToolCallPart
 from tests.engine.protocol.spoken import work_of
 
 
@@ -39,6 +39,7 @@ CALL = [("glob", '{"p":"a"}')]
 TWO = [*CALL, ("list", '{"q":"b"}')]
 TWICE = [*CALL, ("glob", '{"p":"b"}')]
 EMPTY = [("glob", "{}")]
+HALVES = [("glob", "{"), ("f", "[")]
 WHOLE = '{"p":"a"}'
 AGAIN = part('{"p":"b"}', name="glob", index=0)
 
@@ -69,9 +70,24 @@ AGAIN = part('{"p":"b"}', name="glob", index=0)
         ([[part('{"p":"a"}', name="glob", id="1", index=0)], [part('{"q":"b"}', name="list", id="1", index=0)]], TWO),
         ([[part('{"p":', name="glob", id="1", index=0)], [part('"a"}', id="2", index=0)]], CALL),
         ([[part('{"p":', name="glob", id="1", index=0)], [part('"a"}', name="glob", id="2", index=0)]], CALL),
+        # Parts without an index: by their place in the delta, one alone by the last position, or by their id.
+        ([[part('{"p":', name="glob"), part('{"q":', name="list")], [part('"a"}'), part('"b"}')]], TWO),
+        ([[part('{"p":', name="glob", index=1)], [part('"a"}')]], CALL),
+        ([[part('{"p":', name="glob")], [part('"a"}', index=0)]], CALL),
+        (
+            [
+                *([part('{"p":', name="glob", id="1")], [part('{"q":', name="list", id="2")]),
+                *([part('"a"}', id="1")], [part('"b"}', id="2")]),
+            ],
+            TWO,
+        ),
+        # Another id and another name begin another call though the first has no arguments, or not all of them.
+        ([[part("", name="glob", id="1", index=0)], [part("", name="glob", id="2", index=0)]], [("glob", "")] * 2),
+        ([[part("{", name="glob", id="1", index=0)], [part("[", name="f", id="2", index=0)]], HALVES),
         # A name in parts, as Gemini's models stream it; once arguments came, or in one delta, it is another's.
         ([[part("", name="gl", id="1", index=0)], [part("", name="ob", index=0)], [part(WHOLE, index=0)]], CALL),
         ([[part(name="gl", index=0)], [part(WHOLE, name="ob", index=0)]], CALL),
+        ([[part(name="gl", id="1")], [part(name="ob", id="1")], [part(WHOLE, name="glob", id="1")]], CALL),
         ([[part(name="g", id="1")], [part(name="lo", id="1")], [part(WHOLE, name="b")]], CALL),
         ([[part("", name="f", index=0), part("", name="g", index=0)]], [("f", ""), ("g", "")]),
         # An empty object before the real arguments, as gateways make it of the first event of a call of Claude's.
@@ -106,24 +122,71 @@ def test_a_call_without_an_id_gets_one():
 
 
 @pytest.mark.parametrize(
-    "deltas",
+    ("deltas", "said"),
     [
-        [[part('{"a":1}', id="1", index=0)]],
-        [[part("{}", name=7, index=0)]],
-        [[part("{}", name="f", id=True)]],
-        [[part("{}", name="f", id=7.5)]],
-        [[part({}, id="1", index=0)]],
-        [[part("{}", name="f", index="x")]],
-        [[part(["a"], name="f")]],
-        [[part("{", name="f", index=0)], [part({"a": 1}, index=0)]],
-        [[part({"a": 1}, name="f", index=0)], [part("}", index=0)]],
-        [["glob"]],
+        ([[part('{"a":1}', id="1", index=0)]], "a tool call without a name"),
+        ([[part({}, id="1", index=0)]], "a tool call without a name"),
+        ([[part("{}", name=7, index=0)]], "the name of a tool call is a number, not the text it should be"),
+        ([[part("{}", name="f", id=True)]], "the id of a tool call is a truth value, not the text it should be"),
+        ([[part("{}", name="f", id=7.5)]], "the id of a tool call is a number, not the text it should be"),
+        ([[part("{}", name="f", index="x")]], "the index of a tool call is a text, not the position it should be"),
+        ([[part(["a"], name="f")]], "the arguments of a tool call is a list, not the text it should be"),
+        ([["glob"]], "tool_calls is a text, not the object it should be"),
+        ([[{"function": "glob"}]], "function is a text, not the object it should be"),
     ],
 )
-def test_what_is_no_call_is_unreadable(deltas):
-    """Arguments of a call that nobody named, and values of another type."""
-    with pytest.raises(Unreadable):
+def test_what_is_no_call_is_unreadable(deltas, said):
+    """Arguments of a call that nobody named, and values of another type; streamed and plain."""
+    with pytest.raises(Unreadable) as in_parts:
         merged(*deltas)
+    with pytest.raises(Unreadable) as whole:
+        whole_tool_calls(deltas[0])
+    assert str(in_parts.value) == str(whole.value) == said
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (["{", {"a": 1}], "arguments of a tool call are an object behind a text"),
+        ([{"a": 1}, "}"], "arguments of a tool call are more than an object"),
+    ],
+)
+def test_arguments_that_come_as_an_object_come_alone(parts, said):
+    """What stands before or behind it belongs to nothing."""
+    first, second = parts
+    with pytest.raises(Unreadable) as caught:
+        merged([part(first, name="f", index=0)], [part(second, index=0)])
+    assert str(caught.value) == said
+
+
+def test_each_part_is_told_once_and_nothing_where_nothing_came():
+    """The id and the name with the first only, as LangChain adds them up."""
+    reader = ToolCallReader()
+    assert reader.read([part("{", name="f", id="1", index=0)]) == (ToolCallPart(0, "1", "f", "{"),)
+    assert reader.read([part("}", id="1", index=0)]) == (ToolCallPart(0, None, None, "}"),)
+    assert reader.read([part(id="1", index=0)]) == reader.close() == ()
+
+
+def test_an_empty_object_that_nothing_followed_is_told_once():
+    """At the end."""
+    reader = ToolCallReader()
+    assert reader.read([part({}, name="f", id="1", index=0)], waits=True) == (ToolCallPart(0, "1", "f", ""),)
+    assert reader.close() == (ToolCallPart(0, None, None, "{}"),)
+    assert reader.close() == ()
+
+
+def test_the_same_position_with_another_id_is_another_call():
+    """Even where the first was not named yet."""
+    calls = merged([part(id="1", index=0)], [part("{}", name="f", id="2", index=0)]).tool_calls
+    assert [(call.id, call.name) for call in calls.values()] == [("2", "f")]
+
+
+def test_calls_are_handed_to_langchain_in_openais_form():
+    """A part of one like a whole."""
+    assert documents_of([ToolCallPart(1, "7", "f", "{}"), ToolCallPart(1, None, None, "}")]) == [
+        {"index": 1, "id": "7", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+        {"index": 1, "id": None, "type": "function", "function": {"name": None, "arguments": "}"}},
+    ]
 
 
 def test_a_number_for_an_id_is_its_text():
@@ -148,6 +211,7 @@ def test_a_character_that_was_cut_in_two_is_whole_in_the_arguments():
     [
         ([{"id": "1", "function": {"name": "f", "arguments": "{}"}}], [("f", "{}")]),
         ([{"id": "1", "function": {"name": "f", "arguments": {"a": 1}}}], [("f", '{"a": 1}')]),
+        ([{"id": "1", "function": {"name": "f", "arguments": {"a": "ø"}}}], [("f", '{"a": "ø"}')]),
         ([{"function": {"name": "f"}}], [("f", "")]),
         ([{"id": "1", "function": {"name": "", "arguments": ""}}], []),
         (None, []),

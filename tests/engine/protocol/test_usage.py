@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_fallback.engine.protocol.usage import (
+    anthropic_usage,
     cohere_usage,
     converse_usage,
     fuller,
+    gemini_usage,
     ollama_usage,
     openai_usage,
     usage_document,
@@ -69,6 +72,22 @@ SAID = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
             },
             Usage(5, 42, reasoning_tokens=40),
         ),
+        ({**SAID, "prompt_tokens_details": {"cache_creation_tokens": 50}}, Usage(1000, 10, 0, 50)),
+        ({**SAID, "prompt_tokens_details": {"cache_write_tokens": 50}}, Usage(1000, 10, 0, 50)),
+        ({**SAID, "cached_tokens": 640}, Usage(1000, 10, 640)),
+        (
+            {
+                **SAID,
+                "prompt_tokens_details": {"audio_tokens": 7},
+                "completion_tokens_details": {"audio_tokens": 8},
+            },
+            Usage(1000, 10, audio_input_tokens=7, audio_output_tokens=8),
+        ),
+        ({"prompt_tokens": 1000, "completion_tokens": "0"}, Usage(1000, 0)),
+        ({"completion_tokens": 10**9}, Usage(0, 10**9)),
+        ({"completion_tokens": 1e9}, Usage(0, 10**9)),
+        ({"completion_tokens": 10**9 + 1}, None),
+        ({"completion_tokens": True}, Usage(0, 1)),
         ({"prompt_tokens": 0, "completion_tokens": 0}, None),
         ({"prompt_tokens": None, "completion_tokens": None}, None),
         (None, None),
@@ -89,6 +108,20 @@ def test_counts_are_read_in_the_form_each_server_writes(said, usage):
 
 COHERE = {"billed_units": {"input_tokens": 12}, "tokens": {"input_tokens": 507, "output_tokens": 10}}
 CONVERSE = {"inputTokens": 2, "outputTokens": 5, "totalTokens": 7}
+CLAUDE = {
+    "input_tokens": 10,
+    "cache_read_input_tokens": 30,
+    "cache_creation_input_tokens": 20,
+    "output_tokens": 40,
+}
+GEMINI = {"promptTokenCount": 12, "candidatesTokenCount": 30, "totalTokenCount": 42}
+SOUND = [{"modality": "TEXT", "tokenCount": 3}, {"modality": "AUDIO", "tokenCount": 4}]
+OTHERS = (anthropic_usage, cohere_usage, converse_usage, gemini_usage, ollama_usage)
+
+
+def thoughts_of(tokens: Any) -> dict[str, Any]:
+    """What Claude counts on Bedrock."""
+    return {"additionalModelResponseFields": {"usage": {"output_tokens_details": {"thinking_tokens": tokens}}}}
 
 
 @pytest.mark.parametrize(
@@ -114,13 +147,38 @@ CONVERSE = {"inputTokens": 2, "outputTokens": 5, "totalTokens": 7}
             {"usage": {"inputTokens": 40, "outputTokens": 5, "totalTokens": 45, "cacheReadInputTokens": 30}},
             Usage(40, 5, 30),
         ),
+        (
+            converse_usage,
+            {"usage": {"inputTokens": 34, "outputTokens": 5, "totalTokens": 39, "cacheWriteInputTokens": 34}},
+            Usage(34, 5, 0, 34),
+        ),
+        (converse_usage, {"usage": CONVERSE, **thoughts_of(4)}, Usage(2, 5, reasoning_tokens=4)),
+        (converse_usage, {"usage": CONVERSE, **thoughts_of(6)}, Usage(2, 5, reasoning_tokens=5)),
+        (converse_usage, {"usage": CONVERSE, **thoughts_of([6])}, None),
+        (converse_usage, {"usage": CONVERSE, "additionalModelResponseFields": {"usage": 5}}, Usage(2, 5)),
         (converse_usage, {"usage": {**CONVERSE, "cacheReadInputTokens": [30]}}, None),
         (converse_usage, {}, None),
-        *((read, said, None) for read in (cohere_usage, ollama_usage, converse_usage) for said in (None, [], "a", {})),
+        (anthropic_usage, CLAUDE, Usage(60, 40, 30, 20)),
+        (anthropic_usage, {**CLAUDE, "output_tokens_details": {"thinking_tokens": 9}}, Usage(60, 40, 30, 20, 9)),
+        (anthropic_usage, {**CLAUDE, "iterations": [CLAUDE, {"input_tokens": 1}, CLAUDE]}, Usage(121, 80, 60, 40)),
+        *((anthropic_usage, {**CLAUDE, "iterations": none}, Usage(60, 40, 30, 20)) for none in ([], None, 5, {})),
+        (anthropic_usage, {**CLAUDE, "iterations": [CLAUDE, 5]}, None),
+        (gemini_usage, GEMINI, Usage(12, 30, 0, 0, 0)),
+        (gemini_usage, {**GEMINI, "toolUsePromptTokenCount": 5, "cachedContentTokenCount": 9}, Usage(17, 30, 9)),
+        (gemini_usage, {**GEMINI, "thoughtsTokenCount": 8}, Usage(12, 30, 0, 0, 8)),
+        (gemini_usage, {**GEMINI, "thoughtsTokenCount": 8, "totalTokenCount": 50}, Usage(12, 38, 0, 0, 8)),
+        (
+            gemini_usage,
+            {**GEMINI, "promptTokensDetails": SOUND, "candidatesTokensDetails": [*SOUND, *SOUND]},
+            Usage(12, 30, audio_input_tokens=4, audio_output_tokens=8),
+        ),
+        (gemini_usage, {**GEMINI, "promptTokensDetails": "many"}, None),
+        (gemini_usage, {**GEMINI, "promptTokensDetails": ["many", {"modality": "AUDIO"}]}, Usage(12, 30)),
+        *((read, said, None) for read in OTHERS for said in (None, [], "a", {})),
     ],
 )
 def test_counts_of_other_protocols_are_read_in_their_forms(read, said, usage):
-    """Cohere's, Ollama's, Bedrock's; what is no count makes the whole account unknown there, too."""
+    """Anthropic's, Gemini's, Cohere's, Ollama's, Bedrock's; what is no count makes the account unknown there, too."""
     assert read(said) == usage
 
 
@@ -134,6 +192,19 @@ def test_of_two_accounts_the_fuller_counts(first, second):
 
 @given(usages)
 def test_what_is_written_for_langchain_is_read_back_the_same(usage):
-    """Where anything was counted at all."""
+    """Where anything was counted at all. Reasoning is part of the output here."""
+    usage = replace(usage, reasoning_tokens=min(usage.reasoning_tokens, usage.output_tokens))
     if usage.input_tokens or usage.output_tokens:
-        assert openai_usage(usage_document(usage)) == usage or usage.reasoning_tokens
+        assert openai_usage(usage_document(usage)) == usage
+
+
+def test_what_was_not_counted_is_not_written_for_langchain():
+    """It would stand in every trace."""
+    assert usage_document(Usage(2, 3)) == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+    assert usage_document(Usage(9, 9, 1, 2, 3, 4, 5)) == {
+        "prompt_tokens": 9,
+        "completion_tokens": 9,
+        "total_tokens": 18,
+        "prompt_tokens_details": {"cached_tokens": 1, "cache_creation_tokens": 2, "audio_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 3, "audio_tokens": 5},
+    }

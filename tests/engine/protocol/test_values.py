@@ -16,11 +16,13 @@ from llm_fallback.engine.protocol.values import (
     complete,
     complete_json,
     decode,
+    encodable,
     index,
     items,
     mapping,
     mappings,
     text,
+    wrong,
 )
 
 anything = st.recursive(
@@ -59,8 +61,16 @@ def test_a_document_is_read_as_it_was_written(document):
 )
 def test_what_is_no_json_is_unreadable(written):
     """Nor is NaN, a number without end, or nesting that would break whoever reads it."""
-    with pytest.raises(Unreadable):
+    with pytest.raises(Unreadable, match=r"^not JSON$|^JSON nested deeper than 200 levels$"):
         decode(written)
+
+
+@pytest.mark.parametrize(("opening", "end"), [("[", "]"), ('{"a":', "}")])
+def test_a_list_or_an_object_within_199_others_is_read_and_within_200_not(opening, end):
+    """Its level is its own and those around it."""
+    assert decode(opening * 199 + "[]" + end * 199)
+    with pytest.raises(Unreadable, match=r"^JSON nested deeper than 200 levels$"):
+        decode(opening * 200 + "[]" + end * 200)
 
 
 @pytest.mark.parametrize("value", [b"0", b"{}", b"[]", b'""'])
@@ -72,10 +82,29 @@ def test_a_document_of_values_without_end_is_unreadable(value):
     assert len(decode(b"[" + (value + b",") * 1_000 + value + b"]")) == 1_001
 
 
+@pytest.mark.parametrize("mark", ["[", "{", ","])
+@pytest.mark.parametrize("kind", [str, str.encode])
+def test_a_text_of_more_marks_than_a_document_has_values_is_unreadable(mark, kind):
+    """No model writes one, and to tell its marks from those of values would take as long as to read it."""
+    with pytest.raises(Unreadable, match=r"^JSON of more than 2000000 values$"):
+        decode(kind(f'"{mark * 2_000_001}"'))
+    assert decode(kind(f'"{mark * 2_000_000}"')) == mark * 2_000_000
+
+
+def test_line_ends_in_a_text_are_read_where_the_reader_is_asked_to():
+    """Models write them."""
+    assert decode('"a\nb"', strict=False) == "a\nb"
+
+
 def test_many_brackets_side_by_side_are_no_depth():
     """Nor those inside of a text."""
     assert decode(json.dumps([[[]] * 500, "[" * 500])) == [[[]] * 500, "[" * 500]
     assert decode(b"[" * 200 + b"]" * 200)
+
+
+def test_what_is_of_its_type_is_itself():
+    """A text, an object, a list."""
+    assert (text("a", "x"), mapping({"a": 1}, "x"), items([1], "x")) == ("a", {"a": 1}, [1])
 
 
 def test_nothing_said_is_empty():
@@ -95,6 +124,11 @@ def test_nothing_said_is_empty():
         (items, {}, "x is an object, not the list it should be"),
         (mappings, [1], "x is a number, not the object it should be"),
         (index, "x", "x is a text, not the position it should be"),
+        (mappings, {}, "x is an object, not the list it should be"),
+        (items, True, "x is a truth value, not the list it should be"),
+        (text, 1.5, "x is a number, not the text it should be"),
+        (text, [], "x is a list, not the text it should be"),
+        (index, 1_000_000, "x is a number, not the position it should be"),
         (index, True, "x is a truth value, not the position it should be"),
         (index, -1, "x is a number, not the position it should be"),
         (index, 10**25, "x is a number, not the position it should be"),
@@ -105,6 +139,17 @@ def test_another_type_is_named(read, value, said):
     with pytest.raises(Unreadable) as caught:
         read(value, "x")
     assert str(caught.value) == said
+
+
+def test_what_is_expected_and_missing_is_called_null():
+    """As JSON calls it."""
+    assert str(wrong(None, "x", "object")) == "x is null, not the object it should be"
+
+
+@pytest.mark.parametrize("position", [0, 1, 999_999])
+def test_a_position_is_a_number_from_0_on(position):
+    """Below a million."""
+    assert index(position, "x") == position
 
 
 @given(st.text(), st.data())
@@ -119,6 +164,24 @@ def test_a_text_cut_between_the_halves_of_a_character_is_whole_again(whole, data
         units = units[count:] if count else units
     came += joiner.flush()
     assert came == whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def test_a_half_is_kept_back_alone_until_the_other_comes():
+    """What stands before it is shown at once; after the end another text begins."""
+    joiner = TextJoiner()
+    assert [joiner.join("a\ud83d"), joiner.join("\ude00b")] == ["a", "😀b"]
+    assert [joiner.join("\udbff"), joiner.join("\udfff")] == ["", "\U0010ffff"]
+    assert [joiner.join("\ud800"), joiner.flush(), joiner.join("c"), joiner.flush()] == ["", "\ufffd", "c", ""]
+
+
+def test_no_level_of_a_document_has_half_a_character():
+    """Neither in a key nor in a text; what is no text is itself."""
+    assert encodable({"a\ud83d": ["\ud83d", {"b": "c"}, 1, None]}) == {"a\ufffd": ["\ufffd", {"b": "c"}, 1, None]}
+
+
+def test_an_escaped_half_becomes_the_escaped_replacement():
+    """What else is escaped stays as it was written."""
+    assert complete_json('"\\ud83d \\u00E9 \\n"') == '"\\ufffd \\u00E9 \\n"'
 
 
 @pytest.mark.parametrize("half", ["\ud83d", "a\ud83db", "\ude00\ud83d"])

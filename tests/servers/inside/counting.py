@@ -65,11 +65,16 @@ async def answer(body: Body) -> Response:
 
 
 async def numbers(body: Body) -> AsyncIterator[str]:
-    begun = [message["content"] for message in body["messages"] if message["role"] == "assistant"]
+    begun = [text_of(message["content"]) for message in body["messages"] if message["role"] == "assistant"]
     first = len(re.findall(r"\d+ ", begun[-1])) if begun else 0
     for number in range(first, first + wanted(body)):
         await asyncio.sleep(PAUSE_S)
         yield f"{number} "
+
+
+def text_of(content: str | list[dict[str, str]]) -> str:
+    """Content is a text or, where a part of it is marked for the cache, a list of text parts."""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 async def events(body: Body) -> AsyncIterator[str]:

@@ -231,6 +231,23 @@ class TestFallbacks:
         assert tiers(spec, "a") == [["a"], ["backup"]]
         assert "read as ['backup']" in noted(spec)["router_settings.fallbacks"]
 
+    def test_of_two_entries_for_one_group_the_first_holds(self):
+        """As LiteLLM takes them."""
+        spec = load_spec(config(*map(row, "abc"), fallbacks=[{"a": ["b"]}, {"a": ["c"]}]))
+        assert tiers(spec, "a") == [["a"], ["b"]]
+
+    def test_a_target_with_words_of_its_own_is_its_model(self):
+        """The words have no counterpart, and that is said."""
+        target = {"model": "b", "messages": [{"role": "user", "content": "hi"}]}
+        spec = load_spec(config(*map(row, "abc"), fallbacks=[{"a": [target]}, {"b": [{"model": "c"}]}]))
+        assert (tiers(spec, "a"), tiers(spec, "b")) == ([["a"], ["b"], ["c"]], [["b"], ["c"]])
+        assert "what 'a' sends 'b' besides" in noted(spec)["router_settings.fallbacks"]
+
+    def test_whom_a_route_has_already_is_not_asked_twice(self):
+        """However many fall back to him."""
+        spec = load_spec(config(*map(row, "abc"), fallbacks=[{"a": ["b", "c"]}, {"b": ["c", "a"]}]))
+        assert tiers(spec, "a") == [["a"], ["b"], ["c"]]
+
     def test_an_alias_may_have_an_entry_of_its_own(self):
         """Hidden or not; one for nobody is listed."""
         alias = {"x": {"model": "a", "hidden": True}, "y": "nobody"}
@@ -451,6 +468,18 @@ class TestRows:
             price = own.deployments["a"].price
             assert (price if isinstance(price, str) else price.given()) == expected
 
+    def test_of_several_organizations_the_first_is_used_and_that_is_said(self):
+        """LiteLLM takes turns among them."""
+        spec = load_spec(config(row("a", organization=["os.environ/ORG", "org-2"])))
+        assert spec.deployments["a"].params["organization"].get_secret_value() == "${ORG}"
+        assert "only its first is used" in noted(spec)["model_list[0].litellm_params.organization"]
+
+    def test_references_within_lists_become_variables(self):
+        """Of a parameter that goes into the request."""
+        spec = load_spec(config(row("a", stop=["os.environ/STOP", "$5"])))
+        stop, plain = spec.deployments["a"].params["stop"]
+        assert (stop.get_secret_value(), plain) == ("${STOP}", "$5")
+
     def test_credentials_are_looked_up_by_their_name(self):
         """What a row says itself wins."""
         entry = {"credential_name": "eu", "credential_values": {"api_key": "os.environ/KEY", "api_base": "https://eu"}}
@@ -467,6 +496,26 @@ class TestRows:
         spec = load_spec(config(quick, slow))
         assert list(spec.deployments) == ["x"]
         assert [spec.timeouts(chain, "x").attempt_s for chain in ("quick", "slow")] == [2, 90]
+
+    def test_rows_of_one_id_whose_timeouts_fit_no_chain_are_several(self):
+        """Each chain would need two."""
+        rows = [
+            row(group, f"openai/{name}", {"id": f"{group}/{name}"}, timeout=timeout)
+            for group, timeouts in {"quick": {"x": 2, "y": 3}, "slow": {"x": 90, "y": 91}}.items()
+            for name, timeout in timeouts.items()
+        ]
+        spec = load_spec(config(*rows))
+        assert {
+            (chain, spec.deployments[name].model): spec.timeouts(chain, name).attempt_s
+            for chain in spec.chains
+            for name in spec.chains[chain].deployments()
+        } == {("quick", "openai/x"): 2, ("quick", "openai/y"): 3, ("slow", "openai/x"): 90, ("slow", "openai/y"): 91}
+
+    def test_a_backend_that_litellm_asks_by_another_name_is_told(self):
+        """And the deployment is what its provider makes of it."""
+        spec = load_spec(config(row("a", "hosted_vllm/m", {"backend": "ollama"}, api_base="http://gpu/v1")))
+        assert spec.deployments["a"].backend == "vllm"
+        assert noted(spec) == {"model_list[0].model_info.backend": "is no backend that LiteLLM asks by hosted_vllm/"}
 
     def test_rows_that_share_an_id_and_say_different_things_are_two(self):
         """The second gets a number."""

@@ -13,7 +13,9 @@ import yaml
 
 from llm_fallback import load_spec
 from llm_fallback.spec.dump import as_yaml, dump_spec
+from llm_fallback.spec.litellm_proxy.words import PRICES
 from llm_fallback.spec.litellm_proxy.write import write_config
+from llm_fallback.spec.settings import Price
 from llm_fallback.testing import Fail, FakeServer
 
 CANARY = "sk-canary-0123456789abcdef"
@@ -106,6 +108,12 @@ class TestRows:
         """In `model_info`, where LiteLLM passes it over and `load_spec` finds it again."""
         config = written(spec_of(deployments={"a": {**OWN, "backend": backend}}))
         assert load_spec(config).deployments["a"].backend == backend
+
+    def test_texts_within_lists_are_written_like_others(self):
+        """A variable is a reference there, too."""
+        own = {"a": {**OWN, "params": {"stop": ["${STOP}", "END"]}}}
+        [row] = written(spec_of(deployments=own))["model_list"]
+        assert row["litellm_params"]["stop"] == ["os.environ/STOP", "END"]
 
     def test_members_of_a_tier_have_a_weight(self):
         """Without one, LiteLLM would share their load by rpm."""
@@ -345,3 +353,8 @@ def test_the_first_of_the_keys_is_the_proxy_s():
     assert "one master key" in noted(spec)["serve.keys"]
     assert load_spec(written(spec)).serve.keys == spec.serve.keys[:1]
     assert written(spec_of())["general_settings"] == {"master_key": "os.environ/LITELLM_MASTER_KEY"}
+
+
+def test_litellm_has_a_word_for_every_price():
+    """What it had none for would have to be told."""
+    assert {name for name, _ in PRICES.values()} == set(Price.model_fields)

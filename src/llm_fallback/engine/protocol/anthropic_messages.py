@@ -68,7 +68,7 @@ class _Block:
         """The block as a plain reply has it."""
         said = complete("".join(self.parts))
         if self.kind == "text":
-            return {**self.begun, "text": said, "citations": self.citations or None}
+            return {**self.begun, "type": self.kind, "text": said, "citations": self.citations or None}
         if self.kind == "thinking":
             return {**self.begun, "type": self.kind, "thinking": said, "signature": self.signature}
         if self.kind == "compaction":
@@ -132,12 +132,11 @@ class AnthropicReader(ReplyReader):
         self.take_names(message.get("id"))
         # What a program on Anthropic's side called is there at once, and how that ended with it.
         content = mappings(message.get("content"), "content")
-        word = message.get("stop_reason")
         return self.chunk(
             _texts(content),
             _thoughts(content),
             self._whole_calls(content),
-            None if word is None else self.end_with(word),
+            self.end_with(message.get("stop_reason")),
             self._fields(content, self._said_of_the_end(message, message)),
             _leading(content),
         )
@@ -176,7 +175,7 @@ class AnthropicReader(ReplyReader):
             block.call = self._call_count
             told.calls.append(self._call(begun, ""))
         elif kind == "text":
-            block.citations += mappings(begun.get("citations"), "citations")
+            block.citations = mappings(begun.get("citations"), "citations")
             _add(block, begun.get("text"))
         elif kind == "thinking":
             block.signature = text(begun.get("signature"), "a signature")
@@ -253,9 +252,9 @@ class AnthropicReader(ReplyReader):
             told.calls.append(ToolCallPart(block.call, None, None, given))
 
     def _is_held(self, place: int | None, block: _Block) -> bool:
-        """Whether a text or a thought has to wait for one before it that is still open."""
+        """Whether it has to wait for one of its kind before it that is still open."""
         group = _THOUGHTS if block.kind in _THOUGHTS else (block.kind,)
-        return group != ("tool_use",) and any(
+        return any(
             other.kind in group and not other.is_closed and before is not None and place is not None and before < place
             for before, other in self._blocks.items()
         )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 from zlib import crc32
 
 from llm_fallback.engine.protocol.sse import Event
-from llm_fallback.engine.protocol.values import Unreadable, decode, mapping, text
+from llm_fallback.engine.protocol.values import Unreadable, decode, text
 
 _PRELUDE = struct.Struct("!III")
 """The length of a message, that of its headers, and a checksum of both."""
@@ -112,7 +113,8 @@ def _event(headers: Mapping[str, object], payload: bytes) -> Event:
 
 def _said(payload: bytes) -> Mapping[str, object]:
     """What an exception says: a document, or a text."""
-    try:
-        return mapping(decode(payload), "an exception")
-    except Unreadable:
-        return {"message": payload.decode(errors="replace")}
+    with suppress(Unreadable):
+        document = decode(payload)
+        if isinstance(document, dict):
+            return document
+    return {"message": payload.decode(errors="replace")}

@@ -174,9 +174,8 @@ def reset_after_s(headers: Mapping[str, str], now: datetime | None = None) -> fl
     waits: list[float] = []
     used_up: list[float] = []
     for name, text in headers.items():
-        match = _RESET.fullmatch(name)
-        seconds = None if match is None else _seconds_until(text, moment)
-        if match is None or seconds is None:
+        seconds = _seconds_until(text, moment) if _RESET.fullmatch(name) else None
+        if seconds is None:
             continue
         waits.append(seconds)
         remaining = headers.get(name.replace("reset", "remaining").replace("Reset", "Remaining"))

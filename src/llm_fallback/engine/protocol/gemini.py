@@ -43,8 +43,7 @@ class GeminiReader(ReplyReader):
 
     _candidate_index: object = None
     """The candidate that is read, where a server sends several: the first that came."""
-    _calls_count = _images_count = 0
-    _is_finish_told = _is_sound_named = False
+    _images_count = 0
 
     def read_event(self, document: Mapping[str, Any]) -> Chunk | None:
         self.fault = fault_in_body(document)
@@ -57,7 +56,7 @@ class GeminiReader(ReplyReader):
         grounding = self.untold_grounding(candidate.get("groundingMetadata"))
         said = self._read(candidate, grounding)
         finish = self._end_with(candidate)
-        chunk = self.chunk(said.text, said.reasoning, said.calls, self._told_once(finish), said.fields)
+        chunk = self.chunk(said.text, said.reasoning, said.calls, finish, said.fields)
         return with_logprobs(with_grounding(chunk, grounding), _logprobs(candidate))
 
     def read_reply(self, document: Mapping[str, Any]) -> Reply:
@@ -99,21 +98,12 @@ class GeminiReader(ReplyReader):
     def _refusal(self, document: Mapping[str, Any]) -> Chunk | None:
         """The end of a reply that has no candidate, because the prompt was blocked; None if it was not."""
         feedback = mapping(document.get("promptFeedback"), "promptFeedback")
-        if document.get("candidates") or not feedback.get("blockReason"):
+        if not feedback.get("blockReason"):
             return None
-        self.began = True
-        self.finish = REFUSED_FINISH
-        return self.chunk(finish=self._told_once(REFUSED_FINISH))
+        return self.chunk(finish=self.end_with(REFUSED_FINISH))
 
     def _end_with(self, candidate: Mapping[str, Any]) -> str | None:
         return self.end_with(text(candidate.get("finishReason"), "finishReason"))
-
-    def _told_once(self, finish: str | None) -> str | None:
-        """Some models say in every event that they stopped; LangChain would join the words."""
-        if finish is None or self._is_finish_told:
-            return None
-        self._is_finish_told = True
-        return finish
 
     # What a candidate says.
 
@@ -139,7 +129,6 @@ class GeminiReader(ReplyReader):
         annotations = [note for looked_up in grounding for note in _annotations(looked_up)]
         if annotations:
             fields["annotations"] = annotations
-        self._calls_came = self._calls_came or bool(calls)
         return _Content("".join(said[False]), "".join(said[True]), tuple(calls), fields)
 
     def _call(self, said: Mapping[str, Any], signature: str) -> tuple[ToolCallPart, ...]:
@@ -149,12 +138,7 @@ class GeminiReader(ReplyReader):
         function = {"name": said.get("name"), "arguments": mapping(said.get("args"), "the arguments of a tool call")}
         if not function["name"]:
             raise Unreadable("a tool call without a name")
-        call = {
-            "index": self._calls_count,
-            "id": f"{id_}{SIGNATURE_MARK}{signature}" if signature else id_,
-            "function": function,
-        }
-        self._calls_count += 1
+        call = {"id": f"{id_}{SIGNATURE_MARK}{signature}" if signature else id_, "function": function}
         return self.calls.read([call])
 
     def _take_data(self, said: Mapping[str, Any], specific: dict[str, Any]) -> str:
@@ -170,8 +154,7 @@ class GeminiReader(ReplyReader):
         if kind.startswith("audio/"):
             audio = specific.setdefault("audio", {"data": ""})
             audio["data"] += data
-            if not self._is_sound_named:
-                audio["mime_type"], self._is_sound_named = kind, True
+            audio["mime_type"] = kind
             return ""
         return address
 

@@ -28,8 +28,6 @@ class OpenAIReader(ReplyReader):
     _text_began = False
     _tags: ThinkTagParser | None = None
     """Set where the text begins like a tag."""
-    _stop_waits = False
-    """Whether "stop" was said and is not told yet."""
 
     def read_event(self, document: Mapping[str, Any]) -> Chunk | None:
         if "error" in document or document.get("object") == "error":
@@ -43,8 +41,7 @@ class OpenAIReader(ReplyReader):
         if self.reply_id is None:
             self.take_names(document.get("id"), document.get("system_fingerprint"))
         read: Mapping[str, Any] | None = None
-        choices = document.get("choices")
-        for choice in choices if type(choices) is list else items(choices, "choices"):
+        for choice in items(document.get("choices"), "choices"):
             if type(choice) is not dict:
                 raise wrong(choice, "a choice", "object")
             self.began = True
@@ -58,20 +55,16 @@ class OpenAIReader(ReplyReader):
         return with_grounding(chunk, self.untold_grounding(grounding)) if grounding else chunk
 
     def usage_chunk(self) -> Chunk | None:
-        """The usage of the whole stream, and what waited for its end: a "stop" that a tool call may follow, as
-        LangChain adds up the words it is told, and empty arguments."""
+        """The usage of the whole stream, and empty arguments, which waited for its end."""
         usage = super().usage_chunk()
         calls = self.calls.close() if self.finish in FINISHES else ()
-        if self.fault is not None or not (calls or self._stop_waits):
+        if self.fault is not None or not calls:
             return usage
-        if self._stop_waits and self._calls_came:
-            self.finish = "tool_calls"
-        finish, self._stop_waits = self.finish if self._stop_waits else None, False
-        delta = {"content": "", "tool_calls": documents_of(calls)} if calls else {"content": ""}
-        raw = {"choices": [{"delta": delta, "finish_reason": finish}]}
+        delta = {"content": "", "tool_calls": documents_of(calls)}
+        raw: dict[str, Any] = {"choices": [{"delta": delta, "finish_reason": None}]}
         if usage is not None:
             raw["usage"] = usage.raw["usage"]
-        return Chunk(raw, tool_calls=calls, finish=finish, usage=self.usage)
+        return Chunk(raw, tool_calls=calls, usage=self.usage)
 
     def _read_choice(self, choice: Mapping[str, Any]) -> Chunk | None:
         if choice.get("usage") is not None:
@@ -93,7 +86,7 @@ class OpenAIReader(ReplyReader):
             self._text_began = True
             self._tags = ThinkTagParser() if content[0] == "<" else None
         if self._tags is not None:
-            content, thought = self._tags.split(content, is_last=finish is not None)
+            content, thought = self._tags.split(content, is_last=self.finish in FINISHES)
             reasoning += thought
         chunk = self.chunk(
             content,
@@ -102,15 +95,11 @@ class OpenAIReader(ReplyReader):
             finish,
             _fields(delta) if _FIELDS & delta.keys() else NO_FIELDS,
         )
-        if finish is not None and chunk is not None and chunk.finish == "stop":
-            self._stop_waits, chunk.raw["choices"][0]["finish_reason"] = True, None
         logprobs = choice.get("logprobs")
         return chunk if logprobs is None else with_logprobs(chunk, logprobs)
 
     def _content(self, said: object) -> tuple[str, str]:
         """Text and reasoning in a content that comes in parts."""
-        if said is None or isinstance(said, str):
-            return said or "", ""
         content: list[str] = []
         reasoning: list[str] = []
         for part in items(said, "content"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from llm_fallback.engine.protocol.finishes import openai_finish, read_finish
 from llm_fallback.engine.protocol.sse import EventParser, StreamParser
@@ -17,7 +17,16 @@ from llm_fallback.engine.protocol.thinking import BLOCKS, SIGNED, ThoughtReader
 from llm_fallback.engine.protocol.tool_calls import ToolCallReader, documents_of
 from llm_fallback.engine.protocol.usage import fuller, usage_document
 from llm_fallback.engine.protocol.values import TextJoiner, complete, encodable, mappings
-from llm_fallback.engine.transport import FINISHES, REFUSED_FINISH, Chunk, Fault, Reply, StreamEnd, ToolCallPart
+from llm_fallback.engine.transport import (
+    FINISHES,
+    FULL_WINDOW,
+    REFUSED_FINISH,
+    Chunk,
+    Fault,
+    Reply,
+    StreamEnd,
+    ToolCallPart,
+)
 from llm_fallback.events import Usage
 
 Fields = Mapping[str, Any]
@@ -29,6 +38,12 @@ GROUNDING = "vertex_ai_grounding_metadata"
 """litellm's name, beside the choices, for what a reply was looked up in; LangChain's integration reads it."""
 LOGPROBS = "logprobs"
 """Where the probabilities of a chunk's tokens stand in the chunk's own `provider_specific_fields`."""
+
+_MaybeChunk = TypeVar("_MaybeChunk", Chunk, Chunk | None)
+"""Where a chunk is handed over, one comes back."""
+
+_BY_WEIGHT = ("stop", "tool_calls", "length", FULL_WINDOW, REFUSED_FINISH)
+"""Finish reasons, those first by which the least is missing. By any that is not among them the reply is not whole."""
 
 _LONGEST_NAME = 512
 """Characters of a server's name for a reply or a request."""
@@ -116,17 +131,19 @@ class ReplyReader(ABC):
             self.usage = fuller(self.usage, usage)
 
     def end_with(self, word: object) -> str | None:
-        """Take the server's word of how the reply ended: a finish reason, or None if that is no end."""
-        finish = read_finish(word, self.finish_words)
+        """Take the server's word of how the reply ended: a finish reason, or None if that is no end, or no news.
+
+        Some gateways say "stop" with every event. So of several words the one counts by which most is missing."""
+        finish, told = read_finish(word, self.finish_words), self.finish
         if finish is None:
             return None
         if finish == "stop" and self._calls_came:
             finish = "tool_calls"  # Some servers say "stop" where they called a tool; agents look at the word.
-        is_told = self.finish is not None
-        if not is_told or finish not in FINISHES or finish == REFUSED_FINISH:
-            self.finish = finish
+        if self.refused and finish in FINISHES:
+            finish = REFUSED_FINISH
+        self.finish = finish if told is None else max(told, finish, key=_weight)
         self.is_over = finish not in FINISHES
-        return None if self.is_over or is_told else finish  # Told twice, LangChain would add the words up.
+        return None if self.is_over or self.finish == told else finish
 
     def chunk(
         self,
@@ -142,7 +159,7 @@ class ReplyReader(ABC):
         text = self._text.join(text)
         if reasoning:
             reasoning = self._reasoning.join(reasoning)
-        if finish is not None:
+        if self.finish in FINISHES:  # Also behind it: nobody knows which is the last.
             text, reasoning = text + self._text.flush(), reasoning + self._reasoning.flush()
         delta: dict[str, Any] = {"content": text}
         if reasoning:
@@ -154,7 +171,7 @@ class ReplyReader(ABC):
             self._text_came = True
         if calls:
             self._calls_came = True
-            if finish == "stop":
+            if self.finish == "stop":
                 finish = self.finish = "tool_calls"
             delta["tool_calls"] = documents_of(calls)
         elif not (text or reasoning or finish or fields):
@@ -181,7 +198,7 @@ class ReplyReader(ABC):
         all else. None: it is not known, and they did where nothing but a single text or call is beside them."""
         text, reasoning = text if text.isascii() else complete(text), reasoning and complete(reasoning)
         logprobs = encodable(logprobs) if isinstance(logprobs, dict) else None
-        finish = REFUSED_FINISH if self.refused and self.finish in FINISHES else self.finish
+        finish = self.finish
         if finish == "stop" and calls:
             finish = "tool_calls"
         fields = encodable(fields) if fields else fields
@@ -217,7 +234,11 @@ class ReplyReader(ABC):
         return {**fields, "provider_specific_fields": {**fields.get("provider_specific_fields", {}), SIGNED: signed}}
 
 
-def with_grounding(chunk: Chunk | None, grounding: Sequence[Mapping[str, Any]]) -> Chunk | None:
+def _weight(finish: str) -> int:
+    return _BY_WEIGHT.index(finish) if finish in _BY_WEIGHT else len(_BY_WEIGHT)
+
+
+def with_grounding(chunk: _MaybeChunk, grounding: Sequence[Mapping[str, Any]]) -> _MaybeChunk:
     """The chunk with what the reply was looked up in, or one that has nothing else."""
     if not grounding:
         return chunk
@@ -226,7 +247,7 @@ def with_grounding(chunk: Chunk | None, grounding: Sequence[Mapping[str, Any]]) 
     return chunk
 
 
-def with_logprobs(chunk: Chunk | None, said: object) -> Chunk | None:
+def with_logprobs(chunk: _MaybeChunk, said: object) -> _MaybeChunk:
     """The chunk with the probabilities of its tokens, as lists, which LangChain can join to those of other chunks."""
     if not isinstance(said, dict):
         return chunk

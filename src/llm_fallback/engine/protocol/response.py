@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from llm_fallback.engine.protocol.faults import LEAST_ERROR, MOST_CLEANED, fault_in_body, fault_of_response
-from llm_fallback.engine.protocol.reader import ReplyReader, is_quotable
+from llm_fallback.engine.protocol.reader import GROUNDING, ReplyReader, is_quotable, with_grounding, with_logprobs
 from llm_fallback.engine.protocol.sse import Event, Mark
 from llm_fallback.engine.protocol.values import BYTE_ORDER_MARK, Unreadable, decode
-from llm_fallback.engine.transport import FINISHES, Chunk, Fault, Provenance, Reply, StreamEnd
+from llm_fallback.engine.transport import FINISHES, Chunk, Fault, Provenance, Reply, StreamEnd, is_told_whole
 
 _REMEMBERED_BODY = 4 * (MOST_CLEANED + 1)
 """Bytes. Of four for each character a body that is cut has more of them than a cleaner takes for a whole text."""
@@ -54,6 +54,8 @@ class Response:
         self._events = reader.stream_parser()
         self._flaw: Fault | None = None
         self._events_came = self._usage_told = False
+        self._goes_on = False
+        """Whether content came behind a word of how the reply ended."""
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Take note of how it begins."""
@@ -73,12 +75,13 @@ class Response:
     @property
     def is_whole(self) -> bool:
         """Whether the server said that nothing follows, so that its connection is worth keeping."""
-        return self.saw_done or (self.reader.is_over and self.is_finished)
+        return self.saw_done or (self.reader.is_over and self.reader.finish in FINISHES)
 
     @property
     def is_finished(self) -> bool:
-        """Whether the server said how its reply ended, and that it is whole."""
-        return self.reader.finish in FINISHES
+        """Whether the server said how its reply ended, and that it is whole, however its connection ends."""
+        reader = self.reader
+        return is_told_whole(reader.finish, is_empty=not reader.content_came, goes_on=self._goes_on)
 
     def remember(self, data: bytes) -> bytes:
         """Keep the start of a body; the data as they are."""
@@ -113,7 +116,10 @@ class Response:
                     break
                 if event.name == b"error" and "error" not in document:
                     document = {"error": document}
+                had_ended = reader.finish is not None
                 chunk = reader.read_event(document)
+                if had_ended and chunk is not None and chunk.has_content:
+                    self._goes_on = True
                 if reader.fault is not None:
                     self.is_over = True
                     break
@@ -210,7 +216,8 @@ def _as_chunk(reply: Reply) -> Chunk:
     """A whole reply as the only chunk of a stream."""
     choice = reply.raw["choices"][0]
     raw = {"choices": [{"delta": choice["message"], "finish_reason": choice["finish_reason"]}]}
-    return Chunk(raw, reply.text, reply.reasoning, reply.tool_calls, reply.finish, None, reply.has_media)
+    chunk = Chunk(raw, reply.text, reply.reasoning, reply.tool_calls, reply.finish, None, reply.has_media)
+    return with_logprobs(with_grounding(chunk, reply.raw.get(GROUNDING) or ()), choice["logprobs"])
 
 
 def as_stream_fault(fault: Fault, *, content_came: bool) -> Fault:

@@ -51,17 +51,14 @@ class StreamParser(Protocol):
 class TornLine:
     """The beginning of a line of which the end has not come. Its parts are joined once, however many there are."""
 
-    __slots__ = ("_parts", "begun")
+    __slots__ = ("_parts",)
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
-        self.begun = False
-        """Whether there is one. Nearly every read ends with a line, and no function need be called to see it."""
 
     def add(self, part: bytes) -> None:
         """Keep what has no end of a line in it."""
         self._parts.append(part)
-        self.begun = True
 
     @property
     def may_be_whole(self) -> bool:
@@ -74,7 +71,6 @@ class TornLine:
             return end
         whole = b"".join((*self._parts, end))
         self._parts.clear()
-        self.begun = False
         return whole
 
 
@@ -93,7 +89,7 @@ class EventParser:
         if b"\n" not in data and b"\r" not in data and not rest.may_be_whole:
             rest.add(data)
             return
-        lines = (rest.take(data) if rest.begun else data).splitlines(keepends=True)
+        lines = rest.take(data).splitlines(keepends=True)
         for place, line in enumerate(lines):
             if line[-1:] != b"\n" and place + 1 == len(lines):
                 rest.add(line)  # Half a line, or the first half of a line's end.

@@ -91,18 +91,15 @@ class _Brackets:
     """Counts the brackets of a JSON text that comes in parts, each part once: a server that names its call in every
     part would otherwise have the whole of it read for each."""
 
-    __slots__ = ("_came", "_depth", "_in_string", "_is_escaped")
+    __slots__ = ("_came", "_depth", "_in_string")
 
     def __init__(self) -> None:
-        self._depth, self._came, self._in_string, self._is_escaped = 0, False, False, False
+        self._depth, self._came, self._in_string = 0, False, False
 
     def count(self, part: str) -> None:
-        if self._is_escaped:
-            part, self._is_escaped = part[1:], not part
+        """Count those of the next part, which ends with no half of an escape: whoever joins parts keeps it back."""
         for mark in _MARKS.findall(part):
-            if mark[0] == "\\":
-                self._is_escaped = len(mark) == 1
-            elif mark == '"':
+            if mark == '"':
                 self._in_string = not self._in_string
             elif not self._in_string:
                 self._depth += 1 if mark in "{[" else -1
@@ -113,7 +110,7 @@ class _Brackets:
         return self._came and self._depth == 0 and not self._in_string
 
 
-_MARKS = re.compile(r"""\\.?|["{}\[\]]""", re.DOTALL)
+_MARKS = re.compile(r"""\\.|["{}\[\]]""", re.DOTALL)
 """What tells where a JSON text ends: its brackets, quotes, and what is escaped within them."""
 
 
@@ -128,7 +125,6 @@ class ToolCallReader:
     """
 
     def __init__(self) -> None:
-        self._waits = False
         self._deltas = 0
         self._calls: list[_OpenCall] = []
         self._by_position: dict[int, _OpenCall] = {}
@@ -138,9 +134,14 @@ class ToolCallReader:
     def read(self, said: object, *, waits: bool = False) -> tuple[ToolCallPart, ...]:
         """The parts in a delta's `tool_calls`, as far as their call is known by name. With `waits` an empty object
         does; at the end `close` tells what is left."""
-        self._waits, calls = waits, mappings(said, "tool_calls")
+        calls = mappings(said, "tool_calls")
         self._deltas += 1
-        return tuple(part for place, call in enumerate(calls) for part in self._read_part(call, place, len(calls)))
+        are_several = len(calls) > 1
+        return tuple(
+            part
+            for place, call in enumerate(calls)
+            for part in self._read_part(call, place if are_several else self._last_position, waits=waits)
+        )
 
     def close(self) -> tuple[ToolCallPart, ...]:
         """The empty objects that nothing followed."""
@@ -155,16 +156,15 @@ class ToolCallReader:
         if any(call.has_arguments and not call.name for call in self._calls):
             raise Unreadable("a tool call without a name")
 
-    def _read_part(self, said: Mapping[str, Any], place: int, count: int) -> Iterator[ToolCallPart]:
+    def _read_part(self, said: Mapping[str, Any], place: int, *, waits: bool) -> Iterator[ToolCallPart]:
+        """`place` is its position where it does not say one."""
         function = mapping(said.get("function"), "function")
         id_ = _id(said.get("id"))
         name = complete(text(function.get("name"), "the name of a tool call"))
         position = index(said.get("index"), "the index of a tool call")
-        if position is None:
-            position = place if count > 1 or not self._calls else self._last_position
-        self._last_position = position
-        call = self._call_at(position, id_, name)
-        arguments = self._add_arguments(call, function.get("arguments"))
+        self._last_position = place if position is None else position
+        call = self._call_at(self._last_position, id_, name)
+        arguments = self._add_arguments(call, function.get("arguments"), waits=waits)
         if name:
             call.named_in = self._deltas
         if not call.name and name:
@@ -186,13 +186,13 @@ class ToolCallReader:
             self._by_id[id_] = call
         return call
 
-    def _add_arguments(self, call: _OpenCall, said: object) -> str:
+    def _add_arguments(self, call: _OpenCall, said: object, *, waits: bool) -> str:
         if isinstance(said, dict) and call.arguments:
             raise Unreadable("arguments of a tool call are an object behind a text")
         if call.is_whole and said:
             raise Unreadable("arguments of a tool call are more than an object")
         part = call.joiner.join(_arguments(said))
-        if self._waits and not call.arguments and part.strip() in ("{}", ""):
+        if waits and not call.arguments and part.strip() in ("{}", ""):
             call.empty = part.strip() or call.empty
             return ""
         call.empty, call.is_whole = "", call.is_whole or isinstance(said, dict)

@@ -32,7 +32,7 @@ def _known(read: _Account) -> Callable[[object], Usage | None]:
 
     @wraps(read)
     def known(document: object) -> Usage | None:
-        if type(document) is not dict and not isinstance(document, Mapping):  # The latter is dear to be asked.
+        if not isinstance(document, dict):
             return None
         try:
             usage = read(document)
@@ -99,9 +99,8 @@ def _audio_tokens(details: object) -> int:
         return 0
     if not isinstance(details, list):
         raise TypeError
-    return sum(
-        count(one.get("tokenCount")) for one in details if isinstance(one, Mapping) and one.get("modality") == "AUDIO"
-    )
+    told = [one for one in details if isinstance(one, dict) and one.get("modality") == "AUDIO"]
+    return sum(tokens for one in told for tokens in _counts(one, "tokenCount"))
 
 
 @_known
@@ -147,26 +146,27 @@ def _within(value: object, *names: str) -> object:
     return value
 
 
-def count(value: object) -> int:
-    """A number of tokens, 0 where there is none. Raises TypeError, ValueError or OverflowError for what is none."""
-    if value is None:
-        return 0
-    # Some JSON writers make floats or texts of whole numbers.
-    number = value if type(value) is int else int(value)  # type: ignore[call-overload]
-    if not 0 <= number <= _MOST_TOKENS or number != float(value):  # type: ignore[arg-type]
-        raise ValueError(f"{value!r} is no number of tokens")
-    return int(number)
+def _count(value: Any) -> int:
+    """A number of tokens; some JSON writers make floats or texts of whole numbers. Raises TypeError, ValueError or
+    OverflowError for what is none."""
+    number = int(value)
+    if not 0 <= number <= _MOST_TOKENS or number != float(value):
+        raise ValueError
+    return number
 
 
 def _counts(group: object, *names: str) -> list[int]:
+    """The numbers under these names, 0 where there is none."""
     if group is None:
         return [0] * len(names)
-    if type(group) is not dict and not isinstance(group, Mapping):
+    if not isinstance(group, dict):
         raise TypeError
-    counts = []
+    counts: list[int] = []
     for name in names:
-        number = group.get(name)
-        counts.append(number if type(number) is int and 0 <= number <= _MOST_TOKENS else count(number) if number else 0)
+        number: Any = group.get(name)
+        # Nearly every number is a whole one, of which a function call each would tell nothing new.
+        is_plain = type(number) is int and 0 <= number <= _MOST_TOKENS
+        counts.append(number if is_plain else _count(number) if number else 0)
     return counts
 
 

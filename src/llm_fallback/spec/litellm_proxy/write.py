@@ -10,7 +10,7 @@ from llm_fallback.spec.dump import VariableNames, dump_spec
 from llm_fallback.spec.entries import Chain
 from llm_fallback.spec.litellm_proxy.draft import LossReport
 from llm_fallback.spec.litellm_proxy.read_deployments import free_name, group_name
-from llm_fallback.spec.litellm_proxy.words import ABILITIES, PRICES, ROUTE_BY_KEY
+from llm_fallback.spec.litellm_proxy.words import ABILITIES, ROUTE_BY_KEY
 from llm_fallback.spec.litellm_proxy.write_rows import RowWriter, TextWriter
 from llm_fallback.spec.locations import Note, Path
 from llm_fallback.spec.model import Spec
@@ -216,7 +216,6 @@ def _part_losses(path: Path, part: Any, texts: Mapping[str, str]) -> Iterator[tu
 
 def _deployment_losses(spec: Spec) -> Iterator[tuple[Path, str]]:
     named = [name for chain in spec.chains.values() for name in chain.deployments()]
-    prices = {field for field, _ in PRICES.values()}
     for name, deployment in spec.deployments.items():
         path = ("deployments", name)
         if name not in named:
@@ -229,8 +228,5 @@ def _deployment_losses(spec: Spec) -> Iterator[tuple[Path, str]]:
             if key not in ABILITIES.values():
                 yield (*path, "profile", key), _NO_COUNTERPART
         given = deployment.price.given() if isinstance(deployment.price, Price) else {}
-        for key in given:
-            if key not in prices:
-                yield (*path, "price", key), _NO_COUNTERPART
         if "per_gpu_hour" in given and len(given) > 1:
             yield (*path, "price", "per_gpu_hour"), "LiteLLM passes it over beside a price per token"

@@ -99,10 +99,11 @@ class _Filler:
             schema = schema[step.replace("~1", "/").replace("~0", "~")] if step else schema
         return {"type": "null"} if isinstance(schema, bool) else schema
 
-    def _option(self, options: Sequence[Schema], depth: int) -> Schema:
-        if depth > _OPTIONAL_DEPTH:
-            return min(options, key=_weight)
-        return next((option for option in options if option.get("type") != "null"), options[0])
+    def _option(self, options: Sequence[Schema | bool], depth: int) -> Schema | bool:
+        schemas = [option for option in options if not isinstance(option, bool)]
+        if schemas and depth > _OPTIONAL_DEPTH:
+            return min(schemas, key=_weight)
+        return next((schema for schema in schemas if schema.get("type") != "null"), options[0])
 
     def _object(self, schema: Schema, field: str, depth: int) -> dict[str, Any]:
         required = schema.get("required", ())

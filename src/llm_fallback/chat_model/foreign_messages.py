@@ -1,4 +1,4 @@
-"""Histories from elsewhere: what other integrations put into messages, in a form that every server takes.
+"""Messages of other integrations, in a form that every server takes.
 
 Other chat models keep in a message what only their provider knows: blocks of thought with signatures, tools that ran on
 the server, parts of a Responses call. Their text, their tool calls and what a user showed are carried; the rest is left

@@ -21,6 +21,7 @@ CALL = tool_call(name="weather", args={"city": "Oslo"}, id="call_1")
 RESULT = ToolMessage("rain in Oslo", tool_call_id="call_1")
 BYTES = "iVBORw0KGgo="
 SIGNED = {"type": "thinking", "thinking": "step 0", "signature": "c2ln0"}
+HIDDEN = {"type": "redacted_thinking", "data": "EmwKAhg0"}
 
 
 def said_by(provider: str, content: Any, model: str = "", **more: Any) -> AIMessage:
@@ -90,6 +91,33 @@ HISTORIES: dict[str, tuple[list[BaseMessage], list[str]]] = {
         ],
         [],
     ),
+    "openai_responses_file": (
+        [HumanMessage([{"type": "input_text", "text": "read"}, {"type": "input_file", "file_id": "file_1"}])],
+        [],
+    ),
+    "a_text_among_blocks": (
+        [
+            HumanMessage("hi"),
+            said_by("openai", ["Let me think.", {"type": "reasoning", "id": "rs_1", "summary": []}], "gpt-5"),
+            HumanMessage("and?"),
+        ],
+        ["reasoning"],
+    ),
+    "anthropic_cached_reply": (
+        [
+            HumanMessage("hi"),
+            said_by(
+                "anthropic",
+                [
+                    {"type": "thinking", "thinking": "so", "signature": ""},
+                    {"type": "text", "text": "A long text.", "cache_control": {"type": "ephemeral"}},
+                ],
+                "claude-sonnet-4-5-20250929",
+            ),
+            HumanMessage("and?"),
+        ],
+        ["thinking"],
+    ),
     "anthropic_thinking": (
         [
             HumanMessage("weather?"),
@@ -100,6 +128,19 @@ HISTORIES: dict[str, tuple[list[BaseMessage], list[str]]] = {
                     {"type": "text", "text": "I look."},
                     {"type": "tool_use", "id": "call_1", "name": "weather", "input": {"city": "Oslo"}},
                 ],
+                "claude-sonnet-4-5-20250929",
+                tool_calls=[CALL],
+            ),
+            RESULT,
+        ],
+        ["thinking"],
+    ),
+    "anthropic_hidden_thinking": (
+        [
+            HumanMessage("weather?"),
+            said_by(
+                "anthropic",
+                [{**HIDDEN, "index": 0}, {"type": "tool_use", "id": "call_1", "name": "weather", "input": {}}],
                 "claude-sonnet-4-5-20250929",
                 tool_calls=[CALL],
             ),
@@ -183,6 +224,14 @@ HISTORIES: dict[str, tuple[list[BaseMessage], list[str]]] = {
         [HumanMessage([{"type": "text", "text": "see"}, {"type": "media", "mime_type": "image/png", "data": BYTES}])],
         [],
     ),
+    "gemini_file": (
+        [
+            HumanMessage(
+                [{"type": "text", "text": "see"}, {"type": "media", "mime_type": "application/pdf", "data": BYTES}]
+            )
+        ],
+        [],
+    ),
     "langchain_v1_blocks": (
         [
             HumanMessage("news?"),
@@ -263,19 +312,22 @@ async def test_a_history_from_elsewhere_is_taken_and_what_is_left_out_named(name
 
 
 @pytest.mark.parametrize("mode", TWO_MODES)
-@pytest.mark.parametrize("name", ["anthropic_thinking", "bedrock_converse_reasoning"])
-async def test_a_signed_thought_goes_back_to_who_signed_it_and_to_nobody_else(name, mode):
-    """Claude gets the thought that ChatAnthropic or Converse kept, and goes on thinking; a server of one's own does
-    not."""
+@pytest.mark.parametrize(
+    ("name", "thought"),
+    [("anthropic_thinking", SIGNED), ("anthropic_hidden_thinking", HIDDEN), ("bedrock_converse_reasoning", SIGNED)],
+)
+async def test_a_signed_thought_goes_back_to_who_signed_it_and_to_nobody_else(name, thought, mode):
+    """Claude gets the thought that ChatAnthropic or Converse kept, hidden or not, and goes on thinking; a server of
+    one's own does not."""
     history, _ = HISTORIES[name]
-    claude = Claude(calls=1)
+    claude = Claude(calls=1, is_redacted=thought is HIDDEN)
     with serving(claude) as deployment, FakeServer({"own": Fail(500)}) as server:
         own = server.spec(backend="vllm")["deployments"]["own"]
         with build_chat_model(chain("own", "claude", own=own, claude=deployment)) as model:
             reply = await ask(model.bind_tools([weather]), mode, history)
         assert_strict(server.received()[0].body["messages"])
     assert dropped(reply) == [["thinking"], []]
-    assert claude.asked[0]["messages"][1]["content"][0] == SIGNED
+    assert claude.asked[0]["messages"][1]["content"][0] == thought
     assert claude.asked[0]["thinking"]["type"] == "enabled"
 
 
