@@ -406,6 +406,18 @@ def _spec_of(server: LoopbackServer) -> dict[str, Any]:
     return {"deployments": {"only": only}, "chains": {"main": {"tiers": ["only"]}}}
 
 
+@pytest.mark.parametrize("name", ["thinking_blocks", "left_out"])
+@pytest.mark.parametrize("value", [3, True, "x", [3], [[1]], {"a": 1}, None])
+async def test_what_a_caller_writes_in_the_place_of_our_own_marks_is_left_out(name: str, value: Any) -> None:
+    """It is no thought that somebody signed, and no failure of the server."""
+    said = {"role": "assistant", "content": "hello", name: value}
+    with FakeServer({"only": "fine"}) as server, in_process(server.spec()) as client:
+        reply = await client.post(PATH, json={"messages": [said, {"role": "user", "content": "hi"}]})
+        (request,) = server.received()
+    assert reply.status_code == 200
+    assert request.body["messages"][0] == {"role": "assistant", "content": "hello"}
+
+
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_client_that_leaves_ends_the_request_to_the_model_server(streamed: bool, when: str) -> None:

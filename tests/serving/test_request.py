@@ -61,6 +61,8 @@ messages = st.lists(
             "tool_call_id": st.just("c1") | anything,
             "name": anything,
             "thinking_blocks": anything,
+            "left_out": anything,
+            "origin": anything,
             "reasoning_content": anything,
             "provider_specific_fields": anything,
         },

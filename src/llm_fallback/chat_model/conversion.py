@@ -21,7 +21,7 @@ from llm_fallback.engine.engine import Answered, Call, Failed, Mismatch, Mismatc
 from llm_fallback.engine.execution import CallExecution
 from llm_fallback.engine.protocol.finishes import openai_finish
 from llm_fallback.engine.protocol.gemini import is_signed
-from llm_fallback.engine.protocol.thinking import BLOCKS, ORIGIN, SIGNED
+from llm_fallback.engine.protocol.thinking import BLOCKS, ORIGIN, SIGNED, stored_blocks
 from llm_fallback.engine.protocol.values import Unreadable, decode
 from llm_fallback.engine.tokens import estimate_prompt_tokens
 from llm_fallback.engine.transport import CUT_FINISHES, PartialReply, Provenance, ToolCallPart
@@ -75,7 +75,7 @@ def _from_elsewhere(
     for message in messages:
         if LEFT_OUT in message or BLOCKS in message:
             names = dict.fromkeys(name for each in messages for name in each.get(LEFT_OUT, ()))
-            blocks = [block for each in messages for block in each.get(BLOCKS) or () if isinstance(block, Mapping)]
+            blocks = [block for each in messages for block in stored_blocks(each) or ()]
             bare = [{key: value for key, value in each.items() if key != LEFT_OUT} for each in messages]
             return bare, tuple(names), frozenset(str(block.get(ORIGIN)) for block in blocks)
     return messages, (), _NOBODY

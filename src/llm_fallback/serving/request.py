@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from llm_fallback.chat_model.foreign_messages import LEFT_OUT
 from llm_fallback.chat_model.history import as_object
 from llm_fallback.engine.protocol.values import Unreadable, decode
 from llm_fallback.errors import did_you_mean
@@ -110,7 +111,8 @@ def _messages(value: Any) -> list[dict[str, Any]]:
 
 
 def _message(message: dict[str, Any], param: str) -> dict[str, Any]:
-    """The message as it is, but for arguments of tool calls that are no object: servers refuse those of a history."""
+    """The message as it is, but for arguments of tool calls that are no object, which servers refuse in a history, and
+    for what would pass for a mark of our own."""
     if type(message.get("role")) is not str:
         raise invalid("must be a text", f"{param}.role")
     content = message.get("content")
@@ -121,6 +123,8 @@ def _message(message: dict[str, Any], param: str) -> dict[str, Any]:
         raise invalid("must be a text or a list of parts", f"{param}.content")
     if message["role"] == "tool" and type(message.get("tool_call_id")) is not str:
         raise invalid("must be the id of a tool call", f"{param}.tool_call_id")
+    if LEFT_OUT in message:
+        message = {name: value for name, value in message.items() if name != LEFT_OUT}
     calls = message.get("tool_calls")
     if calls is None:
         return message

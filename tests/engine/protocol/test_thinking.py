@@ -95,7 +95,9 @@ def test_messages_without_thoughts_are_the_same_object():
     assert with_thoughts_of(messages, "anthropic/claude") is messages
 
 
-@pytest.mark.parametrize("stored", ["x", [], ["x"], [{}], [{"type": "thinking", "thinking": "hm", ORIGIN: "a"}]])
+@pytest.mark.parametrize(
+    "stored", [7, True, "x", [], ["x"], [{}], [{"type": "thinking", "thinking": "hm", ORIGIN: "a"}]]
+)
 def test_what_is_no_signed_block_is_never_sent(stored):
     """Whoever wrote it there."""
     (sent,) = with_thoughts_of([{"role": "assistant", "content": "hm", BLOCKS: stored}], "a")
