@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -116,7 +117,7 @@ async def call_on(work: Work, number: int, file: TextIO) -> None:
 
     model = build_chat_model(work.spec, listeners=[listen])
     await asyncio.sleep(work.begin_s)
-    note("begun", cpu_s=time.process_time())
+    note("begun", wakeups=wakeups())
     end = time.monotonic() + work.seconds
     async with asyncio.TaskGroup() as group:
         while time.monotonic() < end:
@@ -124,9 +125,14 @@ async def call_on(work: Work, number: int, file: TextIO) -> None:
             if work.calls_per_s:
                 group.create_task(asked(model))
     fleet = model.state()["fleet"]
-    note("ended", cpu_s=time.process_time(), fleet=fleet, breaker=model.state()["primary"]["breaker"])
+    note("ended", wakeups=wakeups(), fleet=fleet, breaker=model.state()["primary"]["breaker"])
     await model.aclose()
     await asyncio.sleep(0.5)  # It leaves the fleet in the background.
+
+
+def wakeups() -> int:
+    """How often a thread of this process has waited for something and gone on."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
 
 async def asked(model: Any) -> None:
