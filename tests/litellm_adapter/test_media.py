@@ -152,7 +152,8 @@ def test_a_request_for_a_login_lacks_nothing():
 
 
 def test_texts_and_what_a_model_said_need_not_be_found():
-    """Nor what has nothing in it."""
+    """Nor what has nothing in it, or no name."""
     assert media_in([{"role": "user", "content": "hi"}], ()) == ()
     assert media_in(user({"type": "text", "text": "hi"}, {"type": "file"}, "bare"), ()) == ()
+    assert media_in(user({"type": {"url": "x"}, "text": "hi"}, {"type": ["file"]}, {"type": None}), ()) == ()
     assert media_in([{"role": "assistant", "content": [PARTS["a picture"]]}], ()) == ()

@@ -108,6 +108,11 @@ UNUSUAL: dict[str, dict[str, Any]] = {
     "a call with more to it": {"role": "assistant", "content": "", "tool_calls": [{**call(1), "index": 0}]},
     "a signed call": {"role": "tool", "tool_call_id": "call_1__thought__abc", "content": "7"},
     "an id that a provider might not take": {"role": "tool", "tool_call_id": "a b", "content": "7"},
+    "a picture without an address": {
+        "role": "user",
+        "content": [{"type": "image_url", "image_url": {"url": 3}}],
+    },
+    "a call of nothing": {"role": "assistant", "content": "", "tool_calls": [{**call(1), "function": None}]},
     "a picture for a result": {"role": "tool", "tool_call_id": "call_1", "content": "data:image/png;base64,AA=="},
 }
 

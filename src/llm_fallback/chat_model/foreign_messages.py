@@ -165,7 +165,7 @@ def _signed(message: AIMessage, thoughts: Sequence[Any], deployments: Sequence[T
     """The thoughts with who of the deployments signed them; none where nobody did, or where one is not signed."""
     told = message.response_metadata
     model = str(told.get("model_name") or told.get("model") or told.get("model_id") or "").casefold()
-    if not thoughts or told.get("model_provider", "anthropic") not in _ANTHROPICS or "claude" not in model:
+    if not thoughts or str(told.get("model_provider", "anthropic")) not in _ANTHROPICS or "claude" not in model:
         return []
     same = (target for target in deployments if _plain(target.model_identity) == _plain(model))
     signer = next((target.signer for target in same if target.signer.startswith("anthropic/")), None)

@@ -71,11 +71,17 @@ _MESSAGES = re.compile(rb'"(messages?|contents|prompt|inputs?|text)"')
 
 
 def _media_of(message: Mapping[str, Any]) -> Iterator[Medium]:
-    for part in parts_in(message, lambda part: part.get("type") not in _KINDS):
-        if part.get("type") in _KINDS:
-            held = max(texts_in(part), key=len, default="")
-            if held:
-                yield Medium(part["type"], _spellings(held))
+    for part in parts_in(message, lambda part: _kind(part) is None):
+        kind = _kind(part)
+        held = None if kind is None else max(texts_in(part), key=len, default="")
+        if kind and held:
+            yield Medium(kind, _spellings(held))
+
+
+def _kind(part: Mapping[str, Any]) -> str | None:
+    """The part's type, if that is no text's. It may be anything: a caller of the server wrote it."""
+    kind = part.get("type")
+    return kind if isinstance(kind, str) and kind in _KINDS else None
 
 
 def texts_in(value: Any) -> Iterator[str]:

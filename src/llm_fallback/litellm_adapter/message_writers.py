@@ -88,8 +88,8 @@ def _part_shape(part: Any) -> Hashable:
         return ("text", *part.keys(), _text_shape(text))
     picture = part.get("image_url")
     if part.get("type") == "image_url" and isinstance(picture, Mapping):
-        match = _DATA.fullmatch(picture.get("url") or "")
-        if match is not None:
+        url = picture.get("url")
+        if isinstance(url, str) and (match := _DATA.fullmatch(url)):
             return ("image_url", *part.keys(), *picture.keys(), match[1])
     raise Unusual
 
@@ -100,7 +100,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 def _call_shape(call: Any) -> Hashable:
     function = call.get("function")
-    if call.keys() != {"id", "type", "function"} or function.keys() != {"name", "arguments"}:
+    if call.keys() != {"id", "type", "function"} or not isinstance(function, Mapping):
+        raise Unusual
+    if function.keys() != {"name", "arguments"}:
         raise Unusual
     _check_id(call["id"])
     if not _NAME.fullmatch(function["name"]):

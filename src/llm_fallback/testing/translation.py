@@ -32,7 +32,7 @@ def _objections(request: Mapping[str, Any]) -> Iterator[str]:
     for number, message in enumerate(request["messages"]):
         content = message.get("content") if message.get("role") == "user" else None
         for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict) and part.get("type") not in _PARTS:
+            if isinstance(part, dict) and str(part.get("type")) not in _PARTS:
                 yield f"message {number} has a part of type {part.get('type')!r}, which is none of OpenAI's"
     choice = request.get("tool_choice")
     if not (choice is None or isinstance(choice, str) or (isinstance(choice, dict) and "type" in choice)):

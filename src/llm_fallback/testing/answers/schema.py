@@ -166,8 +166,8 @@ class _Filler:
             return self._hints.string(field, lambda text: _string_fits(schema, text)) or (
                 sample(schema["pattern"]) or self._invented(field)
             )
-        if schema.get("format") in _FORMATS:
-            return _FORMATS[schema["format"]]
+        if (form := str(schema.get("format"))) in _FORMATS:
+            return _FORMATS[form]
         hint = self._hints.string(field, lambda text: _string_fits(schema, text))
         return _of_length(schema, self._invented(field)) if hint is None else hint
 
