@@ -51,7 +51,11 @@ FORM = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": 
 REQUESTS: list[dict[str, Any]] = [
     {
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi", "name": "bob"}],
-        **{"temperature": 0.2, "max_tokens": 9, "stop": ["x"], "seed": 3, "user": "u"},
+        "temperature": 0.2,
+        "max_tokens": 9,
+        "stop": ["x"],
+        "seed": 3,
+        "user": "u",
     },
     {
         "messages": [
@@ -59,14 +63,19 @@ REQUESTS: list[dict[str, Any]] = [
             {"role": "assistant", "content": None, "tool_calls": [CALL]},
             {**RESULT, "content": [{"type": "text", "text": "rain"}]},
         ],
-        **{"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": False},
+        "tools": [TOOL],
+        "tool_choice": "auto",
+        "parallel_tool_calls": False,
     },
     {
         "messages": [
             {"role": "user", "content": "?"},
             {
-                **{"role": "assistant", "content": "hm", "reasoning_content": "hm"},
-                **{"thinking_blocks": [THOUGHT], "tool_calls": [CALL]},
+                "role": "assistant",
+                "content": "hm",
+                "reasoning_content": "hm",
+                "thinking_blocks": [THOUGHT],
+                "tool_calls": [CALL],
             },
             RESULT,
         ],
@@ -77,14 +86,26 @@ REQUESTS: list[dict[str, Any]] = [
     {
         "messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "hi"}],
         "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": FORM, "strict": True}},
-        **{"stream": True, "stream_options": {"include_usage": True}},
+        "stream": True,
+        "stream_options": {"include_usage": True},
     },
     {
         "messages": [{"role": "user", "content": "hi"}],
-        **{"model": "assistant", "metadata": {"tenant": "acme", "session": "s"}, "n": 2, "logit_bias": {"3": 1}},
-        **{"reasoning_effort": "low", "logprobs": True, "top_logprobs": 2, "service_tier": "auto", "store": False},
-        **{"modalities": ["text", "audio"], "audio": {"voice": "a", "format": "wav"}, "top_p": 0.5},
-        **{"functions": [TOOL["function"]], "function_call": "auto", "prediction": {"type": "content", "content": "x"}},
+        "model": "assistant",
+        "metadata": {"tenant": "acme", "session": "s"},
+        "n": 2,
+        "logit_bias": {"3": 1},
+        "reasoning_effort": "low",
+        "logprobs": True,
+        "top_logprobs": 2,
+        "service_tier": "auto",
+        "store": False,
+        "modalities": ["text", "audio"],
+        "audio": {"voice": "a", "format": "wav"},
+        "top_p": 0.5,
+        "functions": [TOOL["function"]],
+        "function_call": "auto",
+        "prediction": {"type": "content", "content": "x"},
     },
 ]
 

@@ -101,9 +101,18 @@ class Members:
                 asked = [request for request in call.requests if request.deployment == name]
                 names_a_time = failure == "rate_limited" and asked and asked[-1].retry_after_s is not None
                 is_account = failure in ACCOUNT_FAILURES or bool(names_a_time)
-                self._openings[name].append(_Opening(call.process, now, now + seconds, is_account))
+                self._note(name, _Opening(call.process, now, now + seconds, is_account))
             case AttemptFailed(attempt=attempt) if attempt.failure == "rate_limited":
                 self._probed.pop(attempt.deployment, None)
+
+    def _note(self, name: str, latest: _Opening) -> None:
+        """A process's last word holds: a time that a server names when it is asked in spite of its breaker takes the
+        place of a guess, but only another such word that of what was said of an account."""
+        self._openings[name] = [
+            opening
+            for opening in self._openings[name]
+            if opening.process is not latest.process or (opening.is_account and not latest.is_account)
+        ] + [latest]
 
     def left_alone(self, call: Call, name: str) -> str | None:
         """Why a deployment is not to be asked, by what other processes have told long enough ago."""
