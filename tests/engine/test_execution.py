@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from llm_fallback.chat_model.caller import CallContext
 from llm_fallback.chat_model.driver import adrive, answer_question
+from llm_fallback.engine.attempt import CLOSE_TIMEOUT_S
 from llm_fallback.engine.budget import ChainBudgets
 from llm_fallback.engine.engine import Answered, Call, CallerQuestion, Engine, Failed, StreamBrokeOff
 from llm_fallback.engine.execution import CallExecution
@@ -1045,6 +1046,31 @@ async def cancelled_until_over(task: asyncio.Future[Any]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.sleep(0)
+
+
+class HangsInClosing(MemoryExchange):
+    """A connection that notices that it is to be closed, and hangs then."""
+
+    is_closing = False
+
+    async def close(self) -> None:
+        self.is_closing = True
+        await self._clock.sleep(3600)
+
+
+async def test_two_connections_are_closed_together_though_one_hangs():
+    """The second would stay open, and its place was given back already; and both together would take twice as long."""
+    on = stage(chain(member("a"), member("b"), hedge=Hedge(after_s=1.0)), a=[HANG], b=[HANG])
+    on.transport.make_exchange = HangsInClosing
+    task = asyncio.ensure_future(on.call())
+    await until(lambda: len(on.asked) == 2)
+    began = on.clock.now()
+    task.cancel()
+    await until(lambda: all(exchange.is_closing for exchange in on.transport.exchanges))
+    assert on.clock.now() == began
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert on.clock.now() - began <= CLOSE_TIMEOUT_S
 
 
 @BOTH

@@ -138,21 +138,26 @@ class HedgedAttempt:
         await self._cancel_and_close(self.attempts)
 
     async def _cancel_and_close(self, attempts: Sequence[AttemptExecution]) -> None:
-        tasks = [task for attempt in attempts if (task := self._tasks.get(attempt)) is not None and not task.done()]
-        if tasks or any(attempt.is_open for attempt in attempts):
-            await shielded(self._end(tasks, attempts))
+        if any(attempt.is_open or self._is_reading(attempt) for attempt in attempts):
+            await shielded(self._end(attempts))
 
-    async def _end(self, tasks: Sequence[asyncio.Task[Any]], attempts: Sequence[AttemptExecution]) -> None:
+    def _is_reading(self, attempt: AttemptExecution) -> bool:
+        return attempt in self._tasks and not self._tasks[attempt].done()
+
+    async def _end(self, attempts: Sequence[AttemptExecution]) -> None:
+        """All at the same time: what takes long to close leaves no other open that has given back its place."""
+        await asyncio.gather(*(self._end_one(attempt) for attempt in attempts))
+
+    async def _end_one(self, attempt: AttemptExecution) -> None:
         """Stop reading first: nobody can close what is being read."""
-        for task in tasks:
+        if self._is_reading(attempt):
+            task = self._tasks[attempt]
             if not task.cancelling():
                 task.cancel()
-        if tasks:
             with suppress(TimeoutError):
                 async with self._clock.deadline(self._clock.now() + CLOSE_TIMEOUT_S, for_others=True):
-                    await asyncio.wait(tasks)
-        for attempt in attempts:
-            await attempt.close_unshielded()
+                    await asyncio.wait([task])
+        await attempt.close_unshielded()
 
     def _start(self, attempt: AttemptExecution) -> asyncio.Task[Any]:
         task = self._tasks[attempt] = asyncio.ensure_future(attempt.until_content())
