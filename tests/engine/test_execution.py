@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from llm_fallback.chat_model.caller import CallContext
 from llm_fallback.chat_model.driver import adrive, answer_question
-from llm_fallback.engine.attempt import CLOSE_TIMEOUT_S
+from llm_fallback.engine.attempt import CLOSE_TIMEOUT_S, AttemptExecution
 from llm_fallback.engine.budget import ChainBudgets
 from llm_fallback.engine.engine import Answered, Call, CallerQuestion, Engine, Failed, StreamBrokeOff
 from llm_fallback.engine.execution import CallExecution
@@ -743,6 +743,55 @@ async def test_a_hedge_s_key_may_fail_late_and_a_task_s_call_goes_on_too(key):
     plan = chain(member("a"), member("b", api_key=key), hedge=Hedge(after_s=1.0))
     on = stage(plan, a=[5.0, *say("fine")])
     assert "".join([piece.text async for piece in adrive(on.start(), CallContext())]) == "fine"
+    on.check_nothing_is_left()
+
+
+async def test_a_hedge_whose_key_came_after_the_first_content_was_never_sent():
+    """Nor is it counted, and it is asked like anybody else, before the first is once more."""
+    on = []
+
+    async def key():
+        await on[0].clock.sleep(3.0)
+        return "key"
+
+    plan = chain(member("a"), member("b", api_key=key), hedge=Hedge(after_s=1.0), on_stream_break="hold")
+    on.append(stage(plan, a=say("half", "way", every=2.0, finish=None), b=say("fine")))
+    run = on[0].start()
+    assert "".join([piece.text async for piece in adrive(run, CallContext())]) == "fine"
+    assert on[0].asked == ["a", "b"]
+    assert on[0].health["b"].hedges_sent == 0
+    on[0].check_nothing_is_left()
+
+
+class BeginsTheHedgeLate:
+    """Tasks of a loop that runs others before it begins a hedge: no loop promises an order."""
+
+    def __init__(self) -> None:
+        self._turns = iter([0, 40])
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, work: Any, **words: Any) -> asyncio.Task[Any]:
+        is_attempt = work.__name__ == AttemptExecution.until_content.__name__
+        turns = next(self._turns, 0) if is_attempt else 0
+        return asyncio.Task(self._late(work, turns) if turns else work, loop=loop, **words)
+
+    async def _late(self, work: Any, turns: int) -> Any:
+        try:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            work.close()
+            raise
+        return await work
+
+
+async def test_a_hedge_that_has_not_begun_when_the_first_has_content_was_never_sent():
+    """It comes in its turn when the first breaks."""
+    plan = chain(member("a"), member("b"), hedge=Hedge(after_s=1.0), on_stream_break="hold")
+    on = stage(plan, a=[1.0, Chunk(dict(RAW), text="half"), 1.0, StreamEnd(None)], b=say("fine"))
+    asyncio.get_running_loop().set_task_factory(BeginsTheHedgeLate())
+    out = await on.call()
+    assert (out.text, on.transport.asked) == ("fine", [("a", 0.0), ("b", 2.0)])
+    assert on.health["b"].hedges_sent == 0
     on.check_nothing_is_left()
 
 

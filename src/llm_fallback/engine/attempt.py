@@ -197,6 +197,11 @@ class AttemptExecution:
             self.settlement.release()
 
     @property
+    def is_sent(self) -> bool:
+        """Whether its request was sent."""
+        return self._exchange is not None and not self.unsupported
+
+    @property
     def is_open(self) -> bool:
         """Whether its request is still under way."""
         return self._exchange is not None and not self._ended
@@ -406,7 +411,7 @@ class AttemptExecution:
 
     def _cancelled(self, why: str) -> Attempt | None:
         """The fact of an attempt that was dropped; None if nothing was sent."""
-        if self._exchange is None or self.unsupported:
+        if not self.is_sent:
             return None
         now = self._engine.clock.now()
         if self._last_byte_at is None:

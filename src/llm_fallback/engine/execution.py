@@ -344,9 +344,9 @@ class CallExecution:
             health.count_hedge(step.member.name, now)
         return hedge
 
-    def _withdraw_hedge(self, member: Member) -> None:
-        """A hedge was not sent after all, because its key function failed."""
-        self.policy.withdraw(member)
+    def _withdraw_hedge(self, member: Member, lacks_key: bool) -> None:
+        """A hedge was not sent after all."""
+        self.policy.withdraw(member, lacks_key=lacks_key)
         health = self.engine.health
         with health.lock:
             health.count_hedge(member.name, self.engine.clock.now(), -1)

@@ -36,10 +36,11 @@ class HedgedAttempt:
         after_s: float,
         prepare_hedge: Callable[[], Awaitable[object]],
         start_hedge: Callable[[], AttemptExecution | None],
-        withdraw: Callable[[Member], object],
+        withdraw: Callable[[Member, bool], object],
     ) -> None:
         """`prepare_hedge` may wait a moment; `start_hedge` returns the second attempt, or None if there may be none.
-        `withdraw` is called with its member if its key function failed, so that nothing was sent."""
+        `withdraw` is called with its member if it was never sent, and with whether that is for want of a key; else the
+        first had content before it began."""
         self.winner = attempt
         """The attempt that goes on; with two in flight the first, until one of them has content."""
         self._first = attempt
@@ -83,12 +84,12 @@ class HedgedAttempt:
         if self._hedge is None:
             self._first.answer(key)
         elif isinstance(key, Exception):
-            self._continue_alone(self._hedge)
+            self._continue_alone(self._hedge, lacks_key=True)
         else:
             self._hedge.answer(key)
 
-    def _continue_alone(self, hedge: AttemptExecution) -> None:
-        self._withdraw(hedge.member)
+    def _continue_alone(self, hedge: AttemptExecution, *, lacks_key: bool) -> None:
+        self._withdraw(hedge.member, lacks_key)
         self._hedge = None
         hedge.release()
 
@@ -108,6 +109,9 @@ class HedgedAttempt:
 
     async def _first_with_content(self, hedge: AttemptExecution) -> None:
         """Start the hedge too, and wait until one of the two has content or both have failed; drop the other."""
+        if self._with_content():  # It came while the caller was asked for the hedge's key.
+            self._continue_alone(hedge, lacks_key=False)
+            return
         pending = {self._tasks[self._first], self._start(hedge)}
         while pending and not self._with_content():
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -116,7 +120,9 @@ class HedgedAttempt:
         self.winner = next(iter(self._with_content()), hedge)
         loser = self._first if self.winner is hedge else hedge
         await self._cancel_and_close([loser])
-        if loser.is_ok:
+        if loser is hedge and not hedge.is_sent:
+            self._continue_alone(hedge, lacks_key=False)
+        elif loser.is_ok:
             loser.release("another deployment was quicker")
 
     def _with_content(self) -> list[AttemptExecution]:

@@ -221,9 +221,11 @@ class FallbackPolicy:
             self._forget_asking(name)
             self._skipped[name] = Skip(name, "budget")
 
-    def withdraw(self, member: Member) -> None:
-        """Learn that a deployment was not asked for want of its key; it may be asked after everybody else."""
-        self._put_off.add(member.name)
+    def withdraw(self, member: Member, *, lacks_key: bool) -> None:
+        """Learn that a deployment was not asked after all. It may be asked yet; for want of its key, after everybody
+        else."""
+        if lacks_key:
+            self._put_off.add(member.name)
         self._pass_over(member)
 
     def _pass_over(self, member: Member) -> None:
