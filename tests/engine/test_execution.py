@@ -763,6 +763,20 @@ async def test_a_hedge_whose_key_came_after_the_first_content_was_never_sent():
     on[0].check_nothing_is_left()
 
 
+@BOTH
+async def test_a_hedge_that_cannot_take_the_request_is_none_and_the_record_says_why(streamed):
+    """Nothing was sent to it, and the first goes on."""
+    on = stage(
+        chain(member("a"), member("b"), hedge=Hedge(after_s=1.0)), a=[5.0, *say("fine")], b=[Unsupported(("tools",))]
+    )
+    out = await on.call(streamed=streamed)
+    assert (out.attempts, out.took) == ([("a", "succeeded")], 5.0)
+    assert [(skip.deployment, skip.reason) for skip in out.end.record.skipped] == [("b", "unsupported")]
+    assert on.health["b"].hedges_sent == 0
+    assert on.health.hedge_budget.allows(on.clock.now())
+    on.check_nothing_is_left()
+
+
 class BeginsTheHedgeLate:
     """Tasks of a loop that runs others before it begins a hedge: no loop promises an order."""
 

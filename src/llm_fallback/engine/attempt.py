@@ -197,9 +197,9 @@ class AttemptExecution:
             self.settlement.release()
 
     @property
-    def is_sent(self) -> bool:
-        """Whether its request was sent."""
-        return self._exchange is not None and not self.unsupported
+    def has_begun(self) -> bool:
+        """Whether its request was given to the transport."""
+        return self._exchange is not None
 
     @property
     def is_open(self) -> bool:
@@ -411,7 +411,7 @@ class AttemptExecution:
 
     def _cancelled(self, why: str) -> Attempt | None:
         """The fact of an attempt that was dropped; None if nothing was sent."""
-        if not self.is_sent:
+        if self._exchange is None or self.unsupported:
             return None
         now = self._engine.clock.now()
         if self._last_byte_at is None:

@@ -347,6 +347,9 @@ class CallExecution:
     def _withdraw_hedge(self, member: Member, lacks_key: bool) -> None:
         """A hedge was not sent after all."""
         self.policy.withdraw(member, lacks_key=lacks_key)
+        self._discount_hedge(member)
+
+    def _discount_hedge(self, member: Member) -> None:
         health = self.engine.health
         with health.lock:
             health.count_hedge(member.name, self.engine.clock.now(), -1)
@@ -376,13 +379,19 @@ class CallExecution:
             return []
         self._report_cancelled(loser)
         if loser.unsupported:
-            self.policy.unsupported(loser.member)
+            self._pass_over(loser)
         return [] if loser.fault is None else self._fail(loser, loser.fault, ends=False)
+
+    def _pass_over(self, attempt: AttemptExecution) -> None:
+        """Of an attempt whose deployment cannot take the request nothing was sent."""
+        self.policy.unsupported(attempt.member)
+        if attempt.request.is_hedge:
+            self._discount_hedge(attempt.member)
 
     def _conclude(self, attempt: AttemptExecution) -> list[Event]:
         """Settle the attempt and say what came of it."""
         if attempt.unsupported:
-            self.policy.unsupported(attempt.member)
+            self._pass_over(attempt)
             return []
         if attempt.fault is not None:
             return self._fail(attempt, attempt.fault)

@@ -120,7 +120,7 @@ class HedgedAttempt:
         self.winner = next(iter(self._with_content()), hedge)
         loser = self._first if self.winner is hedge else hedge
         await self._cancel_and_close([loser])
-        if loser is hedge and not hedge.is_sent:
+        if loser is hedge and not hedge.has_begun:
             self._continue_alone(hedge, lacks_key=False)
         elif loser.is_ok:
             loser.release("another deployment was quicker")
