@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -746,21 +746,78 @@ async def test_a_hedge_s_key_may_fail_late_and_a_task_s_call_goes_on_too(key):
     on.check_nothing_is_left()
 
 
-async def test_a_hedge_whose_key_came_after_the_first_content_was_never_sent():
-    """Nor is it counted, and it is asked like anybody else, before the first is once more."""
-    on = []
+def slow_async_key(on: list[Stage], seconds: float) -> Callable[[], Awaitable[str]]:
+    """A function that takes its time for a key, while others go on."""
 
-    async def key():
-        await on[0].clock.sleep(3.0)
+    async def key() -> str:
+        await on[0].clock.sleep(seconds)
         return "key"
 
-    plan = chain(member("a"), member("b", api_key=key), hedge=Hedge(after_s=1.0), on_stream_break="hold")
-    on.append(stage(plan, a=say("half", "way", every=2.0, finish=None), b=say("fine")))
+    return key
+
+
+async def test_a_hedge_whose_key_came_after_the_first_content_is_never_sent():
+    """Nor is it counted; it is asked in its turn, before those behind it and before the first is once more."""
+    on = []
+    late = member("b", api_key=slow_async_key(on, 3.0))
+    plan = chain(member("a"), late, member("c"), hedge=Hedge(after_s=1.0), on_stream_break="hold")
+    on.append(stage(plan, a=say("half", "way", every=2.0, finish=None), b=say("fine"), c=say("last")))
     run = on[0].start()
     assert "".join([piece.text async for piece in adrive(run, CallContext())]) == "fine"
     assert on[0].asked == ["a", "b"]
-    assert on[0].health["b"].hedges_sent == 0
+    assert hedges_left(on[0]) == 3
     on[0].check_nothing_is_left()
+
+
+async def test_a_hedge_whose_key_came_after_total_s_is_never_sent():
+    """The call has ended by then, with what became of the first."""
+    on = []
+    late = member("b", api_key=slow_async_key(on, 100.0))
+    plan = chain(member("a"), late, hedge=Hedge(after_s=1.0), total_s=10)
+    on.append(stage(plan, a=[HANG], b=say("fine")))
+    run = on[0].start()
+    async for _ in adrive(run, CallContext()):
+        raise AssertionError("nobody has answered")
+    assert (run.end.failure, on[0].asked, hedges_left(on[0])) == ("timeout", ["a"], 3)
+    on[0].check_nothing_is_left()
+
+
+def hedges_left(on: Stage) -> int:
+    """How many more hedges may be sent in this minute, of three while there are few calls."""
+    now, left = on.clock.now(), 0
+    assert on.health["b"].hedges_sent == 0
+    with on.health.lock:
+        while on.health.hedge_budget.allows(now):
+            on.health.count_hedge(on.health["b"], now)
+            left += 1
+    return left
+
+
+@pytest.mark.parametrize("leaves_at", ["key", "unsupported"])
+async def test_a_caller_who_leaves_takes_back_a_hedge_that_was_not_sent(leaves_at):
+    """While its key is asked for, or when its deployment has said that it cannot take the request."""
+    key = asyncio.Event() if leaves_at == "key" else None
+    hedge = member("b", api_key=key.wait if key else None)
+    on = stage(chain(member("a"), hedge, hedge=Hedge(after_s=1.0)), a=[HANG], b=[Unsupported(("tools",))])
+    task = asyncio.ensure_future(anext(adrive(on.start(), CallContext())))
+    await until(lambda: on.health["b"].hedges_sent == 1 or len(on.asked) == 2)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert hedges_left(on) == 3
+    on.check_nothing_is_left()
+
+
+async def test_hedges_of_long_calls_that_were_not_sent_allow_no_more_later():
+    """They are taken back from the minute in which they were counted."""
+    on = stage(
+        chain(member("a"), member("b"), hedge=Hedge(after_s=1.0)), a=[90.0, *say("fine")], b=[Unsupported(("tools",))]
+    )
+    for _ in range(3):
+        await on.call()
+    assert hedges_left(on) == 3
 
 
 @BOTH
@@ -772,9 +829,53 @@ async def test_a_hedge_that_cannot_take_the_request_is_none_and_the_record_says_
     out = await on.call(streamed=streamed)
     assert (out.attempts, out.took) == ([("a", "succeeded")], 5.0)
     assert [(skip.deployment, skip.reason) for skip in out.end.record.skipped] == [("b", "unsupported")]
-    assert on.health["b"].hedges_sent == 0
-    assert on.health.hedge_budget.allows(on.clock.now())
+    assert hedges_left(on) == 3
     on.check_nothing_is_left()
+
+
+@pytest.mark.parametrize("unsupported", ["a", "b"])
+async def test_who_cannot_take_a_request_has_its_place_free_while_the_other_goes_on(unsupported):
+    """As soon as it has said so: others may be waiting for it."""
+    taken = []
+    acts = {name: say("fine", "enough", every=3.0) for name in "ab"} | {unsupported: [2.0, Unsupported(("tools",))]}
+    on = stage(chain(member("a"), member("b"), hedge=Hedge(after_s=1.0)), **acts)
+    async for item in played(on.start().steps()):
+        taken += [on.health[unsupported].in_flight] if isinstance(item, Chunk) else []
+    assert set(taken) == {0}
+    assert on.health["a"].hedges_sent == 0, "it was none"
+
+
+async def test_a_place_that_an_unsupported_hedge_held_is_free_before_the_first_has_content():
+    """Though that may take long."""
+    on = stage(chain(member("a"), member("b"), hedge=Hedge(after_s=1.0)), a=[HANG], b=[Unsupported(("tools",))])
+    task = asyncio.ensure_future(on.call())
+    await until(lambda: len(on.asked) == 2)
+    await until(lambda: on.health["b"].in_flight == 0)
+    assert on.health["a"].in_flight == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_where_closing_one_of_two_fails_the_other_is_closed_all_the_same():
+    """Then what it failed with is told."""
+
+    class FailsToClose(MemoryExchange):
+        async def close(self) -> None:
+            if len(on.asked) == 2 and self is on.transport.exchanges[0]:
+                raise OSError("no")
+            for _ in range(50):
+                await asyncio.sleep(0)
+            await super().close()
+
+    on = stage(chain(member("a"), member("b"), hedge=Hedge(after_s=1.0)), a=[HANG], b=[HANG])
+    on.transport.make_exchange = FailsToClose
+    task = asyncio.ensure_future(on.call())
+    await until(lambda: len(on.asked) == 2)
+    task.cancel()
+    with pytest.raises(OSError, match="no"):
+        await task
+    assert on.transport.exchanges[1].is_closed
 
 
 class BeginsTheHedgeLate:
@@ -800,12 +901,12 @@ class BeginsTheHedgeLate:
 
 async def test_a_hedge_that_has_not_begun_when_the_first_has_content_was_never_sent():
     """It comes in its turn when the first breaks."""
-    plan = chain(member("a"), member("b"), hedge=Hedge(after_s=1.0), on_stream_break="hold")
-    on = stage(plan, a=[1.0, Chunk(dict(RAW), text="half"), 1.0, StreamEnd(None)], b=say("fine"))
+    plan = chain(member("a"), member("b"), member("c"), hedge=Hedge(after_s=1.0), on_stream_break="hold")
+    on = stage(plan, a=[1.0, Chunk(dict(RAW), text="half"), 1.0, StreamEnd(None)], b=say("fine"), c=say("last"))
     asyncio.get_running_loop().set_task_factory(BeginsTheHedgeLate())
     out = await on.call()
     assert (out.text, on.transport.asked) == ("fine", [("a", 0.0), ("b", 2.0)])
-    assert on.health["b"].hedges_sent == 0
+    assert hedges_left(on) == 3
     on.check_nothing_is_left()
 
 

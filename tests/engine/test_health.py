@@ -441,9 +441,9 @@ def test_hedges_are_a_tenth_of_the_calls_and_count_as_repeats_too(calls, hedges,
         known.count_call(0.0)
     for _ in range(hedges):
         assert known.hedge_budget.allows(1.0)
-        known.count_hedge("a", 1.0)
+        known.count_hedge(known["a"], 1.0)
     assert not known.hedge_budget.allows(1.0)
-    known.count_hedge("a", 1.0, -1)
+    known.take_back_hedge(known["a"], 1.0)
     assert known.hedge_budget.allows(1.0)
     assert known["a"].hedges_sent == hedges - 1
     left = 0
@@ -612,7 +612,7 @@ def test_what_calls_may_repeat_and_where_conversations_went_outlives_a_reload():
     old, new = of_names("a"), of_names("a")
     new.inherit(old, ["a"])
     for _ in range(3):
-        old.count_hedge("a", 0.0)
+        old.count_hedge(old["a"], 0.0)
     assert not new.hedge_budget.allows(0.0)
     for _ in range(7):
         new.retry_budget.spend(0.0)

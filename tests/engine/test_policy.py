@@ -918,7 +918,7 @@ def test_one_that_was_not_asked_for_want_of_its_key_comes_after_everybody_else_a
     """Its key may be there by then; who has failed in this call stays asked."""
     course = free(three())
     step = course.next_step(0.0)
-    course.withdraw(step.member, lacks_key=True)
+    course.put_off(step.member)
     for name in "bc":
         other = course.next_step(0.0)
         assert other.member.name == name
@@ -926,7 +926,7 @@ def test_one_that_was_not_asked_for_want_of_its_key_comes_after_everybody_else_a
     assert course.next_untried(0.0) is None, "nobody hedges by it once more"
     assert course.next_step(0.0) == step
     course.failed(step.member, Fault("timeout", ""), 0.0)
-    course.withdraw(step.member, lacks_key=True)
+    course.put_off(step.member)
     assert course.next_untried(2.0) is None
     assert (course.repeats, course.skipped) == (0, ())
 
@@ -935,10 +935,10 @@ def test_one_that_was_not_asked_because_it_was_too_late_comes_in_its_turn():
     """Nothing is known against it."""
     course = free(three())
     step = course.next_step(0.0)
-    course.withdraw(step.member, lacks_key=False)
+    course.withdraw(step.member)
     assert course.next_untried(0.0) == step
     course.failed(step.member, Fault("timeout", ""), 0.0)
-    course.withdraw(step.member, lacks_key=False)
+    course.withdraw(step.member)
     assert course.next_untried(0.0).member.name == "b"
 
 
@@ -947,7 +947,7 @@ def test_it_comes_last_on_another_route_too():
     b = member("b")
     course = free(chain(member("a"), b, long=[b, member("c")]))
     primary = course.next_step(0.0).member
-    course.withdraw(course.next_untried(0.0).member, lacks_key=True)
+    course.put_off(course.next_untried(0.0).member)
     course.failed(primary, Fault("context_window", ""), 0.0)
     assert [course.next_step(0.0).member.name for _ in "cb"] == ["c", "b"]
 
@@ -965,7 +965,7 @@ def test_it_comes_last_where_its_conversation_asked_for_it_before_its_turn():
     primary = course.next_step(0.0).member
     busy.clear()
     assert course.next_untried(0.0).member.name == "b"
-    course.withdraw(plan.tiers[1].members[0], lacks_key=True)
+    course.put_off(plan.tiers[1].members[0])
     course.failed(primary, Fault("timeout", ""), 0.0)
     assert [course.next_step(0.0).member.name for _ in "cb"] == ["c", "b"]
 
@@ -1022,9 +1022,7 @@ def test_what_is_told_of_one_after_the_call_has_turned_elsewhere_ends_no_call():
     assert course.next_untried(0.0).member.name == "long"
 
 
-@pytest.mark.parametrize(
-    "tell", [FallbackPolicy.too_expensive, lambda course, step: course.withdraw(step.member, lacks_key=True)]
-)
+@pytest.mark.parametrize("tell", [FallbackPolicy.too_expensive, lambda course, step: course.withdraw(step.member)])
 def test_in_a_total_outage_one_that_was_not_asked_after_all_was_not_the_one_request(tell):
     """The next is asked at once, and is no repeat."""
     plan = three(retries=0)

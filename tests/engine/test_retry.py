@@ -64,16 +64,19 @@ def test_the_most_that_repeats_wait_doubles_up_to_the_most_there_is():
 
 
 def test_an_extra_request_that_was_not_sent_is_taken_back():
-    """And another may be sent; one of a minute ago does not count any more."""
+    """From the time it was counted at: then another may be sent, and later no more than were taken back."""
     budget = RetryBudget(recent_count(), share=0.2, floor=2)
     for now in (0.0, 30.0):
         budget.spend(now)
     assert not budget.allows(30.0)
-    budget.spend(31.0, -1)
+    budget.take_back(30.0)
     assert budget.allows(31.0)
     budget.spend(31.0)
     assert not budget.allows(50.0)
     assert budget.allows(62.0)
+    budget.take_back(0.0)
+    budget.spend(62.0)
+    assert not budget.allows(62.0)
 
 
 @pytest.mark.parametrize(("calls", "allowed"), [(0, 10), (50, 10), (51, 10), (55, 11), (1000, 200)])

@@ -47,6 +47,21 @@ def test_kinds_are_counted_apart(counts):
     assert counter.totals(2.0) == [0, 0]
 
 
+@given(TIMES, st.data())
+def test_a_counter_is_as_if_what_was_taken_back_had_never_been_counted(times, data):
+    """Whether it still is in the window or not."""
+    counter, other = SlidingCounter(60.0, 12, kinds=2), SlidingCounter(60.0, 12, kinds=2)
+    taken = data.draw(st.sets(st.sampled_from(times))) if times else set()
+    for at in times:
+        counter.add(at, 1, 2)
+        other.add(at, *((0, 0) if at in taken else (1, 2)))
+    for at in times:
+        if at in taken:
+            counter.take_back(at, 1, 2)
+    now = data.draw(st.floats(times[-1], 300)) if times else 0.0
+    assert counter.totals(now) == other.totals(now)
+
+
 @given(st.lists(st.floats(-1e6, 1e6), max_size=50), st.integers(1, 10))
 def test_a_running_mean_is_that_of_the_last_values(values, size):
     """None before the first."""

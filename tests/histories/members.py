@@ -106,8 +106,8 @@ class Members:
                 self._probed.pop(attempt.deployment, None)
 
     def _note(self, name: str, latest: _Opening) -> None:
-        """A process's last word holds: a time that a server names when it is asked in spite of its breaker takes the
-        place of a guess, but only another such word that of what was said of an account."""
+        """A process's last word replaces what it found before: a server that is asked in spite of its open breaker may
+        name an earlier time than was guessed. What it said of an account stays until it says something else of it."""
         self._openings[name] = [
             opening
             for opening in self._openings[name]

@@ -117,7 +117,7 @@ async def call_on(work: Work, number: int, file: TextIO) -> None:
 
     model = build_chat_model(work.spec, listeners=[listen])
     await asyncio.sleep(work.begin_s)
-    note("begun", wakeups=wakeups())
+    note("begun", cpu_s=time.process_time(), wakeups=wakeups())
     end = time.monotonic() + work.seconds
     async with asyncio.TaskGroup() as group:
         while time.monotonic() < end:
@@ -125,7 +125,9 @@ async def call_on(work: Work, number: int, file: TextIO) -> None:
             if work.calls_per_s:
                 group.create_task(asked(model))
     fleet = model.state()["fleet"]
-    note("ended", wakeups=wakeups(), fleet=fleet, breaker=model.state()["primary"]["breaker"])
+    note(
+        "ended", cpu_s=time.process_time(), wakeups=wakeups(), fleet=fleet, breaker=model.state()["primary"]["breaker"]
+    )
     await model.aclose()
     await asyncio.sleep(0.5)  # It leaves the fleet in the background.
 

@@ -406,6 +406,16 @@ def _spec_of(server: LoopbackServer) -> dict[str, Any]:
     return {"deployments": {"only": only}, "chains": {"main": {"tiers": ["only"]}}}
 
 
+async def test_a_thought_beside_something_else_is_left_out_and_named() -> None:
+    """Part of what was said is not what was said."""
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s", "origin": "anthropic/claude-sonnet-4-5"}
+    said = {"role": "assistant", "content": "hello", "thinking_blocks": [thought, 3]}
+    with FakeServer({"only": "fine"}) as server, in_process(server.spec()) as client:
+        reply = await client.post(PATH, json={"messages": [said, {"role": "user", "content": "hi"}]})
+    (attempt,) = reply.json()["llm_fallback"]["attempts"]
+    assert attempt["dropped_content"] == ["thinking"]
+
+
 @pytest.mark.parametrize("name", ["thinking_blocks", "left_out"])
 @pytest.mark.parametrize("value", [3, True, "x", [3], [[1]], {"a": 1}, None])
 async def test_what_a_caller_writes_in_the_place_of_our_own_marks_is_left_out(name: str, value: Any) -> None:

@@ -75,7 +75,7 @@ def _from_elsewhere(
     for message in messages:
         if LEFT_OUT in message or BLOCKS in message:
             names = dict.fromkeys(name for each in messages for name in each.get(LEFT_OUT, ()))
-            blocks = [block for each in messages for block in stored_blocks(each) or ()]
+            blocks = [block for each in messages for block in stored_blocks(each) if isinstance(block, Mapping)]
             bare = [{key: value for key, value in each.items() if key != LEFT_OUT} for each in messages]
             return bare, tuple(names), frozenset(str(block.get(ORIGIN)) for block in blocks)
     return messages, (), _NOBODY

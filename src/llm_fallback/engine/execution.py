@@ -244,7 +244,8 @@ class CallExecution:
         deployment = self.engine.health[member.name]
         permit = deployment.begin(now, request.tokens)
         tier = None if deployment.breaker.slow_times is None else self.call.chain.tier_of[member.name]
-        settlement = Settlement(self.engine, deployment, permit, reservation, request.tokens, tier)
+        hedged_at = now if is_hedge else None
+        settlement = Settlement(self.engine, deployment, permit, reservation, request.tokens, tier, hedged_at)
         return AttemptExecution(self.engine, member, request, settlement)
 
     async def _keep_up(self) -> None:
@@ -326,7 +327,7 @@ class CallExecution:
             after_s = hedge_after(hedge, engine.health[attempt.member.name], streamed=self.call.streamed)
         if after_s is None or engine.clock.now() + after_s >= self.policy.deadline:
             return attempt
-        return HedgedAttempt(attempt, engine.clock, after_s, self._keep_up, self._start_hedge, self._withdraw_hedge)
+        return HedgedAttempt(attempt, engine.clock, after_s, self._keep_up, self._start_hedge, self.policy)
 
     def _start_hedge(self) -> AttemptExecution | None:
         """Another deployment's attempt, if one is healthy and the budget for hedges allows it."""
@@ -341,18 +342,8 @@ class CallExecution:
             if isinstance(hedge, BudgetShortfall):
                 self.policy.over_budget(step.member)
                 return None
-            health.count_hedge(step.member.name, now)
+            health.count_hedge(health[step.member.name], now)
         return hedge
-
-    def _withdraw_hedge(self, member: Member, lacks_key: bool) -> None:
-        """A hedge was not sent after all."""
-        self.policy.withdraw(member, lacks_key=lacks_key)
-        self._discount_hedge(member)
-
-    def _discount_hedge(self, member: Member) -> None:
-        health = self.engine.health
-        with health.lock:
-            health.count_hedge(member.name, self.engine.clock.now(), -1)
 
     # Concluding.
 
@@ -379,19 +370,13 @@ class CallExecution:
             return []
         self._report_cancelled(loser)
         if loser.unsupported:
-            self._pass_over(loser)
+            self.policy.unsupported(loser.member)
         return [] if loser.fault is None else self._fail(loser, loser.fault, ends=False)
-
-    def _pass_over(self, attempt: AttemptExecution) -> None:
-        """Of an attempt whose deployment cannot take the request nothing was sent."""
-        self.policy.unsupported(attempt.member)
-        if attempt.request.is_hedge:
-            self._discount_hedge(attempt.member)
 
     def _conclude(self, attempt: AttemptExecution) -> list[Event]:
         """Settle the attempt and say what came of it."""
         if attempt.unsupported:
-            self._pass_over(attempt)
+            self.policy.unsupported(attempt.member)
             return []
         if attempt.fault is not None:
             return self._fail(attempt, attempt.fault)

@@ -396,12 +396,17 @@ class Health:
         with self.lock:
             self._calls.add(now, 1)
 
-    def count_hedge(self, deployment: str, now: float, count: int = 1) -> None:
-        """Count a request sent because another deployment is slow; -1 for one that was not sent after all. Called with
-        the lock held."""
-        self.hedge_budget.spend(now, count)
-        self.retry_budget.spend(now, count)
-        self._of[deployment].hedges_sent += count
+    def count_hedge(self, deployment: DeploymentHealth, now: float) -> None:
+        """Count a request sent because another deployment is slow. Called with the lock held."""
+        self.hedge_budget.spend(now)
+        self.retry_budget.spend(now)
+        deployment.hedges_sent += 1
+
+    def take_back_hedge(self, deployment: DeploymentHealth, then: float) -> None:
+        """Take back one that was counted then, and was not sent after all. Called with the lock held."""
+        self.hedge_budget.take_back(then)
+        self.retry_budget.take_back(then)
+        deployment.hedges_sent -= 1
 
     def add_waiter(self, wake: Callable[[], object]) -> None:
         """Call `wake` once, from whichever thread, when some request has ended.

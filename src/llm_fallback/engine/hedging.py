@@ -11,7 +11,7 @@ from llm_fallback.engine.attempt import CLOSE_TIMEOUT_S, AttemptExecution, shiel
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.engine import CallerQuestion
 from llm_fallback.engine.health import DeploymentHealth
-from llm_fallback.plan.plan import Member
+from llm_fallback.engine.policy import FallbackPolicy
 from llm_fallback.spec import Hedge
 
 _FEWEST_SAMPLES = 50
@@ -36,17 +36,16 @@ class HedgedAttempt:
         after_s: float,
         prepare_hedge: Callable[[], Awaitable[object]],
         start_hedge: Callable[[], AttemptExecution | None],
-        withdraw: Callable[[Member, bool], object],
+        policy: FallbackPolicy,
     ) -> None:
         """`prepare_hedge` may wait a moment; `start_hedge` returns the second attempt, or None if there may be none.
-        `withdraw` is called with its member if it was never sent, and with whether that is for want of a key; else the
-        first had content before it began."""
+        `policy` learns of a hedge that is never sent."""
         self.winner = attempt
         """The attempt that goes on; with two in flight the first, until one of them has content."""
         self._first = attempt
         self._hedge: AttemptExecution | None = None
         self._clock, self._after_s = clock, after_s
-        self._prepare_hedge, self._start_hedge, self._withdraw = prepare_hedge, start_hedge, withdraw
+        self._prepare_hedge, self._start_hedge, self._policy = prepare_hedge, start_hedge, policy
         self._tasks: dict[AttemptExecution, asyncio.Task[Any]] = {}
 
     @property
@@ -84,12 +83,17 @@ class HedgedAttempt:
         if self._hedge is None:
             self._first.answer(key)
         elif isinstance(key, Exception):
-            self._continue_alone(self._hedge, lacks_key=True)
+            self._policy.put_off(self._hedge.member)
+            self._continue_alone(self._hedge)
         else:
             self._hedge.answer(key)
 
-    def _continue_alone(self, hedge: AttemptExecution, *, lacks_key: bool) -> None:
-        self._withdraw(hedge.member, lacks_key)
+    def _withdraw(self, hedge: AttemptExecution) -> None:
+        """Go on without a hedge that came too late, and was never sent."""
+        self._policy.withdraw(hedge.member)
+        self._continue_alone(hedge)
+
+    def _continue_alone(self, hedge: AttemptExecution) -> None:
         self._hedge = None
         hedge.release()
 
@@ -109,19 +113,23 @@ class HedgedAttempt:
 
     async def _first_with_content(self, hedge: AttemptExecution) -> None:
         """Start the hedge too, and wait until one of the two has content or both have failed; drop the other."""
-        if self._with_content():  # It came while the caller was asked for the hedge's key.
-            self._continue_alone(hedge, lacks_key=False)
+        if self._with_content() or self._clock.now() >= self._policy.deadline:
+            self._withdraw(hedge)  # Its key took too long.
+            await self._tasks[self._first]
             return
         pending = {self._tasks[self._first], self._start(hedge)}
         while pending and not self._with_content():
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            for attempt in self.attempts:
+                if attempt.unsupported:  # Nothing was sent, and others may have its place.
+                    attempt.release()
         self.winner = next(iter(self._with_content()), hedge)
         loser = self._first if self.winner is hedge else hedge
         await self._cancel_and_close([loser])
         if loser is hedge and not hedge.has_begun:
-            self._continue_alone(hedge, lacks_key=False)
+            self._withdraw(hedge)
         elif loser.is_ok:
             loser.release("another deployment was quicker")
 
@@ -152,7 +160,10 @@ class HedgedAttempt:
 
     async def _end(self, attempts: Sequence[AttemptExecution]) -> None:
         """All at the same time: what takes long to close leaves no other open that has given back its place."""
-        await asyncio.gather(*(self._end_one(attempt) for attempt in attempts))
+        ends = await asyncio.gather(*(self._end_one(attempt) for attempt in attempts), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
 
     async def _end_one(self, attempt: AttemptExecution) -> None:
         """Stop reading first: nobody can close what is being read."""

@@ -209,7 +209,7 @@ class FallbackPolicy:
     def over_budget(self, member: Member) -> None:
         """Learn that there is no money to ask a deployment now; it may be asked when another attempt has cost less than
         was set aside for it."""
-        self._pass_over(member)
+        self.withdraw(member)
         self._skipped[member.name] = Skip(member.name, "budget")
 
     def too_expensive(self, step: Try) -> None:
@@ -221,14 +221,13 @@ class FallbackPolicy:
             self._forget_asking(name)
             self._skipped[name] = Skip(name, "budget")
 
-    def withdraw(self, member: Member, *, lacks_key: bool) -> None:
-        """Learn that a deployment was not asked after all. It may be asked yet; for want of its key, after everybody
-        else."""
-        if lacks_key:
-            self._put_off.add(member.name)
-        self._pass_over(member)
+    def put_off(self, member: Member) -> None:
+        """Learn that a deployment was not asked for want of its key; it may be asked after everybody else."""
+        self._put_off.add(member.name)
+        self.withdraw(member)
 
-    def _pass_over(self, member: Member) -> None:
+    def withdraw(self, member: Member) -> None:
+        """Learn that a deployment was not asked after all; it may be asked in its turn."""
         if member.name not in self._faults:
             self._forget_asking(member.name)
             self._passed[member.name] = member

@@ -76,9 +76,13 @@ class RetryBudget:
         (spent,), (calls,) = self._spent.totals(now), self._calls.totals(now)
         return spent + 1 <= max(self._floor, self._share * calls)
 
-    def spend(self, now: float, count: int = 1) -> None:
-        """Count extra requests; -1 takes one back that was not sent after all."""
-        self._spent.add(now, count)
+    def spend(self, now: float) -> None:
+        """Count an extra request."""
+        self._spent.add(now, 1)
+
+    def take_back(self, then: float) -> None:
+        """Take back one that was counted then, and was not sent after all."""
+        self._spent.take_back(then, 1)
 
 
 def recent_count() -> SlidingCounter:

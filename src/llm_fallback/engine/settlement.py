@@ -24,10 +24,12 @@ class Settlement:
         reservation: Reservation,
         expected_tokens: int,
         tier: Tier | None = None,
+        hedged_at: float | None = None,
     ) -> None:
-        """`tier` is given where an answer is compared with those of the deployment's mates."""
+        """`tier` is given where an answer is compared with those of the deployment's mates; `hedged_at` says when the
+        attempt was counted as a hedge."""
         self._engine, self._deployment, self._permit, self._reservation = engine, deployment, permit, reservation
-        self._expected_tokens, self._tier = expected_tokens, tier
+        self._expected_tokens, self._tier, self._hedged_at = expected_tokens, tier, hedged_at
         self.is_settled = self._was_unsent = False
         self.attempt: Attempt | None = None
         """The fact, once it is settled; None for an attempt that was never sent."""
@@ -66,7 +68,7 @@ class Settlement:
             with health.lock:
                 self.is_settled, opened = True, False
                 if fault.was_refused_here:
-                    deployment.withdraw(self._permit, self._expected_tokens)
+                    self._withdraw()
                 elif is_to_blame:
                     opened = deployment.failed(self._permit, now, fault.failure, fault.retry_after_s)
                 else:
@@ -92,10 +94,16 @@ class Settlement:
         health = self._engine.health
         with health.lock:
             if self._was_unsent:
-                self._deployment.withdraw(self._permit, self._expected_tokens)
+                self._withdraw()
             else:
                 self._deployment.cancelled(self._permit)
         health.notify_waiters()
+
+    def _withdraw(self) -> None:
+        """Take back what counted as a request, of which nothing was sent. Called with the lock of health held."""
+        self._deployment.withdraw(self._permit, self._expected_tokens)
+        if self._hedged_at is not None:
+            self._engine.health.take_back_hedge(self._deployment, self._hedged_at)
 
     def _record_cost(self, attempt: Attempt) -> None:
         self.attempt = attempt

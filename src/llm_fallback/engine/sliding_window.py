@@ -29,6 +29,13 @@ class SlidingCounter:
             totals[kind] += count
         self._forget(now)
 
+    def take_back(self, then: float, *counts: int) -> None:
+        """Take back what was counted then, if it still is in the window."""
+        for begin, totals in self._slices:
+            if begin == then - then % self._slice_s:
+                for kind, count in enumerate(counts):
+                    totals[kind] -= count
+
     def totals(self, now: float) -> list[int]:
         """The sum of each kind over the window that ends now."""
         self._forget(now)

@@ -79,7 +79,7 @@ def _media_of(message: Mapping[str, Any]) -> Iterator[Medium]:
 
 
 def _kind(part: Mapping[str, Any]) -> str | None:
-    """The part's type, if that is no text's. It may be anything: a caller of the server wrote it."""
+    """The part's type where it is a picture, a sound, a video or a file; a caller may have written anything there."""
     kind = part.get("type")
     return kind if isinstance(kind, str) and kind in _KINDS else None
 

@@ -112,7 +112,7 @@ def _messages(value: Any) -> list[dict[str, Any]]:
 
 def _message(message: dict[str, Any], param: str) -> dict[str, Any]:
     """The message as it is, but for arguments of tool calls that are no object, which servers refuse in a history, and
-    for what would pass for a mark of our own."""
+    for `left_out`, by which the engine knows what of a message nobody gets."""
     if type(message.get("role")) is not str:
         raise invalid("must be a text", f"{param}.role")
     content = message.get("content")

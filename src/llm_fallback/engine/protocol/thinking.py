@@ -46,12 +46,10 @@ class ThoughtReader:
         return block
 
 
-def stored_blocks(message: Message) -> Sequence[Message] | None:
-    """The blocks that a message carries; None where something else stands in their place, whoever wrote it."""
-    stored = message.get(BLOCKS, ())
-    if not isinstance(stored, list | tuple) or not all(isinstance(block, Mapping) for block in stored):
-        return None
-    return stored
+def stored_blocks(message: Message) -> Sequence[Any]:
+    """What a message carries in the place of blocks, if that is a list; callers of the server write anything there."""
+    stored = message.get(BLOCKS)
+    return stored if isinstance(stored, list) else ()
 
 
 def leading(are_thoughts: Iterable[bool]) -> int:
@@ -97,8 +95,8 @@ def _with_thoughts_of(message: Message, origin: str | None) -> Message:
 
 def _blocks_of(message: Message, origin: str) -> list[dict[str, str]]:
     """The blocks to send back to their origin: all of a message's, or none, as a part of them is not what was said."""
-    stored = stored_blocks(message) or ()
-    found = [_signed(block) for block in stored if block.get(ORIGIN) == origin]
+    stored = stored_blocks(message)
+    found = [_signed(block) for block in stored if isinstance(block, Mapping) and block.get(ORIGIN) == origin]
     blocks = [block for block in found if block is not None]
     return blocks if len(blocks) == len(stored) else []
 
