@@ -769,10 +769,11 @@ async def test_a_hedge_whose_key_came_after_the_first_content_is_never_sent():
     on[0].check_nothing_is_left()
 
 
-async def test_a_hedge_whose_key_came_after_total_s_is_never_sent():
+@pytest.mark.parametrize("takes_s", [9.0, 100.0])
+async def test_a_hedge_whose_key_came_after_total_s_is_never_sent(takes_s):
     """The call has ended by then, with what became of the first."""
     on = []
-    late = member("b", api_key=slow_async_key(on, 100.0))
+    late = member("b", api_key=slow_async_key(on, takes_s))
     plan = chain(member("a"), late, hedge=Hedge(after_s=1.0), total_s=10)
     on.append(stage(plan, a=[HANG], b=say("fine")))
     run = on[0].start()
@@ -902,10 +903,11 @@ class BeginsTheHedgeLate:
 async def test_a_hedge_that_has_not_begun_when_the_first_has_content_was_never_sent():
     """It comes in its turn when the first breaks."""
     plan = chain(member("a"), member("b"), member("c"), hedge=Hedge(after_s=1.0), on_stream_break="hold")
-    on = stage(plan, a=[1.0, Chunk(dict(RAW), text="half"), 1.0, StreamEnd(None)], b=say("fine"), c=say("last"))
+    half = [1.0, Chunk(dict(RAW), text="half"), *[1.0] * 9, StreamEnd(None)]
+    on = stage(plan, a=half, b=say("fine"), c=say("last"))
     asyncio.get_running_loop().set_task_factory(BeginsTheHedgeLate())
     out = await on.call()
-    assert (out.text, on.transport.asked) == ("fine", [("a", 0.0), ("b", 2.0)])
+    assert (out.text, on.transport.asked) == ("fine", [("a", 0.0), ("b", 10.0)])
     assert hedges_left(on) == 3
     on.check_nothing_is_left()
 
