@@ -12,7 +12,7 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
-from llm_fallback import build_chat_model
+from llm_fallback import ChainExhausted, build_chat_model
 from llm_fallback.testing import Fail, FakeServer, fake_chat_model
 from tests.asking import TWO_MODES, ask
 from tests.litellm_adapter.test_thinking import Claude, chain, serving, weather
@@ -353,6 +353,31 @@ def test_a_reply_of_another_tier_of_ours_is_carried_too():
         reply = model.invoke([HumanMessage("weather?"), ours, RESULT])
         assert_strict(server.received()[0].body["messages"])
     assert dropped(reply) == [["thinking"]]
+
+
+@pytest.mark.parametrize("outputs", [5, True, "x", {"type": "web_search_call"}])
+def test_outputs_of_tools_that_are_no_list_are_left_out_too(outputs):
+    """A history may have been through many hands."""
+    history = [HumanMessage("news?"), AIMessage("Much.", additional_kwargs={"tool_outputs": outputs})]
+    with FakeServer({"a": "fine"}) as server, build_chat_model(server.spec(backend="vllm")) as model:
+        [named] = dropped(model.invoke([*history, HumanMessage("more")]))
+    assert len(named) == 1
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"image": {"format": "png", "source": {"bytes": True}}},
+        {"document": {"format": "pdf", "name": "x", "source": {"bytes": 5}}},
+        {"document": {"format": "pdf", "name": "x", "source": True}},
+    ],
+)
+def test_a_picture_of_bedrocks_without_bytes_is_the_requests_own_fault(part):
+    """LangChain's own reading of it ends in one error or another."""
+    with FakeServer({"a": "fine"}) as server, build_chat_model(server.spec(backend="vllm")) as model:
+        with pytest.raises(ChainExhausted) as raised:
+            model.invoke([HumanMessage([{"type": "text", "text": "?"}, part])])
+    assert [(attempt.failure, attempt.status) for attempt in raised.value.attempts] == [("bad_request", None)]
 
 
 def test_a_history_of_ones_own_loses_nothing():

@@ -131,6 +131,15 @@ def test_null_is_no_object_of_a_schema():
     assert form.validate(AIMessage("null")) == "the reply is JSON, but no object"
 
 
+@pytest.mark.parametrize(
+    "function", [{}, *({"parameters": odd} for odd in (None, [], {"required": 5}, {"required": [[1]]}))]
+)
+def test_a_schema_that_names_no_key_lacks_none(function):
+    """A function may have no parameters; of a schema that is none a server has to say so."""
+    form = OutputFormat(JsonOutputParser(), {"schema": {"function": {"name": "Note", **function}}})
+    assert form.validate(AIMessage('{"text": "a"}')) is True
+
+
 class Person(BaseModel):
     """Somebody."""
 

@@ -87,6 +87,18 @@ def test_what_is_bound_no_call_widens():
         zoned().bind(zones="own").bind(zones="us").invoke("hi", zones="own", config={"configurable": {"zones": "eu"}})
 
 
+@pytest.mark.parametrize("odd", [5, [5], [["own"]], {"own": 1, 2: 3}, ["own", None]])
+def test_zones_that_are_no_names_are_refused(odd):
+    """By whichever word they are given."""
+    for ask_so in (
+        lambda: zoned().invoke("hi", zones=odd),
+        lambda: zoned().bind(zones=odd),
+        lambda: zoned().invoke("hi", config={"configurable": {"zones": odd}}),
+    ):
+        with pytest.raises(SpecError, match="zones: must be names of zones, got"):
+            ask_so()
+
+
 @pytest.mark.parametrize("mode", TWO_MODES)
 async def test_where_no_deployment_is_in_all_of_the_zones_nothing_is_sent(mode):
     """The call is at fault, and says so."""

@@ -253,6 +253,10 @@ class TestEstimates:
             ({"max_completion_tokens": 30, "max_tokens": 90}, {}, 30),
             ({"max_tokens": 40, "n": 3}, {}, 120),
             ({"max_tokens": None}, {"max_tokens": None}, 256),
+            ({"max_tokens": "40", "n": "3"}, {}, 120),
+            *(({"max_tokens": odd}, {}, 256) for odd in (-1, "ten", "", [], {"a": 1}, {40}, float("inf"), "9" * 5_000)),
+            *(({"max_tokens": 40, "n": odd}, {}, 40) for odd in (-3, 0, "many", [])),
+            ({"max_tokens": 10**30, "n": 10**30}, {}, 10**12),
         ],
     )
     def test_a_reply_is_as_long_as_it_may_be_or_else_256_tokens(self, request_, params, output):

@@ -94,6 +94,10 @@ def test_what_is_left_of_a_limit_is_at_least_one_token_and_no_limit_stays_none()
         ({"max_tokens": 3}, {"max_tokens": 1}),
         ({"max_tokens": 2}, {"max_tokens": 1}),
         ({"max_tokens": None}, {"max_tokens": None}),
+        ({"max_tokens": -1}, {"max_tokens": -1}),  # llama.cpp's word for none.
+        ({"max_tokens": "10"}, {"max_tokens": 8}),  # Many servers read it.
+        ({"max_tokens": "ten"}, {"max_tokens": "ten"}),
+        ({"max_tokens": [10]}, {"max_tokens": [10]}),
         ({}, {}),
     ]:
         for prefill in (None, {"message": {}}):

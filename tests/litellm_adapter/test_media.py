@@ -145,6 +145,18 @@ def test_it_is_found_however_it_is_written(part, body):
     assert left_out(media, b'{"messages": "?"}') == (part["type"],)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("model", ["openai/gpt-4o", *DEAF])
+async def test_half_a_character_at_its_end_is_the_request_s_own_fault(model, mode, provider):
+    """As anywhere else in a request: nothing is sent."""
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA\ud83d"}}
+    with build_chat_model(spec_of(model, provider.url)) as asked, pytest.raises(ChainExhausted) as caught:
+        await ask(asked, mode, [HumanMessage([part])])
+    assert [(attempt.failure, attempt.status) for attempt in caught.value.attempts] == [("bad_request", None)]
+    assert "surrogate" in str(caught.value)
+    assert provider.received == []
+
+
 def test_a_request_for_a_login_lacks_nothing():
     """It has no messages."""
     media = media_in(user(PARTS["a sound"]), ())

@@ -62,6 +62,18 @@ async def test_a_whole_reply_is_openais_with_the_facts_of_its_call() -> None:
     assert reply.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("odd", ["ten", [], {}, {"a": 1}, -5])
+async def test_a_limit_that_is_none_is_for_the_model_server_to_refuse(name, odd, stream) -> None:
+    """Where there is a budget, too: what the reply may cost is estimated without it."""
+    with FakeServer({"a": Fail(400)}) as server:
+        spec = server.spec(deployments={"a": PRICED})
+        spec["chains"]["default"]["budget"] = {"usd_per_day": 1}
+        reply = await asked(spec, stream=stream, **{name: odd})
+        assert (reply.status_code, server.received()[0].body[name]) == (400, odd)
+
+
 async def test_a_stream_is_openais_and_its_last_chunk_has_the_facts() -> None:
     """The role first, the finish reason alone, then `[DONE]`; no usage and no empty choices unless asked for."""
     with FakeServer({"primary": Fail(503), "backup": Reply("one two three", chunks=3)}) as server:

@@ -211,6 +211,7 @@ class TestWrongValues:
         [
             ({"timeout": "soon"}, "timeout: must be a number of seconds greater than 0, got 'soon'"),
             ({"timeout": 0}, "timeout: must be a number of seconds greater than 0, got 0"),
+            ({"timeout": 10**400}, "timeout: must be a number of seconds greater than 0, got 1000"),
             ({"timeout": True}, "timeout: must be a number of seconds greater than 0, got True"),
             ({"max_retries": "two"}, "max_retries: must be a whole number, at least 0, got 'two'"),
             ({"max_retries": 1.5}, "max_retries: must be a whole number, at least 0, got 1.5"),

@@ -22,10 +22,20 @@ from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
-from llm_fallback import BudgetExceeded, CallEnded, ChainExhausted, FellBack, SpecError, StreamBroken, get_cost_callback
+from llm_fallback import (
+    BudgetExceeded,
+    CallEnded,
+    ChainExhausted,
+    FellBack,
+    SpecError,
+    StreamBroken,
+    build_chat_model,
+    get_cost_callback,
+)
 from llm_fallback.testing import (
     Cut,
     Fail,
+    FakeServer,
     JumpingClock,
     RealClock,
     Reply,
@@ -33,7 +43,7 @@ from llm_fallback.testing import (
     assert_attempts,
     fake_chat_model,
 )
-from tests.asking import MODES, STREAMED, ask, merged
+from tests.asking import MODES, STREAMED, TWO_MODES, ask, merged
 
 
 @tool
@@ -174,6 +184,24 @@ class TestToolsAndSchemas:
         """When it is bound, not when it is asked."""
         with pytest.raises(ValueError, match="weather"):
             fake_chat_model().bind_tools([weather], tool_choice="wether")
+        for nobody in ({}, None, {"name": ["weather"]}):
+            with pytest.raises(ValueError, match="tool_choice names"):
+                fake_chat_model().bind_tools([weather], tool_choice={"type": "function", "function": nobody})
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            *({"n": odd} for odd in ("2", "many", [], -1)),
+            *({"max_tokens": odd} for odd in ("300", "ten", [], -1)),
+            {"stream_options": 5},
+        ],
+    )
+    @pytest.mark.parametrize("mode", TWO_MODES)
+    async def test_numbers_and_options_that_are_none_count_for_nothing(self, words, mode):
+        """A reply that came is no error for them, of a fake or over HTTP."""
+        assert (await ask(fake_chat_model({"a": None}), mode, "hi", **words)).text == "A fake answer to: hi"
+        with FakeServer({"a": None}) as server, build_chat_model(server.spec()) as model:
+            assert (await ask(model, mode, "hi", **words)).text == "A fake answer to: hi"
 
     @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
     @pytest.mark.parametrize("mode", MODES)

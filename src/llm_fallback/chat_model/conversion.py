@@ -227,7 +227,7 @@ def _written(value: Any) -> int:
     """About how many characters a value has when it is written."""
     try:
         return len(str(value))
-    except RecursionError:  # Whoever is to send it will refuse.
+    except (RecursionError, ValueError):  # Whoever is to send it will refuse.
         return 0
 
 

@@ -109,7 +109,8 @@ def _beside(message: AIMessage) -> tuple[dict[str, Any], tuple[str, ...]]:
     """What stands beside the content, without what is somebody's own; and what that was."""
     given = message.additional_kwargs
     names = [name for key, name in _BESIDE.items() if given.get(key) and name is not None]
-    names += [_kind(output) for output in given.get("tool_outputs") or ()]
+    outputs = given.get("tool_outputs")
+    names += [_kind(output) for output in (outputs if isinstance(outputs, list) else [outputs] if outputs else ())]
     # Beside tool calls it is one of them again, and would be a call that nobody answers.
     repeated = {"function_call"} if message.tool_calls else set()
     kept = {key: value for key, value in given.items() if key not in {*_BESIDE, "tool_outputs"} | repeated}
@@ -248,7 +249,10 @@ def _shown(part: Any) -> Iterator[Any]:
 
 def _standard(part: Mapping[str, Any]) -> list[Any]:
     """A picture or a file of Anthropic's or Bedrock's, in LangChain's own form."""
-    blocks: list[Any] = list(HumanMessage([dict(part)]).content_blocks)
+    try:
+        blocks: list[Any] = list(HumanMessage([dict(part)]).content_blocks)
+    except Exception:  # noqa: BLE001 - what it is not, LangChain finds out by whatever breaks
+        return [part]
     known = all(block.get("type") in ("image", "file", "text") for block in blocks)
     return [dict(block) for block in blocks] if known else [part]
 

@@ -31,7 +31,7 @@ from llm_fallback.chat_model.managed import ManagedChatModel
 from llm_fallback.chat_model.replies import to_result
 from llm_fallback.engine.engine import Answered
 from llm_fallback.engine.execution import CallExecution
-from llm_fallback.engine.tokens import made_up_token_ids
+from llm_fallback.engine.tokens import made_up_token_ids, read_choices
 from llm_fallback.spec.overrides import check_call
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -102,10 +102,6 @@ class GeneratingChatModel(ManagedChatModel):
         request = {"stream_options": options, **self._request(messages, stop, kwargs), "stream": True}
         return {name: value for name, value in request.items() if value is not None or name in kwargs}
 
-    def _write(self, messages: list[BaseMessage]) -> list[dict[str, Any]]:
-        """The messages as they are sent."""
-        raise NotImplementedError
-
     @_with_signature
     def _generate(
         self,
@@ -135,7 +131,7 @@ class GeneratingChatModel(ManagedChatModel):
         return self._result(await self._aask(request, self._caller(run_manager)), request)
 
     def _result(self, answer: Answered, request: Mapping[str, Any]) -> ChatResult:
-        return to_result(answer, several=(request.get("n") or 1) > 1)
+        return to_result(answer, several=read_choices(request.get("n")) > 1)
 
     def _stream(
         self,

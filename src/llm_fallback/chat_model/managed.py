@@ -9,6 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from pydantic import Field, ValidationError, model_validator
 
@@ -244,6 +245,10 @@ class ManagedChatModel(BaseChatModel):
 
     def _chain_name(self, name: str, word: str = "chain") -> str:
         return self.runtime.state.plan.chain(name, word).name
+
+    def _write(self, messages: list[BaseMessage]) -> list[dict[str, Any]]:
+        """The messages as they are sent."""
+        raise NotImplementedError
 
     def _check_open(self) -> None:
         if self.runtime.is_closed:

@@ -147,10 +147,16 @@ def _no_json(word: str) -> Any:
     raise ValueError(f"{word} is Python's JSON and nobody else's")
 
 
+def _required(schema: Any) -> list[str]:
+    """The keys that a schema names as required; of a function without parameters, or a schema that is none, none."""
+    named = schema.get("required") if isinstance(schema, Mapping) else None
+    return [key for key in named if isinstance(key, str)] if isinstance(named, list) else []
+
+
 def _has_required_keys(parsed: Any, tool: Mapping[str, Any]) -> bool | str:
     """Whether plain data have the schema's keys; only of pydantic models LangChain's parsers see to that."""
     if parsed is None or isinstance(parsed, str | int | float | list):
         return "the reply is JSON, but no object"
-    required = tool["function"]["parameters"].get("required", ()) if isinstance(parsed, Mapping) else ()
+    required = _required(tool["function"].get("parameters")) if isinstance(parsed, Mapping) else []
     missing = [key for key in required if key not in parsed]
     return not missing or f"the reply lacks {', '.join(map(repr, missing))}"

@@ -22,6 +22,7 @@ from llm_fallback.engine.budget_file import DailySpendFile
 from llm_fallback.engine.clock import Clock
 from llm_fallback.engine.health import DeploymentHealth
 from llm_fallback.engine.shared import SharedBudget
+from llm_fallback.engine.tokens import read_choices, read_limit
 from llm_fallback.errors import over_budget
 from llm_fallback.events import Usage
 from llm_fallback.plan.plan import Catalogue, ChainPlan, Plan, Target
@@ -349,9 +350,9 @@ def estimate_output_tokens(target: Target, request: Mapping[str, Any], health: D
 
 
 def _longest_reply(parameters: Mapping[str, Any]) -> int | None:
-    given = [parameters.get(name) for name in ("max_tokens", "max_completion_tokens")]
-    most = [int(tokens) for tokens in given if tokens is not None]
-    return min(most) * int(parameters.get("n") or 1) if most else None
+    given = [read_limit(parameters.get(name)) for name in ("max_tokens", "max_completion_tokens")]
+    most = [tokens for tokens in given if tokens is not None]
+    return read_limit(min(most) * read_choices(parameters.get("n"))) if most else None
 
 
 def find_unpriced(plan: Plan, catalogue: Catalogue) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llm_fallback.engine.tokens import estimate_prompt_tokens
+from llm_fallback.engine.tokens import estimate_prompt_tokens, read_limit
 from llm_fallback.engine.transport import PartialReply
 
 INSTRUCTION = (
@@ -53,8 +53,8 @@ def continuation_request(
 
 def _fewer_tokens(request: Mapping[str, Any], used: int) -> dict[str, int]:
     """What is left of a limit on the reply's length."""
-    names = [name for name in ("max_tokens", "max_completion_tokens") if request.get(name) is not None]
-    return {name: max(1, request[name] - used) for name in names}
+    limits = {name: read_limit(request.get(name)) for name in ("max_tokens", "max_completion_tokens")}
+    return {name: max(1, limit - used) for name, limit in limits.items() if limit is not None}
 
 
 class OverlapTrimmer:

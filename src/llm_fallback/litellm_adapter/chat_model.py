@@ -100,7 +100,7 @@ class FallbackChatModel(ChainChatModel, ChatLiteLLMRouter):
             messages = [each.message for each in foreign]
         try:
             written, params = super()._create_message_dicts(messages, stop)
-        except (TypeError, ValueError, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001 - what they are not, LangChain finds out by whatever breaks
             written, params = unwritable(messages, error), super()._create_message_dicts([], stop)[1]
         written = with_invalid_calls(messages, written)
         for message in messages:

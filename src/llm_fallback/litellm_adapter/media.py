@@ -100,4 +100,6 @@ def _inner(value: Any) -> Iterable[Any]:
 def _spellings(held: str) -> tuple[bytes, ...]:
     data = held.partition(";base64,")[2] if held.startswith("data:") else held
     end = (data or held).rstrip("= \n")[-_SEARCHED:]
-    return tuple({json.dumps(end, ensure_ascii=ascii_only)[1:-1].encode() for ascii_only in (True, False)})
+    return tuple(
+        {json.dumps(end, ensure_ascii=ascii_only)[1:-1].encode(errors="replace") for ascii_only in (True, False)}
+    )

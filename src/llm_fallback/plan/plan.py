@@ -312,7 +312,10 @@ class Plan:
         deployment is in. None: every zone."""
         if words is None:
             return None
-        asked = frozenset((words,) if isinstance(words, str) else words)
+        names = [words] if isinstance(words, str) else list(words) if isinstance(words, Iterable) else [words]
+        if not all(isinstance(name, str) for name in names):
+            raise SpecError([Mistake("zones", f"must be names of zones, got {words!r}", "as in ['eu']")], "arguments")
+        asked = frozenset(names)
         known = dict.fromkeys(target.zone for target in self.targets.values() if target.zone is not None)
         mistakes = [
             Mistake("zones", f"no deployment is in zone {word!r}", did_you_mean(word, known, _all_of(known)))

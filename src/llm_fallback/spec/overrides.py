@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -140,7 +140,7 @@ def mistaken_parameters(parameters: Mapping[str, Any]) -> Iterator[Problem]:
 def _no_limits(words: Mapping[str, Any]) -> Iterator[Mistake]:
     """What is wrong with `timeout` and `max_retries`."""
     timeout, retries = words.get("timeout"), words.get("max_retries")
-    if not (timeout is None or (_is_number(timeout) and 0 < timeout < math.inf)):
+    if not (timeout is None or (_is_number(timeout) and 0 < timeout <= sys.float_info.max)):
         yield Mistake(
             "timeout",
             f"must be a number of seconds greater than 0, got {timeout!r}",

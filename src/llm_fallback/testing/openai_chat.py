@@ -111,7 +111,7 @@ def messages_of(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
         messages = [each.message for each in foreign]
     try:
         sent = convert_to_openai_messages(messages)
-    except (TypeError, ValueError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001 - what they are not, LangChain finds out by whatever breaks
         return unwritable(messages, error)
     asked = [{"content": message.content} for message in messages if not isinstance(message, AIMessage)]
     if why_not_json({"messages": asked}) is not None:  # In a field of a part that is none of OpenAI's.
@@ -131,9 +131,10 @@ def _tool_choice(choice: str | bool | dict[str, Any] | None, tools: list[dict[st
     if isinstance(choice, str) and choice not in ("auto", "none", "required"):
         choice = {"type": "function", "function": {"name": choice}}
     if isinstance(choice, dict) and "function" in choice:
-        names = [tool["function"]["name"] for tool in tools if "function" in tool]
-        if choice["function"]["name"] not in names:
-            raise ValueError(f"tool_choice names {choice['function']['name']!r}; the tools are {names}")
+        names = [tool["function"].get("name") for tool in tools if "function" in tool]
+        named = choice["function"].get("name") if isinstance(choice["function"], dict) else None
+        if named not in names:
+            raise ValueError(f"tool_choice names {named!r}; the tools are {names}")
     return choice
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, cycle, islice
 from typing import Any, TypeAlias
 
+from llm_fallback.engine.tokens import read_choices
 from llm_fallback.testing import answers, openai_responses
 from llm_fallback.testing.answers.answer import Answer
 from llm_fallback.testing.answers.prompt import Request
@@ -315,8 +316,9 @@ def _half_a_frame(envelope: Envelope) -> bytes:
 
 
 def _n(request: Request) -> int:
-    return int(request.get("n") or 1)
+    return read_choices(request.get("n"))
 
 
 def _wants_usage(request: Request) -> bool:
-    return bool((request.get("stream_options") or {}).get("include_usage"))
+    options = request.get("stream_options")
+    return isinstance(options, Mapping) and bool(options.get("include_usage"))

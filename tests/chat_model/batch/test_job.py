@@ -12,10 +12,11 @@ from collections import Counter
 import pytest
 from pydantic import BaseModel
 
+from llm_fallback import build_chat_model
 from llm_fallback.chat_model.batch.survey import BatchRequest
 from llm_fallback.errors import BatchRefused
 from llm_fallback.events import BreakerOpened, CallEnded
-from llm_fallback.testing import Fail, Reply, fake_chat_model
+from llm_fallback.testing import Fail, FakeServer, Reply, fake_chat_model
 
 BOTH = pytest.mark.parametrize("mode", ["batch_file", "abatch_file"])
 PRICED = {"input_per_million": 1, "output_per_million": 1}
@@ -145,6 +146,30 @@ async def test_a_row_that_asks_nothing_fails_and_nothing_is_sent_for_it(files, r
     assert error["failure"] == "bad_request"
     assert told in error["message"]
     assert len(model.received()) == 1
+
+
+@pytest.mark.parametrize("schema", [None, City])
+@pytest.mark.parametrize("kind", ["real", "fake"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": "x", "tool_calls": ["x"]},
+        {"role": "user", "content": [{"type": {"a": 1}}]},
+        {"role": "user", "content": [{"type": "audio", "base64": "UklGRg=="}]},
+        {"role": "user", "content": [{"type": "file", "source_type": "base64"}]},
+        {"role": "user", "content": [{"type": "video", "url": "https://a/b.mp4"}]},
+    ],
+)
+async def test_a_row_with_messages_that_cannot_be_written_fails_alone(files, kind, message, schema):
+    """LangChain raises what it likes over them; the rows after it are answered."""
+    files.write([{"prompt": "hi"}, {"messages": [message]}, {"prompt": "ho"}])
+    with FakeServer({"a": None}) as server:
+        model = build_chat_model(server.spec()) if kind == "real" else fake_chat_model({"a": None})
+        result = await model.abatch_file(files.source, files.target, concurrency=1, schema=schema)
+    assert (result["answered"], result["failed"], result["complete"]) == (2, 1, True)
+    row = files.answers()[1]
+    assert (row["answer"], row["error"]["failure"]) == (None, "bad_request")
+    assert row["error"]["message"].startswith("its messages ")
 
 
 async def test_answers_of_a_form_are_objects_and_a_reply_that_is_none_falls_back(files):

@@ -33,7 +33,7 @@ from llm_fallback.chat_model.batch.survey import (
 from llm_fallback.chat_model.batch.tables import write_table
 from llm_fallback.engine.admission import Start, next_start
 from llm_fallback.engine.engine import Engine
-from llm_fallback.errors import BudgetExceeded, ChainExhausted, StreamBroken
+from llm_fallback.errors import BudgetExceeded, ChainExhausted, LLMFallbackError, StreamBroken
 from llm_fallback.events import Attempt, Record, Skip, Unanswered
 from llm_fallback.plan.plan import ChainPlan
 
@@ -80,8 +80,10 @@ class BatchJob:
         config: RunnableConfig | None = None,
         words: Mapping[str, Any] | None = None,
         on_progress: Callable[[Tally], None] = lambda tally: None,
+        flaw_of: Callable[[Sequence[BaseMessage]], Exception | None] = lambda messages: None,
     ) -> None:
-        """`words` are what each call says beside its messages; `on_progress` is called after each row."""
+        """`words` are what each call says beside its messages; `on_progress` is called after each row; `flaw_of` tells
+        why messages can be written for nobody, if they cannot."""
         self.request, self.tally = request, Tally()
         self.stopped_by: BudgetExceeded | None = None
         """The budget that stopped it."""
@@ -89,6 +91,7 @@ class BatchJob:
         """Whether an earlier run had left no row to ask."""
         self._answerer, self._chain, self._engine = answerer, chain, engine
         self._config, self._words, self._on_progress = config, dict(words or {}), on_progress
+        self._flaw_of = flaw_of
         self._tasks: set[asyncio.Task[None]] = set()
         self._error: BaseException | None = None
         self._is_stopped = False
@@ -238,7 +241,7 @@ class BatchJob:
         began = self._engine.clock.now()
         try:
             column = column_of(row.fields, self.request.prompt, row.place)
-            added = _answer_of(await self._ask(messages_of(row.fields, column), config))
+            added = _answer_of(await self._ask_checked(messages_of(row.fields, column), config))
         except NoPrompt as error:
             added = self._failed("bad_request", str(error), (), (), began)
         except ChainExhausted as error:
@@ -258,6 +261,16 @@ class BatchJob:
             self._answered_at = self._engine.clock.now()
         self._sync(journal)
         self._on_progress(self.tally)
+
+    async def _ask_checked(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> Any:
+        """The reply. Raises NoPrompt for messages with a part that LangChain or ChatLiteLLM cannot write."""
+        try:
+            return await self._ask(messages, config)
+        except Exception as error:
+            flaw = None if isinstance(error, LLMFallbackError) else self._flaw_of(messages)
+            if flaw is None:
+                raise
+            raise NoPrompt(f"its messages cannot be written ({type(flaw).__name__}: {flaw})") from None
 
     async def _ask(self, messages: Sequence[BaseMessage], config: RunnableConfig) -> Any:
         """The reply; asked again where there were only too many at once, as others were answered lately."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+from langchain_core.language_models import chat_models
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig, ensure_config
 
 from llm_fallback.chat_model.batch.estimate import BatchEstimate, estimate
@@ -14,6 +16,9 @@ from llm_fallback.chat_model.batch.job import BatchJob, BatchResult, run_in_thre
 from llm_fallback.chat_model.batch.survey import BatchRequest, Tally
 from llm_fallback.chat_model.managed import ManagedChatModel
 from llm_fallback.spec.overrides import check_call
+
+_normalized: Callable[[list[BaseMessage]], list[BaseMessage]] = getattr(chat_models, "_normalize_messages", list)
+"""LangChain's first step, in which it brings the parts of messages into today's form."""
 
 
 class BatchChatModel(ManagedChatModel):
@@ -81,8 +86,20 @@ class BatchChatModel(ManagedChatModel):
         answerer = self if request.schema is None else self.with_structured_output(request.schema, include_raw=True)
         engine = self.runtime.engine
         return BatchJob(
-            request, answerer, self._plan(chosen), engine, config=config, words=kwargs, on_progress=on_progress
+            *(request, answerer, self._plan(chosen), engine),
+            config=config,
+            words=kwargs,
+            on_progress=on_progress,
+            flaw_of=self._flaw_of,
         )
+
+    def _flaw_of(self, messages: Sequence[BaseMessage]) -> Exception | None:
+        """What LangChain or the class below raises over messages that it cannot write; None where they can be."""
+        try:
+            self._write(_normalized(list(messages)))
+        except Exception as error:  # noqa: BLE001 - what they are not is found out by whatever breaks
+            return error
+        return None
 
     def estimate_batch(
         self, request: BatchRequest, config: RunnableConfig | None = None, **kwargs: Any

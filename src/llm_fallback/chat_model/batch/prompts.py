@@ -53,5 +53,5 @@ def _parsed(text: str) -> Any:
 def _converted(value: Iterable[Any]) -> list[BaseMessage]:
     try:
         return convert_to_messages([tuple(item) if isinstance(item, list) else item for item in value])
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # noqa: BLE001 - what they are not, LangChain finds out by whatever breaks
         raise NoPrompt(f"its messages are none of LangChain's or OpenAI's: {error}") from None

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from llm_fallback.engine.tokens import read_choices, read_limit
 from llm_fallback.testing.answers.answer import Answer, ToolCall, pieces, tokens, usage, words
 from llm_fallback.testing.answers.hints import TextHints
 from llm_fallback.testing.answers.prompt import Prompt, Request, prompt_tokens, read
@@ -42,7 +43,7 @@ def count_usage(answer: Answer, request: Request) -> dict[str, Any]:
     calls = "".join(call.arguments + call.name for call in answer.tool_calls)
     reasoning = len(tokens(answer.reasoning or ""))
     completion = len(tokens(answer.text)) + len(tokens(calls)) + reasoning
-    choices = int(request.get("n") or 1)
+    choices = read_choices(request.get("n"))
     return usage(prompt_tokens(request), choices * completion, choices * reasoning)
 
 
@@ -135,7 +136,7 @@ def _echo(prompt: Prompt) -> str:
 def _limited(text: str, request: Request) -> Answer:
     """The text up to the first stop sequence and within the limit of tokens."""
     text = _before_stop(text, request.get("stop"))
-    limit = request.get("max_completion_tokens") or request.get("max_tokens")
+    limit = read_limit(request.get("max_completion_tokens")) or read_limit(request.get("max_tokens"))
     parts = tokens(text)
     if limit is None or len(parts) <= limit:
         return Answer(words(text))
