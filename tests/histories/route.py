@@ -29,7 +29,9 @@ class Route:
 
     def untried(self, name: str, now: float, tokens: int) -> list[str]:
         """Whom the call could ask before it asks that deployment again."""
-        asked = {request.deployment for request in self._call.requests} | set(self._call.keys)
+        # A key may have been told of whom nothing is sent to: a hedge that came too late.
+        keyless = {name for name, told in self._call.keys.items() if any(isinstance(it, Exception) for it in told)}
+        asked = {request.deployment for request in self._call.requests} | keyless
         if name not in asked or self.is_left:
             return []
         return [
