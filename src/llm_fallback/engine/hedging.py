@@ -71,7 +71,9 @@ class HedgedAttempt:
             question = self._hedge.credential_question(_without(self._hedge))
             if question is not None:
                 return question
-        if self._hedge is None:  # It was withdrawn.
+        if self._hedge is not None and (self._with_content() or self._clock.now() >= self._policy.deadline):
+            self._withdraw(self._hedge)  # Its key took too long.
+        if self._hedge is None:
             await self._tasks[self._first]
         else:
             await self._first_with_content(self._hedge)
@@ -113,10 +115,6 @@ class HedgedAttempt:
 
     async def _first_with_content(self, hedge: AttemptExecution) -> None:
         """Start the hedge too, and wait until one of the two has content or both have failed; drop the other."""
-        if self._with_content() or self._clock.now() >= self._policy.deadline:
-            self._withdraw(hedge)  # Its key took too long.
-            await self._tasks[self._first]
-            return
         pending = {self._tasks[self._first], self._start(hedge)}
         while pending and not self._with_content():
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)

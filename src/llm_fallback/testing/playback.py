@@ -91,7 +91,9 @@ def _reply(reply: Reply, request: Request, envelope: Envelope) -> Iterator[Serve
         yield SendHead(content_type=_STREAM, headers=reply.headers or {})
         yield from _frames_of(answer, request, envelope, reply.chunk_delay_s)
     else:
-        yield from _document(openai_responses.completion(answer, envelope, _n(request)), headers=reply.headers or {})
+        yield from _document(
+            openai_responses.completion(answer, envelope, read_choices(request.get("n"))), headers=reply.headers or {}
+        )
 
 
 def _fail(fail: Fail, request: Request, envelope: Envelope) -> Iterator[ServerAction]:
@@ -268,7 +270,7 @@ def _answer_to_break(step: Stall | Cut, request: Request) -> Answer:
 
 
 def _frames_of(answer: Answer, request: Request, envelope: Envelope, pause_s: float) -> Iterator[ServerAction]:
-    n = _n(request)
+    n = read_choices(request.get("n"))
     yield from _frames(openai_responses.openings(envelope, n))
     deltas = openai_responses.deltas(answer, envelope)
     yield from _paced(
@@ -313,10 +315,6 @@ def _body(body: bytes, content_type: str = _JSON) -> Iterator[ServerAction]:
 def _half_a_frame(envelope: Envelope) -> bytes:
     whole = openai_responses.encode(openai_responses.chunk(envelope, {"content": "lost"}))
     return b"data: " + whole[: len(whole) // 2] + b"\n\n"
-
-
-def _n(request: Request) -> int:
-    return read_choices(request.get("n"))
 
 
 def _wants_usage(request: Request) -> bool:
